@@ -1,0 +1,77 @@
+"""One tree of errors. A class's docstring is the message its user reads; `detail` adds the particulars.
+
+`api/errors.py` is the only place that maps them to HTTP statuses and close codes.
+"""
+
+
+class TmiError(Exception):
+    """Something went wrong in TMI."""
+
+    def __init__(self, detail: str = "") -> None:
+        self.detail = detail
+        super().__init__(detail or self.summary)
+
+    @property
+    def summary(self) -> str:
+        """The sentence that names this kind of error, without the particulars."""
+        return (type(self).__doc__ or type(self).__name__).strip().splitlines()[0]
+
+
+class BadInput(TmiError):
+    """The request is not valid."""
+
+
+class BadFrame(BadInput):
+    """A frame does not follow its protocol."""
+
+
+class BadUpdate(BadFrame):
+    """An update could not be decoded or applied; the document is unchanged."""
+
+
+class TooLarge(BadInput):
+    """The payload is larger than this service accepts."""
+
+
+class Unauthenticated(TmiError):
+    """Sign in first: the token is missing, invalid or expired."""
+
+
+class Forbidden(TmiError):
+    """Your role does not allow this."""
+
+
+class NotFound(TmiError):
+    """There is no such thing here."""
+
+
+class Conflict(TmiError):
+    """The request contradicts the present state."""
+
+
+class LastOwner(Conflict):
+    """A threat model needs at least one owner."""
+
+
+class TooManyRequests(TmiError):
+    """Too many requests; try again later."""
+
+
+class Unavailable(TmiError):
+    """A part that this needs is away; try again shortly."""
+
+
+class DatabaseUnavailable(Unavailable):
+    """The database does not answer; try again shortly."""
+
+
+class Draining(Unavailable):
+    """This node is shutting down; connect again."""
+
+
+class StaleFence(TmiError):
+    """Another node owns this room."""
+
+
+class StartupError(TmiError):
+    """The service cannot start."""

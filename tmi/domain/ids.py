@@ -1,0 +1,19 @@
+"""Identifiers and counters, each a type of its own so that they cannot be mixed up."""
+
+from typing import NewType
+from uuid import UUID
+
+DiagramId = NewType("DiagramId", UUID)
+"""A diagram; in lower case it is also the room's name and the document's name in every protocol."""
+
+ThreatModelId = NewType("ThreatModelId", UUID)
+UserId = NewType("UserId", UUID)
+
+SignInId = NewType("SignInId", UUID)
+"""One sign-in of one user (`sid` in tokens); ends by logout, revocation or expiry."""
+
+Seq = NewType("Seq", int)
+"""Counts, per diagram and without gaps from 1, the accepted updates that changed the document."""
+
+Fence = NewType("Fence", int)
+"""A term of ownership of a room; rises with each claim. 0 means never claimed."""

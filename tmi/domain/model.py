@@ -1,0 +1,103 @@
+"""The entities that REST shows: users, threat models and diagrams."""
+
+from dataclasses import dataclass
+from datetime import datetime
+
+from tmi.domain.ids import DiagramId, SignInId, ThreatModelId, UserId
+from tmi.domain.roles import Grant
+
+
+@dataclass(frozen=True, slots=True)
+class User:
+    """A person who has signed in at least once."""
+
+    id: UserId
+    provider: str
+    provider_id: str
+    email: str
+    name: str
+    created_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class ThreatModel:
+    """A threat model with its authorization list. `version` rises with each REST write."""
+
+    id: ThreatModelId
+    alias: int
+    name: str
+    description: str | None
+    threat_model_framework: str
+    issue_uri: str | None
+    is_confidential: bool
+    owner: User | None
+    created_by: User | None
+    grants: tuple[Grant, ...]
+    created_at: datetime
+    modified_at: datetime
+    version: int
+
+
+@dataclass(frozen=True, slots=True)
+class ThreatModelSummary:
+    """A row of the list of threat models."""
+
+    model: ThreatModel
+    diagram_count: int
+
+
+@dataclass(frozen=True, slots=True)
+class NewThreatModel:
+    """What a client says when it creates one; the creator becomes an owner besides `grants`."""
+
+    name: str
+    description: str | None
+    threat_model_framework: str
+    issue_uri: str | None
+    is_confidential: bool
+    grants: tuple[Grant, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Diagram:
+    """A diagram's metadata; its cells live in the document of its room."""
+
+    id: DiagramId
+    threat_model_id: ThreatModelId
+    alias: int
+    name: str
+    type: str
+    description: str | None
+    created_at: datetime
+    modified_at: datetime
+    version: int
+
+
+@dataclass(frozen=True, slots=True)
+class SignIn:
+    """A sign-in session: what an access token's `sid` names."""
+
+    id: SignInId
+    user: User
+    expires_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class SigningKey:
+    """An asymmetric key pair that signs tokens; all nodes share it through the database."""
+
+    kid: str
+    algorithm: str
+    private_pem: bytes
+    created_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class AuthorizationCode:
+    """What an OAuth authorization code stands for until it is redeemed, once."""
+
+    user: User
+    redirect_uri: str
+    code_challenge: str
+    """PKCE S256 challenge (RFC 7636, section 4.2)."""
+    scope: str

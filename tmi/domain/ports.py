@@ -1,0 +1,274 @@
+"""The ports: what the inside of TMI asks of the outside, in domain words.
+
+Each has one contract test suite in `tests/contracts` that every adapter passes, the in-memory one included.
+Any method may raise `DatabaseUnavailable` when the store does not answer; the caller may try again.
+"""
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from enum import Enum
+from typing import Protocol
+
+from tmi.domain.ids import DiagramId, Fence, Seq, SignInId, ThreatModelId, UserId
+from tmi.domain.model import (
+    AuthorizationCode,
+    Diagram,
+    NewThreatModel,
+    SignIn,
+    SigningKey,
+    ThreatModel,
+    ThreatModelSummary,
+    User,
+)
+from tmi.domain.roles import Grant, Role
+
+# --- the update log -----------------------------------------------------------------------------
+
+
+class Origin(Enum):
+    """How an update reached the room; decides what its author may be said to have written."""
+
+    UPDATE = "update"
+    """An Update frame: its author made it."""
+    SYNC = "sync"
+    """A SyncStep2: its author brought it, and it may carry other users' edits."""
+    REST = "rest"
+    SERVER = "server"
+
+
+@dataclass(frozen=True, slots=True)
+class LoggedUpdate:
+    """One accepted frame: one row of the log, never merged with another user's."""
+
+    seq: Seq
+    author: UserId | None
+    origin: Origin
+    data: bytes
+    """A Yjs v1 update, as it arrived."""
+
+
+@dataclass(frozen=True, slots=True)
+class RoomBatch:
+    """What one room adds to the log in one group commit: consecutive `seq`, in order."""
+
+    diagram: DiagramId
+    fence: Fence
+    updates: tuple[LoggedUpdate, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class AppendResult:
+    """What a group commit did, room by room; every room of the call is in exactly one of the three."""
+
+    committed: frozenset[DiagramId]
+    stale: frozenset[DiagramId]
+    """The fence had risen, or the diagram is gone: nothing of this room was inserted."""
+    failed: Mapping[DiagramId, str]
+    """The room's own rows were refused by the store, and why. Others are not affected."""
+
+
+@dataclass(frozen=True, slots=True)
+class StoredDocument:
+    """What the log holds of a document: the newest snapshot and every update after it, in order."""
+
+    snapshot: bytes | None
+    snapshot_seq: Seq
+    """0 without a snapshot."""
+    tail: tuple[bytes, ...]
+    seq: Seq
+    """The last committed number; `snapshot_seq` where the tail is empty."""
+
+
+class UpdateLog(Protocol):
+    """The append-only log of all documents, with snapshots that bound loading and delete nothing."""
+
+    async def claim(self, diagram: DiagramId, owner: str) -> Fence:
+        """Raise the diagram's fence and return it. Raises NotFound when the diagram does not exist.
+
+        Read the log only after this has returned: what a former owner committed until then is in it, and
+        what it tries later is refused.
+        """
+
+    async def load(self, diagram: DiagramId) -> StoredDocument:
+        """Read the committed document. Raises NotFound when the diagram does not exist."""
+
+    async def append(self, batches: Sequence[RoomBatch]) -> AppendResult:
+        """Commit all batches in one transaction, each only if its fence still stands.
+
+        Idempotent: the same batch again, after an answer that was lost, counts as committed.
+        Raises DatabaseUnavailable when it is not known whether anything was committed.
+        """
+
+    async def save_snapshot(self, diagram: DiagramId, fence: Fence, seq: Seq, state: bytes) -> bool:
+        """Store the document's state after the committed update `seq`. False if the fence had risen."""
+
+
+# --- ownership ----------------------------------------------------------------------------------
+
+
+class Coordinator(Protocol):
+    """Decides which node owns which room."""
+
+    async def claim(self, diagram: DiagramId) -> Fence:
+        """Become the owner. Raises NotFound (no such diagram) or Unavailable."""
+
+    async def release(self, diagram: DiagramId, fence: Fence) -> None:
+        """Give a room up after its last commit. Never raises for a room that is no longer ours."""
+
+
+# --- who may do what ----------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Access:
+    """What one user may do with one diagram, as the database has it now."""
+
+    threat_model: ThreatModelId
+    role: Role | None
+    """None: the diagram exists, and the user has no role on its threat model."""
+
+
+class AccessControl(Protocol):
+    """Looks roles up: the highest matching grant wins, `everyone` and the user's groups included."""
+
+    async def to_diagram(self, user: UserId, diagram: DiagramId) -> Access:
+        """The user's access to a diagram. Raises NotFound."""
+
+    async def to_threat_model(self, user: UserId, model: ThreatModelId) -> Role | None:
+        """The user's role on a threat model. Raises NotFound."""
+
+    async def to_diagram_of_all(
+        self, users: Sequence[UserId], diagram: DiagramId
+    ) -> Mapping[UserId, Role | None]:
+        """The roles of many users on one diagram, in one query. Raises NotFound."""
+
+
+# --- threat models and diagrams -----------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """A slice of a list: `limit` 1 to 100, `offset` from 0."""
+
+    limit: int
+    offset: int
+
+
+@dataclass(frozen=True, slots=True)
+class ThreatModelChange:
+    """The new values of a PATCH; None leaves a field as it is, `clear_description` empties it."""
+
+    name: str | None = None
+    description: str | None = None
+    clear_description: bool = False
+    grants: tuple[Grant, ...] | None = None
+
+
+class ThreatModels(Protocol):
+    """Threat models with their authorization lists."""
+
+    async def create(self, creator: User, new: NewThreatModel) -> ThreatModel:
+        """Store a new threat model; `creator` gets the owner role besides `new.grants`."""
+
+    async def visible_to(
+        self, user: UserId, page: Page
+    ) -> tuple[Sequence[ThreatModelSummary], int]:
+        """A page of the threat models on which the user has a role, newest first, and their total."""
+
+    async def get(self, model: ThreatModelId) -> ThreatModel:
+        """Raises NotFound."""
+
+    async def update(
+        self, model: ThreatModelId, expected_version: int, change: ThreatModelChange
+    ) -> ThreatModel:
+        """Apply a change. Raises NotFound, Conflict (another write came first) and LastOwner."""
+
+    async def delete(self, model: ThreatModelId) -> Sequence[DiagramId]:
+        """Delete with everything in it; returns the diagrams that went with it. Raises NotFound."""
+
+
+class Diagrams(Protocol):
+    """Metadata of diagrams."""
+
+    async def create(
+        self, model: ThreatModelId, name: str, type_: str, description: str | None
+    ) -> Diagram:
+        """Raises NotFound when the threat model does not exist."""
+
+    async def of_threat_model(
+        self, model: ThreatModelId, page: Page
+    ) -> tuple[Sequence[Diagram], int]:
+        """A page of a threat model's diagrams, oldest first, and their total. Raises NotFound."""
+
+    async def get(self, model: ThreatModelId, diagram: DiagramId) -> Diagram:
+        """Raises NotFound, also when the diagram belongs to another threat model."""
+
+    async def delete(self, model: ThreatModelId, diagram: DiagramId) -> None:
+        """Delete a diagram with its log and snapshots. Raises NotFound."""
+
+    async def ids_of(self, model: ThreatModelId) -> Sequence[DiagramId]:
+        """Every diagram of a threat model (at most 10,000)."""
+
+
+# --- sign-in ------------------------------------------------------------------------------------
+
+
+class Users(Protocol):
+    """People who have signed in."""
+
+    async def sign_in(self, provider: str, provider_id: str, email: str, name: str) -> User:
+        """Find or create the user that a provider vouches for, and keep e-mail and name current."""
+
+    async def get(self, user: UserId) -> User:
+        """Raises NotFound."""
+
+
+class SignIns(Protocol):
+    """Sign-in sessions, authorization codes and refresh tokens. Secrets are stored as SHA-256 only."""
+
+    async def issue_code(self, code: str, grant: AuthorizationCode, ttl: timedelta) -> None:
+        """Remember an authorization code."""
+
+    async def redeem_code(self, code: str) -> AuthorizationCode | None:
+        """Take a code out, once: None if unknown, used before or past its time."""
+
+    async def start(self, user: UserId, refresh_token: str, ttl: timedelta) -> SignIn:
+        """Begin a session whose first refresh token is given."""
+
+    async def rotate(self, refresh_token: str, successor: str, ttl: timedelta) -> SignIn | None:
+        """Exchange a refresh token. None if unknown or expired; one used before ends its whole session."""
+
+    async def get(self, sign_in: SignInId) -> SignIn | None:
+        """The session if it still stands: None once it ended, was revoked or expired."""
+
+
+class SigningKeys(Protocol):
+    """Keys for signing tokens, shared by all nodes."""
+
+    async def current(self) -> Sequence[SigningKey]:
+        """All usable keys, newest first."""
+
+    async def add_first(self, key: SigningKey) -> Sequence[SigningKey]:
+        """Store `key` unless another node was first; returns what `current` would."""
+
+
+# --- health -------------------------------------------------------------------------------------
+
+
+class Database(Protocol):
+    """The database as the program's life cycle sees it."""
+
+    async def migrate(self) -> Sequence[str]:
+        """Apply missing migrations under an advisory lock; returns the names of those applied."""
+
+    async def ping(self, timeout_s: float) -> bool:
+        """Whether a query is answered in time. Never raises."""
+
+    def hold_single_writer_lock(self) -> AbstractAsyncContextManager[AsyncIterator[bool]]:
+        """Hold the lock that keeps a second service without Redis off this database.
+
+        Raises Conflict if another service holds it. The iterator yields False when the connection behind the
+        lock was lost, True when it was won back; it ends when another service has taken it.
+        """
