@@ -1,0 +1,1 @@
+"""Documents and wire formats. Pure: no I/O and no asyncio. The only home of pycrdt."""

@@ -1,0 +1,1 @@
+"""Live collaboration: the room (sans-I/O), its runner, sessions, presence and ownership."""

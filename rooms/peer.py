@@ -1,0 +1,47 @@
+"""The two sides of a live connection: who a member is, and what a room asks of the socket behind it."""
+
+from collections.abc import Hashable
+from dataclasses import dataclass
+from typing import Protocol
+
+from tmi.domain.ids import SignInId, UserId
+from tmi.domain.roles import Role
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """The user behind a connection, as the server knows it and the client cannot forge."""
+
+    user: UserId
+    sign_in: SignInId
+    role: Role
+
+
+class Peer(Protocol):
+    """One document on one socket, as the room sees it. No method may block or raise.
+
+    All peers with an equal `framing` receive the same bytes for the same body, so a room frames once per value:
+    every y-websocket socket has the same one, every Hocuspocus key its own.
+    """
+
+    @property
+    def framing(self) -> Hashable:
+        """What decides the bytes around a body."""
+
+    def frame(self, body: bytes) -> bytes:
+        """The complete WebSocket frame that carries a y-protocols body to this peer."""
+
+    def write(self, wire: bytes) -> None:
+        """Queue a complete WebSocket frame, as made by the `frame` of a peer with equal framing."""
+
+    def acknowledge(self, syncs: int, updates: int) -> None:
+        """The next `syncs` SyncStep2 and `updates` Update messages of this peer are committed, in the order sent."""
+
+    def refuse(self, reason: str) -> None:
+        """One SyncStep2 or Update of this peer was not accepted, since its role forbids it."""
+
+    def role_changed(self, role: Role) -> None:
+        """The member's role is another one now, and still allows watching."""
+
+    def close(self, code: int, reason: str) -> None:
+        """End the connection for this document (see WebSocket close codes in `rooms.closing`)."""
