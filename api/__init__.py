@@ -1,0 +1,1 @@
+"""What clients see: the REST routes, sign-in, and the live sockets."""

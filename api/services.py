@@ -1,0 +1,53 @@
+"""What the REST application works with: ports and rooms, given by wiring, and the service's health."""
+
+from dataclasses import dataclass, field
+
+from api.tokens import Tokens
+from rooms.service import Rooms
+from tmi.domain.ports import (
+    AccessControl,
+    Database,
+    Diagrams,
+    SignIns,
+    ThreatModels,
+    Users,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class ApiOptions:
+    """What an operator may set about REST."""
+
+    dev: bool = False
+    """Offer the development provider `tmi`, with which anybody signs in as anybody."""
+    public_url: str | None = None
+    """Where clients reach this service (`https://tmi.example.org`); None: as each request says."""
+    max_body_bytes: int = 1024 * 1024
+    body_timeout_s: float = 30.0
+    refresh_token_ttl_s: float = 7 * 24 * 3600.0
+    ping_timeout_s: float = 1.0
+
+
+@dataclass(slots=True)
+class Health:
+    """Where the service stands in its life; the program's life cycle writes it, `/readyz` reads it."""
+
+    started: bool = False
+    """Migrations are checked and every part runs."""
+    draining: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """Everything that `create_app` needs."""
+
+    threat_models: ThreatModels
+    diagrams: Diagrams
+    users: Users
+    sign_ins: SignIns
+    access: AccessControl
+    rooms: Rooms
+    tokens: Tokens
+    database: Database
+    options: ApiOptions = field(default_factory=ApiOptions)
+    health: Health = field(default_factory=Health)

@@ -1,0 +1,203 @@
+"""Signed tokens: short, asymmetric, each good for one purpose.
+
+Two kinds exist, told apart by their type *and* their audience:
+
+- An **access token** (`typ` `at+jwt`, RFC 9068; `aud` `tmi`) is the bearer token of REST. No socket takes it.
+- A **collab token** (`typ` `collab+jwt`; `aud` `tmi-collab`) opens live sockets and may stand in a URL, since
+  stock Yjs clients can put it nowhere else. REST does not take it. It names a user, a sign-in session and perhaps
+  one diagram, never a role: roles are looked up when it is used.
+
+What holds true (RFC 8725, JSON Web Token Best Current Practices):
+
+- The algorithm is ours, EdDSA with Ed25519, and is never read from a token (3.1). So `none` and HMAC with our
+  public key as the secret have nothing to confuse.
+- A token's header holds exactly `alg`, `kid` and `typ`. Keys and addresses of keys inside it (`jwk`, `jku`,
+  `x5u`) are therefore refused and nothing is ever fetched (3.10); `kid` only picks among the keys that we hold.
+- Issuer, audience, type, times and subject are required and checked (3.8, 3.9, 3.11).
+- A token is measured before it is parsed, so that a hostile one costs a comparison of lengths.
+
+A verified token says who signed in, not that the session still stands: callers ask `SignIns` for that.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from uuid import UUID, uuid4
+
+import jwt
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    load_pem_private_key,
+)
+
+from tmi.domain.errors import StartupError, Unauthenticated
+from tmi.domain.ids import DiagramId, SignInId, UserId
+from tmi.domain.model import SigningKey, User
+from tmi.domain.ports import SigningKeys
+
+ALGORITHM = "EdDSA"
+ACCESS_TOKEN_TTL = timedelta(minutes=15)
+COLLAB_TOKEN_TTL = timedelta(minutes=10)
+MAX_TOKEN_LENGTH = 4096
+"""Characters; the contract's bound for an access token."""
+
+_ACCESS_TYPE = "at+jwt"
+_ACCESS_AUDIENCE = "tmi"
+_COLLAB_TYPE = "collab+jwt"
+_COLLAB_AUDIENCE = "tmi-collab"
+_REQUIRED_CLAIMS = ["iss", "aud", "sub", "sid", "iat", "exp", "jti"]
+_HEADER_MEMBERS = frozenset({"alg", "kid", "typ"})
+_CLOCK_SKEW = timedelta(seconds=5)
+"""What nodes' clocks may differ by."""
+_COMPACT_JWS = re.compile(r"[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+")
+
+
+@dataclass(frozen=True, slots=True)
+class AccessClaims:
+    """Whom a valid access token speaks for."""
+
+    user: UserId
+    sign_in: SignInId
+
+
+@dataclass(frozen=True, slots=True)
+class CollabClaims:
+    """Whom a valid collab token speaks for, and for which diagram (None: any that they may watch)."""
+
+    user: UserId
+    sign_in: SignInId
+    diagram: DiagramId | None
+
+
+def new_signing_key() -> SigningKey:
+    """A fresh Ed25519 key pair."""
+    pem = Ed25519PrivateKey.generate().private_bytes(
+        Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()
+    )
+    return SigningKey(
+        kid=uuid4().hex, algorithm=ALGORITHM, private_pem=pem, created_at=datetime.now(UTC)
+    )
+
+
+async def shared_signing_keys(store: SigningKeys) -> Sequence[SigningKey]:
+    """The keys that all nodes share, made at the very first start. Raises DatabaseUnavailable."""
+    return await store.current() or await store.add_first(new_signing_key())
+
+
+class Tokens:
+    """Signs with the newest key and verifies with any of them."""
+
+    def __init__(
+        self,
+        keys: Sequence[SigningKey],
+        issuer: str,
+        access_ttl: timedelta = ACCESS_TOKEN_TTL,
+        collab_ttl: timedelta = COLLAB_TOKEN_TTL,
+    ) -> None:
+        """Raises StartupError without a usable key; `keys` come newest first."""
+        if not keys:
+            raise StartupError("there is no key to sign tokens with")
+        private_keys = {key.kid: _private_key(key) for key in keys}
+        self._kid = keys[0].kid
+        self._signing_key = private_keys[self._kid]
+        self._public_keys: Mapping[str, Ed25519PublicKey] = {
+            kid: private.public_key() for kid, private in private_keys.items()
+        }
+        self._issuer = issuer
+        self.access_ttl = access_ttl
+        self.collab_ttl = collab_ttl
+
+    def access_token(self, user: User, sign_in: SignInId) -> str:
+        """A bearer token for REST."""
+        claims = {"email": user.email, "idp": user.provider}
+        return self._sign(
+            _ACCESS_TYPE, _ACCESS_AUDIENCE, user.id, sign_in, self.access_ttl, claims
+        )
+
+    def collab_token(self, user: UserId, sign_in: SignInId, diagram: DiagramId | None) -> str:
+        """A token for live sockets: of one diagram, or of all that the user may watch."""
+        claims = {} if diagram is None else {"did": str(diagram)}
+        return self._sign(_COLLAB_TYPE, _COLLAB_AUDIENCE, user, sign_in, self.collab_ttl, claims)
+
+    def verify_access(self, token: str) -> AccessClaims:
+        """Raises Unauthenticated."""
+        claims = self._verify(token, _ACCESS_TYPE, _ACCESS_AUDIENCE)
+        return AccessClaims(UserId(_uuid(claims["sub"])), SignInId(_uuid(claims["sid"])))
+
+    def verify_collab(self, token: str) -> CollabClaims:
+        """Raises Unauthenticated."""
+        claims = self._verify(token, _COLLAB_TYPE, _COLLAB_AUDIENCE)
+        diagram = DiagramId(_uuid(claims["did"])) if "did" in claims else None
+        return CollabClaims(UserId(_uuid(claims["sub"])), SignInId(_uuid(claims["sid"])), diagram)
+
+    def _sign(
+        self,
+        type_: str,
+        audience: str,
+        user: UserId,
+        sign_in: SignInId,
+        ttl: timedelta,
+        claims: Mapping[str, str],
+    ) -> str:
+        now = datetime.now(UTC)
+        payload = {
+            "iss": self._issuer,
+            "aud": audience,
+            "sub": str(user),
+            "sid": str(sign_in),
+            "iat": now,
+            "exp": now + ttl,
+            "jti": uuid4().hex,
+            **claims,
+        }
+        return jwt.encode(
+            payload, self._signing_key, ALGORITHM, headers={"kid": self._kid, "typ": type_}
+        )
+
+    def _verify(self, token: str, type_: str, audience: str) -> Mapping[str, Any]:
+        if len(token) > MAX_TOKEN_LENGTH or not _COMPACT_JWS.fullmatch(token):
+            raise Unauthenticated("this is not a token of this service")
+        try:
+            key = self._key_for(jwt.get_unverified_header(token), type_)
+            return jwt.decode(
+                token,
+                key,
+                algorithms=[ALGORITHM],
+                audience=audience,
+                issuer=self._issuer,
+                leeway=_CLOCK_SKEW,
+                options={"require": _REQUIRED_CLAIMS, "strict_aud": True},
+            )
+        except jwt.ExpiredSignatureError:
+            raise Unauthenticated("the token has expired") from None
+        except (jwt.PyJWTError, ValueError, RecursionError):
+            # A deeply nested header ends json's parser with a RecursionError.
+            raise Unauthenticated("the token is not valid here") from None
+
+    def _key_for(self, header: Mapping[str, Any], type_: str) -> Ed25519PublicKey:
+        """The key of ours that a header names. Raises ValueError for a header that we never write."""
+        kid = header.get("kid")
+        if header.keys() != _HEADER_MEMBERS or header["typ"] != type_ or not isinstance(kid, str):
+            raise ValueError("not a header of ours")
+        if kid not in self._public_keys:
+            raise ValueError("not a key of ours")
+        return self._public_keys[kid]
+
+
+def _private_key(key: SigningKey) -> Ed25519PrivateKey:
+    private = load_pem_private_key(key.private_pem, password=None)
+    if key.algorithm != ALGORITHM or not isinstance(private, Ed25519PrivateKey):
+        raise StartupError(f"the signing key {key.kid} is not an Ed25519 key")
+    return private
+
+
+def _uuid(claim: object) -> UUID:
+    try:
+        return UUID(str(claim))
+    except ValueError:
+        raise Unauthenticated("the token is not valid here") from None
