@@ -1,0 +1,102 @@
+"""What a room asks to be done, as frozen data. The room decides; the runner in `rooms/runner.py` acts.
+
+Bodies are y-protocols bytes without any framing (see `crdt/messages.py`); sessions are named by number.
+"""
+
+from dataclasses import dataclass
+
+from tmi.domain.roles import Role
+
+SessionNumber = int
+
+
+@dataclass(frozen=True, slots=True)
+class Send:
+    """Send a body to one session."""
+
+    session: SessionNumber
+    body: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Broadcast:
+    """Send a body to every subscribed session but `but` (the only one that needs no echo)."""
+
+    body: bytes
+    but: SessionNumber | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Subscribe:
+    """From now on the session receives broadcasts."""
+
+    session: SessionNumber
+
+
+@dataclass(frozen=True, slots=True)
+class Unsubscribe:
+    """The session receives no more broadcasts: it left, or reads too slowly and will be brought up later."""
+
+    session: SessionNumber
+
+
+@dataclass(frozen=True, slots=True)
+class Acknowledge:
+    """The session's next messages, in the order it sent them, are committed."""
+
+    session: SessionNumber
+    syncs: int
+    updates: int
+
+
+@dataclass(frozen=True, slots=True)
+class Refuse:
+    """One edit of the session was not accepted."""
+
+    session: SessionNumber
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class ChangeRole:
+    """The session's role is another one now."""
+
+    session: SessionNumber
+    role: Role
+
+
+@dataclass(frozen=True, slots=True)
+class Close:
+    """End the session; the room has forgotten it already."""
+
+    session: SessionNumber
+    code: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class FlushAt:
+    """Call `Room.flush` at this time (the room's clock, seconds); a time that has passed means at once."""
+
+    at: float
+
+
+@dataclass(frozen=True, slots=True)
+class Journal:
+    """The room has updates to commit: ask `Room.take_batch` when its last batch is done."""
+
+
+Effect = (
+    Send
+    | Broadcast
+    | Subscribe
+    | Unsubscribe
+    | Acknowledge
+    | Refuse
+    | ChangeRole
+    | Close
+    | FlushAt
+    | Journal
+)
+Effects = tuple[Effect, ...] | list[Effect]
+NOTHING: Effects = ()

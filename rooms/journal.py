@@ -1,0 +1,204 @@
+"""Group commit: all rooms of the process share the transactions that make their edits durable.
+
+What it holds true:
+
+- A room has at most one batch in flight, so its numbers reach the log in order.
+- A batch is reported as committed only when the store said so. When it is not known (no answer, no connection) the same batch is
+  offered again until it is: `UpdateLog.append` is idempotent.
+- What is applied is never dropped. When the database is away the buffered bytes rise up to `max_bytes`; from there on the writers of
+  the fullest rooms are sent away (1013) and none is let in until half of it has drained. Readers stay.
+"""
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+
+from rooms import closing
+from rooms.lifecycle import Phase
+from rooms.runner import RoomRunner
+from tmi.domain.errors import DatabaseUnavailable
+from tmi.domain.ids import DiagramId
+from tmi.domain.ports import AppendResult, RoomBatch, UpdateLog
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class JournalLimits:
+    """Bounds of the journal."""
+
+    max_bytes: int = 32 * 1024 * 1024
+    """Bytes of updates that may wait for their commit, all rooms together."""
+    commits_in_flight: int = 2
+    commit_max_rooms: int = 500
+    commit_max_bytes: int = 8 * 1024 * 1024
+    linger_s: float = 0.003
+    """A commit that follows another waits this long for company."""
+    retry_min_s: float = 0.05
+    retry_max_s: float = 1.0
+
+
+class Journal:
+    """Commits what rooms offer. `on_committed` is told of every room whose batch was committed."""
+
+    def __init__(
+        self, store: UpdateLog, limits: JournalLimits, on_committed: Callable[[RoomRunner], None]
+    ) -> None:
+        self._store = store
+        self._limits = limits
+        self._on_committed = on_committed
+        self._ready: dict[DiagramId, RoomRunner] = {}
+        self._unsaved: dict[DiagramId, RoomRunner] = {}
+        self._wake = asyncio.Event()
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self.in_flight = 0
+        self.commits = 0
+        self.rows = 0
+        self.shedding = False
+        """Whether writers are being refused because too much is unsaved."""
+        self.database_away = False
+
+    @contextlib.asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """Run the committing tasks. Leaving does not flush: see `flushed`."""
+        workers = [
+            asyncio.create_task(self._work(), name=f"journal-{n}")
+            for n in range(self._limits.commits_in_flight)
+        ]
+        try:
+            yield
+        finally:
+            for worker in workers:
+                worker.cancel()
+            await asyncio.gather(*workers, return_exceptions=True)
+
+    def offer(self, runner: RoomRunner) -> None:
+        """The room has updates to commit."""
+        diagram = runner.room.diagram
+        self._ready[diagram] = runner
+        self._unsaved[diagram] = runner
+        self._idle.clear()
+        self._wake.set()
+
+    @property
+    def buffered_bytes(self) -> int:
+        """Bytes that are applied and not committed."""
+        return sum(runner.room.unsaved_bytes for runner in self._unsaved.values())
+
+    async def flushed(self, timeout_s: float) -> bool:
+        """Wait until nothing is unsaved; False if that took too long."""
+        try:
+            await asyncio.wait_for(self._idle.wait(), timeout_s)
+        except TimeoutError:
+            return False
+        return True
+
+    def unsaved(self) -> dict[DiagramId, int]:
+        """How many updates of which room are not committed."""
+        return {
+            diagram: runner.room.unsaved
+            for diagram, runner in self._unsaved.items()
+            if runner.room.unsaved
+        }
+
+    # --- committing -----------------------------------------------------------------------------
+
+    async def _work(self) -> None:
+        linger = False
+        while True:
+            if not self._ready:
+                self._wake.clear()
+                await self._wake.wait()
+                linger = False
+            if linger:
+                await asyncio.sleep(self._limits.linger_s)
+            taken = self._take()
+            if taken:
+                self.in_flight += 1
+                try:
+                    await self._commit(taken)
+                finally:
+                    self.in_flight -= 1
+                linger = True
+
+    def _take(self) -> list[tuple[RoomRunner, RoomBatch]]:
+        taken: list[tuple[RoomRunner, RoomBatch]] = []
+        size = 0
+        limits = self._limits
+        while self._ready and len(taken) < limits.commit_max_rooms and size < limits.commit_max_bytes:
+            diagram, runner = next(iter(self._ready.items()))
+            del self._ready[diagram]
+            batch = runner.room.take_batch()
+            if batch is None:
+                self._forget_if_done(diagram, runner)
+            else:
+                size += sum(len(update.data) for update in batch.updates)
+                taken.append((runner, batch))
+        return taken
+
+    async def _commit(self, taken: list[tuple[RoomRunner, RoomBatch]]) -> None:
+        result = await self._append_until_known([batch for _, batch in taken])
+        self.commits += 1
+        for runner, batch in taken:
+            self.rows += len(batch.updates)
+            self._settle(runner, batch.diagram, result)
+            self._forget_if_done(batch.diagram, runner)
+
+    def _settle(self, runner: RoomRunner, diagram: DiagramId, result: AppendResult) -> None:
+        if diagram in result.committed:
+            runner.committed()
+            self._on_committed(runner)
+        elif diagram in result.stale:
+            log.warning("room %s: another owner has taken over, or the diagram is gone", diagram)
+            runner.end(runner.room.fence_lost)
+        else:
+            log.error("room %s: the log refuses its updates: %s", diagram, result.failed.get(diagram))
+            runner.end(runner.room.log_refused)
+
+    def _forget_if_done(self, diagram: DiagramId, runner: RoomRunner) -> None:
+        if runner.room.unsaved and runner.room.phase is not Phase.CLOSED:
+            return
+        # A new room of the same diagram may have taken the old one's place meanwhile.
+        if self._unsaved.get(diagram) is runner:
+            del self._unsaved[diagram]
+        if not self._unsaved:
+            self._idle.set()
+
+    async def _append_until_known(self, batches: list[RoomBatch]) -> AppendResult:
+        delay_s = self._limits.retry_min_s
+        while True:
+            try:
+                result = await self._store.append(batches)
+            except DatabaseUnavailable as error:
+                if not self.database_away:
+                    self.database_away = True
+                    log.warning("the database is away; edits go on unsaved: %s", error)
+            else:
+                if self.database_away:
+                    self.database_away = False
+                    log.warning("the database is back")
+                return result
+            await asyncio.sleep(delay_s)
+            delay_s = min(delay_s * 2, self._limits.retry_max_s)
+
+    # --- the bound ------------------------------------------------------------------------------
+
+    def keep_within_bound(self) -> None:
+        """Called now and then: send writers of the fullest rooms away while too much is unsaved."""
+        buffered = self.buffered_bytes
+        if buffered <= self._limits.max_bytes // 2:
+            self.shedding = False
+        if buffered <= self._limits.max_bytes:
+            return
+        if not self.shedding:
+            self.shedding = True
+            log.error("%d bytes of edits are unsaved: writers of the fullest rooms are sent away", buffered)
+        excess = buffered - self._limits.max_bytes // 2
+        for runner in sorted(self._unsaved.values(), key=lambda r: r.room.unsaved_bytes, reverse=True):
+            if excess <= 0:
+                return
+            excess -= runner.room.unsaved_bytes
+            runner.close_writers(closing.TRY_AGAIN_LATER, "too many edits wait for the database")

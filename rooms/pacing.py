@@ -1,0 +1,35 @@
+"""When to send: at once while a room is quiet, in ticks while it is busy.
+
+Sending costs by copy (flushes x members). A quiet room gains nothing from waiting; a busy one saves a copy for each
+member by every edit that shares a flush. So the pace is chosen by the copies per second that sending at once would
+take: below `quiet_copies_per_s` there is no wait, above it flushes are at least `interval_s` apart.
+"""
+
+from math import exp
+
+_MEMORY_S = 0.25
+
+
+class Pacer:
+    """Estimates the rate of one kind of event and says when the next flush is due."""
+
+    __slots__ = ("_interval_s", "_level", "_quiet_copies_per_s", "_seen_at", "flushed_at")
+
+    def __init__(self, interval_s: float, quiet_copies_per_s: float) -> None:
+        self._interval_s = interval_s
+        self._quiet_copies_per_s = quiet_copies_per_s
+        self._level = 0.0
+        self._seen_at = 0.0
+        self.flushed_at = float("-inf")
+
+    def count(self, now: float) -> None:
+        """One more event came in."""
+        # An exponentially fading count: `_level / _MEMORY_S` is events per second.
+        self._level = self._level * exp((self._seen_at - now) / _MEMORY_S) + 1.0
+        self._seen_at = now
+
+    def due(self, now: float, members: int) -> float:
+        """When what has come in should go out."""
+        if self._level / _MEMORY_S * members <= self._quiet_copies_per_s:
+            return now
+        return max(now, self.flushed_at + self._interval_s)

@@ -1,0 +1,167 @@
+"""Who is here: awareness of everybody in a room.
+
+Awareness entries are (client id, clock, JSON state); a client takes an entry whose clock is newer than the one it has, or
+equal with state `null`, which means gone. What this module holds true:
+
+- An entry belongs to the session that speaks for it, and goes when that session goes: a client id that a session
+  announces first of all is its own; other ids it brings (a browser's tabs share awareness) are its own until
+  their owner comes.
+- A client id stays bound to the first user who announced it. Entries for it from other users are dropped without fuss,
+  since y-websocket 3.x sends back what it hears.
+- Clocks are compared before the JSON is looked at, and the JSON is only checked, never rebuilt.
+- After a departure the clock is remembered. A client that reconnects with the clock it had would be ignored by its
+  peers, so it is sent its own departure, to which y-protocols answers with a higher clock.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from crdt import awareness
+from crdt.awareness import Entry
+from rooms.effects import SessionNumber
+from tmi.domain.errors import BadFrame
+from tmi.domain.ids import UserId
+
+GONE = b"null"
+
+
+@dataclass(slots=True)
+class _Known:
+    clock: int
+    state: bytes
+    user: UserId
+    session: SessionNumber | None
+
+
+class Presence:
+    """The awareness of one room. Bounded: ids per session, bytes per state, remembered departures."""
+
+    def __init__(
+        self, *, ids_per_session: int = 16, state_max_bytes: int = 64 * 1024, remembered: int = 1024
+    ) -> None:
+        self._known: dict[int, _Known] = {}
+        self._own: dict[SessionNumber, int] = {}
+        self._count: dict[SessionNumber, int] = {}
+        self._changed: dict[int, None] = {}
+        self._departed: dict[int, None] = {}
+        self._ids_per_session = ids_per_session
+        self._state_max_bytes = state_max_bytes
+        self._remembered = remembered
+
+    def receive(self, session: SessionNumber, user: UserId, data: bytes) -> bytes | None:
+        """Take a session's awareness in; returns encoded entries that must go back to it, if any.
+
+        Raises BadFrame for malformed entries and for states over the size limit.
+        """
+        entries = awareness.parse(data, max_entries=1024, max_state_bytes=self._state_max_bytes)
+        if entries and session not in self._own:
+            self._own[session] = entries[0].client
+        returning = [entry for entry in entries if self._take(session, user, entry)]
+        if not returning:
+            return None
+        return awareness.encode(
+            [Entry(entry.client, self._known[entry.client].clock, GONE) for entry in returning]
+        )
+
+    def _take(self, session: SessionNumber, user: UserId, entry: Entry) -> bool:
+        """Merge one entry; True if its sender has to be told of its own departure."""
+        known = self._known.get(entry.client)
+        if known is None:
+            self._add(session, user, entry)
+            return False
+        if known.user != user:
+            return False
+        own = self._own.get(session) == entry.client
+        if entry.clock < known.clock or (
+            entry.clock == known.clock and not (entry.state == GONE != known.state)
+        ):
+            if known.state == GONE:
+                return own and entry.state != GONE
+            if own:
+                self._give_to(session, known)
+            return False
+        _check(entry)
+        if known.session is None or own:
+            self._give_to(session, known)
+        known.clock = entry.clock
+        known.state = entry.state
+        self._changed[entry.client] = None
+        if entry.state == GONE:
+            self._remember_departure(entry.client)
+        else:
+            self._departed.pop(entry.client, None)
+        return False
+
+    def _add(self, session: SessionNumber, user: UserId, entry: Entry) -> None:
+        if entry.state == GONE or self._count.get(session, 0) >= self._ids_per_session:
+            return
+        _check(entry)
+        self._known[entry.client] = known = _Known(entry.clock, entry.state, user, None)
+        self._give_to(session, known)
+        self._changed[entry.client] = None
+
+    def _give_to(self, session: SessionNumber, known: _Known) -> None:
+        if known.session == session:
+            return
+        if known.session is not None:
+            self._count[known.session] -= 1
+        known.session = session
+        self._count[session] = self._count.get(session, 0) + 1
+
+    def leave(self, session: SessionNumber) -> bool:
+        """The session is gone, and everybody it spoke for. True if anybody has to be told."""
+        told = False
+        if self._count.pop(session, 0):
+            for client, known in list(self._known.items()):
+                if known.session == session:
+                    known.session = None
+                    if known.state != GONE:
+                        known.state = GONE
+                        self._changed[client] = None
+                        self._remember_departure(client)
+                        told = True
+        self._own.pop(session, None)
+        return told
+
+    def _remember_departure(self, client: int) -> None:
+        self._departed[client] = None
+        while len(self._departed) > self._remembered:
+            oldest = next(iter(self._departed))
+            if oldest in self._changed:
+                return
+            del self._departed[oldest]
+            known = self._known.pop(oldest)
+            if known.session is not None:
+                self._count[known.session] -= 1
+
+    @property
+    def dirty(self) -> bool:
+        """Whether anything changed since `take_changes`."""
+        return bool(self._changed)
+
+    def take_changes(self) -> tuple[bytes, SessionNumber | None]:
+        """The changed entries, encoded, and the session that alone caused them (None: several, or a departure)."""
+        sources = {self._known[client].session for client in self._changed}
+        data = self._encode(self._changed)
+        self._changed = {}
+        return data, sources.pop() if len(sources) == 1 else None
+
+    def everybody(self) -> bytes | None:
+        """All present entries, encoded; None if nobody is here."""
+        present = [client for client, known in self._known.items() if known.state != GONE]
+        return self._encode(present) if present else None
+
+    def _encode(self, clients: Iterable[int]) -> bytes:
+        known = self._known
+        return awareness.encode(
+            [Entry(client, known[client].clock, known[client].state) for client in clients]
+        )
+
+    def users(self) -> frozenset[UserId]:
+        """The users who are present."""
+        return frozenset(known.user for known in self._known.values() if known.state != GONE)
+
+
+def _check(entry: Entry) -> None:
+    if not awareness.is_json_object_or_null(entry.state):
+        raise BadFrame(f"the awareness state of client {entry.client} is no JSON object")

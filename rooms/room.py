@@ -1,0 +1,418 @@
+"""A room: one diagram's document and everybody who edits it, without any I/O.
+
+The room is told what happens (`join`, `receive`, `flush`, `committed`, ...) and answers with effects (`rooms/effects.py`);
+it knows no socket, no database and no clock but the `now` it is given (seconds, monotonic). What it holds true:
+
+- **One total order.** Updates are applied in the order they arrive and numbered without gaps (`seq`). What changes the
+  document, or would once a gap is filled, gets a number; what adds nothing gets none.
+- **Acknowledged means committed.** Every SyncStep2 and Update that is accepted waits for the commit of the last number that the
+  room had given when it arrived: its own, or, when it added nothing, everything that came before. `_waiting` is
+  one queue for the whole room, since these numbers only rise.
+- **What is applied is journaled.** An update leaves `_unsent` only into a batch, and a batch only by its commit, or when
+  the room ends because another owner has taken over.
+- **Fan-out carries everything.** What a subscribed session has been sent, with its own edits, adds up to the document as of the
+  last flush. A session that reads too slowly is unsubscribed together with the state vector of that moment, and gets
+  the difference from it when it reads again.
+
+What can go wrong: a client's bytes (BadFrame: its session ends, nothing else changes), the fence (the room stands down), the
+store refusing this room's rows (the room ends; its clients keep their edits and offer them to the next room).
+"""
+
+from collections import deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from crdt import y_websocket
+from crdt.document import Document, merge
+from crdt.messages import Awareness, Message, QueryAwareness, SyncStep1, SyncStep2, Update
+from rooms import closing
+from rooms.effects import (
+    NOTHING,
+    Acknowledge,
+    Broadcast,
+    ChangeRole,
+    Close,
+    Effect,
+    Effects,
+    FlushAt,
+    Journal,
+    Refuse,
+    Send,
+    SessionNumber,
+    Subscribe,
+    Unsubscribe,
+)
+from rooms.lifecycle import NEXT, Happening, Phase
+from rooms.pacing import Pacer
+from rooms.peer import Member
+from rooms.presence import Presence
+from tmi.domain.errors import BadFrame
+from tmi.domain.ids import DiagramId, Fence, Seq, UserId
+from tmi.domain.ports import LoggedUpdate, Origin, RoomBatch
+from tmi.domain.roles import Action, Role, may
+
+READ_ONLY = "your role on this threat model does not allow editing"
+
+
+@dataclass(frozen=True, slots=True)
+class RoomLimits:
+    """Bounds of a room; times in seconds."""
+
+    tick_s: float = 0.010
+    """At most this long an edit waits for others in a busy room."""
+    awareness_tick_s: float = 0.030
+    quiet_copies_per_s: float = 8000.0
+    """Up to this many copies a second are sent at once, without a tick."""
+    batch_max_updates: int = 2000
+    batch_max_bytes: int = 4 * 1024 * 1024
+    awareness_max_bytes: int = 64 * 1024
+    ids_per_session: int = 16
+
+
+@dataclass(slots=True)
+class _Session:
+    number: SessionNumber
+    member: Member
+    greeted: bool = False
+    """Its first SyncStep1 was answered."""
+    behind: bytes | None = None
+    """The state vector it had when it stopped reading."""
+    asked: int = -1
+    """The document version at which it was last asked to fill a gap."""
+
+
+class Room:
+    """See the module's text. Not thread-safe; every method returns at once."""
+
+    def __init__(
+        self, diagram: DiagramId, fence: Fence, document: Document, seq: Seq, limits: RoomLimits
+    ) -> None:
+        self.diagram = diagram
+        self.fence = fence
+        self.document = document
+        self.seq = seq
+        """The last number given; provisional until committed."""
+        self.committed_seq = seq
+        self.phase = Phase.OPEN
+        self.unsaved_bytes = 0
+        self._limits = limits
+        self._sessions: dict[SessionNumber, _Session] = {}
+        self._next_number = 1
+        self._presence = Presence(
+            ids_per_session=limits.ids_per_session, state_max_bytes=limits.awareness_max_bytes
+        )
+        self._relay: list[bytes] = []
+        self._relay_from: SessionNumber | None = None
+        self._unsent: deque[LoggedUpdate] = deque()
+        self._in_flight: tuple[LoggedUpdate, ...] = ()
+        self._waiting: deque[tuple[Seq, SessionNumber, bool]] = deque()
+        self._edits = Pacer(limits.tick_s, limits.quiet_copies_per_s)
+        self._cursors = Pacer(limits.awareness_tick_s, limits.quiet_copies_per_s)
+
+    # --- sessions -------------------------------------------------------------------------------
+
+    @property
+    def members(self) -> Mapping[SessionNumber, Member]:
+        """Who is connected, by session."""
+        return {number: session.member for number, session in self._sessions.items()}
+
+    @property
+    def session_count(self) -> int:
+        """How many sessions are connected."""
+        return len(self._sessions)
+
+    @property
+    def is_empty(self) -> bool:
+        """Nobody is connected."""
+        return not self._sessions
+
+    @property
+    def unsaved(self) -> int:
+        """How many accepted updates are not committed."""
+        return self.seq - self.committed_seq
+
+    def join(self, member: Member) -> SessionNumber:
+        """Let somebody in who may watch this diagram. Only while the phase is OPEN."""
+        number = self._next_number
+        self._next_number += 1
+        self._sessions[number] = _Session(number, member)
+        return number
+
+    def leave(self, number: SessionNumber, now: float) -> Effects:
+        """The session's connection is gone. Calling it again does nothing."""
+        session = self._sessions.pop(number, None)
+        if session is None:
+            return NOTHING
+        effects: list[Effect] = [Unsubscribe(number)] if session.greeted else []
+        if self._presence.leave(number):
+            effects.append(FlushAt(self._cursors.due(now, len(self._sessions))))
+        return effects
+
+    def change_role(self, number: SessionNumber, role: Role | None, now: float) -> Effects:
+        """The member's role changed; None or a role that may not watch ends the session."""
+        session = self._sessions.get(number)
+        if session is None or session.member.role == role:
+            return NOTHING
+        if role is None or not may(role, Action.WATCH):
+            return self._end(number, closing.NO_LONGER_ALLOWED, "you may no longer read this diagram", now)
+        could_edit = may(session.member.role, Action.EDIT)
+        session.member = Member(session.member.user, session.member.sign_in, role)
+        effects: list[Effect] = [ChangeRole(number, role)]
+        if may(role, Action.EDIT) and not could_edit and session.greeted:
+            # What it drew as a reader was refused and exists only there: ask for it.
+            effects.append(Send(number, y_websocket.sync_step1(self.document.state_vector())))
+        return effects
+
+    def end_session(self, number: SessionNumber, code: int, reason: str, now: float) -> Effects:
+        """Close one session from our side."""
+        return self._end(number, code, reason, now) if number in self._sessions else NOTHING
+
+    def close_writers(self, code: int, reason: str, now: float) -> Effects:
+        """Close everybody who may edit; readers stay."""
+        writers = [n for n, s in self._sessions.items() if may(s.member.role, Action.EDIT)]
+        return [effect for number in writers for effect in self._end(number, code, reason, now)]
+
+    def _end(self, number: SessionNumber, code: int, reason: str, now: float) -> Effects:
+        return [*self.leave(number, now), Close(number, code, reason)]
+
+    # --- what sessions send ---------------------------------------------------------------------
+
+    def receive(self, number: SessionNumber, message: Message, now: float) -> Effects:
+        """Handle one message. Raises BadFrame or BadUpdate; the room is then as it was before."""
+        session = self._sessions.get(number)
+        if session is None:
+            return NOTHING
+        if isinstance(message, Update):
+            return self._edit(session, message.update, Origin.UPDATE, now)
+        if isinstance(message, Awareness):
+            return self._aware(session, message.data, now)
+        if isinstance(message, SyncStep2):
+            return self._edit(session, message.update, Origin.SYNC, now)
+        if isinstance(message, SyncStep1):
+            return self._sync(session, message.state_vector)
+        if isinstance(message, QueryAwareness):
+            return self._everybody(number)
+        raise BadFrame(f"a room takes no {type(message).__name__}")
+
+    def _sync(self, session: _Session, state_vector: bytes) -> Effects:
+        number = session.number
+        effects: list[Effect] = [Send(number, y_websocket.sync_step2(self.document.encode(state_vector)))]
+        if not session.greeted:
+            session.greeted = True
+            effects.append(Subscribe(number))
+            effects.append(Send(number, y_websocket.sync_step1(self.document.state_vector())))
+            effects.extend(self._everybody(number))
+        return effects
+
+    def _everybody(self, number: SessionNumber) -> Effects:
+        present = self._presence.everybody()
+        return NOTHING if present is None else [Send(number, y_websocket.awareness(present))]
+
+    def _aware(self, session: _Session, data: bytes, now: float) -> Effects:
+        was_dirty = self._presence.dirty
+        back = self._presence.receive(session.number, session.member.user, data)
+        effects: list[Effect] = []
+        if back is not None:
+            effects.append(Send(session.number, y_websocket.awareness(back)))
+        if self._presence.dirty:
+            self._cursors.count(now)
+            if not was_dirty:
+                effects.append(FlushAt(self._cursors.due(now, len(self._sessions))))
+        return effects
+
+    def _edit(self, session: _Session, update: bytes, origin: Origin, now: float) -> Effects:
+        is_sync = origin is Origin.SYNC
+        if not may(session.member.role, Action.EDIT):
+            if self.document.would_add(update):
+                return (Refuse(session.number, READ_ONLY),)
+            return self._acknowledge_later(session.number, is_sync)
+        applied = self.document.apply(update)
+        if not applied.adds:
+            return self._acknowledge_later(session.number, is_sync)
+        effects = self._accept(update, applied.relay, session.number, session.member.user, origin, now)
+        self._waiting.append((self.seq, session.number, is_sync))
+        if applied.gap and session.asked != self.document.version:
+            session.asked = self.document.version
+            effects.append(Send(session.number, y_websocket.sync_step1(self.document.state_vector())))
+        return effects
+
+    def _accept(
+        self,
+        update: bytes,
+        relay: bytes,
+        source: SessionNumber | None,
+        author: UserId | None,
+        origin: Origin,
+        now: float,
+    ) -> list[Effect]:
+        """Number an applied update, and queue it for the journal and for everybody else."""
+        effects: list[Effect] = []
+        self.seq = Seq(self.seq + 1)
+        if not self._unsent:
+            effects.append(Journal())
+        self._unsent.append(LoggedUpdate(self.seq, author, origin, update))
+        self.unsaved_bytes += len(update)
+        self._edits.count(now)
+        if relay != update:
+            source = None  # it carries more than its sender has
+        if not self._relay:
+            self._relay_from = source
+            effects.append(FlushAt(self._edits.due(now, len(self._sessions))))
+        elif self._relay_from != source:
+            self._relay_from = None
+        self._relay.append(relay)
+        return effects
+
+    def _acknowledge_later(self, number: SessionNumber, is_sync: bool) -> Effects:
+        """It added nothing: it is as durable as what the room has applied so far."""
+        if self.seq == self.committed_seq:
+            return (Acknowledge(number, 1, 0) if is_sync else Acknowledge(number, 0, 1),)
+        self._waiting.append((self.seq, number, is_sync))
+        return NOTHING
+
+    def edit(
+        self, change: Callable[[Document], bytes | None], author: UserId | None, origin: Origin, now: float
+    ) -> Effects:
+        """Change the document from the server's side in one transaction; `change` returns its update, or None."""
+        update = change(self.document)
+        return NOTHING if update is None else self._accept(update, update, None, author, origin, now)
+
+    # --- fan-out --------------------------------------------------------------------------------
+
+    def flush(self, now: float) -> Effects:
+        """Send out what is due; says when to call again if something has to wait."""
+        effects: list[Effect] = []
+        members = len(self._sessions)
+        if self._relay:
+            due = self._edits.due(now, members)
+            if due <= now:
+                self._flush_edits(effects, now)
+            else:
+                effects.append(FlushAt(due))
+        if self._presence.dirty:
+            due = self._cursors.due(now, members)
+            if due <= now:
+                self._cursors.flushed_at = now
+                data, source = self._presence.take_changes()
+                effects.append(Broadcast(y_websocket.awareness(data), source))
+            else:
+                effects.append(FlushAt(due))
+        return effects
+
+    def _flush_edits(self, effects: list[Effect], now: float) -> None:
+        relay = self._relay
+        if not relay:
+            return
+        self._edits.flushed_at = now
+        merged = relay[0] if len(relay) == 1 else merge(relay)
+        # An update of one author alone needs no echo: the protocols send none.
+        effects.append(Broadcast(y_websocket.update(merged), self._relay_from))
+        self._relay = []
+        self._relay_from = None
+
+    def pause(self, number: SessionNumber, now: float) -> Effects:
+        """The session reads too slowly: send it no more until `resume`."""
+        session = self._sessions.get(number)
+        if session is None or session.behind is not None or not session.greeted:
+            return NOTHING
+        effects: list[Effect] = []
+        # What is applied and not flushed would be in the state vector, and yet never sent: flush it first.
+        self._flush_edits(effects, now)
+        session.behind = self.document.state_vector()
+        effects.append(Unsubscribe(number))
+        return effects
+
+    def resume(self, number: SessionNumber, now: float) -> Effects:
+        """The session reads again: one difference brings it up to date."""
+        session = self._sessions.get(number)
+        if session is None or session.behind is None:
+            return NOTHING
+        missed = self.document.encode(session.behind)
+        session.behind = None
+        return [Send(number, y_websocket.update(missed)), Subscribe(number), *self._everybody(number)]
+
+    # --- the journal ----------------------------------------------------------------------------
+
+    def take_batch(self) -> RoomBatch | None:
+        """The next updates to commit, bounded; None if there are none or a batch is still in flight.
+
+        A batch whose commit failed without an answer is offered again by its holder, unchanged.
+        """
+        if self._in_flight or not self._unsent or self.phase is Phase.CLOSED:
+            return None
+        batch: list[LoggedUpdate] = []
+        size = 0
+        limits = self._limits
+        while self._unsent and len(batch) < limits.batch_max_updates and size < limits.batch_max_bytes:
+            update = self._unsent.popleft()
+            size += len(update.data)
+            batch.append(update)
+        self._in_flight = tuple(batch)
+        return RoomBatch(self.diagram, self.fence, self._in_flight)
+
+    def committed(self) -> Effects:
+        """The batch in flight is committed: acknowledge everything that waited for it."""
+        if self.phase is Phase.CLOSED:
+            return NOTHING
+        self.committed_seq = self._in_flight[-1].seq
+        self.unsaved_bytes -= sum(len(update.data) for update in self._in_flight)
+        self._in_flight = ()
+        effects = self._acknowledge_committed()
+        if self._unsent:
+            effects.append(Journal())
+        elif self.phase is Phase.CLOSING:
+            self._become(Happening.SAVED)
+        return effects
+
+    def _acknowledge_committed(self) -> list[Effect]:
+        waiting = self._waiting
+        counts: dict[SessionNumber, list[int]] = {}
+        while waiting and waiting[0][0] <= self.committed_seq:
+            _, number, is_sync = waiting.popleft()
+            count = counts.get(number)
+            if count is None:
+                counts[number] = count = [0, 0]
+            count[0 if is_sync else 1] += 1
+        sessions = self._sessions
+        return [Acknowledge(n, syncs, updates) for n, (syncs, updates) in counts.items() if n in sessions]
+
+    # --- the end --------------------------------------------------------------------------------
+
+    def _become(self, happening: Happening) -> None:
+        self.phase = NEXT[self.phase, happening]
+
+    def close_if_idle(self) -> None:
+        """Nobody is here: end after the last commit."""
+        if self.is_empty:
+            self._finish(Happening.IDLE)
+
+    def drain(self, now: float) -> Effects:
+        """Send everybody away to come back elsewhere, and end after the last commit."""
+        effects: list[Effect] = []
+        self._flush_edits(effects, now)
+        effects.extend(self._close_all(closing.SERVICE_RESTART, "this node is restarting; connect again", now))
+        self._finish(Happening.DRAIN)
+        return effects
+
+    def fence_lost(self, now: float) -> Effects:
+        """Another node owns the room: what is not committed stays with the clients, who offer it there."""
+        self._become(Happening.FENCE_LOST)
+        return self._close_all(closing.SERVICE_RESTART, "the room has moved; connect again", now)
+
+    def log_refused(self, now: float) -> Effects:
+        """The store will not take this room's rows: end, so that nobody believes them saved."""
+        self._become(Happening.LOG_REFUSED)
+        return self._close_all(closing.INTERNAL_ERROR, "this diagram cannot be saved at present", now)
+
+    def deleted(self, now: float) -> Effects:
+        """The diagram is gone."""
+        self._become(Happening.DELETED)
+        return self._close_all(closing.DIAGRAM_DELETED, "this diagram was deleted", now)
+
+    def _finish(self, happening: Happening) -> None:
+        self._become(happening)
+        if not self.unsaved:
+            self._become(Happening.SAVED)
+
+    def _close_all(self, code: int, reason: str, now: float) -> Effects:
+        return [e for number in list(self._sessions) for e in self._end(number, code, reason, now)]

@@ -1,0 +1,281 @@
+"""All rooms of this process: opening (once at a time), joining, rights, idleness, draining."""
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import AsyncIterator, Coroutine, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from crdt.document import Document
+from rooms import closing
+from rooms.journal import Journal, JournalLimits
+from rooms.lifecycle import Phase
+from rooms.peer import Member, Peer
+from rooms.room import Room, RoomLimits
+from rooms.runner import UPDATE_WEIGHT, RoomRunner, Session
+from rooms.snapshots import SnapshotLimits, Snapshotter
+from rooms.ticker import Ticker
+from tmi.domain.errors import DatabaseUnavailable, Draining, NotFound, Unavailable
+from tmi.domain.ids import DiagramId, Seq, SignInId
+from tmi.domain.ports import AccessControl, Coordinator, StoredDocument, UpdateLog
+from tmi.domain.roles import Action, may
+
+log = logging.getLogger(__name__)
+
+_OPENING_TRIES = 5
+
+
+@dataclass(frozen=True, slots=True)
+class RoomsLimits:
+    """Bounds of all rooms together; times in seconds."""
+
+    room: RoomLimits = field(default_factory=RoomLimits)
+    journal: JournalLimits = field(default_factory=JournalLimits)
+    snapshots: SnapshotLimits = field(default_factory=SnapshotLimits)
+    idle_s: float = 30.0
+    """A room without anybody is closed after this long."""
+    sweep_s: float = 0.1
+    loads_at_once: int = 4
+    load_timeout_s: float = 30.0
+    loads_waiting_max: int = 1000
+    rights_retry_s: float = 0.5
+    recent_change_s: float = 60.0
+    """For this long after a change of rights, a newcomer's role is read once more after it joined."""
+
+
+class Rooms:
+    """The rooms that this node owns. Construct it inside a running event loop, use it inside `running()`."""
+
+    def __init__(
+        self,
+        store: UpdateLog,
+        coordinator: Coordinator,
+        access: AccessControl,
+        limits: RoomsLimits | None = None,
+    ) -> None:
+        self._store = store
+        self._coordinator = coordinator
+        self._access = access
+        self._limits = limits or RoomsLimits()
+        self._ticker = Ticker(asyncio.get_running_loop())
+        self._snapshotter = Snapshotter(store, self._limits.snapshots)
+        self.journal = Journal(store, self._limits.journal, self._snapshotter.on_committed)
+        self._open: dict[DiagramId, RoomRunner] = {}
+        self._opening: dict[DiagramId, asyncio.Task[RoomRunner]] = {}
+        self._ending: dict[DiagramId, RoomRunner] = {}
+        self._load_slots = asyncio.Semaphore(self._limits.loads_at_once)
+        self._draining = False
+        self._changed_at: dict[DiagramId, float] = {}
+        self._background: set[asyncio.Task[None]] = set()
+
+    @contextlib.asynccontextmanager
+    async def running(self) -> AsyncIterator["Rooms"]:
+        """Run the background tasks. Call `drain` before leaving, or unsaved edits are left to the clients."""
+        async with self.journal.running(), self._snapshotter.running():
+            sweeper = asyncio.create_task(self._sweep(), name="rooms-sweep")
+            try:
+                yield self
+            finally:
+                tasks = [sweeper, *self._background, *self._opening.values()]
+                for task in tasks:
+                    task.cancel()
+                await asyncio.gather(*tasks, return_exceptions=True)
+                self._ticker.close()
+
+    # --- joining --------------------------------------------------------------------------------
+
+    async def join(self, diagram: DiagramId, member: Member, peer: Peer) -> Session:
+        """Let a member into a diagram's room, opening it if need be.
+
+        Nothing is sent by itself: the first SyncStep1 is answered with a SyncStep2, then the room's own SyncStep1 and
+        everybody's awareness. Raises NotFound, Unavailable (also while writers are being refused because too much is
+        unsaved), DatabaseUnavailable and Draining.
+        """
+        runner = await self._room(diagram)
+        if self.journal.shedding and may(member.role, Action.EDIT):
+            raise Unavailable("too many edits wait for the database; try again shortly")
+        session = runner.join(member, peer)
+        if diagram in self._changed_at:
+            # The role was looked up before the room was ready, perhaps before the change.
+            self._spawn(self._reread(diagram))
+        return session
+
+    async def _room(self, diagram: DiagramId) -> RoomRunner:
+        for _ in range(_OPENING_TRIES):
+            if self._draining:
+                raise Draining()
+            runner = self._open.get(diagram)
+            if runner is not None:
+                if runner.room.phase is Phase.OPEN:
+                    return runner
+                self._retire(diagram, runner)
+            opening = self._opening.get(diagram)
+            if opening is None:
+                if len(self._opening) >= self._limits.loads_waiting_max:
+                    raise Unavailable("too many diagrams are being opened; try again shortly")
+                opening = asyncio.create_task(self._load(diagram), name=f"open-{diagram}")
+                self._opening[diagram] = opening
+                opening.add_done_callback(lambda _: self._opening.pop(diagram, None))
+            # Who gives up waiting does not end the load that others wait for.
+            await asyncio.shield(opening)
+        raise Unavailable("the diagram's room does not stay open; try again shortly")
+
+    async def _load(self, diagram: DiagramId) -> RoomRunner:
+        try:
+            async with asyncio.timeout(self._limits.load_timeout_s), self._load_slots:
+                await self._saved(diagram)
+                fence = await self._coordinator.claim(diagram)
+                stored = await self._store.load(diagram)
+        except TimeoutError:
+            raise DatabaseUnavailable("opening the diagram took too long") from None
+        if self._draining:
+            raise Draining()
+        room = Room(
+            diagram,
+            fence,
+            Document.load(stored.snapshot, stored.tail),
+            stored.seq,
+            self._limits.room,
+        )
+        runner = RoomRunner(room, self._ticker, self.journal.offer)
+        runner.snapshot_bytes = len(stored.snapshot or b"")
+        runner.tail_weight = _weight(stored)
+        self._open[diagram] = runner
+        self._snapshotter.on_committed(runner)
+        return runner
+
+    async def _saved(self, diagram: DiagramId) -> None:
+        """Wait for the last commit of a room that is closing: what it holds must be in the log before it is read."""
+        while True:
+            ending = self._ending.get(diagram)
+            if ending is None or ending.room.phase is Phase.CLOSED:
+                return
+            await asyncio.sleep(0.01)
+
+    # --- reading --------------------------------------------------------------------------------
+
+    async def read(self, diagram: DiagramId) -> tuple[Seq, Document]:
+        """The document as its editors see it now, with the number of its last update.
+
+        A diagram without a room is read from the log and not claimed. Do not change the document.
+        Raises NotFound and DatabaseUnavailable.
+        """
+        runner = self._open.get(diagram) or self._ending.get(diagram)
+        if runner is not None and runner.room.phase is not Phase.CLOSED:
+            return runner.room.seq, runner.room.document
+        async with self._load_slots:
+            stored = await self._store.load(diagram)
+        return stored.seq, Document.load(stored.snapshot, stored.tail)
+
+    # --- rights ---------------------------------------------------------------------------------
+
+    async def access_changed(self, diagrams: Sequence[DiagramId]) -> None:
+        """Roles on these diagrams may have changed: read them again for everybody who is connected.
+
+        Demotes and promotes open sessions, and closes with 4403 those who may no longer read. While the
+        database is away the rights last known hold, and this is tried again until it answers.
+        """
+        now = self._ticker.now()
+        for diagram in diagrams:
+            self._changed_at[diagram] = now
+        for diagram in diagrams:
+            await self._reread(diagram)
+
+    async def _reread(self, diagram: DiagramId) -> None:
+        while (runner := self._open.get(diagram)) is not None and not runner.room.is_empty:
+            users = list({member.user for member in runner.room.members.values()})
+            try:
+                roles = await self._access.to_diagram_of_all(users, diagram)
+            except NotFound:
+                self.deleted([diagram])
+                return
+            except DatabaseUnavailable:
+                await asyncio.sleep(self._limits.rights_retry_s)
+                continue
+            runner.change_roles(roles)
+            if all(member.user in roles for member in runner.room.members.values()):
+                return
+
+    async def sign_in_ended(self, sign_in: SignInId) -> None:
+        """Close every session behind this sign-in with 4401."""
+        for runner in list(self._open.values()):
+            for number, member in runner.room.members.items():
+                if member.sign_in == sign_in:
+                    runner.end_session(number, closing.SIGN_IN_ENDED, "your sign-in session has ended")
+
+    def deleted(self, diagrams: Sequence[DiagramId]) -> None:
+        """These diagrams are gone: close their sessions with 4404."""
+        for diagram in diagrams:
+            runner = self._open.pop(diagram, None) or self._ending.pop(diagram, None)
+            if runner is not None:
+                runner.end(runner.room.deleted)
+
+    # --- closing --------------------------------------------------------------------------------
+
+    async def drain(self, deadline_s: float) -> Mapping[DiagramId, int]:
+        """Take nobody in, send everybody away (1012), commit everything.
+
+        Returns the updates that could not be committed in time, by room; empty when all is saved.
+        """
+        self._draining = True
+        for runner in list(self._open.values()):
+            runner.end(runner.room.drain)
+            await asyncio.sleep(0)
+        await self.journal.flushed(deadline_s)
+        return self.journal.unsaved()
+
+    async def _sweep(self) -> None:
+        while True:
+            await asyncio.sleep(self._limits.sweep_s)
+            try:
+                self.journal.keep_within_bound()
+                self._close_idle()
+            except Exception:
+                log.exception("the sweep of rooms failed; it goes on")
+
+    def _close_idle(self) -> None:
+        now = self._ticker.now()
+        for diagram, runner in list(self._open.items()):
+            room = runner.room
+            if room.phase is Phase.OPEN and room.is_empty and now - runner.idle_since > self._limits.idle_s:
+                room.close_if_idle()
+            if room.phase is not Phase.OPEN:
+                self._retire(diagram, runner)
+        for diagram, runner in list(self._ending.items()):
+            if runner.room.phase is Phase.CLOSED:
+                del self._ending[diagram]
+                self._spawn(self._coordinator.release(diagram, runner.room.fence))
+        for diagram, changed_at in list(self._changed_at.items()):
+            if now - changed_at > self._limits.recent_change_s:
+                del self._changed_at[diagram]
+
+    def _retire(self, diagram: DiagramId, runner: RoomRunner) -> None:
+        del self._open[diagram]
+        self._ending[diagram] = runner
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._background.add(task)
+        task.add_done_callback(self._finished)
+
+    def _finished(self, task: asyncio.Task[None]) -> None:
+        self._background.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.error("a background task of the rooms failed", exc_info=error)
+
+    # --- figures --------------------------------------------------------------------------------
+
+    @property
+    def open_rooms(self) -> int:
+        """Rooms in memory."""
+        return len(self._open) + len(self._ending)
+
+    @property
+    def sessions(self) -> int:
+        """Sessions in all rooms."""
+        return sum(runner.room.session_count for runner in self._open.values())
+
+
+def _weight(stored: StoredDocument) -> int:
+    return sum(len(update) + UPDATE_WEIGHT for update in stored.tail)

@@ -1,0 +1,105 @@
+"""Snapshots in the background: they bound what loading has to replay, and delete nothing.
+
+A snapshot holds the document after the committed update `seq`. It is encoded when its number is given and written only once that
+number is committed, so it can never know more than the log. The next one is due when the updates since
+then weigh as much as it does: loading reads at most about twice the document, and all snapshots together
+never take more room than the log.
+"""
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+
+from rooms.lifecycle import Phase
+from rooms.runner import RoomRunner
+from tmi.domain.errors import DatabaseUnavailable, TmiError
+from tmi.domain.ids import DiagramId, Seq
+from tmi.domain.ports import UpdateLog
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class SnapshotLimits:
+    """When a snapshot is due."""
+
+    min_weight: int = 128 * 1024
+    """Bytes of tail, `UPDATE_WEIGHT` for each update included, below which none is taken."""
+    max_waiting: int = 1000
+    """Rooms that may wait for their snapshot; further ones try again at their next commit."""
+
+
+class Snapshotter:
+    """Takes snapshots of rooms one at a time, after their commits."""
+
+    def __init__(self, store: UpdateLog, limits: SnapshotLimits) -> None:
+        self._store = store
+        self._limits = limits
+        self._due: dict[DiagramId, RoomRunner] = {}
+        self._encoded: dict[DiagramId, tuple[RoomRunner, Seq, bytes]] = {}
+        self._wake = asyncio.Event()
+        self.taken = 0
+
+    @contextlib.asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """Run the background task."""
+        task = asyncio.create_task(self._work(), name="snapshots")
+        try:
+            yield
+        finally:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+
+    def on_committed(self, runner: RoomRunner) -> None:
+        """A room's batch was committed: take note, and wake the task if something is due."""
+        room = runner.room
+        waiting = self._encoded.get(room.diagram)
+        if waiting is not None and waiting[1] <= room.committed_seq:
+            self._wake.set()
+        elif (
+            room.phase is Phase.OPEN
+            and runner.tail_weight >= max(self._limits.min_weight, runner.snapshot_bytes)
+            and len(self._due) < self._limits.max_waiting
+        ):
+            self._due[room.diagram] = runner
+            self._wake.set()
+
+    async def _work(self) -> None:
+        while True:
+            await self._wake.wait()
+            self._wake.clear()
+            while self._due:
+                diagram, runner = self._due.popitem()
+                if diagram not in self._encoded:
+                    self._encode(diagram, runner)
+                    await asyncio.sleep(0)
+            for diagram, (runner, seq, state) in list(self._encoded.items()):
+                committed = seq <= runner.room.committed_seq
+                if committed or runner.room.phase is Phase.CLOSED:
+                    del self._encoded[diagram]
+                if committed:
+                    await self._write(runner, seq, state)
+
+    def _encode(self, diagram: DiagramId, runner: RoomRunner) -> None:
+        room = runner.room
+        try:
+            state = room.document.encode()
+        except TmiError:
+            log.exception("room %s: no snapshot can be encoded", diagram)
+            return
+        self._encoded[diagram] = (runner, room.seq, state)
+        runner.snapshot_bytes = len(state)
+        runner.tail_weight = 0
+
+    async def _write(self, runner: RoomRunner, seq: Seq, state: bytes) -> None:
+        room = runner.room
+        try:
+            if await self._store.save_snapshot(room.diagram, room.fence, seq, state):
+                self.taken += 1
+        except DatabaseUnavailable as error:
+            # Nothing is lost: the tail is only longer until the next one.
+            log.warning("room %s: no snapshot was written: %s", room.diagram, error)
+        except Exception:
+            log.exception("room %s: a snapshot failed", room.diagram)

@@ -1,0 +1,62 @@
+"""One timer for all rooms of a process: who is due, and when."""
+
+import asyncio
+from collections.abc import Callable
+from heapq import heappop, heappush
+
+
+class Ticker:
+    """Calls back at a time, or at the end of this turn of the loop; never earlier, each call once."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._soon: list[Callable[[], None]] = []
+        self._later: list[tuple[float, int, Callable[[], None]]] = []
+        self._order = 0
+        self._timer: asyncio.TimerHandle | None = None
+
+    def now(self) -> float:
+        """The rooms' clock: the loop's, in seconds."""
+        return self._loop.time()
+
+    def at(self, when: float, callback: Callable[[], None]) -> None:
+        """Call back at `when`; if that is now or past, once everything readable in this turn has been read."""
+        if when <= self._loop.time():
+            if not self._soon:
+                self._loop.call_soon(self._run_soon)
+            self._soon.append(callback)
+            return
+        self._order += 1
+        heappush(self._later, (when, self._order, callback))
+        if self._timer is None or when < self._timer.when():
+            self._set_timer(when)
+
+    def _set_timer(self, when: float) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = self._loop.call_at(when, self._run_later)
+
+    def _run_soon(self) -> None:
+        due, self._soon = self._soon, []
+        for callback in due:
+            callback()
+
+    def _run_later(self) -> None:
+        self._timer = None
+        # The loop's clock has a resolution of a millisecond (uvloop): what is due within it runs now.
+        horizon = self._loop.time() + 0.001
+        due: list[Callable[[], None]] = []
+        while self._later and self._later[0][0] <= horizon:
+            due.append(heappop(self._later)[2])
+        if self._later:
+            self._set_timer(self._later[0][0])
+        for callback in due:
+            callback()
+
+    def close(self) -> None:
+        """Forget everything that is not due yet."""
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = None
+        self._later.clear()
+        self._soon.clear()
