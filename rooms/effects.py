@@ -87,16 +87,7 @@ class Journal:
 
 
 Effect = (
-    Send
-    | Broadcast
-    | Subscribe
-    | Unsubscribe
-    | Acknowledge
-    | Refuse
-    | ChangeRole
-    | Close
-    | FlushAt
-    | Journal
+    Send | Broadcast | Subscribe | Unsubscribe | Acknowledge | Refuse | ChangeRole | Close | FlushAt | Journal
 )
 Effects = tuple[Effect, ...] | list[Effect]
 NOTHING: Effects = ()

@@ -3,10 +3,11 @@
 What it holds true:
 
 - A room has at most one batch in flight, so its numbers reach the log in order.
-- A batch is reported as committed only when the store said so. When it is not known (no answer, no connection) the same batch is
-  offered again until it is: `UpdateLog.append` is idempotent.
-- What is applied is never dropped. When the database is away the buffered bytes rise up to `max_bytes`; from there on the writers of
-  the fullest rooms are sent away (1013) and none is let in until half of it has drained. Readers stay.
+- A batch is reported as committed only when the store said so. When it is not known (no answer, no
+  connection) the same batch is offered again until it is: `UpdateLog.append` is idempotent.
+- What is applied is never dropped. When the database is away the buffered bytes rise up to `max_bytes`; from
+  there on the writers of the fullest rooms are sent away (1013) and none is let in until half of it has
+  drained. Readers stay.
 """
 
 import asyncio
@@ -99,9 +100,7 @@ class Journal:
     def unsaved(self) -> dict[DiagramId, int]:
         """How many updates of which room are not committed."""
         return {
-            diagram: runner.room.unsaved
-            for diagram, runner in self._unsaved.items()
-            if runner.room.unsaved
+            diagram: runner.room.unsaved for diagram, runner in self._unsaved.items() if runner.room.unsaved
         }
 
     # --- committing -----------------------------------------------------------------------------

@@ -1,7 +1,7 @@
 """The life of a room, as a table.
 
-A room exists in memory from the claim of its fence to its last commit. It never returns from the right side of the
-table to OPEN: a diagram that is wanted again gets a new room, with a new fence.
+A room exists in memory from the claim of its fence to its last commit. It never returns from the right side
+of the table to OPEN: a diagram that is wanted again gets a new room, with a new fence.
 """
 
 from enum import Enum, auto

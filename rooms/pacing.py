@@ -1,8 +1,9 @@
 """When to send: at once while a room is quiet, in ticks while it is busy.
 
-Sending costs by copy (flushes x members). A quiet room gains nothing from waiting; a busy one saves a copy for each
-member by every edit that shares a flush. So the pace is chosen by the copies per second that sending at once would
-take: below `quiet_copies_per_s` there is no wait, above it flushes are at least `interval_s` apart.
+Sending costs by copy (flushes x members). A quiet room gains nothing from waiting; a busy one saves a copy
+for each member by every edit that shares a flush. So the pace is chosen by the copies per second that sending
+at once would take: below `quiet_copies_per_s` there is no wait, above it flushes are at least `interval_s`
+apart.
 """
 
 from math import exp

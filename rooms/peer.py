@@ -20,8 +20,8 @@ class Member:
 class Peer(Protocol):
     """One document on one socket, as the room sees it. No method may block or raise.
 
-    All peers with an equal `framing` receive the same bytes for the same body, so a room frames once per value:
-    every y-websocket socket has the same one, every Hocuspocus key its own.
+    All peers with an equal `framing` receive the same bytes for the same body, so a room frames once per
+    value: every y-websocket socket has the same one, every Hocuspocus key its own.
     """
 
     @property
@@ -35,7 +35,9 @@ class Peer(Protocol):
         """Queue a complete WebSocket frame, as made by the `frame` of a peer with equal framing."""
 
     def acknowledge(self, syncs: int, updates: int) -> None:
-        """The next `syncs` SyncStep2 and `updates` Update messages of this peer are committed, in the order sent."""
+        """The next `syncs` SyncStep2 and `updates` Update messages of this peer are committed, in the order
+        sent.
+        """
 
     def refuse(self, reason: str) -> None:
         """One SyncStep2 or Update of this peer was not accepted, since its role forbids it."""

@@ -1,23 +1,24 @@
 """Who is here: awareness of everybody in a room.
 
-Awareness entries are (client id, clock, JSON state); a client takes an entry whose clock is newer than the one it has, or
-equal with state `null`, which means gone. What this module holds true:
+Awareness entries are (client id, clock, JSON state); a client takes an entry whose clock is newer than the
+one it has, or equal with state `null`, which means gone. What this module holds true:
 
-- An entry belongs to the session that speaks for it, and goes when that session goes: a client id that a session
-  announces first of all is its own; other ids it brings (a browser's tabs share awareness) are its own until
-  their owner comes.
-- A client id stays bound to the first user who announced it. Entries for it from other users are dropped without fuss,
-  since y-websocket 3.x sends back what it hears.
+- An entry belongs to the session that speaks for it, and goes when that session goes: a client id that a
+  session announces first of all is its own; other ids it brings (a browser's tabs share awareness) are its
+  own until their owner comes.
+- A client id stays bound to the first user who announced it. Entries for it from other users are dropped
+  without fuss, since y-websocket 3.x sends back what it hears.
 - Clocks are compared before the JSON is looked at, and the JSON is only checked, never rebuilt.
-- After a departure the clock is remembered. A client that reconnects with the clock it had would be ignored by its
-  peers, so it is sent its own departure, to which y-protocols answers with a higher clock.
+- After a departure the clock is remembered. A client that reconnects with the clock it had would be ignored
+  by its peers, so it is sent its own departure, to which y-protocols answers with a higher clock.
 """
 
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from crdt import awareness
 from crdt.awareness import Entry
+
+from crdt import awareness
 from rooms.effects import SessionNumber
 from tmi.domain.errors import BadFrame
 from tmi.domain.ids import UserId
@@ -140,7 +141,9 @@ class Presence:
         return bool(self._changed)
 
     def take_changes(self) -> tuple[bytes, SessionNumber | None]:
-        """The changed entries, encoded, and the session that alone caused them (None: several, or a departure)."""
+        """The changed entries, encoded, and the session that alone caused them (None: several, or a
+        departure).
+        """
         sources = {self._known[client].session for client in self._changed}
         data = self._encode(self._changed)
         self._changed = {}

@@ -1,29 +1,32 @@
 """A room: one diagram's document and everybody who edits it, without any I/O.
 
-The room is told what happens (`join`, `receive`, `flush`, `committed`, ...) and answers with effects (`rooms/effects.py`);
-it knows no socket, no database and no clock but the `now` it is given (seconds, monotonic). What it holds true:
+The room is told what happens (`join`, `receive`, `flush`, `committed`, ...) and answers with effects
+(`rooms/effects.py`); it knows no socket, no database and no clock but the `now` it is given (seconds,
+monotonic). What it holds true:
 
-- **One total order.** Updates are applied in the order they arrive and numbered without gaps (`seq`). What changes the
-  document, or would once a gap is filled, gets a number; what adds nothing gets none.
-- **Acknowledged means committed.** Every SyncStep2 and Update that is accepted waits for the commit of the last number that the
-  room had given when it arrived: its own, or, when it added nothing, everything that came before. `_waiting` is
-  one queue for the whole room, since these numbers only rise.
-- **What is applied is journaled.** An update leaves `_unsent` only into a batch, and a batch only by its commit, or when
-  the room ends because another owner has taken over.
-- **Fan-out carries everything.** What a subscribed session has been sent, with its own edits, adds up to the document as of the
-  last flush. A session that reads too slowly is unsubscribed together with the state vector of that moment, and gets
-  the difference from it when it reads again.
+- **One total order.** Updates are applied in the order they arrive and numbered without gaps (`seq`). What
+  changes the document, or would once a gap is filled, gets a number; what adds nothing gets none.
+- **Acknowledged means committed.** Every SyncStep2 and Update that is accepted waits for the commit of the
+  last number that the room had given when it arrived: its own, or, when it added nothing, everything that
+  came before. `_waiting` is one queue for the whole room, since these numbers only rise.
+- **What is applied is journaled.** An update leaves `_unsent` only into a batch, and a batch only by its
+  commit, or when the room ends because another owner has taken over.
+- **Fan-out carries everything.** What a subscribed session has been sent, with its own edits, adds up to the
+  document as of the last flush. A session that reads too slowly is unsubscribed together with the state
+  vector of that moment, and gets the difference from it when it reads again.
 
-What can go wrong: a client's bytes (BadFrame: its session ends, nothing else changes), the fence (the room stands down), the
-store refusing this room's rows (the room ends; its clients keep their edits and offer them to the next room).
+What can go wrong: a client's bytes (BadFrame: its session ends, nothing else changes), the fence (the room
+stands down), the store refusing this room's rows (the room ends; its clients keep their edits and offer them
+to the next room).
 """
 
 from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from crdt import y_websocket
 from crdt.document import Document, merge
+
+from crdt import y_websocket
 from crdt.messages import Awareness, Message, QueryAwareness, SyncStep1, SyncStep2, Update
 from rooms import closing
 from rooms.effects import (
@@ -273,7 +276,9 @@ class Room:
     def edit(
         self, change: Callable[[Document], bytes | None], author: UserId | None, origin: Origin, now: float
     ) -> Effects:
-        """Change the document from the server's side in one transaction; `change` returns its update, or None."""
+        """Change the document from the server's side in one transaction; `change` returns its update, or
+        None.
+        """
         update = change(self.document)
         return NOTHING if update is None else self._accept(update, update, None, author, origin, now)
 
@@ -322,7 +327,7 @@ class Room:
         effects.append(Unsubscribe(number))
         return effects
 
-    def resume(self, number: SessionNumber, now: float) -> Effects:
+    def resume(self, number: SessionNumber) -> Effects:
         """The session reads again: one difference brings it up to date."""
         session = self._sessions.get(number)
         if session is None or session.behind is None:
@@ -390,7 +395,8 @@ class Room:
         """Send everybody away to come back elsewhere, and end after the last commit."""
         effects: list[Effect] = []
         self._flush_edits(effects, now)
-        effects.extend(self._close_all(closing.SERVICE_RESTART, "this node is restarting; connect again", now))
+        reason = "this node is restarting; connect again"
+        effects.extend(self._close_all(closing.SERVICE_RESTART, reason, now))
         self._finish(Happening.DRAIN)
         return effects
 

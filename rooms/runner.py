@@ -1,13 +1,14 @@
 """The shell around one room: it performs the room's effects on real peers, timers and the journal.
 
-A failure in here or in the room that is not the client's fault is our bug: it is logged with its traceback, counted, and ends
-the one session it happened in.
+A failure in here or in the room that is not the client's fault is our bug: it is logged with its traceback,
+counted, and ends the one session it happened in.
 """
 
 import logging
 from collections.abc import Callable, Hashable, Iterable, Mapping
 
 from crdt.document import Document
+
 from crdt.messages import Message
 from rooms import closing
 from rooms.effects import (
@@ -124,7 +125,7 @@ class RoomRunner:
 
     def resume(self, number: SessionNumber) -> None:
         """Bring a slow reader up to date."""
-        self.perform(self.room.resume(number, self._ticker.now()))
+        self.perform(self.room.resume(number))
 
     def leave(self, number: SessionNumber) -> None:
         """A session's connection is gone."""
@@ -156,9 +157,7 @@ class RoomRunner:
         """End the room by one of its own methods (`drain`, `fence_lost`, `log_refused`, `deleted`)."""
         self.perform(how(self._ticker.now()))
 
-    def edit(
-        self, change: Callable[[Document], bytes | None], author: UserId | None, origin: Origin
-    ) -> None:
+    def edit(self, change: Callable[[Document], bytes | None], author: UserId | None, origin: Origin) -> None:
         """Change the document from the server's side."""
         self.perform(self.room.edit(change, author, origin, self._ticker.now()))
 
@@ -238,5 +237,5 @@ class RoomRunner:
         if self.room.phase is not Phase.CLOSED:
             self.perform(self.room.flush(self._ticker.now()))
 
-    def _journal(self, effect: Journal) -> None:
+    def _journal(self, _effect: Journal) -> None:
         self._on_journal(self)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from crdt.document import Document
+
 from rooms import closing
 from rooms.journal import Journal, JournalLimits
 from rooms.lifecycle import Phase
@@ -88,9 +89,9 @@ class Rooms:
     async def join(self, diagram: DiagramId, member: Member, peer: Peer) -> Session:
         """Let a member into a diagram's room, opening it if need be.
 
-        Nothing is sent by itself: the first SyncStep1 is answered with a SyncStep2, then the room's own SyncStep1 and
-        everybody's awareness. Raises NotFound, Unavailable (also while writers are being refused because too much is
-        unsaved), DatabaseUnavailable and Draining.
+        Nothing is sent by itself: the first SyncStep1 is answered with a SyncStep2, then the room's own
+        SyncStep1 and everybody's awareness. Raises NotFound, Unavailable (also while writers are being
+        refused because too much is unsaved), DatabaseUnavailable and Draining.
         """
         runner = await self._room(diagram)
         if self.journal.shedding and may(member.role, Action.EDIT):
@@ -104,7 +105,7 @@ class Rooms:
     async def _room(self, diagram: DiagramId) -> RoomRunner:
         for _ in range(_OPENING_TRIES):
             if self._draining:
-                raise Draining()
+                raise Draining
             runner = self._open.get(diagram)
             if runner is not None:
                 if runner.room.phase is Phase.OPEN:
@@ -130,7 +131,7 @@ class Rooms:
         except TimeoutError:
             raise DatabaseUnavailable("opening the diagram took too long") from None
         if self._draining:
-            raise Draining()
+            raise Draining
         room = Room(
             diagram,
             fence,
@@ -146,7 +147,9 @@ class Rooms:
         return runner
 
     async def _saved(self, diagram: DiagramId) -> None:
-        """Wait for the last commit of a room that is closing: what it holds must be in the log before it is read."""
+        """Wait for the last commit of a room that is closing: what it holds must be in the log before it is
+        read.
+        """
         while True:
             ending = self._ending.get(diagram)
             if ending is None or ending.room.phase is Phase.CLOSED:

@@ -1,9 +1,9 @@
 """Snapshots in the background: they bound what loading has to replay, and delete nothing.
 
-A snapshot holds the document after the committed update `seq`. It is encoded when its number is given and written only once that
-number is committed, so it can never know more than the log. The next one is due when the updates since
-then weigh as much as it does: loading reads at most about twice the document, and all snapshots together
-never take more room than the log.
+A snapshot holds the document after the committed update `seq`. It is encoded when its number is given and
+written only once that number is committed, so it can never know more than the log. The next one is due when
+the updates since then weigh as much as it does: loading reads at most about twice the document, and all
+snapshots together never take more room than the log.
 """
 
 import asyncio

@@ -20,7 +20,7 @@ class Ticker:
         return self._loop.time()
 
     def at(self, when: float, callback: Callable[[], None]) -> None:
-        """Call back at `when`; if that is now or past, once everything readable in this turn has been read."""
+        """Call back at `when`; if that is now or past, once this turn's input has been read."""
         if when <= self._loop.time():
             if not self._soon:
                 self._loop.call_soon(self._run_soon)
