@@ -4,15 +4,15 @@ Two kinds exist, told apart by their type *and* their audience:
 
 - An **access token** (`typ` `at+jwt`, RFC 9068; `aud` `tmi`) is the bearer token of REST. No socket takes it.
 - A **collab token** (`typ` `collab+jwt`; `aud` `tmi-collab`) opens live sockets and may stand in a URL, since
-  stock Yjs clients can put it nowhere else. REST does not take it. It names a user, a sign-in session and perhaps
-  one diagram, never a role: roles are looked up when it is used.
+  stock Yjs clients can put it nowhere else. REST does not take it. It names a user, a sign-in session and
+  perhaps one diagram, never a role: roles are looked up when it is used.
 
 What holds true (RFC 8725, JSON Web Token Best Current Practices):
 
 - The algorithm is ours, EdDSA with Ed25519, and is never read from a token (3.1). So `none` and HMAC with our
   public key as the secret have nothing to confuse.
 - A token's header holds exactly `alg`, `kid` and `typ`. Keys and addresses of keys inside it (`jwk`, `jku`,
-  `x5u`) are therefore refused and nothing is ever fetched (3.10); `kid` only picks among the keys that we hold.
+  `x5u`) are therefore refused and nothing is ever fetched (3.10); `kid` only picks among keys that we hold.
 - Issuer, audience, type, times and subject are required and checked (3.8, 3.9, 3.11).
 - A token is measured before it is parsed, so that a hostile one costs a comparison of lengths.
 
@@ -76,12 +76,8 @@ class CollabClaims:
 
 def new_signing_key() -> SigningKey:
     """A fresh Ed25519 key pair."""
-    pem = Ed25519PrivateKey.generate().private_bytes(
-        Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()
-    )
-    return SigningKey(
-        kid=uuid4().hex, algorithm=ALGORITHM, private_pem=pem, created_at=datetime.now(UTC)
-    )
+    pem = Ed25519PrivateKey.generate().private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    return SigningKey(kid=uuid4().hex, algorithm=ALGORITHM, private_pem=pem, created_at=datetime.now(UTC))
 
 
 async def shared_signing_keys(store: SigningKeys) -> Sequence[SigningKey]:
@@ -115,9 +111,7 @@ class Tokens:
     def access_token(self, user: User, sign_in: SignInId) -> str:
         """A bearer token for REST."""
         claims = {"email": user.email, "idp": user.provider}
-        return self._sign(
-            _ACCESS_TYPE, _ACCESS_AUDIENCE, user.id, sign_in, self.access_ttl, claims
-        )
+        return self._sign(_ACCESS_TYPE, _ACCESS_AUDIENCE, user.id, sign_in, self.access_ttl, claims)
 
     def collab_token(self, user: UserId, sign_in: SignInId, diagram: DiagramId | None) -> str:
         """A token for live sockets: of one diagram, or of all that the user may watch."""
@@ -155,9 +149,7 @@ class Tokens:
             "jti": uuid4().hex,
             **claims,
         }
-        return jwt.encode(
-            payload, self._signing_key, ALGORITHM, headers={"kid": self._kid, "typ": type_}
-        )
+        return jwt.encode(payload, self._signing_key, ALGORITHM, headers={"kid": self._kid, "typ": type_})
 
     def _verify(self, token: str, type_: str, audience: str) -> Mapping[str, Any]:
         if len(token) > MAX_TOKEN_LENGTH or not _COMPACT_JWS.fullmatch(token):

@@ -1,0 +1,117 @@
+"""The REST application: routes, sign-in check, one shape of errors, headers."""
+
+import importlib.metadata
+import logging
+
+from quart import Quart, Response, request
+from quart_schema import QuartSchema, hide
+from werkzeug.exceptions import HTTPException
+
+from api import collab_tokens, diagrams, docs, oauth, threat_models
+from api.bodies import answer, problem_answer
+from api.context import EXTENSION, Context, public, require_sign_in
+from api.errors import INTERNAL, Problem, problem_of
+from api.probes import DatabasePing, probe_routes
+from api.services import Services
+from tmi.domain.errors import TmiError
+
+log = logging.getLogger(__name__)
+
+FINISH_WITHIN_S = 5.0
+"""How long a stopping application waits for changes whose client has gone."""
+
+_HEADERS = {
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+    "Referrer-Policy": "no-referrer",
+    "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Cache-Control": "no-store",
+}
+
+_HTTP_PROBLEMS = {
+    400: ("invalid_input", "The request is not valid."),
+    404: ("not_found", "There is no such path."),
+    405: ("method_not_allowed", "This path does not take that method."),
+    408: ("request_timeout", "The request's body took too long to arrive."),
+    413: ("payload_too_large", "The payload is larger than this service accepts."),
+    415: ("unsupported_media_type", "This operation does not take that media type."),
+}
+
+
+def create_app(services: Services) -> Quart:
+    """The ASGI application. Connects to nothing by itself."""
+    app = Quart("tmi", static_folder=None)
+    app.config.update(
+        MAX_CONTENT_LENGTH=services.options.max_body_bytes,
+        BODY_TIMEOUT=services.options.body_timeout_s,
+        PROVIDE_AUTOMATIC_OPTIONS=False,
+    )
+    # Redirects to tidier paths would only hide clients' mistakes.
+    app.url_map.merge_slashes = False
+    context = Context(services)
+    app.extensions[EXTENSION] = context
+    _add_documents(app)
+    ping = DatabasePing(services.database, services.options.ping_timeout_s)
+    for routes in (
+        oauth.routes,
+        threat_models.routes,
+        diagrams.routes,
+        collab_tokens.routes,
+        docs.routes,
+        probe_routes(ping),
+    ):
+        app.register_blueprint(routes)
+    app.before_request(require_sign_in)
+    app.after_request(_with_security_headers)
+    app.register_error_handler(TmiError, _refused)
+    app.register_error_handler(HTTPException, _http_refused)
+    app.register_error_handler(Exception, _failed)
+
+    @app.after_serving
+    async def finish() -> None:
+        await context.finish(FINISH_WITHIN_S)
+
+    return app
+
+
+def _add_documents(app: Quart) -> None:
+    extension: QuartSchema = docs.openapi(importlib.metadata.version("tmi"))
+    extension.init_app(app)
+
+    @app.get("/openapi.json")
+    @public
+    @hide
+    async def openapi() -> Response:
+        """This API in OpenAPI 3.0."""
+        return answer(extension.openapi_provider.schema())
+
+
+async def _with_security_headers(response: Response) -> Response:
+    for name, value in _HEADERS.items():
+        response.headers.setdefault(name, value)
+    return response
+
+
+async def _refused(error: TmiError) -> Response:
+    problem = problem_of(error)
+    if problem is INTERNAL:
+        return await _failed(error)
+    return problem_answer(problem)
+
+
+async def _http_refused(error: HTTPException) -> Response:
+    """Errors that the framework found: paths, methods, sizes."""
+    status = error.code if error.code in _HTTP_PROBLEMS else 400
+    if error.code is not None and error.code >= 500:
+        return await _failed(error)
+    code, description = _HTTP_PROBLEMS[status]
+    allow = dict(error.get_headers()).get("Allow")
+    return problem_answer(Problem(status, code, description, headers={"Allow": allow} if allow else {}))
+
+
+async def _failed(error: Exception) -> Response:
+    """A bug of ours: its traceback goes to the log, never to the client."""
+    rule = request.url_rule.rule if request.url_rule is not None else "no route"
+    log.error("%s %s failed", request.method, rule, exc_info=error)
+    return problem_answer(INTERNAL)

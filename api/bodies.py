@@ -1,0 +1,142 @@
+"""Requests in and answers out: strict JSON, bounded, checked against the contract's schemas.
+
+RFC 8259 leaves open what a parser does with a repeated member, and lenient parsers take `NaN` and lone
+surrogates. Two parsers that differ on one text are how checks get bypassed, so such a text is refused.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeVar
+from urllib.parse import parse_qsl
+
+import orjson
+from pydantic import BaseModel, TypeAdapter, ValidationError
+from quart import Response, request
+
+from api.errors import InvalidRequest, Problem, UnsupportedMediaType
+from tmi.domain.errors import BadInput
+
+JSON = "application/json"
+JSON_PATCH = "application/json-patch+json"
+FORM = "application/x-www-form-urlencoded"
+
+_MAX_FORM_FIELDS = 32
+_MAX_NAMED_FAULTS = 20
+
+Model = TypeVar("Model", bound=BaseModel)
+Item = TypeVar("Item", bound=BaseModel)
+
+
+async def read_model(schema: type[Model]) -> Model:
+    """The request's JSON object. Raises BadInput and UnsupportedMediaType."""
+    _expect(JSON)
+    return checked(schema, parse_json(await _body()))
+
+
+async def read_patch(schema: TypeAdapter[list[Item]]) -> list[Item]:
+    """The request's JSON Patch document (RFC 6902). Raises BadInput and UnsupportedMediaType."""
+    _expect(JSON_PATCH)
+    data = parse_json(await _body())
+    try:
+        return schema.validate_python(data)
+    except ValidationError as error:
+        raise _invalid(error) from None
+
+
+async def read_json_or_form(schema: type[Model]) -> Model:
+    """A JSON object or a form, as OAuth clients send it. Raises BadInput and UnsupportedMediaType."""
+    media_type = _expect(JSON, FORM)
+    body = await _body()
+    return checked(schema, parse_json(body) if media_type == JSON else parse_form(body))
+
+
+def read_query(schema: type[Model]) -> Model:
+    """The query string. Raises BadInput, also for repeated and unknown parameters."""
+    given = request.args.to_dict(flat=False)
+    if any(len(values) > 1 for values in given.values()):
+        raise BadInput("a parameter is repeated")
+    return checked(schema, {name: values[0] for name, values in given.items()})
+
+
+def parse_json(body: bytes) -> Any:
+    """Raises BadInput unless `body` is one unambiguous JSON text in UTF-8 (RFC 8259)."""
+    try:
+        # orjson checks the grammar, UTF-8 and the depth; it keeps the last of repeated members.
+        data = orjson.loads(body)
+        json.loads(body, object_pairs_hook=_members_once)
+    except (ValueError, RecursionError):
+        raise BadInput("the body is not valid JSON, or repeats a member of an object") from None
+    return data
+
+
+def parse_form(body: bytes) -> dict[str, str]:
+    """Raises BadInput for anything ambiguous; RFC 6749, section 3.2, forbids repeated parameters."""
+    try:
+        pairs = parse_qsl(
+            body.decode("ascii"),
+            keep_blank_values=True,
+            strict_parsing=True,
+            errors="strict",
+            max_num_fields=_MAX_FORM_FIELDS,
+        )
+    except ValueError:
+        raise BadInput("the body is not a valid form") from None
+    fields = dict(pairs)
+    if len(fields) != len(pairs):
+        raise BadInput("a parameter is repeated")
+    return {name: value for name, value in fields.items() if value}
+
+
+def checked(schema: type[Model], data: object) -> Model:
+    """`data` as an instance of `schema`. Raises InvalidRequest, which names the fields at fault."""
+    try:
+        return schema.model_validate(data)
+    except ValidationError as error:
+        raise _invalid(error) from None
+
+
+def answer(
+    body: BaseModel | Mapping[str, Any],
+    status: int = 200,
+    headers: Mapping[str, str] | None = None,
+) -> Response:
+    """A JSON answer; optional fields without a value are left out."""
+    data = body.model_dump(exclude_none=True) if isinstance(body, BaseModel) else body
+    wire = orjson.dumps(data, option=orjson.OPT_UTC_Z)
+    return Response(wire, status, dict(headers or {}), content_type=JSON)
+
+
+def problem_answer(problem: Problem) -> Response:
+    """The one shape of errors."""
+    return answer(problem.body, problem.status, problem.headers)
+
+
+def no_content() -> Response:
+    """204, without a body."""
+    return Response(b"", 204)
+
+
+def _expect(*media_types: str) -> str:
+    if request.mimetype not in media_types:
+        raise UnsupportedMediaType(f"send {' or '.join(media_types)}")
+    return request.mimetype
+
+
+async def _body() -> bytes:
+    body = await request.get_data(cache=False, as_text=False)
+    return body if isinstance(body, bytes) else body.encode()
+
+
+def _members_once(pairs: Sequence[tuple[str, Any]]) -> None:
+    if len({name for name, _ in pairs}) != len(pairs):
+        raise ValueError("repeated member")
+
+
+def _invalid(error: ValidationError) -> InvalidRequest:
+    faults = error.errors(include_url=False, include_context=False, include_input=False)
+    fields = [
+        {"field": ".".join(map(str, fault["loc"]))[:200] or "body", "problem": fault["msg"][:200]}
+        for fault in faults[:_MAX_NAMED_FAULTS]
+    ]
+    first = fields[0]
+    return InvalidRequest(f"{first['field']}: {first['problem']}", {"fields": fields})

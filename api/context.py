@@ -1,0 +1,147 @@
+"""What every handler needs: the services, who is calling, and ids out of paths."""
+
+import asyncio
+import logging
+import re
+from collections.abc import Callable, Coroutine
+from typing import Any, TypeVar, cast
+from uuid import UUID
+
+from cachetools import TTLCache
+from quart import current_app, g, request
+
+from api.schemas import UuidText
+from api.services import Services
+from tmi.domain.errors import BadInput, Forbidden, TmiError, Unauthenticated
+from tmi.domain.ids import DiagramId, SignInId, ThreatModelId
+from tmi.domain.model import SignIn
+from tmi.domain.roles import Action, Role, may
+
+log = logging.getLogger(__name__)
+
+EXTENSION = "tmi"
+SIGN_IN_CACHE_TTL_S = 1.0
+SIGN_IN_CACHE_SIZE = 10_000
+
+_PUBLIC = "_tmi_public"
+_BEARER = re.compile(r"Bearer +([A-Za-z0-9._-]+)", re.IGNORECASE)
+_UUID = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
+
+View = TypeVar("View", bound=Callable[..., Any])
+Result = TypeVar("Result")
+
+
+class Context:
+    """The services, with what the application itself remembers of them."""
+
+    def __init__(self, services: Services) -> None:
+        self.services = services
+        self._sign_ins: TTLCache[SignInId, SignIn] = TTLCache(SIGN_IN_CACHE_SIZE, SIGN_IN_CACHE_TTL_S)
+        self._unfinished: set[asyncio.Task[Any]] = set()
+
+    async def sign_in_of(self, token: str) -> SignIn:
+        """Who an access token speaks for, if the session behind it still stands (as of a second ago).
+
+        Raises Unauthenticated and DatabaseUnavailable.
+        """
+        claims = self.services.tokens.verify_access(token)
+        sign_in = self._sign_ins.get(claims.sign_in)
+        if sign_in is None:
+            sign_in = await self.services.sign_ins.get(claims.sign_in)
+            if sign_in is None or sign_in.user.id != claims.user:
+                raise Unauthenticated("the sign-in session has ended")
+            self._sign_ins[claims.sign_in] = sign_in
+        if sign_in.user.id != claims.user:
+            raise Unauthenticated("the token is not valid here")
+        return sign_in
+
+    async def to_the_end(self, work: Coroutine[Any, Any, Result]) -> Result:
+        """Await `work`, which goes on even when the client hangs up meanwhile."""
+        return await asyncio.shield(self.in_background(work))
+
+    def in_background(self, work: Coroutine[Any, Any, Result]) -> asyncio.Task[Result]:
+        """Begin `work` in a task of its own, whose failure is logged."""
+        task = asyncio.get_running_loop().create_task(work)
+        self._unfinished.add(task)
+        task.add_done_callback(self._finished)
+        return task
+
+    async def finish(self, timeout_s: float) -> None:
+        """Wait for work that outlived its request, then cancel what is left."""
+        if self._unfinished:
+            _, late = await asyncio.wait(self._unfinished, timeout=timeout_s)
+            for task in late:
+                task.cancel()
+            await asyncio.gather(*late, return_exceptions=True)
+
+    def _finished(self, task: asyncio.Task[Any]) -> None:
+        self._unfinished.discard(task)
+        error = None if task.cancelled() else task.exception()
+        if error is not None and not isinstance(error, TmiError):
+            log.error("work behind a request failed", exc_info=error)
+
+
+def context() -> Context:
+    """The context of the application that handles this request."""
+    return cast(Context, current_app.extensions[EXTENSION])
+
+
+def services() -> Services:
+    """The services of the application that handles this request."""
+    return context().services
+
+
+def public(view: View) -> View:
+    """Mark a handler that needs no sign-in. Every other one does."""
+    setattr(view, _PUBLIC, True)
+    return view
+
+
+def is_public(view: Callable[..., Any]) -> bool:
+    """Whether a handler was marked by `public`."""
+    return bool(getattr(view, _PUBLIC, False))
+
+
+async def require_sign_in() -> None:
+    """Before each request: stop one that needs a sign-in and has none. Raises Unauthenticated."""
+    if request.url_rule is None or is_public(current_app.view_functions[request.url_rule.endpoint]):
+        return
+    headers = request.headers.getlist("Authorization")
+    match = _BEARER.fullmatch(headers[0].strip()) if len(headers) == 1 else None
+    if match is None:
+        raise Unauthenticated("send one Authorization header with a bearer token")
+    g.sign_in = await context().sign_in_of(match[1])
+
+
+def caller() -> SignIn:
+    """The sign-in behind this request."""
+    return cast(SignIn, g.sign_in)
+
+
+def parse_uuid(text: UuidText) -> UUID:
+    """Raises BadInput unless `text` is a UUID in its usual form (RFC 9562, section 4)."""
+    if not _UUID.fullmatch(text):
+        raise BadInput("an id is no UUID")
+    return UUID(text)
+
+
+async def model_for(text: str, action: Action) -> tuple[ThreatModelId, Role]:
+    """The threat model of a path, if the caller may do `action` with it.
+
+    Raises BadInput (no UUID), NotFound and Forbidden.
+    """
+    model = ThreatModelId(parse_uuid(text))
+    role = await services().access.to_threat_model(caller().user.id, model)
+    return model, allowed(role, action)
+
+
+def allowed(role: Role | None, action: Action) -> Role:
+    """Raises Forbidden unless `role` may do `action`."""
+    if role is None or not may(role, action):
+        raise Forbidden
+    return role
+
+
+def parse_diagram_id(text: str) -> DiagramId:
+    """Raises BadInput."""
+    return DiagramId(parse_uuid(text))

@@ -1,0 +1,43 @@
+"""What an operation says of itself in the OpenAPI document."""
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from pydantic import BaseModel
+from quart_schema import document_headers, document_querystring, document_request, document_response
+
+from api.schemas import Error
+
+View = TypeVar("View", bound=Callable[..., Any])
+
+OPERATION = "_tmi_operation"
+
+
+def operation(
+    *,
+    answers: dict[int, type[BaseModel] | None],
+    errors: tuple[int, ...] = (),
+    body: Any = None,
+    media_types: tuple[str, ...] = ("application/json",),
+    query: type[BaseModel] | None = None,
+    headers: type[BaseModel] | None = None,
+) -> Callable[[View], View]:
+    """Document a handler: its answers (None: without a body), errors, body, query and headers."""
+
+    def decorate(view: View) -> View:
+        for status, schema in answers.items():
+            if schema is not None:
+                view = document_response(schema, status)(view)
+        for status in errors:
+            view = document_response(Error, status)(view)
+        if body is not None:
+            view = document_request(body)(view)
+        if query is not None:
+            view = document_querystring(query)(view)
+        if headers is not None:
+            view = document_headers(headers)(view)
+        bodiless = tuple(status for status, schema in answers.items() if schema is None)
+        setattr(view, OPERATION, {"media_types": media_types, "bodiless": bodiless})
+        return view
+
+    return decorate

@@ -1,0 +1,68 @@
+"""Health, for those who keep the service running."""
+
+import asyncio
+import time
+
+from quart import Blueprint, Response
+from quart_schema import operation_id, tag
+
+from api import bodies, schemas
+from api.context import public, services
+from api.documented import operation
+from tmi.domain.errors import Draining, Unavailable
+from tmi.domain.ports import Database
+
+PING_GOOD_FOR_S = 1.0
+
+
+class DatabasePing:
+    """Asks the database at most once a second, however many ask us."""
+
+    def __init__(self, database: Database, timeout_s: float) -> None:
+        self._database = database
+        self._timeout_s = timeout_s
+        self._lock = asyncio.Lock()
+        self._answered = False
+        self._asked_at = -PING_GOOD_FOR_S
+
+    async def answered(self) -> bool:
+        """Whether the database answers, as of a second ago. Takes at most `timeout_s` or so."""
+        async with self._lock:
+            if time.monotonic() - self._asked_at >= PING_GOOD_FOR_S:
+                self._answered = await self._database.ping(self._timeout_s)
+                self._asked_at = time.monotonic()
+            return self._answered
+
+
+def probe_routes(ping: DatabasePing) -> Blueprint:
+    """The routes of probes."""
+    routes = Blueprint("probes", __name__)
+
+    @routes.get("/livez")
+    @public
+    @tag(["Health"])
+    @operation_id("livez")
+    @operation(answers={200: schemas.HealthAnswer})
+    async def livez() -> Response:
+        """Whether the process answers at all"""
+        return bodies.answer(schemas.HealthAnswer(status="ok"))
+
+    @routes.get("/readyz")
+    @public
+    @tag(["Health"])
+    @operation_id("readyz")
+    @operation(answers={200: schemas.HealthAnswer}, errors=(503,))
+    async def readyz() -> Response:
+        """Whether requests should come here
+
+        A database that is away leaves the service ready: rooms in memory go on.
+        """
+        health = services().health
+        if health.draining:
+            raise Draining
+        if not health.started:
+            raise Unavailable("starting")
+        status = "ok" if await ping.answered() else "degraded: database"
+        return bodies.answer(schemas.HealthAnswer(status=status))
+
+    return routes

@@ -1,0 +1,444 @@
+"""The JSON of the contract: what requests may hold and what answers look like."""
+
+from datetime import datetime
+from typing import Annotated, Any, Literal, Self
+from uuid import UUID
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, TypeAdapter, model_validator
+
+from tmi.domain.ids import ThreatModelId
+from tmi.domain.model import Diagram, ThreatModel, ThreatModelSummary, User
+from tmi.domain.roles import EVERYONE, Grant, Principal, Role
+
+_LINE = r"^[^\x00-\x1F]*$"
+_TEXT = r"^[^\x00-\x08\x0B\x0C\x0E-\x1F]*$"
+_IDENTIFIER = r"^[^<>\"'&\x00-\x1F]*$"
+_PROVIDER = r"^(\*|[a-zA-Z][a-zA-Z0-9_*-]*)$"
+_EMAIL = r"^[a-zA-Z0-9._%+-]+@[a-zA-Z0-9.-]+\.[a-zA-Z]{2,}$"
+_HTTP_URI = (
+    r"^$|^https?://[a-zA-Z0-9]([a-zA-Z0-9-]{0,61}[a-zA-Z0-9])?"
+    r"(\.[a-zA-Z0-9]([a-zA-Z0-9-]{0,61}[a-zA-Z0-9])?)*(:[0-9]{1,5})?(/[^\s\x00-\x1F]*)?$"
+)
+_UUID = r"^[0-9a-fA-F]{8}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{12}$"
+
+_SCOPE = r"^[a-zA-Z0-9_]([a-zA-Z0-9_ ]*[a-zA-Z0-9_])?$"
+_OPAQUE = r"^[a-zA-Z0-9_.-]+$"
+
+DEFAULT_FRAMEWORK = "STRIDE"
+MAX_AUTHORIZATIONS = 1000
+MAX_PATCH_OPERATIONS = 1000
+BUILT_IN_PROVIDER = "tmi"
+"""The provider of this service's own groups, `everyone` among them."""
+
+Name = Annotated[str, StringConstraints(min_length=1, max_length=256, pattern=_LINE)]
+Description = Annotated[str, StringConstraints(max_length=2048, pattern=_TEXT)]
+PkceText = Annotated[str, StringConstraints(min_length=43, max_length=128, pattern=r"^[A-Za-z0-9\-._~]+$")]
+UuidText = Annotated[str, StringConstraints(pattern=_UUID)]
+
+
+class Input(BaseModel):
+    """Something that a client sends: exact types, no unknown fields."""
+
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
+
+
+class Query(BaseModel):
+    """Parameters of a query string: text that is converted, no unknown ones."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Output(BaseModel):
+    """Something that this service answers; it made the values itself."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+# --- errors -------------------------------------------------------------------------------------
+
+
+class ErrorDetails(Output):
+    """Particulars of an error for programs."""
+
+    code: str | None = None
+    context: dict[str, Any] | None = None
+    suggestion: str | None = None
+
+
+class Error(Output):
+    """Every error has this shape."""
+
+    error: str
+    error_description: str
+    details: ErrorDetails | None = None
+
+
+# --- principals ---------------------------------------------------------------------------------
+
+
+class PrincipalOutput(Output):
+    """A user or a group."""
+
+    principal_type: Literal["user", "group"]
+    provider: str
+    provider_id: str
+    display_name: str | None = None
+    email: str | None = None
+
+
+class UserOutput(PrincipalOutput):
+    """A person who has signed in."""
+
+    @classmethod
+    def of(cls, user: User) -> Self:
+        """The user as others see it."""
+        return cls(
+            principal_type="user",
+            provider=user.provider,
+            provider_id=user.provider_id,
+            display_name=user.name,
+            email=user.email,
+        )
+
+
+class GroupMembership(Output):
+    """A group of this service that a user belongs to."""
+
+    internal_uuid: UUID
+    group_name: str
+    name: str | None = None
+
+
+class Profile(UserOutput):
+    """The signed-in user's own profile."""
+
+    is_admin: bool = False
+    is_security_reviewer: bool = False
+    groups: list[GroupMembership] = Field(default_factory=list)
+
+
+class UserInfo(Output):
+    """Claims of the signed-in user (OpenID Connect Core 1.0, section 5.1)."""
+
+    sub: str
+    email: str
+    name: str
+    idp: str
+    groups: list[str] = Field(default_factory=list)
+
+
+class AuthorizationInput(Input):
+    """Who gets which role. A principal need not have signed in yet."""
+
+    principal_type: Literal["user", "group"]
+    provider: Annotated[str, StringConstraints(max_length=100, pattern=_PROVIDER)]
+    provider_id: Annotated[str, StringConstraints(min_length=1, max_length=500, pattern=_IDENTIFIER)]
+    display_name: Name | None = None
+    email: Annotated[str, StringConstraints(max_length=254, pattern=_EMAIL)] | None = None
+    role: Literal["reader", "writer", "owner"]
+
+    @property
+    def grant(self) -> Grant:
+        """In the domain's words; `*` and `tmi` are two spellings of the provider of `everyone`."""
+        everyone = self.principal_type == "group" and self.provider_id == EVERYONE and self.provider == "*"
+        provider = BUILT_IN_PROVIDER if everyone else self.provider
+        principal = Principal(self.principal_type, provider, self.provider_id, self.email, self.display_name)
+        return Grant(principal, Role.parse(self.role))
+
+
+class AuthorizationOutput(PrincipalOutput):
+    """Who has which role."""
+
+    role: Literal["reader", "writer", "owner"]
+
+    @classmethod
+    def of(cls, grant: Grant) -> "AuthorizationOutput":
+        """A grant as JSON."""
+        principal = grant.principal
+        return cls.model_validate(
+            {
+                "principal_type": principal.principal_type,
+                "provider": principal.provider,
+                "provider_id": principal.provider_id,
+                "display_name": principal.display_name,
+                "email": principal.email,
+                "role": grant.role.label,
+            }
+        )
+
+
+Authorizations = Annotated[list[AuthorizationInput], Field(max_length=MAX_AUTHORIZATIONS)]
+
+
+# --- threat models ------------------------------------------------------------------------------
+
+
+class Metadata(Input):
+    """A key and its value."""
+
+    key: Annotated[str, StringConstraints(min_length=1, max_length=256, pattern=r"^[a-zA-Z0-9_./:-]+$")]
+    value: Annotated[str, StringConstraints(min_length=1, max_length=1024, pattern=_TEXT)]
+
+
+class ThreatModelInput(Input):
+    """A new threat model."""
+
+    name: Name
+    description: Description | None = None
+    threat_model_framework: (
+        Annotated[str, StringConstraints(max_length=30, pattern=r"^[A-Za-z0-9_-]*$")] | None
+    ) = None
+    authorization: Authorizations = Field(default_factory=list)
+    metadata: Annotated[list[Metadata], Field(max_length=0)] | None = None
+    issue_uri: Annotated[str, StringConstraints(max_length=1000, pattern=_HTTP_URI)] | None = None
+    is_confidential: bool = False
+
+
+class ThreatModelOutput(Output):
+    """A threat model."""
+
+    id: UUID
+    alias: int
+    name: str
+    description: str | None
+    owner: UserOutput | None
+    created_by: UserOutput | None
+    threat_model_framework: str
+    authorization: list[AuthorizationOutput]
+    metadata: list[Metadata] = Field(default_factory=list)
+    issue_uri: str | None
+    status: str = "not_started"
+    is_confidential: bool
+    created_at: datetime
+    modified_at: datetime
+    version: int
+
+    @classmethod
+    def of(cls, model: ThreatModel) -> Self:
+        """A threat model as JSON."""
+        return cls(
+            id=model.id,
+            alias=model.alias,
+            name=model.name,
+            description=model.description,
+            owner=_user(model.owner),
+            created_by=_user(model.created_by),
+            threat_model_framework=model.threat_model_framework,
+            authorization=[AuthorizationOutput.of(grant) for grant in model.grants],
+            issue_uri=model.issue_uri,
+            is_confidential=model.is_confidential,
+            created_at=model.created_at,
+            modified_at=model.modified_at,
+            version=model.version,
+        )
+
+
+class ThreatModelListItem(Output):
+    """A row of the list of threat models."""
+
+    id: UUID
+    alias: int
+    name: str
+    description: str | None
+    owner: UserOutput | None
+    created_by: UserOutput | None
+    threat_model_framework: str
+    issue_uri: str | None
+    status: str = "not_started"
+    created_at: datetime
+    modified_at: datetime
+    diagram_count: int
+    document_count: int = 0
+    repo_count: int = 0
+    threat_count: int = 0
+    asset_count: int = 0
+    note_count: int = 0
+
+    @classmethod
+    def of(cls, summary: ThreatModelSummary) -> "ThreatModelListItem":
+        """A summary as JSON."""
+        model = summary.model
+        return cls(
+            id=model.id,
+            alias=model.alias,
+            name=model.name,
+            description=model.description,
+            owner=_user(model.owner),
+            created_by=_user(model.created_by),
+            threat_model_framework=model.threat_model_framework,
+            issue_uri=model.issue_uri,
+            created_at=model.created_at,
+            modified_at=model.modified_at,
+            diagram_count=summary.diagram_count,
+        )
+
+
+class ThreatModelList(Output):
+    """A page of the threat models that the caller may see."""
+
+    threat_models: list[ThreatModelListItem]
+    total: int
+    limit: int
+    offset: int
+
+
+# --- diagrams -----------------------------------------------------------------------------------
+
+
+class DiagramInput(Input):
+    """A new diagram."""
+
+    name: Name
+    type: Literal["DFD-1.0.0"]
+
+
+class DiagramListItem(Output):
+    """A row of the list of diagrams."""
+
+    id: UUID
+    alias: int
+    name: str
+    type: str
+    description: str | None
+    created_at: datetime
+    modified_at: datetime
+
+    @classmethod
+    def of(cls, diagram: Diagram) -> "DiagramListItem":
+        """A diagram's metadata as JSON."""
+        return cls(
+            id=diagram.id,
+            alias=diagram.alias,
+            name=diagram.name,
+            type=diagram.type,
+            description=diagram.description,
+            created_at=diagram.created_at,
+            modified_at=diagram.modified_at,
+        )
+
+
+class DiagramOutput(DiagramListItem):
+    """A diagram with its cells; `update_vector` counts the updates that these very cells hold."""
+
+    version: int
+    update_vector: int
+    cells: list[dict[str, Any]]
+
+
+class DiagramList(Output):
+    """A page of a threat model's diagrams."""
+
+    diagrams: list[DiagramListItem]
+    total: int
+    limit: int
+    offset: int
+
+
+# --- parameters ---------------------------------------------------------------------------------
+
+
+class PageQuery(Query):
+    """Which part of a list."""
+
+    limit: Annotated[int, Field(ge=1, le=100)] = 20
+    offset: Annotated[int, Field(ge=0, le=1_000_000_000)] = 0
+
+
+class IfMatch(Query):
+    """The version that a write expects."""
+
+    if_match: str | None = None
+
+
+class JsonPatchOperation(Input):
+    """One operation of a JSON Patch (RFC 6902, section 4)."""
+
+    op: Literal["add", "replace", "remove", "test"]
+    path: Annotated[str, StringConstraints(max_length=512, pattern=r"^(/[^/]*)*$")]
+    value: Any = None
+
+    @model_validator(mode="after")
+    def _value_where_needed(self) -> Self:
+        if self.op != "remove" and "value" not in self.model_fields_set:
+            raise ValueError(f"{self.op} needs a value")
+        return self
+
+
+JsonPatch = Annotated[list[JsonPatchOperation], Field(max_length=MAX_PATCH_OPERATIONS)]
+JSON_PATCH_SCHEMA: TypeAdapter[list[JsonPatchOperation]] = TypeAdapter(JsonPatch)
+
+
+class CollabTokenInput(Input):
+    """For which diagram a collab token is wanted; without one it is good for all."""
+
+    diagram_id: UuidText | None = None
+
+
+class CollabTokenOutput(Output):
+    """A token for live sockets and where to connect with it."""
+
+    token: str
+    expires_in: int
+    y_websocket_url: str
+    hocuspocus_url: str
+
+
+# --- sign-in ------------------------------------------------------------------------------------
+
+
+class AuthorizeQuery(Query):
+    """An OAuth authorization request."""
+
+    idp: Annotated[str, StringConstraints(max_length=100, pattern=r"^[a-zA-Z][a-zA-Z0-9_-]*$")] = "tmi"
+    client_callback: Annotated[str, StringConstraints(max_length=1000)] | None = None
+    state: Annotated[str, StringConstraints(max_length=256, pattern=r"^[a-zA-Z0-9_~.+/=-]*$")] | None = None
+    login_hint: Annotated[str, StringConstraints(max_length=64, pattern=r"^[a-zA-Z0-9._%+-]+$")] | None = None
+    scope: Annotated[str, StringConstraints(max_length=256, pattern=_SCOPE)] | None = None
+    code_challenge: PkceText | None = None
+    code_challenge_method: str | None = None
+
+
+class TokenQuery(Query):
+    """At which identity provider the code was issued."""
+
+    idp: Annotated[str, StringConstraints(max_length=100, pattern=r"^[a-zA-Z][a-zA-Z0-9_-]*$")] | None = None
+
+
+class TokenRequest(Input):
+    """An OAuth token request (RFC 6749, sections 4.1.3 and 6)."""
+
+    grant_type: Annotated[str, StringConstraints(max_length=100)] | None = None
+    code: Annotated[str, StringConstraints(max_length=8192, pattern=r"^[\x20-\x7E]+$")] | None = None
+    code_verifier: PkceText | None = None
+    redirect_uri: Annotated[str, StringConstraints(max_length=1000)] | None = None
+    refresh_token: Annotated[str, StringConstraints(max_length=1024, pattern=_OPAQUE)] | None = None
+    client_id: Annotated[str, StringConstraints(max_length=256)] | None = None
+    client_secret: Annotated[str, StringConstraints(max_length=1024)] | None = None
+    state: Annotated[str, StringConstraints(max_length=256)] | None = None
+
+
+class TokenAnswer(Output):
+    """Tokens of a sign-in session."""
+
+    access_token: str
+    refresh_token: str
+    token_type: Literal["bearer"] = "bearer"  # noqa: S105 - the type of a token, no secret
+    expires_in: int
+
+
+# --- health -------------------------------------------------------------------------------------
+
+
+class HealthAnswer(Output):
+    """`ok`, or what is degraded."""
+
+    status: str
+
+
+def location_of(model: ThreatModelId) -> str:
+    """The path of a threat model."""
+    return f"/threat_models/{model}"
+
+
+def _user(user: User | None) -> UserOutput | None:
+    return None if user is None else UserOutput.of(user)
