@@ -1,7 +1,8 @@
 """The REST application: routes, sign-in check, one shape of errors, headers."""
 
-import importlib.metadata
+import functools
 import logging
+from typing import Any
 
 from quart import Quart, Response, request
 from quart_schema import QuartSchema, hide
@@ -76,15 +77,19 @@ def create_app(services: Services) -> Quart:
 
 
 def _add_documents(app: Quart) -> None:
-    extension: QuartSchema = docs.openapi(importlib.metadata.version("tmi"))
+    extension: QuartSchema = docs.openapi()
     extension.init_app(app)
+
+    @functools.cache
+    def document() -> dict[str, Any]:
+        return extension.openapi_provider.schema()
 
     @app.get("/openapi.json")
     @public
     @hide
     async def openapi() -> Response:
         """This API in OpenAPI 3.0."""
-        return answer(extension.openapi_provider.schema())
+        return answer(document())
 
 
 async def _with_security_headers(response: Response) -> Response:

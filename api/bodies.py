@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 from urllib.parse import parse_qsl
 
 import orjson
-from pydantic import BaseModel, TypeAdapter, ValidationError
+from pydantic import BaseModel, ValidationError
 from quart import Response, request
 
 from api.errors import InvalidRequest, Problem, UnsupportedMediaType
@@ -24,23 +24,12 @@ _MAX_FORM_FIELDS = 32
 _MAX_NAMED_FAULTS = 20
 
 Model = TypeVar("Model", bound=BaseModel)
-Item = TypeVar("Item", bound=BaseModel)
 
 
-async def read_model(schema: type[Model]) -> Model:
-    """The request's JSON object. Raises BadInput and UnsupportedMediaType."""
-    _expect(JSON)
+async def read_model(schema: type[Model], media_type: str = JSON) -> Model:
+    """The request's JSON. Raises BadInput and UnsupportedMediaType."""
+    _expect(media_type)
     return checked(schema, parse_json(await _body()))
-
-
-async def read_patch(schema: TypeAdapter[list[Item]]) -> list[Item]:
-    """The request's JSON Patch document (RFC 6902). Raises BadInput and UnsupportedMediaType."""
-    _expect(JSON_PATCH)
-    data = parse_json(await _body())
-    try:
-        return schema.validate_python(data)
-    except ValidationError as error:
-        raise _invalid(error) from None
 
 
 async def read_json_or_form(schema: type[Model]) -> Model:

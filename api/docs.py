@@ -2,12 +2,14 @@
 
 import inspect
 from collections.abc import Callable
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
 import swagger_ui_bundle  # type: ignore[import-untyped]
 from quart import Blueprint, Response, send_from_directory
 from quart_schema import (
+    DataSource,
     HttpSecurityScheme,
     Info,
     License,
@@ -25,6 +27,9 @@ from tmi.domain.errors import NotFound
 
 OPENAPI_VERSION = "3.0.3"
 """The contract's version, and the newest that the bundled Swagger UI renders."""
+
+CONTRACT_VERSION = "1.8.22"
+"""The published TMI contract that this API follows."""
 
 routes = Blueprint("docs", __name__)
 
@@ -107,6 +112,20 @@ class ContractProvider(OpenAPIProvider):
                 _complete(operation, extra, needs_sign_in=not is_public(view))
         return paths, components
 
+    def build_request_body(
+        self, model: type[Any], source: DataSource
+    ) -> tuple[dict[str, Any], dict[str, Any]]:
+        """A request's body, its schema by name."""
+        body, components = super().build_request_body(model, source)
+        return body, {**components, **_named(body, model.__name__)}
+
+    def build_response_object(
+        self, model: type[Any], headers_model: type[Any] | None
+    ) -> tuple[dict[str, Any], dict[str, Any]]:
+        """An answer, its schema by name."""
+        answer, components = super().build_response_object(model, headers_model)
+        return answer, {**components, **_named(answer, model.__name__)}
+
     def build_path_parameter(self, name: str, converter: BaseConverter) -> dict[str, Any]:
         """A path's ids are UUIDs."""
         parameter = super().build_path_parameter(name, converter)
@@ -120,7 +139,7 @@ class ContractProvider(OpenAPIProvider):
         return None if name is None else name.removeprefix(f"{method.lower()}_")
 
 
-def openapi(version: str) -> QuartSchema:
+def openapi() -> QuartSchema:
     """The extension that serves `/openapi.json`."""
     return QuartSchema(
         openapi_path=None,
@@ -131,7 +150,7 @@ def openapi(version: str) -> QuartSchema:
         openapi_provider_class=ContractProvider,
         info=Info(
             title="TMI",
-            version=version,
+            version=CONTRACT_VERSION,
             description=inspect.cleandoc(
                 """
                 Threat models and their diagrams, edited live by many. This document covers REST; diagrams are
@@ -174,6 +193,14 @@ def to_openapi_3_0(node: Any) -> Any:
     return node
 
 
+def _named(holder: dict[str, Any], name: str) -> dict[str, Any]:
+    """Put a reference in the place of the one schema of a body; returns the component that it refers to."""
+    (content,) = holder["content"].values()
+    component = {name: content["schema"]}
+    content["schema"] = {"$ref": f"#/components/schemas/{name}"}
+    return component
+
+
 def _complete(operation: dict[str, Any], extra: dict[str, Any], *, needs_sign_in: bool) -> None:
     if not needs_sign_in:
         operation["security"] = []
@@ -184,5 +211,8 @@ def _complete(operation: dict[str, Any], extra: dict[str, Any], *, needs_sign_in
             "content": dict.fromkeys(extra["media_types"], schema),
         }
     for status in extra["bodiless"]:
-        operation["responses"][status] = {"description": "Redirect" if status == 302 else "Done"}
+        operation["responses"][status] = {"description": HTTPStatus(status).phrase}
+    for status, response in operation["responses"].items():
+        if status >= 400:
+            response["description"] = HTTPStatus(status).phrase
     operation["responses"] = {str(k): v for k, v in sorted(operation["responses"].items())}

@@ -3,8 +3,8 @@
 Today's one identity provider is `tmi`, for development: it believes anybody to be whom `login_hint` says,
 which is why it exists only where the operator asked for it, and answers only to callbacks on the loopback
 interface. The flow is the one of production: a code that is good once and for a minute, bound to the client's
-PKCE challenge, then a short access token and a refresh token that changes with every use. No token ever travels
-in a URL.
+PKCE challenge, then a short access token and a refresh token that changes with every use. No token ever
+travels in a URL.
 """
 
 import hmac

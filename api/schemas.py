@@ -4,7 +4,7 @@ from datetime import datetime
 from typing import Annotated, Any, Literal, Self
 from uuid import UUID
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, TypeAdapter, model_validator
+from pydantic import BaseModel, ConfigDict, Field, RootModel, StringConstraints, model_validator
 
 from tmi.domain.ids import ThreatModelId
 from tmi.domain.model import Diagram, ThreatModel, ThreatModelSummary, User
@@ -200,13 +200,13 @@ class ThreatModelOutput(Output):
     id: UUID
     alias: int
     name: str
-    description: str | None
-    owner: UserOutput | None
-    created_by: UserOutput | None
+    description: str | None = None
+    owner: UserOutput | None = None
+    created_by: UserOutput | None = None
     threat_model_framework: str
     authorization: list[AuthorizationOutput]
     metadata: list[Metadata] = Field(default_factory=list)
-    issue_uri: str | None
+    issue_uri: str | None = None
     status: str = "not_started"
     is_confidential: bool
     created_at: datetime
@@ -239,11 +239,11 @@ class ThreatModelListItem(Output):
     id: UUID
     alias: int
     name: str
-    description: str | None
-    owner: UserOutput | None
-    created_by: UserOutput | None
+    description: str | None = None
+    owner: UserOutput | None = None
+    created_by: UserOutput | None = None
     threat_model_framework: str
-    issue_uri: str | None
+    issue_uri: str | None = None
     status: str = "not_started"
     created_at: datetime
     modified_at: datetime
@@ -299,7 +299,7 @@ class DiagramListItem(Output):
     alias: int
     name: str
     type: str
-    description: str | None
+    description: str | None = None
     created_at: datetime
     modified_at: datetime
 
@@ -364,8 +364,10 @@ class JsonPatchOperation(Input):
         return self
 
 
-JsonPatch = Annotated[list[JsonPatchOperation], Field(max_length=MAX_PATCH_OPERATIONS)]
-JSON_PATCH_SCHEMA: TypeAdapter[list[JsonPatchOperation]] = TypeAdapter(JsonPatch)
+class JsonPatch(RootModel[Annotated[list[JsonPatchOperation], Field(max_length=MAX_PATCH_OPERATIONS)]]):
+    """A JSON Patch document (RFC 6902, section 3)."""
+
+    model_config = ConfigDict(strict=True, frozen=True)
 
 
 class CollabTokenInput(Input):

@@ -99,7 +99,7 @@ async def patch_threat_model(threat_model_id: str) -> Response:
     three for owners only.
     """
     model, role = await model_for(threat_model_id, Action.WRITE)
-    operations = await bodies.read_patch(schemas.JSON_PATCH_SCHEMA)
+    operations = (await bodies.read_model(schemas.JsonPatch, bodies.JSON_PATCH)).root
     if patch.touches_authorization(operations):
         allowed(role, Action.SHARE)
     else:
