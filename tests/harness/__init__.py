@@ -1,1 +1,1 @@
-"""What the tests share that drive the real service: the process itself, its REST side and the real clients."""
+"""Shared by the tests that drive the real service: the process, its REST side and the real clients."""

@@ -1,6 +1,7 @@
 """A Node process that drives many real JavaScript clients at once (`tests/interop/driver`).
 
-Commands and answers are JSON lines. A thread reads the answers, so that one process serves tests of any event loop.
+Commands and answers are JSON lines. A thread reads the answers, so that one process serves tests of any
+event loop.
 """
 
 import asyncio
@@ -31,7 +32,7 @@ class DriverError(Exception):
 
 
 def node_program(script: str, *arguments: str) -> list[str]:
-    """The command line of a script of the driver. Raises RuntimeError where Node or the clients are missing."""
+    """The command line of a driver's script. Raises RuntimeError where Node or the clients are missing."""
     node = shutil.which("node")
     if node is None:
         raise RuntimeError("the interop tests need Node 20 or newer")
@@ -129,7 +130,9 @@ class NodeDriver:
         with self._lock:
             for waiting in self._waiting.values():
                 if not waiting.done():
-                    waiting.set_exception(DriverError("the driver ended: " + "".join(self.complaints)[-4000:]))
+                    waiting.set_exception(
+                        DriverError("the driver ended: " + "".join(self.complaints)[-4000:])
+                    )
             self._waiting.clear()
 
     def _read_complaints(self) -> None:

@@ -62,9 +62,7 @@ async def test_hocuspocus_clients_agree_on_the_reference_server(
     driver: NodeDriver, hocuspocus_server: ReferenceServer
 ) -> None:
     base = {"url": hocuspocus_server.url, "room": "d", "token": "t", "retry_ms": 100}
-    own = [
-        {**base, "client": kind, "kind": kind, "seed": seed} for seed, kind in enumerate(HOCUSPOCUS_KINDS)
-    ]
+    own = [{**base, "client": kind, "kind": kind, "seed": seed} for seed, kind in enumerate(HOCUSPOCUS_KINDS)]
     session = [
         {
             **base,
