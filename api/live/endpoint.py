@@ -1,0 +1,146 @@
+"""Where the listener hands WebSocket upgrades: limits, checks before the upgrade, and the way into picows."""
+
+import asyncio
+import logging
+import re
+from collections.abc import Callable
+
+from api.errors import INTERNAL, Problem, problem_of
+from api.live.admission import Admission, check_origin, diagram_of
+from api.live.hocuspocus import HocuspocusSocket
+from api.live.options import LiveOptions
+from api.live.socket import LiveSocket, hand_over
+from api.live.sockets import Sockets
+from api.live.upgrade import (
+    UPGRADE_REQUIRED,
+    RequestHead,
+    UpgradeRequired,
+    canonical_request,
+    check_upgrade,
+    response,
+)
+from api.live.y_websocket import YWebsocketSocket
+from api.tokens import Tokens
+from rooms import closing
+from rooms.service import Rooms
+from tmi.domain.errors import Draining, TmiError, Unavailable
+from tmi.domain.ports import AccessControl, SignIns
+
+log = logging.getLogger(__name__)
+
+_PREFIX = "/collab"
+_ADDRESS = re.compile(r"/collab(/[0-9a-fA-F-]{36})?")
+
+
+class LiveEndpoint:
+    """All live sockets of this process."""
+
+    def __init__(
+        self,
+        rooms: Rooms,
+        tokens: Tokens,
+        access: AccessControl,
+        sign_ins: SignIns,
+        options: LiveOptions | None = None,
+    ) -> None:
+        self._rooms = rooms
+        self._options = options or LiveOptions()
+        self._admission = Admission(tokens, sign_ins, access)
+        self._handshakes = 0
+        self._draining = False
+        self.sockets = Sockets(self._options.sweep_s, self._options.documents_per_user_max)
+
+    def matches(self, path: str) -> bool:
+        """Whether an upgrade of this path (without its query) is for here."""
+        return path == _PREFIX or path.startswith(_PREFIX + "/")
+
+    def is_address(self, path: str) -> bool:
+        """Whether a plain request of this path can only be a WebSocket without its upgrade."""
+        return _ADDRESS.fullmatch(path) is not None
+
+    async def open(self, head: RequestHead, rest: bytes, connection: asyncio.Transport) -> None:
+        """Check an upgrade, then give the connection to picows, or answer with an HTTP error.
+
+        `rest` is what the client sent after its request; `connection` is not being read meanwhile.
+        """
+        try:
+            key = check_upgrade(head)
+            async with asyncio.timeout(self._options.handshake_timeout_s):
+                socket = await self._admit(head)
+        except TmiError as error:
+            refuse(connection, UPGRADE_REQUIRED if isinstance(error, UpgradeRequired) else problem_of(error))
+        except TimeoutError:
+            refuse(connection, problem_of(Unavailable("the checks took too long")))
+        except Exception:
+            log.exception("a WebSocket upgrade failed")
+            self.sockets.faults += 1
+            refuse(connection, INTERNAL)
+        else:
+            hand_over(socket, canonical_request(key) + rest, connection)
+
+    async def drain(self, deadline_s: float) -> None:
+        """Refuse newcomers, close what is open with 1012, and wait until all are gone or aborted."""
+        self._draining = True
+        self.sockets.close_all(closing.SERVICE_RESTART, "this node is shutting down")
+        try:
+            async with asyncio.timeout(deadline_s):
+                await self.sockets.none_left()
+        except TimeoutError:
+            self.sockets.abort_all()
+
+    # --- the upgrade ----------------------------------------------------------------------------
+
+    async def _admit(self, head: RequestHead) -> LiveSocket:
+        check_origin(head, self._options)
+        if self._draining:
+            raise Draining
+        if len(self.sockets) + self._handshakes >= self._options.sockets_max:
+            raise Unavailable("this node has as many sockets as it may")
+        release = self._take_handshake()
+        if head.path == _PREFIX:
+            return HocuspocusSocket(self._options, self.sockets, self._rooms, self._admission, release)
+        try:
+            return await self._y_websocket(head)
+        finally:
+            release()
+
+    async def _y_websocket(self, head: RequestHead) -> YWebsocketSocket:
+        diagram = diagram_of(head.path.removeprefix(_PREFIX + "/"))
+        claims = self._admission.identify(head.parameter("token"), diagram)
+        tells_saved = head.parameter("saved") == "1"
+        member = await self._admission.member(claims, diagram)
+        self.sockets.take_seat(member.user)
+        socket = YWebsocketSocket(
+            self._options,
+            self.sockets,
+            tells_saved=tells_saved,
+            on_ended=lambda: self.sockets.leave_seat(member.user),
+        )
+        try:
+            await socket.join(self._rooms, diagram, member)
+        except BaseException:
+            socket.abandon()
+            raise
+        return socket
+
+    def _take_handshake(self) -> Callable[[], None]:
+        """Count one more handshake; the answer undoes that, once."""
+        if self._handshakes >= self._options.handshakes_max:
+            raise Unavailable("too many connections are being opened; try again shortly")
+        self._handshakes += 1
+        is_counted = True
+
+        def release() -> None:
+            nonlocal is_counted
+            if is_counted:
+                is_counted = False
+                self._handshakes -= 1
+
+        return release
+
+
+def refuse(connection: asyncio.Transport, problem: Problem) -> None:
+    """Answer with an HTTP error and let the connection go."""
+    if not connection.is_closing():
+        connection.write(response(problem))
+        connection.close()

@@ -1,0 +1,324 @@
+"""The Hocuspocus protocol: one socket, many documents, each admitted in band.
+
+A document is known by its raw key, `name` or `name \\0 sessionId`, and each key lives by itself:
+
+    (unknown) --first frame--> WAITING --Auth--> JOINING --joined--> OPEN --CloseDocument, room--> (unknown)
+                                  |                 |
+                                  +-----denied------+--------------------------------------------> (unknown)
+
+What it holds true:
+
+- Stock providers (3.4 to 4.8) pipeline: frames may come before Auth, and do come before its answer. They
+  wait in order and are replayed once the document is open. They are bounded in bytes, frames, documents
+  and time, and traffic extends no time; past a bound the socket closes, since a dropped frame would be an
+  edit that is never acknowledged.
+- Every SyncStep2 and Update gets exactly one SyncStatus: the provider counts (`unsyncedChanges`).
+- A denied key is forgotten, so that a retry works, and the socket stays: the provider ignores close codes
+  and would reconnect. A socket without any open document ends after a while.
+- A document ends alone (denied) when its member may no longer be there, and with the socket when the
+  client is to come back: after Close (7) a provider stays connected and unsynced, so moving it means
+  closing the socket.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable, Hashable
+from enum import Enum
+
+from api.errors import close_code_of
+from api.live.admission import Admission, diagram_of
+from api.live.options import LiveOptions
+from api.live.socket import LiveSocket, binary_frame
+from api.live.sockets import Sockets
+from crdt import hocuspocus
+from crdt.hocuspocus import Auth, BroadcastStateless, CloseDocument, Envelope, Ping, Pong, Stateless
+from crdt.messages import Message
+from rooms import closing
+from rooms.runner import Session
+from rooms.service import Rooms
+from tmi.domain.errors import BadFrame, Forbidden, TmiError, Unavailable
+from tmi.domain.ids import UserId
+from tmi.domain.roles import Action, Role, may
+
+log = logging.getLogger(__name__)
+
+_PONG = binary_frame(hocuspocus.PONG)
+_EMPTY_AWARENESS = b"\x01\x01\x00"
+_ENDS_ALONE = frozenset(
+    {closing.SIGN_IN_ENDED, closing.NO_LONGER_ALLOWED, closing.DIAGRAM_DELETED, closing.DOCUMENT_TOO_LARGE}
+)
+
+
+class State(Enum):
+    """Where a document on a socket stands."""
+
+    WAITING = "waiting"
+    JOINING = "joining"
+    OPEN = "open"
+
+
+class HocuspocusDocument:
+    """One document on one socket; the room's peer."""
+
+    __slots__ = (
+        "_accepted",
+        "framing",
+        "key",
+        "queue",
+        "queued_bytes",
+        "role",
+        "session",
+        "since",
+        "socket",
+        "state",
+        "task",
+        "user",
+    )
+
+    def __init__(self, socket: "HocuspocusSocket", key: str, since: float) -> None:
+        """`since`: when its first frame came."""
+        self.socket = socket
+        self.key = key
+        self.since = since
+        self.state = State.WAITING
+        self.queue: list[Message] = []
+        self.queued_bytes = 0
+        self.task: asyncio.Task[None] | None = None
+        self.session: Session | None = None
+        self.user: UserId | None = None
+        """Set while this document counts as one of the user's."""
+        self.role = Role.READER
+        self.framing: Hashable = ("hocuspocus", key)
+        self._accepted = self.frame(hocuspocus.sync_status(accepted=True))
+
+    def frame(self, body: bytes) -> bytes:
+        """A y-protocols body behind the document's key."""
+        return binary_frame(hocuspocus.prefix(self.key) + body)
+
+    def write(self, wire: bytes) -> None:
+        """Queue a complete frame."""
+        self.socket.write(wire)
+
+    def acknowledge(self, syncs: int, updates: int) -> None:
+        """One SyncStatus each: the provider counts them."""
+        self.socket.write(self._accepted * (syncs + updates))
+
+    def refuse(self, reason: str) -> None:  # noqa: ARG002
+        """The provider keeps the edit and goes on."""
+        self.socket.write(self.frame(hocuspocus.sync_status(accepted=False)))
+
+    def role_changed(self, role: Role) -> None:
+        """The member's role is another one now."""
+        self.role = role
+        self.tell_role()
+
+    def tell_role(self) -> None:
+        """Tell the provider whether it may edit."""
+        is_readonly = not may(self.role, Action.EDIT)
+        self.socket.write(self.frame(hocuspocus.authenticated(readonly=is_readonly)))
+
+    def close(self, code: int, reason: str) -> None:
+        """End this document, or the whole socket where the client is to come back or is at fault."""
+        if code in _ENDS_ALONE:
+            self.socket.deny(self, reason)
+        else:
+            self.socket.close(code, reason)
+
+
+class HocuspocusSocket(LiveSocket):
+    """See the module's text."""
+
+    __slots__ = (
+        "_admission",
+        "_denials",
+        "_documents",
+        "_release_handshake",
+        "_rooms",
+        "_unused_since",
+        "_waiting_bytes",
+        "_waiting_frames",
+    )
+
+    def __init__(
+        self,
+        options: LiveOptions,
+        sockets: Sockets,
+        rooms: Rooms,
+        admission: Admission,
+        release_handshake: Callable[[], None],
+    ) -> None:
+        """`release_handshake` may be called many times: the first time says that the socket is of use."""
+        super().__init__(options, sockets)
+        self._rooms = rooms
+        self._admission = admission
+        self._release_handshake = release_handshake
+        self._documents: dict[str, HocuspocusDocument] = {}
+        self._unused_since = _now()
+        self._denials = 0
+        self._waiting_bytes = 0
+        self._waiting_frames = 0
+
+    # --- the socket -----------------------------------------------------------------------------
+
+    def received(self, message: bytes) -> None:
+        envelope = hocuspocus.decode(message)
+        content = envelope.message
+        if isinstance(content, Ping):
+            self.write(_PONG)
+        elif isinstance(content, Auth):
+            self._authenticate(envelope, content)
+        elif isinstance(content, CloseDocument):
+            self._detach(envelope.key)
+        elif isinstance(content, BroadcastStateless):
+            raise BadFrame("BroadcastStateless is for servers")
+        elif not isinstance(content, Pong | Stateless):
+            self._message(envelope.key, content, len(message))
+
+    def ended(self) -> None:
+        documents, self._documents = list(self._documents.values()), {}
+        for document in documents:
+            self._leave(document)
+        self._release_handshake()
+
+    def paused(self) -> None:
+        for session in self._sessions():
+            session.pause()
+
+    def resumed(self) -> None:
+        for session in self._sessions():
+            session.resume()
+
+    def keepalive(self, now: float) -> None:
+        for document in list(self._documents.values()):
+            if document.state is State.WAITING and now - document.since > self.options.auth_timeout_s:
+                self.deny(document, "authenticate first")
+        in_use = next((document for document in self._documents.values() if document.session), None)
+        if in_use is not None:
+            self._unused_since = now
+            # The provider closes after 30 s without a message. Version 3 does not know the protocol's
+            # Ping, and an awareness update about nobody harms neither.
+            self.write(in_use.frame(_EMPTY_AWARENESS))
+        elif now - self._unused_since > self.options.unused_max_s:
+            self.close(closing.SIGN_IN_ENDED, "no document is open")
+
+    # --- documents ------------------------------------------------------------------------------
+
+    def _document(self, key: str) -> HocuspocusDocument:
+        document = self._documents.get(key)
+        if document is None:
+            if len(self._documents) >= self.options.documents_per_socket_max:
+                raise BadFrame("too many documents on one socket")
+            document = self._documents[key] = HocuspocusDocument(self, key, _now())
+        return document
+
+    def _sessions(self) -> list[Session]:
+        return [document.session for document in self._documents.values() if document.session is not None]
+
+    def _message(self, key: str, message: Message, size: int) -> None:
+        document = self._document(key)
+        if document.session is not None:
+            document.session.receive(message)
+            return
+        document.queue.append(message)
+        document.queued_bytes += size
+        self._waiting_bytes += size
+        self._waiting_frames += 1
+        if (
+            self._waiting_bytes > self.options.waiting_max_bytes
+            or self._waiting_frames > self.options.waiting_max_frames
+        ):
+            self.close(closing.TRY_AGAIN_LATER, "too much was sent before a document was open")
+
+    def _authenticate(self, envelope: Envelope, auth: Auth) -> None:
+        document = self._document(envelope.key)
+        if document.state is State.OPEN:
+            self._refresh(document, envelope.document, auth.token)
+        elif document.state is State.WAITING:
+            document.state = State.JOINING
+            document.task = asyncio.create_task(self._join(document, envelope.document, auth.token))
+
+    async def _join(self, document: HocuspocusDocument, name: str, token: str) -> None:
+        try:
+            async with asyncio.timeout(self.options.handshake_timeout_s):
+                session = await self._admit(document, name, token)
+        except TimeoutError:
+            self._refuse(document, Unavailable("opening the document took too long"))
+        except TmiError as error:
+            self._refuse(document, error)
+        except Exception:
+            self._sockets.faults += 1
+            log.exception("a document could not be opened")
+            self.close(closing.INTERNAL_ERROR, "internal error")
+        else:
+            self._guarded(self._start, document, session)
+
+    async def _admit(self, document: HocuspocusDocument, name: str, token: str) -> Session:
+        diagram = diagram_of(name)
+        claims = self._admission.identify(token, diagram)
+        member = await self._admission.member(claims, diagram)
+        self._sockets.take_seat(member.user)
+        document.user, document.role = member.user, member.role
+        return await self._rooms.join(diagram, member, document)
+
+    def _start(self, document: HocuspocusDocument, session: Session) -> None:
+        document.session, document.state, document.task = session, State.OPEN, None
+        self._release_handshake()
+        document.tell_role()
+        if self._paused_at is not None:
+            session.pause()
+        for message in self._take_queue(document):
+            if self._documents.get(document.key) is not document:
+                return
+            session.receive(message)
+
+    def _refresh(self, document: HocuspocusDocument, name: str, token: str) -> None:
+        """A fresh token for an open document: the session stays, whatever role it has by now."""
+        try:
+            claims = self._admission.identify(token, diagram_of(name))
+            if claims.user != document.user:
+                raise Forbidden("the token is another user's")
+        except TmiError as error:
+            self.deny(document, str(error))
+        else:
+            document.tell_role()
+
+    def _refuse(self, document: HocuspocusDocument, error: TmiError) -> None:
+        if isinstance(error, Unavailable):
+            self.close(close_code_of(error), str(error))
+        else:
+            self.deny(document, str(error))
+
+    def deny(self, document: HocuspocusDocument, reason: str) -> None:
+        """Tell the provider that it may not (or no longer) have this document, and forget its key."""
+        self._detach(document.key)
+        self._denials += 1
+        self.write(document.frame(hocuspocus.auth_denied(reason)))
+        if self._denials > self.options.denials_max:
+            self.close(closing.SIGN_IN_ENDED, "too many refusals")
+
+    def _detach(self, key: str) -> None:
+        document = self._documents.pop(key, None)
+        if document is not None:
+            self._leave(document)
+
+    def _leave(self, document: HocuspocusDocument) -> None:
+        self._take_queue(document)
+        session, document.session = document.session, None
+        if session is not None:
+            session.leave()
+        if document.user is not None:
+            self._sockets.leave_seat(document.user)
+            document.user = None
+        if document.task is not None and document.task is not asyncio.current_task():
+            document.task.cancel()
+
+    def _take_queue(self, document: HocuspocusDocument) -> list[Message]:
+        queue, document.queue = document.queue, []
+        self._waiting_frames -= len(queue)
+        self._waiting_bytes -= document.queued_bytes
+        document.queued_bytes = 0
+        return queue
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()

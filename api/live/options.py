@@ -1,0 +1,52 @@
+"""Bounds of live sockets, given by settings."""
+
+from dataclasses import dataclass
+
+KIB = 1024
+MIB = 1024 * KIB
+
+
+@dataclass(frozen=True, slots=True)
+class LiveOptions:
+    """What one socket may cost, and whom the endpoint lets in."""
+
+    public_origin: str | None = None
+    """The origin of this service (`https://tmi.example.org`); None: what a request's Host names."""
+    allowed_origins: frozenset[str] = frozenset()
+    """Further origins, compared as whole strings."""
+    dev: bool = False
+    """Allow every loopback origin as well."""
+
+    sockets_max: int = 20_000
+    handshakes_max: int = 2_000
+    """Sockets at the upgrade, and Hocuspocus sockets that have no document yet."""
+    documents_per_user_max: int = 1_000
+    handshake_timeout_s: float = 10.0
+    """For looking up who asks and opening the room."""
+
+    frame_max_bytes: int = 16 * MIB
+    """A whole message, however many fragments it comes in."""
+    outbox_max_bytes: int = MIB
+    """What may be queued for a client that does not read, besides one state that was under way."""
+    write_high_bytes: int = 256 * KIB
+    read_buffer_bytes: int = 2 * KIB
+
+    sweep_s: float = 10.0
+    """Each socket is visited once in this time, and sent a keepalive."""
+    ping_after_s: float = 20.0
+    silence_max_s: float = 360.0
+    """Without a frame or pong for so long the other side is gone; a stopped reader is granted 5 minutes."""
+    stall_max_s: float = 600.0
+    """How long a write buffer may stay full."""
+    close_timeout_s: float = 5.0
+
+    documents_per_socket_max: int = 100
+    waiting_max_bytes: int = MIB
+    """Frames that arrived before their document was open, all documents of a socket together."""
+    waiting_max_frames: int = 2_000
+    auth_timeout_s: float = 10.0
+    """From a document's first frame to its Auth; traffic does not extend it. Checked at each sweep."""
+    denials_max: int = 200
+    """Refusals on one Hocuspocus socket before it is closed."""
+    unused_max_s: float = 60.0
+    """How long a Hocuspocus socket may stay without an open document."""

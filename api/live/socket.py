@@ -1,0 +1,355 @@
+"""One live WebSocket on picows: RFC 6455 as far as picows leaves it to us, and a bounded write buffer.
+
+picows (2.3) parses frames and answers most violations by itself. This class adds reserved bits,
+fragmentation with a bound, UTF-8 of text, codes in answers to Close, and the closing handshake with a
+time limit. What it holds true:
+
+- **Exactly one Close frame** leaves a socket, whatever happens, and nothing after it.
+- **The peer's fault is not our bug.** A BadFrame closes 4400. Any other exception is logged with its
+  traceback, counted, and closes this socket with 1011; no other socket notices.
+- **Memory is bounded.** Past the write buffer's high mark the session is told to pause; what is still
+  written to a paused socket (acknowledgements, answers) is counted, and past `outbox_max_bytes` the
+  socket is closed. Pings are not answered while it is paused.
+- **A closing socket ends**: if the peer does not finish the handshake, or does not read, it is aborted.
+
+Writing is the hot path (each delivered copy is one call), so `write` is the transport's own bound method
+while all is well: no Python frame in between.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable
+from typing import Any, cast
+
+from picows import WSAutoPingStrategy, WSCloseCode, WSFrame, WSListener, WSMsgType, WSTransport
+from picows.picows import WSProtocol  # type: ignore[attr-defined]  # compiled, and left out of the stubs
+
+from api.live.options import LiveOptions
+from api.live.sockets import Sockets
+from rooms import closing
+from tmi.domain.errors import BadFrame
+
+log = logging.getLogger(__name__)
+
+PROTOCOL_ERROR = 1002
+UNSUPPORTED_DATA = 1003
+INVALID_TEXT = 1007
+MESSAGE_TOO_BIG = 1009
+_NORMAL = 1000
+_REASON_MAX_BYTES = 123  # RFC 6455, section 5.5: a control frame carries 125 bytes, two of them the code
+
+_BINARY, _TEXT, _CONTINUATION = WSMsgType.BINARY, WSMsgType.TEXT, WSMsgType.CONTINUATION
+_PING, _CLOSE = WSMsgType.PING, WSMsgType.CLOSE
+
+
+def binary_frame(payload: bytes) -> bytes:
+    """A complete unmasked binary frame (RFC 6455, section 5.2), for any number of sockets."""
+    size = len(payload)
+    if size < 126:
+        return bytes((0x82, size)) + payload
+    if size < 65536:
+        return b"\x82\x7e" + size.to_bytes(2, "big") + payload
+    return b"\x82\x7f" + size.to_bytes(8, "big") + payload
+
+
+def _discard(wire: bytes) -> None:
+    """Where a closed socket's writes go."""
+
+
+class LiveSocket(WSListener):
+    """A socket without a protocol yet: subclasses say what a message means."""
+
+    __slots__ = (
+        "_abort_timer",
+        "_closing",
+        "_early",
+        "_early_close",
+        "_fragments",
+        "_heard",
+        "_heard_at",
+        "_kind",
+        "_overdue",
+        "_paused_at",
+        "_sockets",
+        "_tcp",
+        "_ws",
+        "options",
+        "write",
+    )
+
+    write: Callable[[bytes], None]
+    """Queue a complete WebSocket frame. Never raises."""
+
+    def __init__(self, options: LiveOptions, sockets: Sockets) -> None:
+        self.options = options
+        self._sockets = sockets
+        self._ws: WSTransport | None = None
+        self._tcp: asyncio.Transport | None = None
+        self._early: list[bytes] = []
+        self._early_close: tuple[int, str] | None = None
+        self._closing = False
+        self._abort_timer: asyncio.TimerHandle | None = None
+        self._fragments: bytearray | None = None
+        self._kind = _BINARY
+        self._paused_at: float | None = None
+        self._overdue = 0
+        self._heard = True
+        self._heard_at = 0.0
+        self.write = self._early.append
+
+    # --- for subclasses -------------------------------------------------------------------------
+
+    def opened(self) -> None:
+        """The upgrade is done."""
+
+    def received(self, message: bytes) -> None:
+        """A binary message, joined. May raise BadFrame."""
+        raise NotImplementedError
+
+    def received_text(self, message: str) -> None:  # noqa: ARG002
+        """A text message, joined."""
+        self.close(UNSUPPORTED_DATA, "only binary messages are understood here")
+
+    def ended(self) -> None:
+        """Nothing will be received or sent any more; called once, also when the upgrade never happened."""
+
+    def paused(self) -> None:
+        """The write buffer passed its high mark."""
+
+    def resumed(self) -> None:
+        """The write buffer has drained."""
+
+    def keepalive(self, now: float) -> None:
+        """Send what keeps this client from thinking that the server is gone; called at each sweep."""
+
+    # --- closing --------------------------------------------------------------------------------
+
+    @property
+    def is_closing(self) -> bool:
+        """A Close frame was sent, or the connection is gone."""
+        return self._closing
+
+    def close(self, code: int, reason: str) -> None:
+        """Send Close and wait, within bounds, for the peer's. Only the first call counts."""
+        if self._closing:
+            return
+        if self._ws is None:
+            self._early_close = self._early_close or (code, reason)
+            return
+        clipped = reason.encode()[:_REASON_MAX_BYTES].decode(errors="ignore")
+        self._ws.send_close(cast(WSCloseCode, code), clipped.encode())
+        self._begin_closing()
+
+    def abort(self) -> None:
+        """Drop the connection without a word: the peer does not listen."""
+        if self._tcp is not None:
+            self._tcp.abort()
+
+    def abandon(self) -> None:
+        """The upgrade will not happen."""
+        self._closing = True
+        self.write = _discard
+        self._guarded(self.ended)
+
+    def parser_failed(self) -> None:
+        """picows has found a violation, sent its Close and will disconnect; read no more of it."""
+        if not self._closing and self._tcp is not None:
+            self._tcp.pause_reading()
+            self._begin_closing()
+
+    def _begin_closing(self) -> None:
+        assert self._tcp is not None
+        self._closing = True
+        self.write = _discard
+        self._fragments = None
+        loop = asyncio.get_running_loop()
+        self._abort_timer = loop.call_later(self.options.close_timeout_s, self._tcp.abort)
+        self._guarded(self.ended)
+
+    def _guarded(self, callback: Callable[..., None], *arguments: Any) -> None:
+        """Run a subclass's handler; whatever it raises ends this socket and nothing else."""
+        try:
+            callback(*arguments)
+        except BadFrame as fault:
+            self.close(closing.BAD_FRAME, str(fault))
+        except Exception:
+            self._sockets.faults += 1
+            log.exception("a handler of a live socket failed")
+            self.close(closing.INTERNAL_ERROR, "internal error")
+
+    # --- called by picows -----------------------------------------------------------------------
+
+    def on_ws_connected(self, transport: WSTransport) -> None:
+        self._ws = transport
+        self._tcp = tcp = transport.underlying_transport
+        tcp.set_write_buffer_limits(high=self.options.write_high_bytes)
+        self._heard_at = asyncio.get_running_loop().time()
+        self._sockets.add(self)
+        self.write = tcp.write
+        early, self._early = self._early, []
+        for wire in early:
+            self.write(wire)
+        if self._early_close is not None:
+            self.close(*self._early_close)
+        else:
+            self._guarded(self.opened)
+
+    def on_ws_disconnected(self, transport: WSTransport) -> None:  # noqa: ARG002
+        if self._abort_timer is not None:
+            self._abort_timer.cancel()
+        self._sockets.discard(self)
+        if not self._closing:
+            self.abandon()
+
+    def on_ws_frame(self, transport: WSTransport, frame: WSFrame) -> None:
+        self._heard = True
+        kind = frame.msg_type
+        if self._closing:
+            if kind is _CLOSE and self._tcp is not None:
+                self._tcp.close()
+        elif frame.rsv1 or frame.rsv2 or frame.rsv3:
+            self.close(PROTOCOL_ERROR, "a reserved bit is set")
+        elif kind is _BINARY and frame.fin and self._fragments is None:
+            self._guarded(self.received, frame.get_payload_as_bytes())
+        elif kind is _BINARY or kind is _TEXT or kind is _CONTINUATION:
+            self._fragment(kind, frame.get_payload_as_bytes(), frame.fin)
+        elif kind is _PING:
+            if self._paused_at is None:
+                transport.send_pong(frame.get_payload_as_bytes())
+        elif kind is _CLOSE:
+            self._answer_close(frame.get_payload_as_bytes())
+
+    def pause_writing(self) -> None:
+        self._paused_at = asyncio.get_running_loop().time()
+        self._overdue = 0
+        if not self._closing:
+            self.write = self._write_paused
+            self._guarded(self.paused)
+
+    def resume_writing(self) -> None:
+        self._paused_at = None
+        if not self._closing and self._tcp is not None:
+            self.write = self._tcp.write
+            self._guarded(self.resumed)
+
+    # --- details --------------------------------------------------------------------------------
+
+    def _fragment(self, kind: WSMsgType, payload: bytes, is_last: bool) -> None:
+        """RFC 6455, section 5.4."""
+        if (kind is _CONTINUATION) is (self._fragments is None):
+            self.close(PROTOCOL_ERROR, "fragments out of order")
+            return
+        if self._fragments is None:
+            self._fragments, self._kind = bytearray(), kind
+        if len(self._fragments) + len(payload) > self.options.frame_max_bytes:
+            self.close(MESSAGE_TOO_BIG, "the message is too large")
+            return
+        self._fragments += payload
+        if is_last:
+            message, self._fragments = bytes(self._fragments), None
+            self._joined(message)
+
+    def _joined(self, message: bytes) -> None:
+        if self._kind is _BINARY:
+            self._guarded(self.received, message)
+            return
+        try:
+            text = message.decode()
+        except UnicodeDecodeError:
+            self.close(INVALID_TEXT, "the text is not UTF-8")
+        else:
+            self._guarded(self.received_text, text)
+
+    def _answer_close(self, payload: bytes) -> None:
+        """Echo the peer's code (RFC 6455, section 5.5.1) and let the connection go."""
+        code = int.from_bytes(payload[:2], "big") if payload else _NORMAL
+        # picows has refused what is reserved between 1000 and 2999, save 1006, which is never sent (7.4.1).
+        is_valid = 1000 <= code < 5000 and code != 1006
+        self.close(code if is_valid else PROTOCOL_ERROR, "")
+        if self._tcp is not None:
+            self._tcp.close()
+
+    def _write_paused(self, wire: bytes) -> None:
+        assert self._tcp is not None
+        self._overdue += len(wire)
+        if self._overdue > self.options.outbox_max_bytes - self.options.write_high_bytes:
+            self.close(closing.TRY_AGAIN_LATER, "this client does not read")
+        else:
+            self._tcp.write(wire)
+
+    def visit(self, now: float) -> None:
+        """The sweep passes by: see whether anybody is there, and keep the connection alive."""
+        if self._heard:
+            self._heard, self._heard_at = False, now
+        if self._closing or self._ws is None:
+            return
+        if self._paused_at is not None:
+            if now - self._paused_at > self.options.stall_max_s:
+                self.abort()
+            return
+        silence = now - self._heard_at
+        if silence > self.options.silence_max_s:
+            self.abort()
+            return
+        if silence > self.options.ping_after_s:
+            self._ws.send_ping()
+        self._guarded(self.keepalive, now)
+
+
+class _Protocol(WSProtocol):  # type: ignore[misc]  # see the import
+    """picows' protocol, which also tells its listener when the parser has given up."""
+
+    def buffer_updated(self, nbytes: int) -> None:
+        super().buffer_updated(nbytes)
+        if self.transport.is_close_frame_sent:
+            self.listener.parser_failed()
+
+
+def hand_over(socket: LiveSocket, received: bytes, connection: asyncio.Transport) -> None:
+    """Give a connection to picows. `received`: a valid opening handshake and what came after it.
+
+    The connection's reading may be paused, and goes on then.
+    """
+    if connection.is_closing():
+        socket.abandon()
+        return
+    options = socket.options
+    protocol = _Protocol(
+        None,  # host, a client's
+        None,  # path, a client's
+        False,
+        lambda _: socket,
+        _picows_log,
+        True,
+        None,  # the handshake is complete: no time limit
+        False,  # the sweep pings, since a timer for each socket costs memory
+        None,
+        None,
+        WSAutoPingStrategy.PING_WHEN_IDLE,
+        False,  # pings are answered here, unless the peer does not read
+        options.frame_max_bytes,
+        None,
+        options.read_buffer_bytes,
+    )
+    connection.set_protocol(protocol)
+    protocol.connection_made(connection)
+    connection.resume_reading()
+    view = memoryview(received)
+    while view:
+        buffer = protocol.get_buffer(len(view))
+        size = min(len(buffer), len(view))
+        buffer[:size] = view[:size]
+        protocol.buffer_updated(size)
+        view = view[size:]
+
+
+class _PicowsLog(logging.LoggerAdapter[logging.Logger]):
+    """picows reports each connection, and each fault of a peer as an error: here both are details."""
+
+    def info(self, msg: object, *args: object, **_: object) -> None:
+        self.logger.debug(msg, *args)
+
+    warning = error = info
+
+
+_picows_log = _PicowsLog(log)

@@ -1,0 +1,142 @@
+"""The head of an HTTP/1.1 request, as far as a WebSocket upgrade needs it (RFC 6455, section 4.2)."""
+
+import base64
+import binascii
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from http import HTTPStatus
+from urllib.parse import parse_qs
+
+import orjson
+
+from api.errors import Problem
+from tmi.domain.errors import BadInput, TmiError
+
+_TOKEN = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
+_REQUEST_LINE = re.compile(rb"(" + _TOKEN + rb") ([!-~]+) HTTP/1\.([01])")
+_HEADER = re.compile(rb"(" + _TOKEN + rb"):[ \t]*([^\x00-\x08\x0a-\x1f\x7f]*)")
+_HEADERS_MAX = 100
+_PARAMETERS_MAX = 20
+_ONCE = frozenset({"host", "origin", "sec-websocket-key", "sec-websocket-version", "content-length"})
+
+
+@dataclass(frozen=True, slots=True)
+class RequestHead:
+    """A request without its body. Names of headers are in lower case, repeated ones joined by a comma."""
+
+    method: str
+    path: str
+    query: str
+    minor_version: int
+    headers: Mapping[str, str]
+
+    @property
+    def wants_websocket(self) -> bool:
+        """Whether it asks to become a WebSocket, correctly or not."""
+        return "websocket" in self.tokens("upgrade")
+
+    def tokens(self, name: str) -> list[str]:
+        """The members of a header that is a list, in lower case."""
+        return [token.strip().lower() for token in self.headers.get(name, "").split(",")]
+
+    def parameter(self, name: str) -> str | None:
+        """A parameter of the query, None if absent. Raises BadInput if there are two, or too many in all."""
+        try:
+            values = parse_qs(self.query, max_num_fields=_PARAMETERS_MAX).get(name, [])
+        except ValueError:
+            raise BadInput("the query has too many parameters") from None
+        if len(values) > 1:
+            raise BadInput(f"the query parameter {name!r} is given twice")
+        return values[0] if values else None
+
+
+def is_request_line(line: bytes) -> bool:
+    """Whether a first line (without its line break) can open an HTTP/1 request."""
+    return _REQUEST_LINE.fullmatch(line) is not None
+
+
+def parse_head(head: bytes) -> RequestHead:
+    """Parse all up to, without, the empty line. Raises BadInput."""
+    first, *lines = head.split(b"\r\n")
+    request = _REQUEST_LINE.fullmatch(first)
+    if request is None:
+        raise BadInput("this is not an HTTP/1.1 request")
+    if len(lines) > _HEADERS_MAX:
+        raise BadInput("too many headers")
+    path, _, query = request[2].decode("ascii").partition("?")
+    return RequestHead(request[1].decode("ascii"), path, query, int(request[3]), _headers(lines))
+
+
+def _headers(lines: list[bytes]) -> Mapping[str, str]:
+    headers: dict[str, str] = {}
+    for line in lines:
+        header = _HEADER.fullmatch(line)
+        if header is None:
+            raise BadInput("a header is malformed")
+        name, value = header[1].decode("ascii").lower(), header[2].decode("latin-1").rstrip(" \t")
+        if name in headers:
+            if name in _ONCE:
+                raise BadInput(f"the header {name!r} is given twice")
+            value = f"{headers[name]}, {value}"
+        headers[name] = value
+    return headers
+
+
+class UpgradeRequired(TmiError):  # noqa: N818  # the status's name
+    """This address takes WebSocket connections of version 13 only."""
+
+
+# RFC 9110, section 15.5.22, and RFC 6455, section 4.4.
+UPGRADE_REQUIRED = Problem(
+    426,
+    "upgrade_required",
+    UpgradeRequired().summary,
+    headers={"Upgrade": "websocket", "Sec-WebSocket-Version": "13"},
+)
+
+
+def check_upgrade(head: RequestHead) -> str:
+    """The key of a valid opening handshake. Raises BadInput and UpgradeRequired."""
+    if head.headers.get("sec-websocket-version") != "13":
+        raise UpgradeRequired
+    if head.method != "GET" or head.minor_version != 1 or "upgrade" not in head.tokens("connection"):
+        raise BadInput("a WebSocket upgrade is a GET of HTTP/1.1 with 'Connection: Upgrade'")
+    if "host" not in head.headers:
+        raise BadInput("the Host header is missing")
+    if "transfer-encoding" in head.headers or head.headers.get("content-length", "0") != "0":
+        raise BadInput("a WebSocket upgrade has no body")
+    key = head.headers.get("sec-websocket-key", "")
+    try:
+        is_valid = len(base64.b64decode(key, validate=True)) == 16
+    except (binascii.Error, ValueError):
+        is_valid = False
+    if not is_valid:
+        raise BadInput("Sec-WebSocket-Key is not 16 bytes in base64")
+    return key
+
+
+def canonical_request(key: str) -> bytes:
+    """The opening handshake that picows is given: what it needs, and no secret that it could log.
+
+    picows wants `Connection: upgrade` alone, while Firefox sends `keep-alive, Upgrade`.
+    """
+    return (
+        "GET / HTTP/1.1\r\nHost: tmi\r\nUpgrade: websocket\r\nConnection: upgrade\r\n"
+        f"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: {key}\r\n\r\n"
+    ).encode("ascii")
+
+
+def response(problem: Problem) -> bytes:
+    """A complete HTTP answer that ends the connection."""
+    body = orjson.dumps(problem.body)
+    headers = {
+        "Content-Type": "application/json",
+        "Content-Length": str(len(body)),
+        "Cache-Control": "no-store",
+        "Connection": "close",
+        **problem.headers,
+    }
+    lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
+    status = HTTPStatus(problem.status)
+    return f"HTTP/1.1 {status.value} {status.phrase}\r\n{lines}\r\n".encode("latin-1") + body

@@ -1,0 +1,87 @@
+"""The y-websocket protocol: one socket, one diagram; everything is decided before the upgrade."""
+
+from collections.abc import Callable, Hashable
+
+from api.live.options import LiveOptions
+from api.live.socket import LiveSocket, binary_frame
+from api.live.sockets import Sockets
+from crdt import y_websocket
+from rooms.peer import Member
+from rooms.runner import Session
+from rooms.service import Rooms
+from tmi.domain.ids import DiagramId
+from tmi.domain.roles import Role
+
+_KEEPALIVE = binary_frame(y_websocket.KEEPALIVE)
+FRAMING = "y-websocket"
+
+
+class YWebsocketSocket(LiveSocket):
+    """A y-websocket client: the socket is itself the room's peer."""
+
+    __slots__ = ("_committed", "_on_ended", "_session", "_tells_saved")
+
+    def __init__(
+        self, options: LiveOptions, sockets: Sockets, *, tells_saved: bool, on_ended: Callable[[], None]
+    ) -> None:
+        """`tells_saved`: the client asked for `saved` frames. `on_ended` is called once, at the very end."""
+        super().__init__(options, sockets)
+        self._session: Session | None = None
+        self._tells_saved = tells_saved
+        self._committed = 0
+        self._on_ended = on_ended
+
+    async def join(self, rooms: Rooms, diagram: DiagramId, member: Member) -> None:
+        """Take a seat in the room, before the upgrade. Raises what `Rooms.join` raises."""
+        self._session = await rooms.join(diagram, member, self)
+
+    # --- the socket -----------------------------------------------------------------------------
+
+    def received(self, message: bytes) -> None:
+        session = self._session
+        if session is None:
+            return
+        for part in y_websocket.decode(message):
+            session.receive(part)
+
+    def ended(self) -> None:
+        session, self._session = self._session, None
+        if session is not None:
+            session.leave()
+        self._on_ended()
+
+    def paused(self) -> None:
+        if self._session is not None:
+            self._session.pause()
+
+    def resumed(self) -> None:
+        if self._session is not None:
+            self._session.resume()
+
+    def keepalive(self, now: float) -> None:  # noqa: ARG002
+        # The client closes after 30 s without a message; pings do not count (y-websocket 3.1).
+        self.write(_KEEPALIVE)
+
+    # --- the room's peer ------------------------------------------------------------------------
+
+    @property
+    def framing(self) -> Hashable:
+        """All y-websocket sockets share one."""
+        return FRAMING
+
+    def frame(self, body: bytes) -> bytes:
+        """A y-websocket message is the body alone."""
+        return binary_frame(body)
+
+    def acknowledge(self, syncs: int, updates: int) -> None:  # noqa: ARG002
+        """Tell how many of this connection's Update messages are committed, if the client asked to know."""
+        self._committed += updates
+        if self._tells_saved:
+            self.write(binary_frame(y_websocket.saved(self._committed)))
+
+    def refuse(self, reason: str) -> None:  # noqa: ARG002
+        """The protocol has no word for it; and `saved(n)` would no longer speak of the *first* n edits."""
+        self._tells_saved = False
+
+    def role_changed(self, role: Role) -> None:
+        """The protocol has no word for it."""

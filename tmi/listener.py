@@ -1,0 +1,344 @@
+"""The one port: every connection arrives here, and the head of its first request decides once who serves it.
+
+A WebSocket upgrade for a live path goes to `api.live` and from there to picows; everything else goes to
+Hypercorn's TCP server, with the bytes already read. The choice holds for the connection, so a live
+upgrade on a connection that Hypercorn keeps alive is answered 503 with `Connection: close`, and the
+client's next attempt arrives here.
+
+What it holds true:
+
+- **A head is bounded** in size (431) and time (408), and so is the number of connections that have not
+  sent theirs.
+- **HTTP/1.1 only.** Hypercorn would follow a client into HTTP/2 (by `Upgrade: h2c` or prior knowledge)
+  and open WebSockets inside that picows never sees; here it stays with h11, and TLS offers `http/1.1`
+  alone.
+- **One process.** This is Hypercorn's connection class and not its command, whose worker outlives a
+  killed parent.
+"""
+
+import asyncio
+import contextlib
+import logging
+import socket
+import ssl
+from collections.abc import Awaitable, Callable, Coroutine
+from dataclasses import dataclass
+from typing import Any, cast
+
+import h11
+import orjson
+from hypercorn.asyncio.lifespan import Lifespan
+from hypercorn.asyncio.task_group import TaskGroup
+from hypercorn.asyncio.tcp_server import TCPServer
+from hypercorn.asyncio.worker_context import WorkerContext
+from hypercorn.config import Config
+from hypercorn.protocol.h11 import H11Protocol
+from hypercorn.typing import ASGIFramework, ConnectionState, LifespanState
+from hypercorn.utils import parse_socket_addr, wrap_app
+
+from api.errors import Problem
+from api.live.endpoint import LiveEndpoint, refuse
+from api.live.upgrade import UPGRADE_REQUIRED, is_request_line, parse_head
+from tmi.domain.errors import BadInput, StartupError
+
+log = logging.getLogger(__name__)
+
+_END_OF_HEAD = b"\r\n\r\n"
+_BAD_REQUEST = Problem(400, "invalid_input", "This is not an HTTP/1.1 request.")
+_HEAD_TIMEOUT = Problem(408, "request_timeout", "The head of the request took too long.")
+_HEAD_TOO_LARGE = Problem(431, "headers_too_large", "The head of the request is too large.")
+_FULL = Problem(503, "service_unavailable", "Too many connections.", headers={"Retry-After": "2"})
+_RECONNECT = Problem(
+    503,
+    "service_unavailable",
+    "This connection serves REST; open the WebSocket on a new one.",
+    headers={"Connection": "close", "Retry-After": "0"},
+)
+
+
+@dataclass(frozen=True, slots=True)
+class ListenerOptions:
+    """Bounds of connections."""
+
+    head_max_bytes: int = 16 * 1024
+    head_timeout_s: float = 10.0
+    heads_max: int = 2_000
+    """Connections that have not sent their first head."""
+    rest_connections_max: int = 10_000
+    keep_alive_s: float = 75.0
+    write_timeout_s: float = 60.0
+    """How long a REST client may leave an answer unread."""
+    startup_timeout_s: float = 30.0
+    backlog: int = 1024
+    tls: ssl.SSLContext | None = None
+
+
+class Listener:
+    """The listening socket, and every connection that has not become a live socket. Made by `start`."""
+
+    def __init__(self, app: ASGIFramework, live: LiveEndpoint, options: ListenerOptions) -> None:
+        self.options = options
+        self.live = live
+        self.heads: set[_Head] = set()
+        self._rest: set[asyncio.Task[None]] = set()
+        self._checks: set[asyncio.Task[None]] = set()
+        self._config = _hypercorn_config(options)
+        self._app = wrap_app(cast(ASGIFramework, _gate(app, live)), 0, "asgi")
+        self._context = WorkerContext(None)
+        self._state: LifespanState = {}
+        self._lifespan: Lifespan | None = None
+        self._lifespan_task: asyncio.Task[None] | None = None
+        self._server: asyncio.Server | None = None
+
+    @classmethod
+    async def start(
+        cls,
+        app: ASGIFramework,
+        live: LiveEndpoint,
+        host: str,
+        port: int,
+        options: ListenerOptions | None = None,
+    ) -> "Listener":
+        """Start the application and accept connections; port 0 takes a free one. Raises StartupError."""
+        listener = cls(app, live, options or ListenerOptions())
+        await listener._start_app()
+        try:
+            await listener._listen(host, port)
+        except OSError as error:
+            await listener._stop_app()
+            raise StartupError(f"cannot listen on {host}:{port}: {error.strerror or error}") from None
+        return listener
+
+    @property
+    def port(self) -> int:
+        """The port that it listens on, or did."""
+        return self._port
+
+    def stop_accepting(self) -> None:
+        """Take no more connections; those that are open go on."""
+        if self._server is not None:
+            self._server.close()
+
+    async def aclose(self, deadline_s: float) -> None:
+        """Let requests in flight finish until the deadline, end all connections, stop the application."""
+        self.stop_accepting()
+        for head in list(self.heads):
+            head.abort()
+        await self._context.terminated.set()
+        if self._rest or self._checks:
+            _, late = await asyncio.wait({*self._rest, *self._checks}, timeout=deadline_s)
+            for task in late:
+                task.cancel()
+            await asyncio.gather(*late, return_exceptions=True)
+        await self._stop_app()
+
+    # --- the application ------------------------------------------------------------------------
+
+    async def _start_app(self) -> None:
+        loop = asyncio.get_running_loop()
+        self._lifespan = Lifespan(self._app, self._config, loop, self._state)
+        self._lifespan_task = loop.create_task(self._lifespan.handle_lifespan(), name="asgi-lifespan")
+        await self._lifespan.wait_for_startup()
+        if self._lifespan_task.done():
+            self._lifespan_task.result()
+
+    async def _stop_app(self) -> None:
+        if self._lifespan is None or self._lifespan_task is None:
+            return
+        await self._lifespan.wait_for_shutdown()
+        self._lifespan_task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await self._lifespan_task
+
+    async def _listen(self, host: str, port: int) -> None:
+        tls = self.options.tls
+        if tls is not None:
+            tls.set_alpn_protocols(["http/1.1"])
+        self._server = await asyncio.get_running_loop().create_server(
+            lambda: _Head(self),
+            host,
+            port,
+            backlog=self.options.backlog,
+            ssl=tls,
+            ssl_handshake_timeout=None if tls is None else self.options.head_timeout_s,
+        )
+        self._port = int(self._server.sockets[0].getsockname()[1])
+
+    # --- connections ----------------------------------------------------------------------------
+
+    def decide(self, received: bytes, end: int, transport: asyncio.Transport) -> None:
+        """Give a connection whose first head ends at `end` to whom it is for."""
+        path = received.split(b" ", 2)[1].partition(b"?")[0].decode("ascii", errors="replace")
+        if self.live.matches(path):
+            try:
+                head = parse_head(received[:end])
+            except BadInput:
+                refuse(transport, _BAD_REQUEST)
+                return
+            if head.wants_websocket:
+                # Read on only when picows has taken over: what comes meanwhile waits in the kernel.
+                transport.pause_reading()
+                rest = received[end + len(_END_OF_HEAD) :]
+                _spawn(self.live.open(head, rest, transport), self._checks)
+                return
+        if len(self._rest) >= self.options.rest_connections_max:
+            refuse(transport, _FULL)
+        else:
+            self._hand_to_hypercorn(received, transport)
+
+    def _hand_to_hypercorn(self, received: bytes, transport: asyncio.Transport) -> None:
+        loop = asyncio.get_running_loop()
+        _limit_unread(transport, self.options.write_timeout_s)
+        reader = asyncio.StreamReader(loop=loop)
+        protocol = asyncio.StreamReaderProtocol(reader, loop=loop)
+        transport.set_protocol(protocol)
+        protocol.connection_made(transport)
+        reader.feed_data(received)
+        writer = asyncio.StreamWriter(transport, protocol, reader, loop)
+        connection = _RestConnection(
+            self._app, loop, self._config, self._context, self._state, reader, writer
+        )
+        _spawn(_serve(connection), self._rest)
+
+
+class _Head(asyncio.Protocol):
+    """A connection until its first head is complete."""
+
+    def __init__(self, listener: Listener) -> None:
+        self._listener = listener
+        self._received = bytearray()
+        self._transport: asyncio.Transport | None = None
+        self._deadline: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)
+        listener = self._listener
+        if len(listener.heads) >= listener.options.heads_max:
+            self._refuse(_FULL)
+            return
+        listener.heads.add(self)
+        self._deadline = asyncio.get_running_loop().call_later(
+            listener.options.head_timeout_s, self._refuse, _HEAD_TIMEOUT
+        )
+
+    def data_received(self, data: bytes) -> None:
+        transport, received = self._transport, self._received
+        if transport is None or transport.is_closing():
+            return
+        searched = max(0, len(received) - len(_END_OF_HEAD) + 1)
+        received += data
+        end = received.find(_END_OF_HEAD, searched)
+        line_end = received.find(b"\r\n")
+        if line_end >= 0 and not is_request_line(bytes(received[:line_end])):
+            self._refuse(_BAD_REQUEST)
+        elif (end if end >= 0 else len(received)) > self._listener.options.head_max_bytes:
+            self._refuse(_HEAD_TOO_LARGE)
+        elif end >= 0:
+            self._done()
+            self._listener.decide(bytes(received), end, transport)
+
+    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002
+        self._done()
+
+    def abort(self) -> None:
+        """Drop the connection."""
+        if self._transport is not None:
+            self._transport.abort()
+
+    def _done(self) -> None:
+        self._listener.heads.discard(self)
+        if self._deadline is not None:
+            self._deadline.cancel()
+
+    def _refuse(self, problem: Problem) -> None:
+        self._done()
+        if self._transport is not None:
+            refuse(self._transport, problem)
+
+
+class _Http11(H11Protocol):
+    """h11 that stays HTTP/1.1, whatever the client proposes."""
+
+    async def _check_protocol(self, event: h11.Request) -> None:
+        pass
+
+
+class _RestConnection(TCPServer):
+    """Hypercorn's connection without its ways into HTTP/2."""
+
+    async def run(self) -> None:
+        connected = self.writer.get_extra_info("socket")
+        try:
+            async with TaskGroup(self.loop) as task_group:
+                self._task_group = task_group
+                self.protocol = _Http11(  # type: ignore[assignment]  # where Hypercorn puts a wrapper that can switch
+                    self.app,
+                    self.config,
+                    self.context,
+                    task_group,
+                    ConnectionState(self.state),
+                    self.writer.get_extra_info("ssl_object") is not None,
+                    parse_socket_addr(connected.family, connected.getpeername()),
+                    parse_socket_addr(connected.family, connected.getsockname()),
+                    self.protocol_send,
+                )
+                await self.protocol.initiate()
+                await self.idle_task.restart(task_group, self._idle_timeout)
+                await self._read_data()
+        except OSError:
+            log.debug("a REST connection was lost", exc_info=True)
+        finally:
+            await self._close()
+
+
+async def _serve(connection: _RestConnection) -> None:
+    try:
+        await connection.run()
+    except Exception:
+        log.exception("a REST connection failed")
+
+
+def _spawn(work: Coroutine[Any, Any, None], tasks: set[asyncio.Task[None]]) -> None:
+    task = asyncio.create_task(work)
+    tasks.add(task)
+    task.add_done_callback(tasks.discard)
+
+
+def _limit_unread(transport: asyncio.Transport, timeout_s: float) -> None:
+    """Let the kernel drop a client that acknowledges or reads nothing for so long (TCP_USER_TIMEOUT)."""
+    connected = transport.get_extra_info("socket")
+    if hasattr(socket, "TCP_USER_TIMEOUT") and connected.family in (socket.AF_INET, socket.AF_INET6):
+        connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(timeout_s * 1000))
+
+
+def _hypercorn_config(options: ListenerOptions) -> Config:
+    config = Config()
+    config.accesslog = None
+    config.errorlog = logging.getLogger("tmi.http")
+    config.include_server_header = False
+    config.keep_alive_timeout = options.keep_alive_s
+    config.h11_max_incomplete_size = options.head_max_bytes
+    config.startup_timeout = config.shutdown_timeout = options.startup_timeout_s
+    return config
+
+
+def _gate(app: ASGIFramework, live: LiveEndpoint) -> Callable[..., Awaitable[None]]:
+    """Keep what belongs to live sockets away from the REST application."""
+
+    async def gated(scope: Any, receive: Any, send: Any) -> None:
+        kind = scope["type"]
+        if kind == "websocket" and live.matches(scope["path"]):
+            await _answer(send, "websocket.http.response", _RECONNECT)
+        elif kind == "http" and live.is_address(scope["path"]):
+            await _answer(send, "http.response", UPGRADE_REQUIRED)
+        else:
+            await app(scope, receive, send)
+
+    return gated
+
+
+async def _answer(send: Callable[[dict[str, Any]], Awaitable[None]], event: str, problem: Problem) -> None:
+    headers = {"Content-Type": "application/json", **problem.headers}
+    lines = [(name.lower().encode(), value.encode()) for name, value in headers.items()]
+    await send({"type": f"{event}.start", "status": problem.status, "headers": lines})
+    await send({"type": f"{event}.body", "body": orjson.dumps(problem.body), "more_body": False})
