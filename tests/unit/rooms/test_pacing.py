@@ -1,0 +1,44 @@
+"""Pacing: at once while quiet, in ticks while busy."""
+
+from rooms.pacing import Pacer
+
+
+def test_a_quiet_room_sends_at_once() -> None:
+    pacer = Pacer(0.010, 8000)
+    now = 0.0
+    for _ in range(100):
+        now += 0.010  # 100 edits a second for 50 members: 5,000 copies
+        pacer.count(now)
+        assert now == pacer.due(now, 50)
+        pacer.flushed_at = now
+
+
+def test_a_busy_room_waits_for_its_tick() -> None:
+    pacer = Pacer(0.010, 8000)
+    now = 0.0
+    for _ in range(400):
+        now += 0.0025
+        pacer.count(now)
+    pacer.flushed_at = now
+    assert now + 0.010 == pacer.due(now, 50)
+
+
+def test_few_members_need_no_tick_at_the_same_rate() -> None:
+    pacer = Pacer(0.010, 8000)
+    now = 0.0
+    for _ in range(400):
+        now += 0.0025
+        pacer.count(now)
+    pacer.flushed_at = now
+    assert now == pacer.due(now, 2)
+
+
+def test_it_calms_down_again() -> None:
+    pacer = Pacer(0.010, 8000)
+    now = 0.0
+    for _ in range(400):
+        now += 0.0025
+        pacer.count(now)
+    pacer.flushed_at = now = now + 5.0
+    pacer.count(now)
+    assert now == pacer.due(now, 50)
