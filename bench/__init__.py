@@ -1,0 +1,1 @@
+"""The load tester: measures servers of Yjs documents over the wire and checks what they delivered."""

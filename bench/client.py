@@ -1,0 +1,116 @@
+"""The load client: one WebSocket, one Yjs client id, and a record of every frame with the time it was read.
+
+While a measurement runs a client does the least it can: it keeps the frame and one time stamp per read event.
+What the frames say is found out afterwards (see `bench.ledger`), so that work stays out of the latencies.
+"""
+
+import asyncio
+from array import array
+from time import perf_counter
+
+from picows import WSCloseCode, WSFrame, WSListener, WSMsgType, WSTransport, ws_connect
+
+from bench.protocols import Dialect
+from bench.yjs import MapWriter, Reader, clock_in_state_vector
+
+RENEW_PRESENCE_S = 15.0
+JOIN_TIMEOUT_S = 20.0
+MAX_FRAME_BYTES = 256 << 20
+ROOT = "meta"
+
+
+class Client(WSListener):
+    """One editor in one room."""
+
+    def __init__(self, number: int, client_id: int, dialect: Dialect) -> None:
+        self.number = number
+        self.writer = MapWriter(client_id, ROOT)
+        self.sent_at = array("d")
+        self.frames: list[bytes] = []
+        self.read_at = array("d")
+        self.lost: str | None = None
+        self.dialect = dialect
+        self._told = dialect.updates[1]
+        self._asked = dialect.asked
+        self._answered = dialect.answered
+        self._joined: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._transport: WSTransport | None = None
+        self._read_starts = True
+        self._now = 0.0
+        self._presence_clock = 0
+        self._renewal: asyncio.TimerHandle | None = None
+        self._leaving = False
+
+    async def join(self, url: str) -> None:
+        """Connects and waits for the first sync. Raises `OSError`, `TimeoutError` or `WSError`."""
+        await ws_connect(
+            lambda: self, url, websocket_handshake_timeout=JOIN_TIMEOUT_S, max_frame_size=MAX_FRAME_BYTES
+        )
+        await asyncio.wait_for(self._joined, JOIN_TIMEOUT_S)
+
+    def edit(self, key: bytes, value: bytes) -> None:
+        """Sends one edit. Its clock is its index in `sent_at`."""
+        assert self._transport is not None
+        frame = self.dialect.tell(self.writer.set(key, value))
+        self.sent_at.append(perf_counter())
+        self._transport.send(WSMsgType.BINARY, frame)
+
+    async def leave(self) -> None:
+        self._leaving = True
+        if self._renewal is not None:
+            self._renewal.cancel()
+        if self._transport is not None and not self._transport.is_disconnected:
+            self._transport.send_close(WSCloseCode.OK)
+            self._transport.disconnect()
+            await asyncio.wait_for(self._transport.wait_disconnected(), JOIN_TIMEOUT_S)
+
+    def on_ws_connected(self, transport: WSTransport) -> None:
+        self._transport = transport
+        if self.dialect.opening is not None:
+            transport.send(WSMsgType.BINARY, self.dialect.opening)
+        transport.send(WSMsgType.BINARY, self.dialect.ask())
+        self._renew_presence()
+
+    def on_ws_frame(self, transport: WSTransport, frame: WSFrame) -> None:
+        """Hot: `msg_type` costs as much as all the rest, and no control frame begins like an update."""
+        if self._read_starts:
+            self._now = perf_counter()
+        self._read_starts = frame.last_in_buffer
+        payload = frame.get_payload_as_bytes()
+        if payload.startswith(self._told) or frame.msg_type is WSMsgType.BINARY:
+            self.frames.append(payload)
+            self.read_at.append(self._now)
+        else:
+            self._on_other_frame(transport, frame)
+        if payload.startswith(self._asked):
+            self._answer(transport, payload)
+        elif not self._joined.done() and payload.startswith(self._answered):
+            self._joined.set_result(None)
+
+    def on_ws_disconnected(self, _transport: WSTransport) -> None:
+        if self._renewal is not None:
+            self._renewal.cancel()
+        if not self._leaving and self.lost is None:
+            self.lost = "the connection was lost"
+        if not self._joined.done():
+            self._joined.set_exception(ConnectionError(self.lost or "closed before the first sync"))
+
+    def _on_other_frame(self, transport: WSTransport, frame: WSFrame) -> None:
+        if frame.msg_type is WSMsgType.CLOSE:
+            self.lost = f"closed with {frame.get_close_code()} {frame.get_close_message()!r}"
+            transport.disconnect()
+        elif frame.msg_type is not WSMsgType.PONG:
+            self.lost = f"an unexpected frame: {frame.msg_type}"
+            transport.disconnect()
+
+    def _answer(self, transport: WSTransport, payload: bytes) -> None:
+        state_vector = Reader(payload[len(self._asked) :]).chunk()
+        have = clock_in_state_vector(state_vector, self.writer.client)
+        transport.send(WSMsgType.BINARY, self.dialect.answer(self.writer.since(have)))
+
+    def _renew_presence(self) -> None:
+        assert self._transport is not None
+        self._presence_clock += 1
+        presence = self.dialect.presence(self.writer.client, self._presence_clock)
+        self._transport.send(WSMsgType.BINARY, presence)
+        self._renewal = asyncio.get_running_loop().call_later(RENEW_PRESENCE_S, self._renew_presence)

@@ -1,0 +1,43 @@
+"""Sending on schedule: an open loop, so that a slow server meets the same load as a fast one."""
+
+import asyncio
+from array import array
+from collections.abc import Sequence
+from time import perf_counter
+
+from bench.client import Client
+from bench.yjs import any_position
+
+EDITS_BETWEEN_READS = 32
+"""A late sender still lets its sockets be read this often."""
+
+
+class Schedule:
+    """Writers take turns, evenly spaced; `late_s` says by how much each edit was sent after its time."""
+
+    def __init__(self, writers: Sequence[Client], edits_per_s_each: float) -> None:
+        self._writers = writers
+        self._gap_s = 1 / (len(writers) * edits_per_s_each)
+        self.late_s = array("d")
+
+    async def run(self, seconds: float) -> None:
+        """Sends for so long. Ends early when a writer's connection is lost."""
+        start = perf_counter()
+        in_a_row = 0
+        for number in range(round(seconds / self._gap_s)):
+            due = start + number * self._gap_s
+            in_a_row += 1
+            while (ahead := due - perf_counter()) > 0 or in_a_row >= EDITS_BETWEEN_READS:
+                in_a_row = 0
+                await asyncio.sleep(max(0.0, ahead))
+            writer = self._writers[number % len(self._writers)]
+            if writer.lost is not None:
+                return
+            self.late_s.append(perf_counter() - due)
+            send_one(writer)
+
+
+def send_one(writer: Client) -> None:
+    """A node's new place, under a key that nobody used before."""
+    number = len(writer.sent_at)
+    writer.edit(b"%d.%d" % (writer.number, number), any_position(number % 1900, number % 1070))

@@ -1,0 +1,58 @@
+"""The two client protocols, as little of them as a client needs that edits and listens.
+
+Both carry y-protocols messages: `00 00 vb(state vector)` asks, `00 01 vb(update)` answers, `00 02 vb(update)`
+tells and `01 vb(...)` is presence. Hocuspocus puts the document's name before each and wants Auth first.
+"""
+
+from dataclasses import dataclass
+
+from bench.yjs import EMPTY_STATE_VECTOR, var_bytes, var_uint
+
+_ASK, _ANSWER, _TELL = b"\x00\x00", b"\x00\x01", b"\x00\x02"
+
+
+@dataclass(frozen=True)
+class Dialect:
+    """How one client talks about one document on its socket."""
+
+    prefix: bytes
+    opening: bytes | None
+
+    def ask(self) -> bytes:
+        return self.prefix + _ASK + var_bytes(EMPTY_STATE_VECTOR)
+
+    def answer(self, update: bytes) -> bytes:
+        return self.prefix + _ANSWER + var_bytes(update)
+
+    def tell(self, update: bytes) -> bytes:
+        return self.prefix + _TELL + var_bytes(update)
+
+    def presence(self, client: int, clock: int) -> bytes:
+        """`{}` as the state of `client`: what a stock client sends on open and renews every 15 s."""
+        entry = b"\x01" + var_uint(client) + var_uint(clock) + var_bytes(b"{}")
+        return self.prefix + b"\x01" + var_bytes(entry)
+
+    @property
+    def asked(self) -> bytes:
+        """How a frame begins that asks this client for what the server lacks."""
+        return self.prefix + _ASK
+
+    @property
+    def updates(self) -> tuple[bytes, bytes]:
+        """How a frame begins that carries an update."""
+        return self.prefix + _ANSWER, self.prefix + _TELL
+
+    @property
+    def answered(self) -> bytes:
+        """How a frame begins that completes the first sync."""
+        return self.prefix + _ANSWER
+
+
+def y_websocket() -> Dialect:
+    return Dialect(prefix=b"", opening=None)
+
+
+def hocuspocus(document: str, token: str) -> Dialect:
+    prefix = var_bytes(document.encode())
+    auth = prefix + b"\x02\x00" + var_bytes(token.encode()) + var_bytes(b"4.8.0")
+    return Dialect(prefix=prefix, opening=auth)

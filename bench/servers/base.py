@@ -1,0 +1,121 @@
+"""What the load tester needs of a server: a process on a core, and rooms to join."""
+
+import asyncio
+import contextlib
+import os
+import signal
+import socket
+import tempfile
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+from bench.process import pinned_to
+from bench.protocols import Dialect
+
+HOST = "127.0.0.1"
+STOP_TIMEOUT_S = 20.0
+
+
+class ServerError(Exception):
+    """A server that was to be measured did not start, or died."""
+
+
+@dataclass(frozen=True)
+class Room:
+    """Where a client connects, and how it speaks there."""
+
+    url: str
+    dialect: Dialect
+
+
+class Server(ABC):
+    """One server under test, as a process group of its own, pinned to a core."""
+
+    name: str
+    persistence: str
+
+    def __init__(self) -> None:
+        self.port = 0
+        self.command: list[str] = []
+        self._process: asyncio.subprocess.Process | None = None
+        self._log: IO[bytes] | None = None
+
+    @abstractmethod
+    async def start(self, core: int) -> None:
+        """Starts and waits until it serves. Raises `ServerError`."""
+
+    @abstractmethod
+    async def room(self) -> Room:
+        """A fresh, empty document."""
+
+    @abstractmethod
+    def version(self) -> str:
+        """What is measured, as its package names it."""
+
+    @property
+    def pid(self) -> int:
+        if self._process is None or self._process.returncode is not None:
+            raise ServerError(f"{self.name} is not running.{self._last_words()}")
+        return self._process.pid
+
+    @property
+    def database_pid(self) -> int | None:
+        return None
+
+    async def stop(self) -> None:
+        """SIGTERM, and SIGKILL to its process group if that does not end it in time."""
+        process = self._process
+        if process is None:
+            return
+        if process.returncode is None:
+            process.terminate()
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(process.wait(), STOP_TIMEOUT_S)
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        await process.wait()
+        self._process = None
+        if self._log is not None:
+            self._log.close()
+
+    async def _spawn(
+        self, command: Sequence[str], core: int, environment: Mapping[str, str], folder: Path
+    ) -> None:
+        self.command = list(command)
+        self._log = tempfile.TemporaryFile()  # noqa: SIM115 - closed by stop()
+        self._process = await asyncio.create_subprocess_exec(
+            *command, cwd=folder, env=dict(environment), stdin=asyncio.subprocess.DEVNULL, stdout=self._log,
+            stderr=self._log, start_new_session=True, preexec_fn=pinned_to(core),
+        )  # fmt: skip
+
+    async def _until_listening(self, timeout_s: float) -> None:
+        deadline = asyncio.get_running_loop().time() + timeout_s
+        while asyncio.get_running_loop().time() < deadline:
+            assert self.pid
+            try:
+                _, writer = await asyncio.open_connection(HOST, self.port)
+            except OSError:
+                await asyncio.sleep(0.05)
+                continue
+            writer.close()
+            await writer.wait_closed()
+            return
+        raise ServerError(f"{self.name} does not listen after {timeout_s:.0f} s.{self._last_words()}")
+
+    def _last_words(self) -> str:
+        if self._log is None or self._log.closed:
+            return ""
+        size = self._log.seek(0, os.SEEK_END)
+        self._log.seek(max(0, size - 2000))
+        words = self._log.read().decode(errors="replace").strip()
+        return f" It said:\n{words}" if words else ""
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind((HOST, 0))
+        port: int = probe.getsockname()[1]
+        return port
