@@ -1,0 +1,71 @@
+# `make serve` runs TMI from a clean clone; `make test` tries everything; `make check` is quick (less than a minute).
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DELETE_ON_ERROR:
+.PHONY: serve test check lock clean-venv
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+RUNTIME := $(VENV)/.runtime-installed
+DEV := $(VENV)/.dev-installed
+INTEROP := tests/interop/node_modules/.installed
+PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+UV_VERSION := 0.13.9
+ARGS ?=
+
+serve: $(RUNTIME)
+	@exec $(BIN)/tmi serve --dev $(ARGS)
+
+test: $(DEV) $(INTEROP)
+	$(BIN)/ruff check
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/python -m pytest $(ARGS)
+
+check: $(DEV)
+	$(BIN)/ruff check
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/python -m pytest tests/unit $(ARGS)
+
+$(VENV)/bin/python:
+	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("TMI needs Python 3.11 or newer; set PYTHON=")'
+	$(PYTHON) -m venv $(VENV)
+
+# A newer lock or a changed pyproject installs again; otherwise these are up to date at once.
+$(RUNTIME): requirements/runtime.txt pyproject.toml | $(VENV)/bin/python
+	$(PIP) install --require-hashes -r requirements/runtime.txt
+	$(PIP) install --no-deps --no-build-isolation -e .
+	touch $@
+
+$(DEV): requirements/dev.txt pyproject.toml | $(VENV)/bin/python
+	$(PIP) install --require-hashes -r requirements/dev.txt
+	$(PIP) install --no-deps --no-build-isolation -e .
+	touch $(RUNTIME) $@
+
+$(INTEROP): tests/interop/package-lock.json
+	npm ci --prefix tests/interop --no-audit --no-fund --ignore-scripts
+	touch $@
+
+LOCK := uv pip compile pyproject.toml --group build --extra standalone --universal --python-version 3.11 \
+	--generate-hashes --no-emit-index-url --no-emit-find-links --custom-compile-command 'make lock' --quiet
+
+lock: | $(VENV)/bin/python
+	$(PIP) install 'uv==$(UV_VERSION)'
+	$(BIN)/$(LOCK) -o requirements/runtime.txt
+	$(BIN)/$(LOCK) --group dev --extra bench -c requirements/runtime.txt -o requirements/dev.txt
+
+# The load tester: `make bench-peers` once, then `make bench` (see bench/README.md).
+.PHONY: bench bench-peers
+PEERS := bench/peers/node_modules/.installed
+
+bench: $(DEV) $(PEERS)
+	$(BIN)/python -m bench short --json bench-results.json $(ARGS)
+
+bench-peers: $(PEERS)
+
+$(PEERS): bench/peers/package.json bench/peers/package-lock.json
+	npm ci --prefix bench/peers --no-audit --no-fund --ignore-scripts
+	touch $@
