@@ -11,7 +11,7 @@ KINDS = (
     "hocuspocus-4.8-shared",
     "hocuspocus-4.8-session",
 )
-"""`shared`: many documents on one socket; `session`: with session awareness, so that one may be there twice."""
+"""`shared`: many documents on one socket; `session`: with session awareness, so one may be there twice."""
 
 
 def spec_of(

@@ -1,4 +1,4 @@
-"""Roles as the real clients meet them: refusals at the upgrade, readers, and changes that reach open sockets."""
+"""Roles as the real clients meet them: refusals at the upgrade, readers, and changes that reach sockets."""
 
 import asyncio
 import time
@@ -131,7 +131,7 @@ async def test_a_demoted_y_websocket_client_changes_nothing_any_more(table: Tabl
     assert {"before", "mark"} == set((await table.driver.report(alice))["content"]["meta"])
 
 
-@pytest.mark.parametrize("kind", [*Y_WEBSOCKET, "hocuspocus-3.4", "hocuspocus-4.8"])
+@pytest.mark.parametrize("kind", Y_WEBSOCKET)
 async def test_who_may_no_longer_read_is_closed_with_4403(table: Table, kind: str) -> None:
     await table.lay("writer")
     bob, alice = await table.seat(table.bob, kind), await table.seat(table.alice, "y-websocket-2.1")
@@ -142,12 +142,27 @@ async def test_who_may_no_longer_read_is_closed_with_4403(table: Table, kind: st
         assert 4403 == (await table.driver.report(bob))["closed_finally"]
 
 
-@pytest.mark.parametrize("kind", [*Y_WEBSOCKET, "hocuspocus-3.4", "hocuspocus-4.8"])
-async def test_a_deleted_diagram_closes_its_sockets_with_4404(table: Table, kind: str) -> None:
+@pytest.mark.parametrize("kind", Y_WEBSOCKET)
+async def test_a_deleted_diagram_closes_its_y_websockets_with_4404(table: Table, kind: str) -> None:
     await table.lay("writer")
     bob = await table.seat(table.bob, kind)
     await table.rest.delete_diagram(table.alice, table.place)
     await table.driver.call("wait_close", name=bob, code=4404, timeout_ms=(REACH_S + SLACK_S) * 1000)
+
+
+@pytest.mark.parametrize("kind", HOCUSPOCUS)
+@pytest.mark.parametrize("change", ["removal", "deletion"])
+async def test_a_hocuspocus_document_is_denied_when_its_user_may_no_longer_read_or_it_is_gone(
+    table: Table, kind: str, change: str
+) -> None:
+    await table.lay("writer")
+    bob = await table.seat(table.bob, kind)
+    if change == "removal":
+        await table.rest.set_role(table.alice, table.place.model, "bob", None)
+    else:
+        await table.rest.delete_diagram(table.alice, table.place)
+    await table.driver.wait([bob], "denied", REACH_S + SLACK_S)
+    assert not (await table.driver.report(bob))["authenticated"]
 
 
 async def test_one_document_of_a_shared_socket_can_end_and_the_others_go_on(table: Table) -> None:

@@ -134,6 +134,8 @@ const OPERATIONS = {
   wait_scope: ({ name, scope, timeout_ms: timeout }) => until(() => client(name).details().scope === scope, timeout, () => `scope ${client(name).details().scope}`),
   wait_close: ({ name, code, timeout_ms: timeout }) =>
     until(() => client(name).log.closes.some(close => close.code === code), timeout, () => `close ${code}: ${JSON.stringify(client(name).log.closes)}`),
+  wait_opened: ({ name, count, timeout_ms: timeout }) =>
+    until(() => client(name).log.opened >= count, timeout, () => `opening ${count} of ${name}`),
   wait_key: ({ names, key, timeout_ms: timeout }) =>
     until(() => all(names).every(one => one.doc.getMap('meta').has(key)), timeout,
       () => `${key} at ${all(names).filter(one => !one.doc.getMap('meta').has(key)).map(one => one.name)}`),
