@@ -1,0 +1,69 @@
+"""Access control in memory: whom a grant means is said in migration 0002, view user_grants; this is its
+twin.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+
+from persistence.memory.store import MemoryStore
+from tmi.domain.errors import NotFound
+from tmi.domain.ids import DiagramId, ThreatModelId, UserId
+from tmi.domain.model import User
+from tmi.domain.ports import Access
+from tmi.domain.roles import EVERYONE, Grant, Principal, Role
+
+EVERYONES_PROVIDERS = ("tmi", "*")
+
+
+class MemoryAccessControl:
+    """The port `AccessControl`."""
+
+    def __init__(self, store: MemoryStore) -> None:
+        self._store = store
+
+    async def to_diagram(self, user: UserId, diagram: DiagramId) -> Access:
+        """The user's access to a diagram. Raises NotFound."""
+        self._store.visit()
+        model = self._model_of(diagram)
+        return Access(model, self._role(user, model))
+
+    async def to_threat_model(self, user: UserId, model: ThreatModelId) -> Role | None:
+        """The user's role on a threat model. Raises NotFound."""
+        self._store.visit()
+        return self._role(user, model)
+
+    async def to_diagram_of_all(
+        self, users: Sequence[UserId], diagram: DiagramId
+    ) -> Mapping[UserId, Role | None]:
+        """The roles of many users on one diagram. Raises NotFound."""
+        self._store.visit()
+        model = self._model_of(diagram)
+        return {user: self._role(user, model) for user in users}
+
+    def _model_of(self, diagram: DiagramId) -> ThreatModelId:
+        found = self._store.diagrams.get(diagram)
+        if found is None:
+            raise NotFound("There is no such diagram.")
+        return found.threat_model_id
+
+    def _role(self, user: UserId, model: ThreatModelId) -> Role | None:
+        return max(roles_of(self._store, user, self._store.threat_model(model).grants), default=None)
+
+
+def roles_of(store: MemoryStore, user: UserId, grants: Iterable[Grant]) -> list[Role]:
+    """The roles that `grants` give a user, who is nobody before the first sign-in."""
+    known = store.users.get(user)
+    return [] if known is None else [g.role for g in grants if _means(store, g.principal, known)]
+
+
+def _means(store: MemoryStore, principal: Principal, user: User) -> bool:
+    if principal.principal_type == "group":
+        everyone = principal.provider in EVERYONES_PROVIDERS and principal.provider_id == EVERYONE
+        return everyone or user.id in store.groups.get((principal.provider, principal.provider_id), ())
+    by_id = principal.provider_id == user.provider_id
+    by_email = _folded(principal.provider_id) == _folded(user.email)
+    return principal.provider == user.provider and (by_id or by_email)
+
+
+def _folded(text: str) -> bytes:
+    """Letters in lower case, those of ASCII only."""
+    return text.encode().lower()

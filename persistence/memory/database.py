@@ -1,0 +1,49 @@
+"""The database's life cycle in memory."""
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager
+
+from persistence.memory.store import MemoryStore
+from tmi.domain.errors import Conflict
+
+POLL_S = 0.01
+
+
+class MemoryDatabase:
+    """The port `Database`. The single-writer lock is lost while the store is unavailable."""
+
+    def __init__(self, store: MemoryStore) -> None:
+        self._store = store
+
+    async def migrate(self) -> Sequence[str]:
+        """There is nothing to migrate."""
+        self._store.visit()
+        return []
+
+    async def ping(self, timeout_s: float) -> bool:  # noqa: ARG002
+        """Whether the store is available. Never raises."""
+        return not self._store.unavailable
+
+    def hold_single_writer_lock(self) -> AbstractAsyncContextManager[AsyncIterator[bool]]:
+        """The lock that keeps a second service off this store. Raises Conflict."""
+        return self._hold()
+
+    @asynccontextmanager
+    async def _hold(self) -> AsyncIterator[AsyncIterator[bool]]:
+        self._store.visit()
+        if self._store.single_writer:
+            raise Conflict("Another tmi service without Redis already uses this database.")
+        self._store.single_writer = True
+        try:
+            async with aclosing(self._changes()) as changes:
+                yield changes
+        finally:
+            self._store.single_writer = False
+
+    async def _changes(self) -> AsyncGenerator[bool, None]:
+        while True:
+            held = not self._store.unavailable
+            while held is not self._store.unavailable:  # noqa: ASYNC110  (the switch is a plain attribute)
+                await asyncio.sleep(POLL_S)
+            yield not held

@@ -1,0 +1,64 @@
+"""Access control on PostgreSQL; the view `user_grants` (migration 0002) says whom a grant means."""
+
+from collections.abc import Mapping, Sequence
+
+from persistence.postgres.database import PostgresDatabase
+from tmi.domain.errors import NotFound
+from tmi.domain.ids import DiagramId, ThreatModelId, UserId
+from tmi.domain.ports import Access
+from tmi.domain.roles import Role
+
+TO_DIAGRAM = """
+SELECT d.threat_model_id,
+       (SELECT max(g.role) FROM user_grants g
+        WHERE g.user_id = $1 AND g.threat_model_id = d.threat_model_id) AS role
+FROM diagrams d WHERE d.id = $2
+"""
+
+TO_THREAT_MODEL = """
+SELECT (SELECT max(g.role) FROM user_grants g WHERE g.user_id = $1 AND g.threat_model_id = t.id) AS role
+FROM threat_models t WHERE t.id = $2
+"""
+
+TO_DIAGRAM_OF_ALL = """
+SELECT g.user_id, max(g.role) AS role
+FROM diagrams d
+LEFT JOIN user_grants g ON g.threat_model_id = d.threat_model_id AND g.user_id = ANY($1::uuid[])
+WHERE d.id = $2
+GROUP BY g.user_id
+"""
+
+
+class PostgresAccessControl:
+    """The port `AccessControl`."""
+
+    def __init__(self, database: PostgresDatabase) -> None:
+        self._database = database
+
+    async def to_diagram(self, user: UserId, diagram: DiagramId) -> Access:
+        """The user's access to a diagram. Raises NotFound."""
+        found = await self._database.read(TO_DIAGRAM, user, diagram)
+        if not found:
+            raise NotFound("There is no such diagram.")
+        return Access(ThreatModelId(found[0]["threat_model_id"]), _role(found[0]["role"]))
+
+    async def to_threat_model(self, user: UserId, model: ThreatModelId) -> Role | None:
+        """The user's role on a threat model. Raises NotFound."""
+        found = await self._database.read(TO_THREAT_MODEL, user, model)
+        if not found:
+            raise NotFound("There is no such threat model.")
+        return _role(found[0]["role"])
+
+    async def to_diagram_of_all(
+        self, users: Sequence[UserId], diagram: DiagramId
+    ) -> Mapping[UserId, Role | None]:
+        """The roles of many users on one diagram, in one query. Raises NotFound."""
+        found = await self._database.read(TO_DIAGRAM_OF_ALL, users, diagram)
+        if not found:
+            raise NotFound("There is no such diagram.")
+        roles = {row["user_id"]: _role(row["role"]) for row in found}
+        return {user: roles.get(user) for user in users}
+
+
+def _role(value: int | None) -> Role | None:
+    return None if value is None else Role(value)

@@ -1,0 +1,212 @@
+"""The way to PostgreSQL: a bounded pool that survives the end of its server.
+
+It holds true:
+
+- Whatever means that the database cannot be asked just now leaves here as `DatabaseUnavailable` (see
+  failures.py).
+- No wait is without a bound: for a connection, a statement, a lock, an idle transaction. The bounds on
+  locks and idle transactions are the server's to keep, so that a paused node cannot stop the others for
+  long.
+- A connection carries no session state from one use to the next, so giving it back costs no round trip.
+- When one connection is lost, all of before are replaced at their next use. A read that met a dead one is
+  asked once more on a new one; a write is not, since it may have been committed.
+
+Only the single-writer lock and migrations need a server session of their own; they connect directly and not
+through the pool.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import asyncpg
+
+from persistence.postgres.failures import LOST, translated
+from persistence.postgres.migrate import migrate, shipped
+from persistence.postgres.single_writer import single_writer_lock
+from tmi.domain.errors import DatabaseUnavailable, StartupError
+
+if TYPE_CHECKING:
+    from asyncpg.pool import PoolConnectionProxy
+
+    Record = asyncpg.Record
+    Pool = asyncpg.Pool[Record]
+    Connection = asyncpg.Connection[Record]
+    PooledConnection = PoolConnectionProxy[Record]
+else:
+    Record = asyncpg.Record
+    Pool = asyncpg.Pool
+    Connection = asyncpg.Connection
+    PooledConnection = asyncpg.Connection
+
+T = TypeVar("T")
+
+LOCK_TIMEOUT_S = 5
+IDLE_IN_TRANSACTION_TIMEOUT_S = 10
+MIGRATION_LOCK_TIMEOUT_S = 600
+
+
+class PostgresDatabase:
+    """A pool of connections to one database; also the port `Database`."""
+
+    def __init__(self, dsn: str, pool: Pool, connect_timeout_s: float) -> None:
+        self._dsn = dsn
+        self._pool = pool
+        self._connect_timeout_s = connect_timeout_s
+
+    @classmethod
+    async def connect(
+        cls,
+        dsn: str,
+        *,
+        max_connections: int = 10,
+        connect_timeout_s: float = 5.0,
+        command_timeout_s: float = 10.0,
+        statement_cache_size: int = 100,
+    ) -> "PostgresDatabase":
+        """Open the pool. Raises DatabaseUnavailable, and StartupError for a malformed URL.
+
+        `statement_cache_size` 0 is for a pooler in between that does not know prepared statements.
+        """
+        try:
+            with translated():
+                pool = await asyncpg.create_pool(
+                    dsn,
+                    min_size=min(2, max_connections),
+                    max_size=max_connections,
+                    timeout=connect_timeout_s,
+                    command_timeout=command_timeout_s,
+                    statement_cache_size=statement_cache_size,
+                    server_settings=_server_settings(LOCK_TIMEOUT_S),
+                    reset=_leave_as_is,
+                )
+        except DatabaseUnavailable as error:
+            if isinstance(error.__cause__, asyncpg.ClientConfigurationError):
+                raise StartupError("The database URL is malformed.") from None
+            raise
+        return cls(dsn, pool, connect_timeout_s)
+
+    async def close(self, timeout_s: float = 5.0) -> None:
+        """Close every connection, those that are in use after `timeout_s` included."""
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self._pool.close()
+        except TimeoutError:
+            self._pool.terminate()
+
+    # --- for the adapters ---
+
+    @asynccontextmanager
+    async def connection(self) -> AsyncIterator[PooledConnection]:
+        """A connection for the moment. Raises DatabaseUnavailable, also for what the body meets."""
+        with translated():
+            async with self._acquired() as connection:
+                yield connection
+
+    @asynccontextmanager
+    async def transaction(self) -> AsyncIterator[PooledConnection]:
+        """A read committed transaction; after DatabaseUnavailable it may or may not be committed."""
+        async with self.connection() as connection, connection.transaction():
+            yield connection
+
+    async def fetch(self, sql: str, *arguments: Any) -> Sequence[Record]:
+        """The rows of one statement, which may write."""
+        async with self.connection() as connection:
+            return await connection.fetch(sql, *arguments)
+
+    async def read(self, sql: str, *arguments: Any) -> Sequence[Record]:
+        """The rows of one statement that only reads."""
+        return await self.read_with(lambda connection: connection.fetch(sql, *arguments))
+
+    async def read_with(self, work: Callable[[PooledConnection], Awaitable[T]]) -> T:
+        """What `work`, which only reads, returns; it is tried a second time if its connection was lost."""
+        with translated():
+            try:
+                async with self._acquired() as connection:
+                    return await work(connection)
+            except LOST:
+                async with self._acquired() as connection:
+                    return await work(connection)
+
+    @asynccontextmanager
+    async def _acquired(self) -> AsyncIterator[PooledConnection]:
+        try:
+            async with self._pool.acquire(timeout=self._connect_timeout_s) as connection:
+                yield connection
+        except LOST:
+            await self._pool.expire_connections()
+            raise
+
+    # --- the port Database ---
+
+    async def migrate(self) -> Sequence[str]:
+        """Apply missing migrations under an advisory lock; returns their names. Raises StartupError."""
+        with translated():
+            connection = await self._connect_directly(MIGRATION_LOCK_TIMEOUT_S, command_timeout_s=None)
+            try:
+                return await migrate(connection, shipped())
+            finally:
+                await connection.close(timeout=self._connect_timeout_s)
+
+    async def ping(self, timeout_s: float) -> bool:
+        """Whether a query is answered in time. Never raises."""
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self.read("SELECT 1")
+        except (DatabaseUnavailable, TimeoutError, asyncpg.PostgresError):
+            return False
+        return True
+
+    def hold_single_writer_lock(self) -> AbstractAsyncContextManager[AsyncIterator[bool]]:
+        """The lock that keeps a second service without Redis off this database. Raises Conflict."""
+        return single_writer_lock(
+            lambda: self._connect_directly(LOCK_TIMEOUT_S, command_timeout_s=self._connect_timeout_s)
+        )
+
+    async def purge_expired(self, batch: int = 1000) -> int:
+        """Delete up to `batch` rows each of expired codes, tokens and sign-ins; returns how many went."""
+        rows = await self.fetch(PURGE_EXPIRED, batch)
+        return int(rows[0]["purged"])
+
+    async def _connect_directly(self, lock_timeout_s: int, command_timeout_s: float | None) -> Connection:
+        return await asyncpg.connect(
+            self._dsn,
+            timeout=self._connect_timeout_s,
+            command_timeout=command_timeout_s,
+            server_settings=_server_settings(lock_timeout_s),
+        )
+
+
+PURGE_EXPIRED = """
+WITH codes AS (
+    DELETE FROM authorization_codes WHERE code_hash IN (
+        SELECT code_hash FROM authorization_codes WHERE expires_at < now() LIMIT $1 FOR UPDATE SKIP LOCKED)
+    RETURNING 1
+), tokens AS (
+    DELETE FROM refresh_tokens WHERE token_hash IN (
+        SELECT token_hash FROM refresh_tokens WHERE expires_at < now() LIMIT $1 FOR UPDATE SKIP LOCKED)
+    RETURNING 1
+), sessions AS (
+    DELETE FROM sign_ins WHERE id IN (
+        SELECT id FROM sign_ins s
+        WHERE expires_at < now() AND NOT EXISTS (SELECT FROM refresh_tokens t WHERE t.sign_in_id = s.id)
+        LIMIT $1 FOR UPDATE SKIP LOCKED)
+    RETURNING 1
+)
+SELECT (SELECT count(*) FROM codes) + (SELECT count(*) FROM tokens) + (SELECT count(*) FROM sessions)
+       AS purged
+"""
+"""A sign-in goes after the last of its tokens, so that one batch never cascades into thousands."""
+
+
+def _server_settings(lock_timeout_s: int) -> dict[str, str]:
+    return {
+        "application_name": "tmi",
+        "lock_timeout": f"{lock_timeout_s}s",
+        "idle_in_transaction_session_timeout": f"{IDLE_IN_TRANSACTION_TIMEOUT_S}s",
+    }
+
+
+async def _leave_as_is(connection: Connection) -> None:
+    """Nothing to reset: no adapter changes a session. asyncpg rolls an open transaction back by itself."""

@@ -1,0 +1,196 @@
+"""Threat models on PostgreSQL. A list takes four queries, whatever its length."""
+
+from collections import defaultdict
+from collections.abc import Sequence
+from uuid import UUID, uuid4
+
+from persistence.grants import unique, with_creator
+from persistence.postgres import rows
+from persistence.postgres.database import PooledConnection, PostgresDatabase, Record
+from persistence.postgres.diagrams import delete_diagrams
+from tmi.domain.errors import Conflict, LastOwner, NotFound
+from tmi.domain.ids import DiagramId, ThreatModelId, UserId
+from tmi.domain.model import NewThreatModel, ThreatModel, ThreatModelSummary, User
+from tmi.domain.ports import Page, ThreatModelChange
+from tmi.domain.roles import Grant, has_owner
+
+CREATE = """
+WITH next AS (
+    UPDATE threat_model_aliases SET last = last + 1 RETURNING last
+)
+INSERT INTO threat_models
+    (id, alias, name, description, threat_model_framework, issue_uri, is_confidential, created_by)
+SELECT $1, next.last, $2, $3, $4, $5, $6, $7 FROM next
+"""
+
+GRANT = """
+INSERT INTO grants
+    (threat_model_id, position, principal_type, provider, provider_id, email, display_name, role)
+SELECT $1, *
+FROM unnest($2::int[], $3::text[], $4::text[], $5::text[], $6::text[], $7::text[], $8::smallint[])
+"""
+
+VISIBLE = """
+WITH mine AS MATERIALIZED (
+    SELECT DISTINCT threat_model_id FROM user_grants WHERE user_id = $1
+)
+SELECT (SELECT count(*) FROM mine) AS total,
+       ARRAY(SELECT t.id FROM threat_models t JOIN mine ON mine.threat_model_id = t.id
+             ORDER BY t.alias DESC LIMIT $2 OFFSET $3) AS ids
+"""
+
+MODELS = """
+SELECT t.id, t.alias, t.name, t.description, t.threat_model_framework, t.issue_uri, t.is_confidential,
+       t.created_by, t.created_at, t.modified_at, t.version, (
+           SELECT u.id FROM grants g JOIN users u
+               ON u.provider = g.provider
+              AND (u.provider_id = g.provider_id
+                   OR lower(u.email COLLATE "C") = lower(g.provider_id COLLATE "C"))
+           WHERE g.threat_model_id = t.id AND g.principal_type = 'user' AND g.role = 3
+           ORDER BY g.position, u.provider_id = g.provider_id DESC, u.created_at, u.id LIMIT 1
+       ) AS owner,
+       (SELECT count(*) FROM diagrams d WHERE d.threat_model_id = t.id) AS diagram_count
+FROM threat_models t WHERE t.id = ANY($1::uuid[]) ORDER BY t.alias DESC
+"""
+"""`owner`: the first of the list's owners who has signed in; the creator, while that one is an owner."""
+
+GRANTS = """
+SELECT threat_model_id, principal_type, provider, provider_id, email, display_name, role
+FROM grants WHERE threat_model_id = ANY($1::uuid[]) ORDER BY threat_model_id, position
+"""
+
+USERS = """
+SELECT u.id, u.provider, u.provider_id, u.email, u.name, u.created_at
+FROM users u WHERE u.id = ANY($1::uuid[])
+"""
+
+UPDATE = """
+UPDATE threat_models
+SET name = coalesce($3, name),
+    description = CASE WHEN $5 THEN NULL ELSE coalesce($4, description) END,
+    modified_at = clock_timestamp(),
+    version = version + 1
+WHERE id = $1 AND version = $2
+RETURNING id
+"""
+
+LOCK = "SELECT id FROM threat_models WHERE id = $1 FOR UPDATE"
+DIAGRAMS = "SELECT id FROM diagrams WHERE threat_model_id = $1 ORDER BY alias"
+
+
+class PostgresThreatModels:
+    """The port `ThreatModels`."""
+
+    def __init__(self, database: PostgresDatabase) -> None:
+        self._database = database
+
+    async def create(self, creator: User, new: NewThreatModel) -> ThreatModel:
+        """Store a threat model under the next alias, its creator the first owner. Raises BadInput."""
+        grants = with_creator(creator, new.grants)
+        key = ThreatModelId(uuid4())
+        async with self._database.transaction() as connection:
+            await connection.execute(
+                CREATE,
+                key,
+                new.name,
+                new.description,
+                new.threat_model_framework,
+                new.issue_uri,
+                new.is_confidential,
+                creator.id,
+            )
+            await _store_grants(connection, key, grants)
+            return await _get(connection, key)
+
+    async def visible_to(self, user: UserId, page: Page) -> tuple[Sequence[ThreatModelSummary], int]:
+        """A page, newest first, and the total."""
+
+        async def work(connection: PooledConnection) -> tuple[Sequence[ThreatModelSummary], int]:
+            found = await connection.fetchrow(VISIBLE, user, page.limit, page.offset)
+            assert found is not None
+            return await _summaries(connection, found["ids"]), found["total"]
+
+        return await self._database.read_with(work)
+
+    async def get(self, model: ThreatModelId) -> ThreatModel:
+        """Raises NotFound."""
+        return await self._database.read_with(lambda connection: _get(connection, model))
+
+    async def update(
+        self, model: ThreatModelId, expected_version: int, change: ThreatModelChange
+    ) -> ThreatModel:
+        """Raises NotFound, Conflict, LastOwner, and BadInput for a principal named twice."""
+        if change.grants is not None and not has_owner(unique(change.grants)):
+            raise LastOwner
+        async with self._database.transaction() as connection:
+            updated = await connection.fetchval(
+                UPDATE, model, expected_version, change.name, change.description, change.clear_description
+            )
+            if updated is None:
+                present = await _get(connection, model)
+                raise Conflict(f"Version {expected_version} is not the present one, {present.version}.")
+            if change.grants is not None:
+                await connection.execute("DELETE FROM grants WHERE threat_model_id = $1", model)
+                await _store_grants(connection, model, change.grants)
+            return await _get(connection, model)
+
+    async def delete(self, model: ThreatModelId) -> Sequence[DiagramId]:
+        """Delete with everything in it; returns the diagrams. Raises NotFound."""
+        async with self._database.transaction() as connection:
+            if await connection.fetchval(LOCK, model) is None:
+                raise NotFound("There is no such threat model.")
+            diagrams = [DiagramId(row["id"]) for row in await connection.fetch(DIAGRAMS, model)]
+            await delete_diagrams(connection, diagrams)
+            await connection.execute("DELETE FROM threat_models WHERE id = $1", model)
+        return diagrams
+
+
+async def _store_grants(connection: PooledConnection, model: ThreatModelId, grants: Sequence[Grant]) -> None:
+    principals = [g.principal for g in grants]
+    await connection.execute(
+        GRANT,
+        model,
+        list(range(len(grants))),
+        [p.principal_type for p in principals],
+        [p.provider for p in principals],
+        [p.provider_id for p in principals],
+        [p.email for p in principals],
+        [p.display_name for p in principals],
+        [int(g.role) for g in grants],
+    )
+
+
+async def _get(connection: PooledConnection, model: ThreatModelId) -> ThreatModel:
+    found = await _summaries(connection, [model])
+    if not found:
+        raise NotFound("There is no such threat model.")
+    return found[0].model
+
+
+async def _summaries(connection: PooledConnection, models: Sequence[UUID]) -> Sequence[ThreatModelSummary]:
+    found = await connection.fetch(MODELS, models)
+    grants: dict[UUID, list[Grant]] = defaultdict(list)
+    for row in await connection.fetch(GRANTS, models):
+        grants[row["threat_model_id"]].append(rows.grant(row))
+    named = {row["owner"] for row in found} | {row["created_by"] for row in found}
+    users = {row["id"]: rows.user(row) for row in await connection.fetch(USERS, list(named - {None}))}
+    return [_summary(row, grants[row["id"]], users) for row in found]
+
+
+def _summary(row: Record, grants: Sequence[Grant], users: dict[UUID, User]) -> ThreatModelSummary:
+    model = ThreatModel(
+        id=ThreatModelId(row["id"]),
+        alias=row["alias"],
+        name=row["name"],
+        description=row["description"],
+        threat_model_framework=row["threat_model_framework"],
+        issue_uri=row["issue_uri"],
+        is_confidential=row["is_confidential"],
+        owner=users.get(row["owner"]),
+        created_by=users.get(row["created_by"]),
+        grants=tuple(grants),
+        created_at=row["created_at"],
+        modified_at=row["modified_at"],
+        version=row["version"],
+    )
+    return ThreatModelSummary(model, row["diagram_count"])

@@ -1,0 +1,226 @@
+"""The update log on PostgreSQL: the one part of TMI that decides whether an edit is saved.
+
+What it holds true
+    A row of `diagram_updates` was inserted by the owner of its time: its fence was the diagram's fence at
+    its commit. Numbers run from 1 without gaps. A row is never changed.
+
+How
+    `append` is one statement, hence one transaction and one round trip, whatever the number of rooms. It
+    locks the fence rows it needs FOR SHARE and compares them. A claim raises the fence by UPDATE, which
+    conflicts with that lock: so either the claim waits for the append, and its owner, who reads the log
+    after the claim, finds the rows; or the append waits for the claim. In that case READ COMMITTED re-reads
+    the locked row in its newest version and compares once more (the documentation of PostgreSQL, 13.2.1),
+    and the room drops out of the statement while all others stay in. No lock is ever held across a round
+    trip, so a paused process holds up nobody.
+
+    Locks are taken in the order of ids, here and where diagrams are deleted: no deadlock.
+
+    Rows of other fences are visible to the statement's snapshot where its fence is the newest: they were
+    committed before the claim was, and the claim before this statement began. So the checks of `ok` can
+    trust what they see. What they may miss are rows of this very fence, when the first try of a batch,
+    whose answer was lost, still runs: ON CONFLICT DO NOTHING waits for it.
+
+What can go wrong
+    A room whose rows the database refuses would fail the statement for all, so the rooms are then split in
+    halves until the refused ones are alone: their number decides the cost, and the others are committed. A
+    lost answer leaves open what was committed: the caller appends again, and rows that are there already
+    count if they are the same bytes under the same fence.
+
+What may never happen
+    `committed` for a row that is not on disk under the given fence, number and bytes.
+"""
+
+from collections.abc import Iterable, Sequence
+from itertools import pairwise
+
+import asyncpg
+
+from persistence.postgres.database import PooledConnection, PostgresDatabase, Record
+from tmi.domain.errors import Conflict, NotFound
+from tmi.domain.ids import DiagramId, Fence, Seq
+from tmi.domain.ports import AppendResult, Origin, RoomBatch, StoredDocument
+
+ORIGINS = {Origin.UPDATE: 1, Origin.SYNC: 2, Origin.REST: 3, Origin.SERVER: 4}
+
+CLAIM = """
+UPDATE diagram_fences SET fence = fence + 1, owner = $2, claimed_at = now() WHERE diagram_id = $1
+RETURNING fence
+"""
+
+APPEND = """
+WITH asked AS (
+    SELECT *
+    FROM unnest($1::uuid[], $2::bigint[], $3::bigint[]) WITH ORDINALITY AS a (diagram_id, fence, first, room)
+), held AS MATERIALIZED (
+    SELECT f.diagram_id, f.fence, a.first, a.room
+    FROM asked a JOIN diagram_fences f ON f.diagram_id = a.diagram_id AND f.fence = a.fence
+    ORDER BY f.diagram_id
+    FOR SHARE OF f
+), checked AS MATERIALIZED (
+    SELECT h.*, l.last, (
+        l.last = h.first - 1
+        OR l.last >= h.first AND EXISTS (
+            SELECT FROM diagram_updates d
+            WHERE d.diagram_id = h.diagram_id AND d.seq = h.first AND d.fence = h.fence)
+    ) AS ok
+    FROM held h
+    CROSS JOIN LATERAL (
+        SELECT coalesce((SELECT d.seq FROM diagram_updates d WHERE d.diagram_id = h.diagram_id
+                         ORDER BY d.seq DESC LIMIT 1), 0) AS last
+    ) l
+), inserted AS (
+    INSERT INTO diagram_updates (diagram_id, seq, fence, author, origin, data)
+    SELECT c.diagram_id, u.seq, c.fence, u.author, u.origin, u.data
+    FROM unnest($4::bigint[], $5::bigint[], $6::uuid[], $7::smallint[], $8::bytea[])
+         AS u (room, seq, author, origin, data)
+    JOIN checked c ON c.room = u.room AND c.ok
+    ON CONFLICT (diagram_id, seq) DO NOTHING
+    RETURNING diagram_id
+)
+SELECT c.diagram_id, c.ok, c.last, coalesce(i.rows, 0) AS rows
+FROM checked c
+LEFT JOIN (SELECT diagram_id, count(*) AS rows FROM inserted GROUP BY diagram_id) i USING (diagram_id)
+"""
+
+SAME = """
+SELECT count(*) AS same
+FROM unnest($3::bigint[], $4::bytea[]) AS u (seq, data)
+JOIN diagram_updates d ON d.diagram_id = $1 AND d.seq = u.seq AND d.fence = $2 AND d.data = u.data
+"""
+
+NEWEST_SNAPSHOT = """
+SELECT s.seq, s.state
+FROM diagram_fences f LEFT JOIN LATERAL (
+    SELECT seq, state FROM diagram_snapshots WHERE diagram_id = f.diagram_id ORDER BY seq DESC LIMIT 1
+) s ON true
+WHERE f.diagram_id = $1
+"""
+
+TAIL = "SELECT seq, data FROM diagram_updates WHERE diagram_id = $1 AND seq > $2 ORDER BY seq"
+
+SAVE_SNAPSHOT = """
+WITH held AS MATERIALIZED (
+    SELECT diagram_id, fence FROM diagram_fences WHERE diagram_id = $1 AND fence = $2 FOR SHARE
+), committed AS (
+    SELECT d.seq FROM held h JOIN diagram_updates d ON d.diagram_id = h.diagram_id AND d.seq = $3
+), saved AS (
+    INSERT INTO diagram_snapshots (diagram_id, seq, fence, state)
+    SELECT h.diagram_id, c.seq, h.fence, $4 FROM held h, committed c
+    ON CONFLICT (diagram_id, seq) DO NOTHING
+)
+SELECT EXISTS (SELECT FROM held) AS held, EXISTS (SELECT FROM committed) AS committed
+"""
+
+
+class PostgresUpdateLog:
+    """The port `UpdateLog`."""
+
+    def __init__(self, database: PostgresDatabase) -> None:
+        self._database = database
+
+    async def claim(self, diagram: DiagramId, owner: str) -> Fence:
+        """Raise the fence. A claim whose answer was lost is claimed once more: fences may skip numbers."""
+        rows = await self._database.fetch(CLAIM, diagram, owner)
+        if not rows:
+            raise NotFound("There is no such diagram.")
+        return Fence(rows[0]["fence"])
+
+    async def load(self, diagram: DiagramId) -> StoredDocument:
+        """The newest snapshot and its tail, as of one moment. Raises NotFound."""
+        return await self._database.read_with(lambda connection: _load(connection, diagram))
+
+    async def append(self, batches: Sequence[RoomBatch]) -> AppendResult:
+        """Commit all rooms at once; see the module. Raises ValueError if a room has two batches."""
+        if len({batch.diagram for batch in batches}) != len(batches):
+            raise ValueError("A room has at most one batch in a group commit.")
+        failed = {
+            b.diagram: "The numbers of the batch are not consecutive." for b in batches if not _consecutive(b)
+        }
+        return await self._append_or_split([b for b in batches if b.diagram not in failed], failed)
+
+    async def _append_or_split(
+        self, batches: Sequence[RoomBatch], failed: dict[DiagramId, str]
+    ) -> AppendResult:
+        committed: set[DiagramId] = set()
+        stale: set[DiagramId] = set()
+        pending = [batches] if batches else []
+        while pending:
+            part = pending.pop()
+            try:
+                result = await self._append_at_once(part)
+            except (asyncpg.PostgresError, ValueError) as error:
+                if len(part) == 1:
+                    failed[part[0].diagram] = str(error)
+                else:
+                    pending += [part[: len(part) // 2], part[len(part) // 2 :]]
+                continue
+            committed |= result.committed
+            stale |= result.stale
+            failed |= result.failed
+        return AppendResult(frozenset(committed), frozenset(stale), failed)
+
+    async def _append_at_once(self, batches: Sequence[RoomBatch]) -> AppendResult:
+        updates = [(room, update) for room, batch in enumerate(batches, 1) for update in batch.updates]
+        rows = await self._database.fetch(
+            APPEND,
+            [b.diagram for b in batches],
+            [b.fence for b in batches],
+            [b.updates[0].seq for b in batches],
+            [room for room, _ in updates],
+            [u.seq for _, u in updates],
+            [u.author for _, u in updates],
+            [ORIGINS[u.origin] for _, u in updates],
+            [u.data for _, u in updates],
+        )
+        return await self._judged(batches, {row["diagram_id"]: row for row in rows})
+
+    async def _judged(self, batches: Sequence[RoomBatch], rows: dict[DiagramId, Record]) -> AppendResult:
+        committed: set[DiagramId] = set()
+        failed: dict[DiagramId, str] = {}
+        for batch in batches:
+            row = rows.get(batch.diagram)
+            if row is None:
+                continue
+            if not row["ok"]:
+                failed[batch.diagram] = (
+                    f"Update {batch.updates[0].seq} does not follow {row['last']}, the last one."
+                )
+            elif row["rows"] == len(batch.updates) or await self._is_there(batch):
+                committed.add(batch.diagram)
+            else:
+                failed[batch.diagram] = "The log holds other updates of these numbers."
+        stale = frozenset(b.diagram for b in batches) - rows.keys()
+        return AppendResult(frozenset(committed), stale, failed)
+
+    async def _is_there(self, batch: RoomBatch) -> bool:
+        """Whether the log has the batch, each number with the same bytes and fence."""
+        seqs, data = [u.seq for u in batch.updates], [u.data for u in batch.updates]
+        rows = await self._database.read(SAME, batch.diagram, batch.fence, seqs, data)
+        return bool(rows[0]["same"] == len(batch.updates))
+
+    async def save_snapshot(self, diagram: DiagramId, fence: Fence, seq: Seq, state: bytes) -> bool:
+        """Store a snapshot unless one of that number is there. Raises Conflict if `seq` is not committed."""
+        rows = await self._database.fetch(SAVE_SNAPSHOT, diagram, fence, seq, state)
+        if rows[0]["held"] and not rows[0]["committed"]:
+            raise Conflict(f"Update {seq} is not committed.")
+        return bool(rows[0]["held"])
+
+
+async def _load(connection: PooledConnection, diagram: DiagramId) -> StoredDocument:
+    async with connection.transaction(isolation="repeatable_read", readonly=True):
+        newest = await connection.fetchrow(NEWEST_SNAPSHOT, diagram)
+        if newest is None:
+            raise NotFound("There is no such diagram.")
+        snapshot_seq = newest["seq"] or 0
+        tail: Sequence[Record] = await connection.fetch(TAIL, diagram, snapshot_seq)
+    return StoredDocument(
+        snapshot=newest["state"],
+        snapshot_seq=Seq(snapshot_seq),
+        tail=tuple(row["data"] for row in tail),
+        seq=Seq(tail[-1]["seq"] if tail else snapshot_seq),
+    )
+
+
+def _consecutive(batch: RoomBatch) -> bool:
+    seqs: Iterable[tuple[Seq, Seq]] = pairwise(u.seq for u in batch.updates)
+    return bool(batch.updates) and batch.updates[0].seq >= 1 and all(b == a + 1 for a, b in seqs)

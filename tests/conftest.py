@@ -1,0 +1,68 @@
+"""Fixtures that all of tests/ can use."""
+
+import asyncio
+import uuid
+from collections.abc import AsyncIterator, Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import asyncpg
+import pytest
+
+from persistence.postgres.database import PostgresDatabase
+from tests.postgres import PostgresServer, running_postgres
+
+OWNER = "tmi"
+TEMPLATE = "tmi_template"
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[PostgresServer]:
+    """One PostgreSQL for the session, with a migrated template database of an unprivileged role."""
+    with running_postgres() as server:
+        with ThreadPoolExecutor(1) as thread:  # the session's first user may be a fixture inside a loop
+            thread.submit(asyncio.run, _make_template(server)).result()
+        yield server
+
+
+@pytest.fixture
+async def database_url(postgres_server: PostgresServer) -> AsyncIterator[str]:
+    """The URL of a database of the test's own: migrated, empty, owned by a role that owns nothing else."""
+    name = f"test_{uuid.uuid4().hex}"
+    await _execute(postgres_server, f"CREATE DATABASE {name} OWNER {OWNER} TEMPLATE {TEMPLATE}")
+    yield postgres_server.url(name, OWNER)
+    await _execute(postgres_server, f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
+
+
+@pytest.fixture
+async def empty_database_url(postgres_server: PostgresServer) -> AsyncIterator[str]:
+    """Like `database_url`, with no migration applied."""
+    name = f"empty_{uuid.uuid4().hex}"
+    await _execute(postgres_server, f"CREATE DATABASE {name} OWNER {OWNER}")
+    yield postgres_server.url(name, OWNER)
+    await _execute(postgres_server, f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
+
+
+@pytest.fixture
+async def database(database_url: str) -> AsyncIterator[PostgresDatabase]:
+    """A pool on a database of the test's own."""
+    database = await PostgresDatabase.connect(database_url)
+    yield database
+    await database.close()
+
+
+async def _make_template(server: PostgresServer) -> None:
+    await _execute(server, f"CREATE ROLE {OWNER} LOGIN NOSUPERUSER NOCREATEDB NOCREATEROLE")
+    await _execute(server, f"CREATE DATABASE {TEMPLATE} OWNER {OWNER}")
+    database = await PostgresDatabase.connect(server.url(TEMPLATE, OWNER))
+    try:
+        await database.migrate()
+    finally:
+        await database.close()
+
+
+async def _execute(server: PostgresServer, sql: str) -> None:
+    connection = await asyncpg.connect(server.url("postgres"))
+    try:
+        await connection.execute(sql)
+    finally:
+        await connection.close()

@@ -1,0 +1,141 @@
+"""Every port, in memory and on PostgreSQL; a test that asks for `ports` runs on both."""
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass
+from uuid import uuid4
+
+import pytest
+
+from persistence.memory.access import MemoryAccessControl
+from persistence.memory.database import MemoryDatabase
+from persistence.memory.diagrams import MemoryDiagrams
+from persistence.memory.sign_ins import MemorySignIns
+from persistence.memory.signing_keys import MemorySigningKeys
+from persistence.memory.store import MemoryStore
+from persistence.memory.threat_models import MemoryThreatModels
+from persistence.memory.update_log import MemoryUpdateLog
+from persistence.memory.users import MemoryUsers
+from persistence.postgres.access import PostgresAccessControl
+from persistence.postgres.database import PostgresDatabase
+from persistence.postgres.diagrams import PostgresDiagrams
+from persistence.postgres.sign_ins import PostgresSignIns
+from persistence.postgres.signing_keys import PostgresSigningKeys
+from persistence.postgres.threat_models import PostgresThreatModels
+from persistence.postgres.update_log import PostgresUpdateLog
+from persistence.postgres.users import PostgresUsers
+from tmi.domain.ids import UserId
+from tmi.domain.model import Diagram, NewThreatModel, ThreatModel, User
+from tmi.domain.ports import (
+    AccessControl,
+    Database,
+    Diagrams,
+    SigningKeys,
+    SignIns,
+    ThreatModels,
+    UpdateLog,
+    Users,
+)
+from tmi.domain.roles import Grant
+
+AddToGroup = Callable[[str, str, UserId], Awaitable[None]]
+"""Make a user a member of the group of (provider, provider_id)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ports:
+    """All ports of one store."""
+
+    log: UpdateLog
+    access: AccessControl
+    threat_models: ThreatModels
+    diagrams: Diagrams
+    users: Users
+    sign_ins: SignIns
+    signing_keys: SigningKeys
+    database: Database
+    add_to_group: AddToGroup
+
+    async def user(self, name: str = "alice") -> User:
+        """A user of the provider `tmi`."""
+        return await self.users.sign_in("tmi", f"{name}@tmi.local", f"{name}@tmi.local", name.title())
+
+    async def model(self, creator: User, *grants: Grant, name: str = "Shop") -> ThreatModel:
+        """A threat model."""
+        return await self.threat_models.create(
+            creator, NewThreatModel(name, None, "STRIDE", None, False, grants)
+        )
+
+    async def diagram(self) -> Diagram:
+        """A diagram in a threat model of its own."""
+        model = await self.model(await self.user())
+        return await self.diagrams.create(model.id, "Flow", "DFD-1.0.0", None)
+
+
+def memory_ports(store: MemoryStore) -> Ports:
+    """The ports of a MemoryStore."""
+
+    async def add_to_group(provider: str, provider_id: str, user: UserId) -> None:
+        store.groups.setdefault((provider, provider_id), set()).add(user)
+
+    return Ports(
+        log=MemoryUpdateLog(store),
+        access=MemoryAccessControl(store),
+        threat_models=MemoryThreatModels(store),
+        diagrams=MemoryDiagrams(store),
+        users=MemoryUsers(store),
+        sign_ins=MemorySignIns(store),
+        signing_keys=MemorySigningKeys(store),
+        database=MemoryDatabase(store),
+        add_to_group=add_to_group,
+    )
+
+
+def postgres_ports(database: PostgresDatabase) -> Ports:
+    """The ports of a PostgreSQL database."""
+
+    async def add_to_group(provider: str, provider_id: str, user: UserId) -> None:
+        await database.fetch(
+            """
+            WITH made AS (
+                INSERT INTO groups (id, provider, provider_id, name) VALUES ($1, $2, $3, $3)
+                ON CONFLICT (provider, provider_id) DO UPDATE SET name = excluded.name RETURNING id
+            )
+            INSERT INTO group_members (group_id, user_id) SELECT id, $4 FROM made
+            """,
+            uuid4(),
+            provider,
+            provider_id,
+            user,
+        )
+
+    return Ports(
+        log=PostgresUpdateLog(database),
+        access=PostgresAccessControl(database),
+        threat_models=PostgresThreatModels(database),
+        diagrams=PostgresDiagrams(database),
+        users=PostgresUsers(database),
+        sign_ins=PostgresSignIns(database),
+        signing_keys=PostgresSigningKeys(database),
+        database=database,
+        add_to_group=add_to_group,
+    )
+
+
+@pytest.fixture(params=["memory", "postgres"])
+def store_url(request: pytest.FixtureRequest) -> str | None:
+    """The URL of a migrated database, None for a store in memory."""
+    if request.param == "memory":
+        return None
+    url: str = request.getfixturevalue("database_url")
+    return url
+
+
+@pytest.fixture
+async def ports(store_url: str | None) -> AsyncIterator[Ports]:
+    """The ports of a store of the test's own."""
+    if store_url is None:
+        yield memory_ports(MemoryStore())
+        return
+    database = await PostgresDatabase.connect(store_url)
+    yield postgres_ports(database)
+    await database.close()
