@@ -65,7 +65,7 @@ def any_int(n: int) -> bytes:
 def any_position(x: int, y: int) -> bytes:
     """lib0 `any` of `[x, y]`: as much as an editor writes when a node is dropped.
 
-    No object, since Yjs in Rust does not keep the order of an object's keys and could not return the same bytes.
+    No object, since Yjs in Rust does not keep the order of its keys and could not return the same bytes.
     """
     return b"\x75\x02" + any_int(x) + any_int(y)
 

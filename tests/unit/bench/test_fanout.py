@@ -1,0 +1,122 @@
+"""The whole scenario against a small relay, honest or not: its account must tell the difference."""
+
+import os
+from collections.abc import AsyncIterator, Callable
+
+import picows
+import pycrdt
+import pytest
+from picows import WSFrame, WSListener, WSMsgType, WSTransport, WSUpgradeRequest
+
+from bench.protocols import y_websocket
+from bench.scenarios.fanout import FanoutLoad, measure
+from bench.servers import Room, Server
+from bench.servers.base import HOST
+
+LOAD = FanoutLoad(clients=4, writers=2, rate=50, seconds=0.5, warm_up_s=0.2, settle_s=0.6)
+UPDATE = b"\x00\x02"
+
+
+class Relay(Server):
+    """A y-websocket server of one room, in this process. `spoil` may change or drop what goes to a socket."""
+
+    name = "relay"
+    persistence = "none"
+
+    def __init__(self, spoil: Callable[[int, bytes], bytes | None]) -> None:
+        super().__init__()
+        self.spoil = spoil
+        self.updates: list[bytes] = []
+        self.sockets: list[WSTransport] = []
+
+    async def start(self, core: int) -> None:
+        def accept(_request: WSUpgradeRequest) -> WSListener:
+            return RelaySocket(self)
+
+        self._listening = await picows.ws_create_server(accept, HOST, 0)
+        self.port = self._listening.sockets[0].getsockname()[1]
+
+    async def stop(self) -> None:
+        self._listening.close()
+        await self._listening.wait_closed()
+
+    async def room(self) -> Room:
+        return Room(f"ws://{HOST}:{self.port}/room", y_websocket())
+
+    def version(self) -> str:
+        return "0"
+
+    @property
+    def pid(self) -> int:
+        return os.getpid()
+
+
+class RelaySocket(WSListener):
+    def __init__(self, relay: Relay) -> None:
+        self.relay = relay
+
+    def on_ws_connected(self, transport: WSTransport) -> None:
+        self.relay.sockets.append(transport)
+        transport.send(WSMsgType.BINARY, y_websocket().ask())
+
+    def on_ws_disconnected(self, transport: WSTransport) -> None:
+        self.relay.sockets.remove(transport)
+
+    def on_ws_frame(self, transport: WSTransport, frame: WSFrame) -> None:
+        if frame.msg_type is not WSMsgType.BINARY:
+            transport.disconnect()
+            return
+        payload = frame.get_payload_as_bytes()
+        if payload.startswith(y_websocket().asked):
+            everything = pycrdt.merge_updates(*self.relay.updates, pycrdt.Doc().get_update())
+            transport.send(WSMsgType.BINARY, y_websocket().answer(everything))
+        elif payload.startswith(UPDATE):
+            self._relay(payload)
+
+    def _relay(self, payload: bytes) -> None:
+        self.relay.updates.append(payload[3:])
+        for number, socket in enumerate(self.relay.sockets):
+            spoilt = self.relay.spoil(number, payload)
+            if spoilt is not None:
+                socket.send(WSMsgType.BINARY, spoilt)
+
+
+def _faithfully(_number: int, payload: bytes) -> bytes:
+    return payload
+
+
+def _not_all_to_the_last(number: int, payload: bytes) -> bytes | None:
+    return None if number == 3 and b"0.5" in payload else payload
+
+
+def _with_another_value(number: int, payload: bytes) -> bytes:
+    return payload[:-2] + b"\x3f\x00" if number == 3 and b"0.5" in payload else payload
+
+
+@pytest.fixture
+async def relay(request: pytest.FixtureRequest) -> AsyncIterator[Relay]:
+    server = Relay(request.param)
+    await server.start(0)
+    yield server
+    await server.stop()
+
+
+@pytest.mark.parametrize("relay", [_faithfully], indirect=True)
+async def test_an_honest_server_is_found_without_fault(relay: Relay) -> None:
+    run = await measure(relay, LOAD, *2 * (min(os.sched_getaffinity(0)),))
+    assert [] == run.faults
+    assert (70, 0) == (run.edits, run.copies_missing)
+    assert 0 < run.p50_ms <= run.p99_ms <= run.max_ms
+    assert [] == relay.sockets
+
+
+@pytest.mark.parametrize("relay", [_not_all_to_the_last], indirect=True)
+async def test_one_copy_that_never_arrives_is_a_fault(relay: Relay) -> None:
+    run = await measure(relay, LOAD, *2 * (min(os.sched_getaffinity(0)),))
+    assert ["1 of 210 copies never arrived"] == run.faults
+
+
+@pytest.mark.parametrize("relay", [_with_another_value], indirect=True)
+async def test_one_altered_copy_is_a_fault(relay: Relay) -> None:
+    run = await measure(relay, LOAD, *2 * (min(os.sched_getaffinity(0)),))
+    assert ["1 of 210 copies never arrived", "1 edits arrived altered"] == run.faults
