@@ -124,7 +124,7 @@ def close_code_of(error: TmiError) -> int:
 
 
 def _sentence(error: TmiError) -> str:
-    return f"{error.summary} ({error.detail})" if error.detail else error.summary
+    return error.detail[:1].upper() + error.detail[1:] if error.detail else error.summary
 
 
 def _details(error: TmiError) -> Mapping[str, Any] | None:

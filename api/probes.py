@@ -61,7 +61,7 @@ def probe_routes(ping: DatabasePing) -> Blueprint:
         if health.draining:
             raise Draining
         if not health.started:
-            raise Unavailable("starting")
+            raise Unavailable("the service is starting")
         status = "ok" if await ping.answered() else "degraded: database"
         return bodies.answer(schemas.HealthAnswer(status=status))
 

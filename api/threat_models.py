@@ -129,7 +129,7 @@ async def _patched(
     for tries_left in reversed(range(PATCH_TRIES)):
         before = await services().threat_models.get(model)
         if expected is not None and expected != before.version:
-            raise PreconditionMismatch(f"it is at version {before.version}")
+            raise PreconditionMismatch(f"the threat model is at version {before.version} now")
         change = patch.apply(before, operations)
         diagrams = await services().diagrams.ids_of(model) if change.grants is not None else ()
         try:

@@ -100,7 +100,7 @@ def of_another_kind(algorithm: str) -> str:
 def algorithms() -> Iterator[tuple[str, str]]:
     """No algorithm, another algorithm, confusion of algorithms."""
     good = signed()
-    head, body, signature = good.split(".")
+    _, body, signature = good.split(".")
     for none in ("none", "None", "NONE", "nOnE", ""):
         bare = b64(json.dumps({**HEADER, "alg": none}).encode())
         yield f"alg {none!r} unsigned", f"{bare}.{body}."
@@ -201,7 +201,7 @@ def times() -> Iterator[tuple[str, str]]:
 def repeated_members() -> Iterator[tuple[str, str]]:
     """Members given twice: ours first, theirs last, and the other way around."""
     good = signed()
-    head, body, signature = good.split(".")
+    _, body, _ = good.split(".")
     twice_alg = json.dumps(HEADER)[:-1] + ', "alg": "none"}'
     yield "alg twice", f"{b64(twice_alg.encode())}.{body}."
     twice_kid = f'{{"kid": "theirs", {json.dumps(HEADER)[1:]}'

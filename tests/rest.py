@@ -1,0 +1,218 @@
+"""The REST application over real adapters, without a server: for tests of what it answers."""
+
+import base64
+import hashlib
+import json
+import secrets
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import parse_qs, urlencode, urlsplit
+
+from quart import Quart
+
+from api.app import create_app
+from api.services import ApiOptions, Health, Services
+from api.tokens import Tokens, shared_signing_keys
+from persistence.memory.access import MemoryAccessControl
+from persistence.memory.database import MemoryDatabase
+from persistence.memory.diagrams import MemoryDiagrams
+from persistence.memory.sign_ins import MemorySignIns
+from persistence.memory.signing_keys import MemorySigningKeys
+from persistence.memory.store import MemoryStore
+from persistence.memory.threat_models import MemoryThreatModels
+from persistence.memory.update_log import MemoryUpdateLog
+from persistence.memory.users import MemoryUsers
+from persistence.postgres.access import PostgresAccessControl
+from persistence.postgres.database import PostgresDatabase
+from persistence.postgres.diagrams import PostgresDiagrams
+from persistence.postgres.sign_ins import PostgresSignIns
+from persistence.postgres.signing_keys import PostgresSigningKeys
+from persistence.postgres.threat_models import PostgresThreatModels
+from persistence.postgres.update_log import PostgresUpdateLog
+from persistence.postgres.users import PostgresUsers
+from rooms.coordination.local import LocalCoordinator
+from rooms.service import Rooms
+
+Json = Any
+CALLBACK = "http://127.0.0.1:4321/callback"
+VERIFIER = "v" * 43
+ISSUER = "https://tmi.example.org"
+
+
+def challenge_of(verifier: str) -> str:
+    """The S256 challenge of RFC 7636, section 4.2, computed apart from the program."""
+    return base64.urlsafe_b64encode(hashlib.sha256(verifier.encode()).digest()).rstrip(b"=").decode()
+
+
+def user_grant(name: str, role: str) -> dict[str, str]:
+    """An authorization entry of a user of the development provider."""
+    return {"principal_type": "user", "provider": "tmi", "provider_id": f"{name}@tmi.local", "role": role}
+
+
+def group_grant(name: str, role: str, provider: str = "tmi") -> dict[str, str]:
+    """An authorization entry of a group."""
+    return {"principal_type": "group", "provider": provider, "provider_id": name, "role": role}
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What came back."""
+
+    status: int
+    headers: Mapping[str, str]
+    data: bytes
+
+    @property
+    def json(self) -> Json:
+        return json.loads(self.data)
+
+
+class RestClient:
+    """Calls an application in this process."""
+
+    def __init__(self, app: Quart, services: Services) -> None:
+        self.app = app
+        self.services = services
+
+    async def call(
+        self,
+        method: str,
+        path: str,
+        token: str | None = None,
+        *,
+        json_body: Json = ...,
+        data: bytes | None = None,
+        content_type: str | None = "application/json",
+        headers: Mapping[str, str] | None = None,
+    ) -> Answer:
+        """One request; a body is `json_body` or `data`."""
+        sent = dict(headers or {})
+        if token is not None:
+            sent["Authorization"] = f"Bearer {token}"
+        if json_body is not ...:
+            data = json.dumps(json_body).encode()
+        if data is not None and content_type is not None:
+            sent["Content-Type"] = content_type
+        answer = await self.app.test_client().open(path, method=method, headers=sent, data=data)
+        received = await answer.get_data(as_text=False)
+        assert isinstance(received, bytes)
+        return Answer(answer.status_code, answer.headers, received)
+
+    async def authorize(self, **changes: str | None) -> Answer:
+        """An authorization request; a change to None takes a parameter out."""
+        parameters = {
+            "idp": "tmi",
+            "login_hint": "alice",
+            "client_callback": CALLBACK,
+            "state": "xyz",
+            "scope": "openid",
+            "code_challenge": challenge_of(VERIFIER),
+            "code_challenge_method": "S256",
+        } | changes
+        query = urlencode({name: value for name, value in parameters.items() if value is not None})
+        return await self.call("GET", f"/oauth2/authorize?{query}")
+
+    async def code(self, **changes: str | None) -> str:
+        """A fresh authorization code."""
+        answer = await self.authorize(**changes)
+        assert answer.status == 302, answer.data
+        return parse_qs(urlsplit(answer.headers["Location"]).query)["code"][0]
+
+    async def exchange(self, **body: Json) -> Answer:
+        """A token request in JSON."""
+        return await self.call("POST", "/oauth2/token", json_body=body)
+
+    async def tokens(self, name: str) -> Json:
+        """Sign in."""
+        verifier = secrets.token_urlsafe(40)
+        code = await self.code(login_hint=name, code_challenge=challenge_of(verifier))
+        answer = await self.exchange(grant_type="authorization_code", code=code, code_verifier=verifier)
+        assert answer.status == 200, answer.data
+        return answer.json
+
+    async def sign_in(self, name: str) -> str:
+        """An access token."""
+        return str((await self.tokens(name))["access_token"])
+
+    async def create_model(self, token: str, *grants: Json, **fields: Json) -> Json:
+        """A new threat model."""
+        body = {"name": "Shop", "authorization": list(grants), **fields}
+        answer = await self.call("POST", "/threat_models", token, json_body=body)
+        assert answer.status == 201, answer.data
+        return answer.json
+
+    async def create_diagram(self, token: str, model: str) -> Json:
+        """A new diagram."""
+        body = {"name": "Flow", "type": "DFD-1.0.0"}
+        answer = await self.call("POST", f"/threat_models/{model}/diagrams", token, json_body=body)
+        assert answer.status == 201, answer.data
+        return answer.json
+
+    async def patch(
+        self, token: str, model: str, *operations: Json, headers: Mapping[str, str] | None = None
+    ) -> Answer:
+        """A JSON Patch of a threat model."""
+        return await self.call(
+            "PATCH",
+            f"/threat_models/{model}",
+            token,
+            json_body=list(operations),
+            content_type="application/json-patch+json",
+            headers=headers,
+        )
+
+
+@asynccontextmanager
+async def over_memory(
+    options: ApiOptions | None = None, store: MemoryStore | None = None, tokens: Tokens | None = None
+) -> AsyncIterator[RestClient]:
+    """The application over the in-memory adapters."""
+    store = store or MemoryStore()
+    log, access = MemoryUpdateLog(store), MemoryAccessControl(store)
+    keys = await shared_signing_keys(MemorySigningKeys(store))
+    async with Rooms(log, LocalCoordinator(log, "test"), access).running() as rooms:
+        services = Services(
+            threat_models=MemoryThreatModels(store),
+            diagrams=MemoryDiagrams(store),
+            users=MemoryUsers(store),
+            sign_ins=MemorySignIns(store),
+            access=access,
+            rooms=rooms,
+            tokens=tokens or Tokens(keys, ISSUER),
+            database=MemoryDatabase(store),
+            options=options or ApiOptions(dev=True),
+            health=Health(started=True),
+        )
+        async with _running(services) as client:
+            yield client
+
+
+@asynccontextmanager
+async def over_postgres(database: PostgresDatabase) -> AsyncIterator[RestClient]:
+    """The application over PostgreSQL."""
+    log, access = PostgresUpdateLog(database), PostgresAccessControl(database)
+    keys = await shared_signing_keys(PostgresSigningKeys(database))
+    async with Rooms(log, LocalCoordinator(log, "test"), access).running() as rooms:
+        services = Services(
+            threat_models=PostgresThreatModels(database),
+            diagrams=PostgresDiagrams(database),
+            users=PostgresUsers(database),
+            sign_ins=PostgresSignIns(database),
+            access=access,
+            rooms=rooms,
+            tokens=Tokens(keys, ISSUER),
+            database=database,
+            options=ApiOptions(dev=True),
+            health=Health(started=True),
+        )
+        async with _running(services) as client:
+            yield client
+
+
+@asynccontextmanager
+async def _running(services: Services) -> AsyncIterator[RestClient]:
+    app = create_app(services)
+    async with app.test_app():
+        yield RestClient(app, services)

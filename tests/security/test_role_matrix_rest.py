@@ -1,0 +1,199 @@
+"""Every REST operation, tried by everyone who is nobody, reader, writer or owner.
+
+The table is compared with the application's routes: an operation without a row fails the test.
+"""
+
+from collections.abc import AsyncIterator, Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+from uuid import uuid4
+
+import pytest
+
+from tests.rest import RestClient, group_grant, over_memory, user_grant
+
+PUBLIC = frozenset(
+    {
+        "GET /oauth2/authorize",
+        "POST /oauth2/token",
+        "GET /livez",
+        "GET /readyz",
+        "GET /openapi.json",
+        "GET /docs",
+        "GET /docs/page.js",
+        "GET /docs/<name>",
+    }
+)
+"""Operations that ask nobody to sign in."""
+
+NOBODY, READER, WRITER, OWNER = "nobody", "reader", "writer", "owner"
+CALLERS = (NOBODY, READER, WRITER, OWNER)
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """An operation, a good request of it, and the least role that it needs."""
+
+    operation: str
+    least: str
+    status: int
+    body: Any = None
+    content_type: str = "application/json"
+    about: str = ""
+
+    @property
+    def id(self) -> str:
+        return f"{self.operation} {self.about}".strip()
+
+    def expected(self, caller: str) -> int:
+        return self.status if CALLERS.index(caller) >= CALLERS.index(self.least) else 403
+
+
+MODEL = "/threat_models/<threat_model_id>"
+DIAGRAM = f"{MODEL}/diagrams/<diagram_id>"
+PATCH = "application/json-patch+json"
+
+
+def patch_row(least: str, operation: dict[str, Any], about: str, status: int = 200) -> Row:
+    return Row(f"PATCH {MODEL}", least, status, [operation], PATCH, about)
+
+
+ROWS = (
+    Row("GET /oauth2/userinfo", NOBODY, 200),
+    Row("GET /me", NOBODY, 200),
+    Row("GET /threat_models", NOBODY, 200),
+    Row("POST /threat_models", NOBODY, 201, {"name": "Mine"}),
+    Row(f"GET {MODEL}", READER, 200),
+    patch_row(WRITER, {"op": "replace", "path": "/name", "value": "New"}, "name"),
+    patch_row(WRITER, {"op": "replace", "path": "/description", "value": "New"}, "description"),
+    patch_row(WRITER, {"op": "test", "path": "/name", "value": "Shop"}, "test of the name"),
+    patch_row(
+        OWNER, {"op": "replace", "path": "/authorization", "value": [user_grant("owner", "owner")]}, "roles"
+    ),
+    patch_row(
+        OWNER, {"op": "add", "path": "/authorization/-", "value": user_grant("eve", "owner")}, "one more"
+    ),
+    patch_row(
+        OWNER, {"op": "replace", "path": "/authorization/1", "value": user_grant("eve", "owner")}, "a role"
+    ),
+    patch_row(OWNER, {"op": "remove", "path": "/authorization/1"}, "one less"),
+    patch_row(OWNER, {"op": "test", "path": "/authorization", "value": []}, "test of roles", 409),
+    Row(f"DELETE {MODEL}", OWNER, 204),
+    Row(f"GET {MODEL}/diagrams", READER, 200),
+    Row(f"POST {MODEL}/diagrams", WRITER, 201, {"name": "Flow", "type": "DFD-1.0.0"}),
+    Row(f"GET {DIAGRAM}", READER, 200),
+    Row(f"DELETE {DIAGRAM}", WRITER, 204),
+    Row("POST /collab/tokens", NOBODY, 200, {}, about="for all"),
+    Row("POST /collab/tokens", READER, 200, {"diagram_id": "<diagram_id>"}, about="for one"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class House:
+    """A threat model with one member of each role and one diagram."""
+
+    rest: RestClient
+    tokens: Mapping[str, str]
+    ids: Mapping[str, str]
+
+    async def call(self, row: Row, token: str | None, ids: Mapping[str, str] | None = None) -> int:
+        fill = self._filler(ids or self.ids)
+        method, path = row.operation.split(" ")
+        body = (
+            {name: fill(value) for name, value in row.body.items()}
+            if isinstance(row.body, dict)
+            else row.body
+        )
+        answer = await self.rest.call(
+            method,
+            fill(path),
+            token,
+            json_body=... if body is None else body,
+            content_type=row.content_type,
+        )
+        if answer.status >= 400:
+            assert {"error", "error_description"} <= answer.json.keys()
+        return answer.status
+
+    @staticmethod
+    def _filler(ids: Mapping[str, str]) -> Callable[[str], str]:
+        def fill(text: str) -> str:
+            for name, value in ids.items():
+                text = text.replace(f"<{name}>", value)
+            return text
+
+        return fill
+
+
+@pytest.fixture
+async def house() -> AsyncIterator[House]:
+    async with over_memory() as rest:
+        tokens = {name: await rest.sign_in(name) for name in CALLERS}
+        model = await rest.create_model(
+            tokens[OWNER],
+            user_grant(READER, "reader"),
+            user_grant(WRITER, "writer"),
+            user_grant("zed", "reader"),
+        )
+        diagram = await rest.create_diagram(tokens[OWNER], model["id"])
+        yield House(rest, tokens, {"threat_model_id": model["id"], "diagram_id": diagram["id"]})
+
+
+@pytest.mark.parametrize("caller", CALLERS)
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: row.id)
+async def test_a_role_allows_what_the_table_says(house: House, row: Row, caller: str) -> None:
+    assert row.expected(caller) == await house.call(row, house.tokens[caller])
+
+
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: row.id)
+async def test_without_a_sign_in_nothing_of_the_table_is_allowed(house: House, row: Row) -> None:
+    collab = house.rest.services.tokens.collab_token
+    me = house.rest.services.tokens.verify_access(house.tokens[OWNER])
+    for token in (None, "x", "a.b.c", collab(me.user, me.sign_in, None)):
+        assert 401 == await house.call(row, token)
+
+
+@pytest.mark.parametrize("row", [row for row in ROWS if "<" in row.operation], ids=lambda row: row.id)
+async def test_what_is_missing_is_404_and_no_uuid_is_400_for_an_owner(house: House, row: Row) -> None:
+    missing = {name: str(uuid4()) for name in house.ids}
+    assert 404 == await house.call(row, house.tokens[OWNER], missing)
+    assert 400 == await house.call(row, house.tokens[OWNER], dict.fromkeys(house.ids, "1"))
+
+
+@pytest.mark.parametrize("method", ["GET", "DELETE"])
+async def test_a_diagram_under_another_threat_model_is_404(house: House, method: str) -> None:
+    other = await house.rest.create_model(house.tokens[OWNER])
+    path = f"/threat_models/{other['id']}/diagrams/{house.ids['diagram_id']}"
+    assert 404 == (await house.rest.call(method, path, house.tokens[OWNER])).status
+
+
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: row.id)
+async def test_the_group_everyone_gives_its_role_to_everybody(house: House, row: Row) -> None:
+    grant = group_grant("everyone", "writer", provider="*")
+    patched = await house.rest.patch(
+        house.tokens[OWNER],
+        house.ids["threat_model_id"],
+        {"op": "add", "path": "/authorization/-", "value": grant},
+    )
+    assert 200 == patched.status
+    assert row.expected(WRITER) == await house.call(row, house.tokens[NOBODY])
+
+
+async def test_a_group_of_another_provider_called_everyone_is_not_everybody(house: House) -> None:
+    grant = group_grant("everyone", "owner", provider="elsewhere")
+    await house.rest.patch(
+        house.tokens[OWNER],
+        house.ids["threat_model_id"],
+        {"op": "add", "path": "/authorization/-", "value": grant},
+    )
+    assert 403 == await house.call(Row(f"GET {MODEL}", READER, 200), house.tokens[NOBODY])
+
+
+async def test_every_operation_has_a_row() -> None:
+    async with over_memory() as rest:
+        operations = {
+            f"{method} {rule.rule}"
+            for rule in rest.app.url_map.iter_rules()
+            for method in (rule.methods or set()) - {"HEAD"}
+        }
+    assert operations == PUBLIC | {row.operation for row in ROWS}
