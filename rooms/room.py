@@ -232,7 +232,7 @@ class Room:
         applied = self.document.apply(update)
         if not applied.adds:
             return self._acknowledge_later(session.number, is_sync)
-        effects = self._accept(update, applied.relay, session.number, session.member.user, origin, now)
+        effects = self._accept(applied.journal, applied.relay, session.number, session.member.user, origin, now)
         self._waiting.append((self.seq, session.number, is_sync))
         if applied.gap and session.asked != self.document.version:
             session.asked = self.document.version

@@ -1,0 +1,285 @@
+"""The room core: what it answers to what happens."""
+
+from collections.abc import Iterable
+from typing import Any, TypeVar
+from uuid import UUID
+
+import pytest
+from pycrdt import Doc, Map
+
+from crdt import y_websocket
+from crdt.document import Document
+from crdt.messages import Message, SyncStep1, SyncStep2, Update
+from rooms.effects import (
+    Acknowledge,
+    Broadcast,
+    ChangeRole,
+    Close,
+    Effect,
+    FlushAt,
+    Journal,
+    Refuse,
+    Send,
+    Subscribe,
+    Unsubscribe,
+)
+from rooms.lifecycle import Phase
+from rooms.peer import Member
+from rooms.room import Room, RoomLimits
+from tmi.domain.errors import BadFrame
+from tmi.domain.ids import DiagramId, Fence, Seq, SignInId, UserId
+from tmi.domain.ports import Origin
+from tmi.domain.roles import Role
+
+E = TypeVar("E", bound=Effect)
+EMPTY_UPDATE = b"\x00\x00"
+
+
+def member(name: int = 1, role: Role = Role.WRITER) -> Member:
+    return Member(UserId(UUID(int=name)), SignInId(UUID(int=name)), role)
+
+
+def room() -> Room:
+    return Room(DiagramId(UUID(int=9)), Fence(1), Document.load(None, []), Seq(0), RoomLimits())
+
+
+class Editor:
+    """A Yjs document whose edits come out as updates."""
+
+    def __init__(self, client: int = 7) -> None:
+        self.doc: Doc[Any] = Doc(client_id=client)
+        self.cells = self.doc.get("cells", type=Map)
+
+    def edit(self, key: str, value: int = 1) -> bytes:
+        before = self.doc.get_state()
+        self.cells[key] = value
+        return self.doc.get_update(before)
+
+    def receive(self, bodies: Iterable[bytes]) -> "Editor":
+        for body in bodies:
+            for message in y_websocket.decode(body):
+                if isinstance(message, SyncStep2 | Update):
+                    self.doc.apply_update(message.update)
+        return self
+
+
+def only(kind: type[E], effects: Iterable[Effect]) -> list[E]:
+    return [effect for effect in effects if isinstance(effect, kind)]
+
+
+def greet(target: Room, who: Member) -> int:
+    number = target.join(who)
+    target.receive(number, SyncStep1(b"\x00"), 0.0)
+    return number
+
+
+def decoded(send: Send) -> Message:
+    (message,) = y_websocket.decode(send.body)
+    return message
+
+
+def test_a_newcomer_is_synced_subscribed_and_asked_in_this_order() -> None:
+    target = room()
+    number = target.join(member())
+    effects = list(target.receive(number, SyncStep1(b"\x00"), 0.0))
+    assert [Send, Subscribe, Send] == [type(effect) for effect in effects]
+    step2, step1 = only(Send, effects)
+    assert isinstance(decoded(step2), SyncStep2)
+    assert isinstance(decoded(step1), SyncStep1)
+
+
+def test_an_edit_is_numbered_journaled_and_sent_to_the_others_only() -> None:
+    target, editor = room(), Editor()
+    author, other = greet(target, member(1)), greet(target, member(2))
+    effects = target.receive(author, Update(editor.edit("a")), 1.0)
+    assert 1 == target.seq
+    assert [Journal()] == only(Journal, effects)
+    assert [FlushAt(1.0)] == only(FlushAt, effects)
+    (broadcast,) = only(Broadcast, target.flush(1.0))
+    assert author == broadcast.but != other
+    assert {"a": 1} == Editor(8).receive([broadcast.body]).cells.to_py()
+
+
+def test_edits_of_one_flush_are_merged_and_go_to_everybody() -> None:
+    target, one, two = room(), Editor(7), Editor(8)
+    first, second = greet(target, member(1)), greet(target, member(2))
+    target.receive(first, Update(one.edit("a")), 1.0)
+    target.receive(second, Update(two.edit("b")), 1.0)
+    (broadcast,) = only(Broadcast, target.flush(1.0))
+    assert broadcast.but is None
+    assert {"a": 1, "b": 1} == Editor(9).receive([broadcast.body]).cells.to_py()
+
+
+def test_an_acknowledgement_waits_for_the_commit() -> None:
+    target, editor = room(), Editor()
+    number = greet(target, member())
+    effects = [*target.receive(number, Update(editor.edit("a")), 1.0), *target.flush(1.0)]
+    assert [] == only(Acknowledge, effects)
+    batch = target.take_batch()
+    assert batch is not None
+    assert [1] == [update.seq for update in batch.updates]
+    assert [Acknowledge(number, 0, 1)] == list(target.committed())
+
+
+def test_a_room_has_one_batch_in_flight() -> None:
+    target, editor = room(), Editor()
+    number = greet(target, member())
+    target.receive(number, Update(editor.edit("a")), 1.0)
+    assert target.take_batch() is not None
+    target.receive(number, Update(editor.edit("b")), 1.0)
+    assert target.take_batch() is None
+    assert [Journal()] == only(Journal, target.committed())
+    second = target.take_batch()
+    assert second is not None
+    assert [2] == [update.seq for update in second.updates]
+
+
+def test_what_adds_nothing_is_acknowledged_once_everything_before_it_is_committed() -> None:
+    target, editor = room(), Editor()
+    writer, other = greet(target, member(1)), greet(target, member(2))
+    target.receive(writer, Update(editor.edit("a")), 1.0)
+    assert [] == only(Acknowledge, target.receive(other, SyncStep2(EMPTY_UPDATE), 1.0))
+    target.take_batch()
+    assert {Acknowledge(writer, 0, 1), Acknowledge(other, 1, 0)} == set(target.committed())
+    assert [Acknowledge(other, 1, 0)] == list(target.receive(other, SyncStep2(EMPTY_UPDATE), 1.0))
+    assert 1 == target.seq
+
+
+def test_the_same_update_again_is_not_numbered_again() -> None:
+    target, editor = room(), Editor()
+    number = greet(target, member())
+    update = editor.edit("a")
+    target.receive(number, Update(update), 1.0)
+    target.receive(number, Update(update), 1.0)
+    assert 1 == target.seq
+
+
+def test_an_update_with_a_gap_is_journaled_and_its_sender_is_asked() -> None:
+    target, editor = room(), Editor()
+    number = greet(target, member())
+    first, second = editor.edit("a"), editor.edit("b")
+    effects = target.receive(number, Update(second), 1.0)
+    assert 1 == target.seq
+    (asked,) = only(Send, effects)
+    assert isinstance(decoded(asked), SyncStep1)
+    target.receive(number, SyncStep2(first), 1.0)
+    assert {"a": 1, "b": 1} == Editor(9).receive(
+        [y_websocket.update(target.document.encode())]
+    ).cells.to_py()
+
+
+def test_a_readers_edit_is_refused_and_the_room_stays_open() -> None:
+    target, editor = room(), Editor()
+    number = greet(target, member(role=Role.READER))
+    assert [Refuse] == [type(e) for e in target.receive(number, Update(editor.edit("a")), 1.0)]
+    assert 0 == target.seq
+    assert Phase.OPEN is target.phase
+    assert 1 == target.session_count
+
+
+def test_a_readers_sync_that_adds_nothing_is_acknowledged() -> None:
+    target = room()
+    number = greet(target, member(role=Role.READER))
+    assert [Acknowledge(number, 1, 0)] == list(target.receive(number, SyncStep2(EMPTY_UPDATE), 1.0))
+
+
+def test_a_promoted_reader_is_asked_for_what_was_refused() -> None:
+    target = room()
+    number = greet(target, member(role=Role.READER))
+    change, asked = target.change_role(number, Role.WRITER, 1.0)
+    assert ChangeRole(number, Role.WRITER) == change
+    assert isinstance(asked, Send)
+    assert isinstance(decoded(asked), SyncStep1)
+
+
+def test_who_may_no_longer_read_is_closed_4403() -> None:
+    target = room()
+    number = greet(target, member())
+    (close,) = only(Close, target.change_role(number, None, 1.0))
+    assert (number, 4403) == (close.session, close.code)
+    assert target.is_empty
+
+
+def test_a_malformed_update_leaves_the_room_as_it_was() -> None:
+    target, editor = room(), Editor()
+    number = greet(target, member())
+    target.receive(number, Update(editor.edit("a")), 1.0)
+    before = target.document.encode()
+    with pytest.raises(BadFrame):
+        target.receive(number, Update(b"\x01\x02\x03"), 1.0)
+    assert before == target.document.encode()
+    assert 1 == target.seq
+
+
+def test_a_slow_reader_misses_broadcasts_and_gets_one_difference() -> None:
+    target, editor = room(), Editor()
+    writer, slow = greet(target, member(1)), greet(target, member(2))
+    reader = Editor(8)
+    target.receive(writer, Update(editor.edit("a")), 1.0)
+    paused = list(target.pause(slow, 1.0))
+    assert [Broadcast, Unsubscribe] == [type(effect) for effect in paused]
+    reader.receive(b.body for b in only(Broadcast, paused))
+    for n in range(5):
+        target.receive(writer, Update(editor.edit(f"b{n}")), 2.0)
+        target.flush(2.0)
+    difference, subscribed = target.resume(slow)
+    assert Subscribe(slow) == subscribed
+    assert isinstance(difference, Send)
+    assert editor.cells.to_py() == reader.receive([difference.body]).cells.to_py()
+
+
+def test_drain_sends_everybody_away_and_ends_after_the_last_commit() -> None:
+    target, editor = room(), Editor()
+    writer, other = greet(target, member(1)), greet(target, member(2))
+    target.receive(writer, Update(editor.edit("a")), 1.0)
+    effects = target.drain(1.0)
+    assert {(writer, 1012), (other, 1012)} == {(c.session, c.code) for c in only(Close, effects)}
+    assert Phase.CLOSING is target.phase
+    target.take_batch()
+    target.committed()
+    assert Phase.CLOSED is target.phase
+
+
+def test_a_lost_fence_closes_everybody_and_acknowledges_nothing() -> None:
+    target, editor = room(), Editor()
+    number = greet(target, member())
+    target.receive(number, Update(editor.edit("a")), 1.0)
+    target.take_batch()
+    effects = target.fence_lost(1.0)
+    assert [1012] == [close.code for close in only(Close, effects)]
+    assert [] == only(Acknowledge, effects)
+    assert [] == list(target.committed())
+    assert Phase.CLOSED is target.phase
+
+
+def test_writers_are_sent_away_and_readers_stay() -> None:
+    target = room()
+    writer, reader = greet(target, member(1)), greet(target, member(2, Role.READER))
+    closes = only(Close, target.close_writers(1013, "full", 1.0))
+    assert [writer] == [close.session for close in closes]
+    assert {reader} == set(target.members)
+
+
+def test_a_server_edit_is_numbered_and_goes_to_everybody() -> None:
+    target, editor = room(), Editor()
+    greet(target, member())
+    update = editor.edit("a")
+
+    def change(document: Document) -> bytes:
+        document.apply(update)
+        return update
+
+    target.edit(change, None, Origin.SERVER, 1.0)
+    assert 1 == target.seq
+    (broadcast,) = only(Broadcast, target.flush(1.0))
+    assert broadcast.but is None
+
+
+def test_an_idle_room_closes_and_one_with_members_does_not() -> None:
+    target = room()
+    number = greet(target, member())
+    target.close_if_idle()
+    assert Phase.OPEN is target.phase
+    target.leave(number, 1.0)
+    target.close_if_idle()
+    assert Phase.CLOSED is target.phase
