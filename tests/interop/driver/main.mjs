@@ -28,7 +28,7 @@ const until = async (condition, timeoutMs, describe) => {
   const deadline = performance.now() + timeoutMs
   while (!condition()) {
     if (performance.now() > deadline) throw new Error(`timed out: ${describe()}`)
-    await sleep(10)
+    await sleep(5)
   }
 }
 
@@ -156,12 +156,27 @@ const OPERATIONS = {
     const state = { stop: false, sent: 0 }
     streams.set(stream, { state, done: streamEdits(names, perSecond, prefix, state) })
   },
+  wait_sent: ({ stream, count, timeout_ms: timeout }) => until(() => streams.get(stream).state.sent >= count, timeout, () => `${count} edits`),
   stop_stream: async ({ stream }) => {
     const { state, done } = streams.get(stream)
     state.stop = true
     await done
     streams.delete(stream)
     return state.sent
+  },
+  // Overwrites one key again and again, at most `in_flight` edits ahead of what was acknowledged.
+  flood: async ({ name, edits, bytes, in_flight: inFlight }) => {
+    const one = client(name)
+    const filler = 'x'.repeat(bytes - 10)
+    for (let i = 0; i < edits; i++) {
+      const behind = `flood-${i - inFlight}`
+      await until(() => one.ledger.edits.get(behind)?.acknowledged !== false, 60_000, () => `acknowledgement of ${behind}`)
+      one.edit(`flood-${i}`, () => one.doc.getMap('meta').set('flood', `${i} ${filler}`))
+    }
+  },
+  flood_keys: ({ name, edits, bytes, prefix }) => {
+    const one = client(name)
+    for (let i = 0; i < edits; i++) one.edit(`${prefix}-${i}`, () => one.doc.getMap('meta').set(`${prefix}-${i}`, 'x'.repeat(bytes)))
   },
   ledger: ({ names }) => Object.fromEntries(all(names).map(one =>
     [one.name, { edits: [...one.ledger.edits.values()], violations: one.ledger.violations }])),
@@ -176,6 +191,7 @@ const OPERATIONS = {
     return { unequal, reports: members.map(([first]) => report(first)) }
   },
   report: ({ names }) => Object.fromEntries(all(names).map(one => [one.name, report(one)])),
+  first_close_codes: ({ names }) => Object.fromEntries(all(names).map(one => [one.name, one.log.closes[0]?.code ?? null])),
   update: ({ name }) => base64(Y.encodeStateAsUpdate(client(name).doc)),
   set_token: ({ names, token }) => { for (const one of all(names)) one.setToken(token) },
   offline: ({ names }) => { for (const one of all(names)) one.offline() },
