@@ -248,7 +248,7 @@ class HocuspocusSocket(LiveSocket):
         except Exception:
             self._sockets.faults += 1
             log.exception("a document could not be opened")
-            self.close(closing.INTERNAL_ERROR, "internal error")
+            self.fail(closing.INTERNAL_ERROR, "internal error")
         else:
             self._guarded(self._start, document, session)
 

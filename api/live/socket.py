@@ -36,6 +36,7 @@ UNSUPPORTED_DATA = 1003
 INVALID_TEXT = 1007
 MESSAGE_TOO_BIG = 1009
 _NORMAL = 1000
+_FAILURE_LINGER_S = 0.5
 _REASON_MAX_BYTES = 123  # RFC 6455, section 5.5: a control frame carries 125 bytes, two of them the code
 
 _BINARY, _TEXT, _CONTINUATION = WSMsgType.BINARY, WSMsgType.TEXT, WSMsgType.CONTINUATION
@@ -108,7 +109,7 @@ class LiveSocket(WSListener):
 
     def received_text(self, message: str) -> None:  # noqa: ARG002
         """A text message, joined."""
-        self.close(UNSUPPORTED_DATA, "only binary messages are understood here")
+        self.fail(UNSUPPORTED_DATA, "only binary messages are understood here")
 
     def ended(self) -> None:
         """Nothing will be received or sent any more; called once, also when the upgrade never happened."""
@@ -136,9 +137,22 @@ class LiveSocket(WSListener):
         if self._ws is None:
             self._early_close = self._early_close or (code, reason)
             return
-        clipped = reason.encode()[:_REASON_MAX_BYTES].decode(errors="ignore")
-        self._ws.send_close(cast(WSCloseCode, code), clipped.encode())
-        self._begin_closing()
+        self._send_close(code, reason)
+        self._begin_closing(self.options.close_timeout_s)
+
+    def fail(self, code: int, reason: str) -> None:
+        """Send Close and serve no more (RFC 6455, section 7.1.7): the peer does not follow the protocol.
+
+        Only our half is shut at once. The rest comes a little later, or the reset that answers what the peer
+        still sends could overtake the Close frame.
+        """
+        if self._closing or self._tcp is None:
+            self.close(code, reason)
+            return
+        self._send_close(code, reason)
+        if self._tcp.can_write_eof():
+            self._tcp.write_eof()
+        self._begin_closing(_FAILURE_LINGER_S)
 
     def abort(self) -> None:
         """Drop the connection without a word: the peer does not listen."""
@@ -155,15 +169,20 @@ class LiveSocket(WSListener):
         """picows has found a violation, sent its Close and will disconnect; read no more of it."""
         if not self._closing and self._tcp is not None:
             self._tcp.pause_reading()
-            self._begin_closing()
+            self._begin_closing(_FAILURE_LINGER_S)
 
-    def _begin_closing(self) -> None:
+    def _send_close(self, code: int, reason: str) -> None:
+        assert self._ws is not None
+        clipped = reason.encode()[:_REASON_MAX_BYTES].decode(errors="ignore")
+        self._ws.send_close(cast(WSCloseCode, code), clipped.encode())
+
+    def _begin_closing(self, timeout_s: float) -> None:
         assert self._tcp is not None
         self._closing = True
         self.write = _discard
         self._fragments = None
         loop = asyncio.get_running_loop()
-        self._abort_timer = loop.call_later(self.options.close_timeout_s, self._tcp.abort)
+        self._abort_timer = loop.call_later(timeout_s, self._tcp.abort)
         self._guarded(self.ended)
 
     def _guarded(self, callback: Callable[..., None], *arguments: Any) -> None:
@@ -171,11 +190,11 @@ class LiveSocket(WSListener):
         try:
             callback(*arguments)
         except BadFrame as fault:
-            self.close(closing.BAD_FRAME, str(fault))
+            self.fail(closing.BAD_FRAME, str(fault))
         except Exception:
             self._sockets.faults += 1
             log.exception("a handler of a live socket failed")
-            self.close(closing.INTERNAL_ERROR, "internal error")
+            self.fail(closing.INTERNAL_ERROR, "internal error")
 
     # --- called by picows -----------------------------------------------------------------------
 
@@ -208,7 +227,7 @@ class LiveSocket(WSListener):
             if kind is _CLOSE and self._tcp is not None:
                 self._tcp.close()
         elif frame.rsv1 or frame.rsv2 or frame.rsv3:
-            self.close(PROTOCOL_ERROR, "a reserved bit is set")
+            self.fail(PROTOCOL_ERROR, "a reserved bit is set")
         elif kind is _BINARY and frame.fin and self._fragments is None:
             self._guarded(self.received, frame.get_payload_as_bytes())
         elif kind is _BINARY or kind is _TEXT or kind is _CONTINUATION:
@@ -237,12 +256,12 @@ class LiveSocket(WSListener):
     def _fragment(self, kind: WSMsgType, payload: bytes, is_last: bool) -> None:
         """RFC 6455, section 5.4."""
         if (kind is _CONTINUATION) is (self._fragments is None):
-            self.close(PROTOCOL_ERROR, "fragments out of order")
+            self.fail(PROTOCOL_ERROR, "fragments out of order")
             return
         if self._fragments is None:
             self._fragments, self._kind = bytearray(), kind
         if len(self._fragments) + len(payload) > self.options.frame_max_bytes:
-            self.close(MESSAGE_TOO_BIG, "the message is too large")
+            self.fail(MESSAGE_TOO_BIG, "the message is too large")
             return
         self._fragments += payload
         if is_last:
@@ -256,7 +275,7 @@ class LiveSocket(WSListener):
         try:
             text = message.decode()
         except UnicodeDecodeError:
-            self.close(INVALID_TEXT, "the text is not UTF-8")
+            self.fail(INVALID_TEXT, "the text is not UTF-8")
         else:
             self._guarded(self.received_text, text)
 

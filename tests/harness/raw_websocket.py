@@ -37,7 +37,7 @@ def frame(
     claimed: int | None = None,
     length_bytes: int | None = None,
 ) -> bytes:
-    """A client's frame, right or wrong: `claimed` lies about the length, `length_bytes` forces 0, 2 or 8 of them."""
+    """A client's frame, right or wrong: `claimed` lies about the length, `length_bytes` is 0, 2 or 8."""
     size = len(payload) if claimed is None else claimed
     if length_bytes is None:
         length_bytes = 0 if size < 126 else 2 if size < 65536 else 8
@@ -98,12 +98,14 @@ class RawWebSocket:
         async with asyncio.timeout(TIMEOUT_S):
             head = await self.reader.readuntil(b"\r\n\r\n")
             first, *lines = head[:-4].decode("latin-1").split("\r\n")
-            headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
+            headers = {
+                name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)
+            }
             body = await self.reader.readexactly(int(headers.get("content-length", "0")))
         return Answer(int(first.split(" ")[1]), headers, body)
 
     async def receive(self) -> Frame:
-        """Read a frame, and check that a server may send it (RFC 6455, section 5). Raises IncompleteReadError at the end."""
+        """Read a frame, and check that a server may send it. Raises IncompleteReadError at the end."""
         async with asyncio.timeout(TIMEOUT_S):
             first, second = await self.reader.readexactly(2)
             assert first & 0xF0 == 0x80, "final, and no reserved bit"
@@ -152,7 +154,9 @@ async def connected(port: int) -> AsyncIterator[RawWebSocket]:
 
 
 @contextlib.asynccontextmanager
-async def upgraded(port: int, path: str, headers: Mapping[str, str] | None = None) -> AsyncIterator[RawWebSocket]:
+async def upgraded(
+    port: int, path: str, headers: Mapping[str, str] | None = None
+) -> AsyncIterator[RawWebSocket]:
     """An open WebSocket."""
     async with connected(port) as raw:
         raw.send(upgrade_head(path, headers))
