@@ -69,3 +69,12 @@ bench-peers: $(PEERS)
 $(PEERS): bench/peers/package.json bench/peers/package-lock.json
 	npm ci --prefix bench/peers --no-audit --no-fund --ignore-scripts
 	touch $@
+
+# The long runs of what the tests try briefly.
+.PHONY: interop-1000 kill-100
+
+interop-1000: $(DEV) $(INTEROP)
+	TMI_INTEROP_SEEDS=1000 $(BIN)/python -m pytest tests/interop/test_convergence.py $(ARGS)
+
+kill-100: $(DEV) $(INTEROP)
+	TMI_KILL_ROUNDS=100 $(BIN)/python -m pytest tests/faults/test_kill.py $(ARGS)

@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator
-from contextlib import ExitStack
 from pathlib import Path
 
 import asyncpg
@@ -10,7 +9,7 @@ import pytest
 
 from tests.harness.node import NodeDriver
 from tests.harness.service import PostgresProcess
-from tests.postgres import PostgresServer, running_postgres, started, unprivileged_user
+from tests.postgres import PostgresServer, running_postgres
 
 DATABASE = "tmi"
 ROLE = "tmi"
@@ -19,9 +18,8 @@ ROLE = "tmi"
 class OwnPostgres:
     """An external PostgreSQL as the service sees it, and its processes as an operator does."""
 
-    def __init__(self, server: PostgresServer, stack: ExitStack) -> None:
+    def __init__(self, server: PostgresServer) -> None:
         self._server = server
-        self._stack = stack
         self.process = PostgresProcess(server.folder / "data")
         self.url = server.url(DATABASE, ROLE)
         self.admin_url = server.url(DATABASE)
@@ -41,15 +39,15 @@ class OwnPostgres:
 
     def start_again(self) -> None:
         """Start the killed server on the same data and socket."""
-        self._stack.enter_context(started(self._server.folder, unprivileged_user()))
+        self._server.stop()
+        self._server.start()
 
 
 @pytest.fixture
 async def own_postgres() -> AsyncIterator[OwnPostgres]:
     """A server that only this test uses."""
-    with ExitStack() as stack:
-        server = stack.enter_context(running_postgres())
-        postgres = OwnPostgres(server, stack)
+    with running_postgres() as server:
+        postgres = OwnPostgres(server)
         await postgres.prepare()
         yield postgres
         await asyncio.to_thread(_resume, postgres)

@@ -1,4 +1,4 @@
-"""`saved` frames (`64 varUint(n)`): the SyncStep2 and the first n updates of this connection are committed."""
+"""`saved` frames (`64 varUint(n)`): the SyncStep2 and the first n updates of a connection are committed."""
 
 import time
 from collections.abc import AsyncIterator
@@ -37,7 +37,7 @@ class Table:
         self.raw.send_binary(create_update_message(self._doc.get_update(before)))
 
     async def saved_until_committed(self, key: str) -> list[int]:
-        """The numbers of the saved frames received by the time that the room has committed an edit of ours."""
+        """The numbers in the saved frames that came until the room had committed an edit of ours."""
         await self._driver.call("wait_key", names=[self._editor], key=key, timeout_ms=20_000)
         self._marks += 1
         mark = f"mark-{self._marks}-{time.monotonic_ns()}"
