@@ -35,6 +35,12 @@ class Decoder:
         self._position = position + 1
         return self._data[position]
 
+    def skip(self, count: int) -> None:
+        """Pass over `count` bytes."""
+        if count > self._end - self._position:
+            raise BadFrame("the frame ends too early")
+        self._position += count
+
     def read_var_uint(self) -> int:
         position = self._position
         data = self._data

@@ -1,0 +1,251 @@
+"""Reading Yjs v1 updates without applying them: what is checked before pycrdt sees an update.
+
+Layout (Yjs `encodeStateAsUpdate`, v1): varUint clients; per client varUint structs, varUint client, varUint clock
+of the first struct, and the structs; then the delete set: varUint clients, per client varUint client, varUint
+ranges, and per range varUint clock and varUint length.
+
+What can go wrong: a count that is believed allocates memory (hash maps are cleared when they are made; vectors
+are not touched, so those are harmless), and values nested deeply enough overflow the stack of pycrdt's recursive
+decoder, which ends the process. Reading every struct in Python costs more than applying it, so `check_update` looks
+only at what is cheap, and reads in full where an update could hold either: a map claiming 128 keys or more, or more
+opening brackets than may be nested.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from crdt.lib0 import Decoder, write_var_uint
+from tmi.domain.errors import BadFrame, BadUpdate
+
+MAX_NESTING = 128
+"""Levels of lists and objects inside one JSON value. pycrdt's decoder overflows 8 MiB of stack at about 30,000."""
+
+_UNCHECKED_NESTING = 4096
+"""Up to here nesting is not counted: the stack holds several times as much."""
+
+_SMALLEST_SECTION_BYTES = 4
+_SMALLEST_RANGE_BYTES = 2
+
+_MAP_OF_128_KEYS = re.compile(rb"v[\x80-\xff]").search
+
+Id = tuple[int, int]
+"""A client and a clock: the name of one struct's first element."""
+
+Ranges = dict[int, list[tuple[int, int]]]
+"""Per client ranges [start, end) of clocks."""
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """What an update claims to hold."""
+
+    structs: Ranges
+    """Without Skips; ranges that touch are one."""
+    heads: Mapping[int, tuple[int, Sequence[Id]]]
+    """Per client the clock of its first struct that is no Skip, and the structs this one is placed by."""
+    deletes_at: int
+    """Where the delete set begins."""
+    deletes: Ranges
+
+
+def check_update(update: bytes) -> None:
+    """Refuse what would harm pycrdt. Raises BadUpdate.
+
+    A hot path: 0.4 us for a 60-byte edit.
+    """
+    size = len(update)
+    if size < 2:
+        raise BadUpdate("an update has at least two bytes")
+    clients = update[0]
+    if clients >= 0x80:
+        clients = Decoder(update).read_var_uint()
+    if clients * _SMALLEST_SECTION_BYTES >= size:
+        raise BadUpdate("more clients claimed than sent")
+    if _MAP_OF_128_KEYS(update) is not None or (
+        size > 2 * _UNCHECKED_NESTING and update.count(b"u") + update.count(b"v") > _UNCHECKED_NESTING
+    ):
+        read_update(update)
+
+
+def check_state_vector(state_vector: bytes) -> None:
+    """Refuse a state vector that claims more than it holds. Raises BadFrame."""
+    decoder = Decoder(state_vector)
+    if decoder.read_var_uint() * _SMALLEST_RANGE_BYTES > decoder.remaining():
+        raise BadFrame("more clients claimed than sent")
+
+
+def read_state_vector(state_vector: bytes) -> dict[int, int]:
+    """Client to next clock. Raises BadFrame."""
+    decoder = Decoder(state_vector)
+    count = decoder.read_var_uint()
+    if count * _SMALLEST_RANGE_BYTES > decoder.remaining():
+        raise BadFrame("more clients claimed than sent")
+    return {decoder.read_var_uint(): decoder.read_var_uint() for _ in range(count)}
+
+
+def read_update(update: bytes) -> Shape:
+    """Read an update to its end. Raises BadUpdate."""
+    decoder = Decoder(update)
+    try:
+        structs: Ranges = {}
+        heads: dict[int, tuple[int, Sequence[Id]]] = {}
+        for _ in range(_count(decoder, _SMALLEST_SECTION_BYTES)):
+            _read_section(decoder, structs, heads)
+        deletes_at = decoder.position
+        deletes = _read_delete_set(decoder)
+    except BadUpdate:
+        raise
+    except BadFrame as error:
+        raise BadUpdate(error.detail) from None
+    return Shape(structs, heads, deletes_at, deletes)
+
+
+def encode_delete_set(deletes: Ranges) -> bytes:
+    """The delete set in one order, whatever order it came in."""
+    parts = [write_var_uint(len(deletes))]
+    for client in sorted(deletes):
+        ranges = sorted(deletes[client])
+        parts.append(write_var_uint(client) + write_var_uint(len(ranges)))
+        parts.extend(write_var_uint(start) + write_var_uint(end - start) for start, end in ranges)
+    return b"".join(parts)
+
+
+def _count(decoder: Decoder, smallest: int) -> int:
+    count = decoder.read_var_uint()
+    if count * smallest > decoder.remaining():
+        raise BadUpdate("more entries claimed than sent")
+    return count
+
+
+def _read_delete_set(decoder: Decoder) -> Ranges:
+    deletes: Ranges = {}
+    for _ in range(_count(decoder, _SMALLEST_RANGE_BYTES)):
+        ranges = deletes.setdefault(decoder.read_var_uint(), [])
+        for _ in range(_count(decoder, _SMALLEST_RANGE_BYTES)):
+            clock = decoder.read_var_uint()
+            ranges.append((clock, clock + decoder.read_var_uint()))
+    return deletes
+
+
+def _read_section(decoder: Decoder, structs: Ranges, heads: dict[int, tuple[int, Sequence[Id]]]) -> None:
+    """Read the structs of one client."""
+    count = _count(decoder, 2)
+    client = decoder.read_var_uint()
+    clock = decoder.read_var_uint()
+    ranges = structs.setdefault(client, [])
+    for _ in range(count):
+        info = decoder.read_byte()
+        kind = info & 0x1F
+        if kind == _SKIP:
+            clock += decoder.read_var_uint()
+            continue
+        places: Sequence[Id] = ()
+        if kind == _GC:
+            end = clock + decoder.read_var_uint()
+        else:
+            places = _read_places(decoder, info)
+            end = clock + _read_content(decoder, kind)
+        if not ranges:
+            heads.setdefault(client, (clock, places))
+        if ranges and ranges[-1][1] == clock:
+            ranges[-1] = (ranges[-1][0], end)
+        else:
+            ranges.append((clock, end))
+        clock = end
+    if not ranges:
+        del structs[client]
+
+
+def _read_places(decoder: Decoder, info: int) -> Sequence[Id]:
+    """The ids an item is placed by: its neighbours, or else its parent."""
+    places: list[Id] = []
+    if info & 0x80:
+        places.append((decoder.read_var_uint(), decoder.read_var_uint()))
+    if info & 0x40:
+        places.append((decoder.read_var_uint(), decoder.read_var_uint()))
+    if not info & 0xC0:
+        if decoder.read_var_uint() == 1:
+            decoder.read_var_bytes()  # the name of a root type
+        else:
+            places.append((decoder.read_var_uint(), decoder.read_var_uint()))
+        if info & 0x20:
+            decoder.read_var_bytes()  # the key in a map
+    return places
+
+
+_GC, _DELETED, _JSON, _BINARY, _STRING, _EMBED, _FORMAT, _TYPE, _ANY, _DOC, _SKIP = range(11)
+_TYPE_WITH_NAME = frozenset((3, 5))
+"""Y.XmlElement and Y.XmlHook carry a name."""
+
+
+def _read_content(decoder: Decoder, kind: int) -> int:
+    """Read an item's content; how many clocks it takes."""
+    if kind == _ANY:
+        length = _count(decoder, 1)
+        for _ in range(length):
+            _read_any(decoder)
+        return length
+    if kind == _DELETED:
+        return decoder.read_var_uint()
+    if kind == _STRING:
+        return _utf16_length(decoder.read_var_bytes())
+    if kind == _TYPE:
+        if decoder.read_var_uint() in _TYPE_WITH_NAME:
+            decoder.read_var_bytes()
+        return 1
+    if kind == _JSON:
+        length = _count(decoder, 1)
+        for _ in range(length):
+            decoder.read_var_bytes()
+        return length
+    if kind in (_BINARY, _EMBED):
+        decoder.read_var_bytes()
+        return 1
+    if kind == _FORMAT:
+        decoder.read_var_bytes()
+        decoder.read_var_bytes()
+        return 1
+    if kind == _DOC:
+        decoder.read_var_bytes()
+        _read_any(decoder)
+        return 1
+    raise BadUpdate(f"there is no content of kind {kind}")
+
+
+def _utf16_length(text: bytes) -> int:
+    """How many UTF-16 units, which is what Yjs counts strings in."""
+    if text.isascii():
+        return len(text)
+    continuation = sum(1 for byte in text if 0x80 <= byte < 0xC0)
+    return len(text) - continuation + sum(1 for byte in text if byte >= 0xF0)
+
+
+_ANY_BYTES = {0x7F: 0, 0x7E: 0, 0x79: 0, 0x78: 0, 0x7C: 4, 0x7B: 8, 0x7A: 8}
+"""lib0 `writeAny`: undefined, null, false, true, float32, float64, bigint64."""
+
+
+def _read_any(decoder: Decoder) -> None:
+    """Read one value, without recursion: `open_lists` holds how many values each open list or object lacks."""
+    open_lists = [(1, False)]
+    while open_lists:
+        lacking, keyed = open_lists.pop()
+        if not lacking:
+            continue
+        open_lists.append((lacking - 1, keyed))
+        if keyed:
+            decoder.read_var_bytes()
+        tag = decoder.read_byte()
+        if tag in (0x75, 0x76):
+            if len(open_lists) > MAX_NESTING:
+                raise BadUpdate(f"a value is nested more than {MAX_NESTING} levels deep")
+            open_lists.append((_count(decoder, tag - 0x74), tag == 0x76))
+        elif tag in (0x77, 0x74):
+            decoder.read_var_bytes()
+        elif tag == 0x7D:
+            while decoder.read_byte() >= 0x80:
+                pass
+        elif tag in _ANY_BYTES:
+            decoder.skip(_ANY_BYTES[tag])
+        else:
+            raise BadUpdate(f"there is no value of type {tag}")
