@@ -8,6 +8,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 from urllib.parse import parse_qsl
+from uuid import UUID
 
 import orjson
 from pydantic import BaseModel, ValidationError
@@ -91,8 +92,15 @@ def answer(
 ) -> Response:
     """A JSON answer; optional fields without a value are left out."""
     data = body.model_dump(exclude_none=True) if isinstance(body, BaseModel) else body
-    wire = orjson.dumps(data, option=orjson.OPT_UTC_Z)
+    wire = orjson.dumps(data, default=_plain, option=orjson.OPT_UTC_Z)
     return Response(wire, status, dict(headers or {}), content_type=JSON)
+
+
+def _plain(value: object) -> str:
+    """asyncpg gives UUIDs of a class of its own; orjson knows the standard one only."""
+    if isinstance(value, UUID):
+        return str(value)
+    raise TypeError
 
 
 def problem_answer(problem: Problem) -> Response:
