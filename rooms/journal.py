@@ -17,7 +17,6 @@ from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 
 from rooms import closing
-from rooms.lifecycle import Phase
 from rooms.runner import RoomRunner
 from tmi.domain.errors import DatabaseUnavailable
 from tmi.domain.ids import DiagramId
@@ -158,7 +157,7 @@ class Journal:
             runner.end(runner.room.log_refused)
 
     def _forget_if_done(self, diagram: DiagramId, runner: RoomRunner) -> None:
-        if runner.room.unsaved and runner.room.phase is not Phase.CLOSED:
+        if runner.room.unsaved and not runner.room.is_over:
             return
         # A new room of the same diagram may have taken the old one's place meanwhile.
         if self._unsaved.get(diagram) is runner:

@@ -16,9 +16,8 @@ one it has, or equal with state `null`, which means gone. What this module holds
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from crdt.awareness import GONE, Entry
-
 from crdt import awareness
+from crdt.awareness import GONE, Entry
 from rooms.effects import SessionNumber
 from tmi.domain.errors import BadFrame
 from tmi.domain.ids import UserId

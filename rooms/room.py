@@ -24,9 +24,8 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from crdt.document import Document, merge
-
 from crdt import y_websocket
+from crdt.document import Document, merge
 from crdt.messages import Awareness, Message, QueryAwareness, SyncStep1, SyncStep2, Update
 from rooms import closing
 from rooms.effects import (
@@ -118,6 +117,16 @@ class Room:
     def members(self) -> Mapping[SessionNumber, Member]:
         """Who is connected, by session."""
         return {number: session.member for number, session in self._sessions.items()}
+
+    @property
+    def is_open(self) -> bool:
+        """Sessions come and go, edits are applied."""
+        return self.phase is Phase.OPEN
+
+    @property
+    def is_over(self) -> bool:
+        """Nothing more will come of this room; it may be forgotten."""
+        return self.phase is Phase.CLOSED
 
     @property
     def session_count(self) -> int:
@@ -232,7 +241,9 @@ class Room:
         applied = self.document.apply(update)
         if not applied.adds:
             return self._acknowledge_later(session.number, is_sync)
-        effects = self._accept(applied.journal, applied.relay, session.number, session.member.user, origin, now)
+        effects = self._accept(
+            applied.journal, applied.relay, session.number, session.member.user, origin, now
+        )
         self._waiting.append((self.seq, session.number, is_sync))
         if applied.gap and session.asked != self.document.version:
             session.asked = self.document.version
@@ -343,7 +354,7 @@ class Room:
 
         A batch whose commit failed without an answer is offered again by its holder, unchanged.
         """
-        if self._in_flight or not self._unsent or self.phase is Phase.CLOSED:
+        if self._in_flight or not self._unsent or self.is_over:
             return None
         batch: list[LoggedUpdate] = []
         size = 0
@@ -357,7 +368,7 @@ class Room:
 
     def committed(self) -> Effects:
         """The batch in flight is committed: acknowledge everything that waited for it."""
-        if self.phase is Phase.CLOSED:
+        if self.is_over:
             return NOTHING
         self.committed_seq = self._in_flight[-1].seq
         self.unsaved_bytes -= sum(len(update.data) for update in self._in_flight)

@@ -8,7 +8,6 @@ import logging
 from collections.abc import Callable, Hashable, Iterable, Mapping
 
 from crdt.document import Document
-
 from crdt.messages import Message
 from rooms import closing
 from rooms.effects import (
@@ -26,7 +25,6 @@ from rooms.effects import (
     Subscribe,
     Unsubscribe,
 )
-from rooms.lifecycle import Phase
 from rooms.peer import Member, Peer
 from rooms.room import Room
 from rooms.ticker import Ticker
@@ -234,7 +232,7 @@ class RoomRunner:
     def _flush(self) -> None:
         # A flush that was overtaken by an earlier one finds nothing due, and costs next to nothing.
         self._flush_at = None
-        if self.room.phase is not Phase.CLOSED:
+        if not self.room.is_over:
             self.perform(self.room.flush(self._ticker.now()))
 
     def _journal(self, _effect: Journal) -> None:

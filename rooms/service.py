@@ -8,10 +8,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from crdt.document import Document
-
 from rooms import closing
 from rooms.journal import Journal, JournalLimits
-from rooms.lifecycle import Phase
 from rooms.peer import Member, Peer
 from rooms.room import Room, RoomLimits
 from rooms.runner import UPDATE_WEIGHT, RoomRunner, Session
@@ -108,7 +106,7 @@ class Rooms:
                 raise Draining
             runner = self._open.get(diagram)
             if runner is not None:
-                if runner.room.phase is Phase.OPEN:
+                if runner.room.is_open:
                     return runner
                 self._retire(diagram, runner)
             opening = self._opening.get(diagram)
@@ -152,7 +150,7 @@ class Rooms:
         """
         while True:
             ending = self._ending.get(diagram)
-            if ending is None or ending.room.phase is Phase.CLOSED:
+            if ending is None or ending.room.is_over:
                 return
             await asyncio.sleep(0.01)
 
@@ -165,7 +163,7 @@ class Rooms:
         Raises NotFound and DatabaseUnavailable.
         """
         runner = self._open.get(diagram) or self._ending.get(diagram)
-        if runner is not None and runner.room.phase is not Phase.CLOSED:
+        if runner is not None and not runner.room.is_over:
             return runner.room.seq, runner.room.document
         async with self._load_slots:
             stored = await self._store.load(diagram)
@@ -241,12 +239,12 @@ class Rooms:
         now = self._ticker.now()
         for diagram, runner in list(self._open.items()):
             room = runner.room
-            if room.phase is Phase.OPEN and room.is_empty and now - runner.idle_since > self._limits.idle_s:
+            if room.is_open and room.is_empty and now - runner.idle_since > self._limits.idle_s:
                 room.close_if_idle()
-            if room.phase is not Phase.OPEN:
+            if not room.is_open:
                 self._retire(diagram, runner)
         for diagram, runner in list(self._ending.items()):
-            if runner.room.phase is Phase.CLOSED:
+            if runner.room.is_over:
                 del self._ending[diagram]
                 self._spawn(self._coordinator.release(diagram, runner.room.fence))
         for diagram, changed_at in list(self._changed_at.items()):

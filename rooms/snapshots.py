@@ -12,7 +12,6 @@ import logging
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
-from rooms.lifecycle import Phase
 from rooms.runner import RoomRunner
 from tmi.domain.errors import DatabaseUnavailable, TmiError
 from tmi.domain.ids import DiagramId, Seq
@@ -59,7 +58,7 @@ class Snapshotter:
         if waiting is not None and waiting[1] <= room.committed_seq:
             self._wake.set()
         elif (
-            room.phase is Phase.OPEN
+            room.is_open
             and runner.tail_weight >= max(self._limits.min_weight, runner.snapshot_bytes)
             and len(self._due) < self._limits.max_waiting
         ):
@@ -77,7 +76,7 @@ class Snapshotter:
                     await asyncio.sleep(0)
             for diagram, (runner, seq, state) in list(self._encoded.items()):
                 committed = seq <= runner.room.committed_seq
-                if committed or runner.room.phase is Phase.CLOSED:
+                if committed or runner.room.is_over:
                     del self._encoded[diagram]
                 if committed:
                     await self._write(runner, seq, state)

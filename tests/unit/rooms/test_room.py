@@ -23,7 +23,6 @@ from rooms.effects import (
     Subscribe,
     Unsubscribe,
 )
-from rooms.lifecycle import Phase
 from rooms.peer import Member
 from rooms.room import Room, RoomLimits
 from tmi.domain.errors import BadFrame
@@ -163,9 +162,7 @@ def test_an_update_with_a_gap_is_journaled_and_its_sender_is_asked() -> None:
     (asked,) = only(Send, effects)
     assert isinstance(decoded(asked), SyncStep1)
     target.receive(number, SyncStep2(first), 1.0)
-    assert {"a": 1, "b": 1} == Editor(9).receive(
-        [y_websocket.update(target.document.encode())]
-    ).cells.to_py()
+    assert {"a": 1, "b": 1} == Editor(9).receive([y_websocket.update(target.document.encode())]).cells.to_py()
 
 
 def test_a_readers_edit_is_refused_and_the_room_stays_open() -> None:
@@ -173,7 +170,7 @@ def test_a_readers_edit_is_refused_and_the_room_stays_open() -> None:
     number = greet(target, member(role=Role.READER))
     assert [Refuse] == [type(e) for e in target.receive(number, Update(editor.edit("a")), 1.0)]
     assert 0 == target.seq
-    assert Phase.OPEN is target.phase
+    assert target.is_open
     assert 1 == target.session_count
 
 
@@ -234,10 +231,10 @@ def test_drain_sends_everybody_away_and_ends_after_the_last_commit() -> None:
     target.receive(writer, Update(editor.edit("a")), 1.0)
     effects = target.drain(1.0)
     assert {(writer, 1012), (other, 1012)} == {(c.session, c.code) for c in only(Close, effects)}
-    assert Phase.CLOSING is target.phase
+    assert not target.is_over
     target.take_batch()
     target.committed()
-    assert Phase.CLOSED is target.phase
+    assert target.is_over
 
 
 def test_a_lost_fence_closes_everybody_and_acknowledges_nothing() -> None:
@@ -249,7 +246,7 @@ def test_a_lost_fence_closes_everybody_and_acknowledges_nothing() -> None:
     assert [1012] == [close.code for close in only(Close, effects)]
     assert [] == only(Acknowledge, effects)
     assert [] == list(target.committed())
-    assert Phase.CLOSED is target.phase
+    assert target.is_over
 
 
 def test_writers_are_sent_away_and_readers_stay() -> None:
@@ -279,7 +276,7 @@ def test_an_idle_room_closes_and_one_with_members_does_not() -> None:
     target = room()
     number = greet(target, member())
     target.close_if_idle()
-    assert Phase.OPEN is target.phase
+    assert target.is_open
     target.leave(number, 1.0)
     target.close_if_idle()
-    assert Phase.CLOSED is target.phase
+    assert target.is_over
