@@ -1,23 +1,23 @@
 """The document of a room: the only place that applies updates, and the only one that knows pycrdt's habits.
 
 What it holds true
-- Whatever `apply` accepted is in `encode()`: integrated or, where what it builds on is missing, *pending*. pycrdt keeps
-  pending structs and deletes too, but neither shows nor encodes them, so the document keeps its own copy: one update,
-  `_pending`, which holds exactly what is not integrated yet.
-- An update that changed nothing is reported as adding nothing, so that a client offering the same state at each
-  reconnect costs no row in the log.
-- A refused update leaves the document as it was, or, where pycrdt took a part of it before it failed, the part is
-  reported as applied, since journal and document must agree.
+- Whatever `apply` accepted is in `encode()`: integrated or, where what it builds on is missing, *pending*.
+  pycrdt keeps pending structs and deletes too, but neither shows nor encodes them, so the document keeps
+  its own copy: one update, `_pending`, which holds exactly what is not integrated yet.
+- An update that changed nothing is reported as adding nothing, so that a client offering the same state at
+  each reconnect costs no row in the log.
+- A refused update leaves the document as it was, or, where pycrdt took a part of it before it failed, the
+  part is reported as applied, since journal and document must agree.
 
 What can go wrong in pycrdt (each has a regression test)
 - It panics. A panic is a BaseException that asyncio would take for a request to stop everything.
-- It integrates past a gap and then gets stuck: what was missing arrives, and nothing happens. So while something
-  is pending, the pending part and a new update are merged and applied together, and a document that is stuck although nothing
-  is missing is built anew from its own state.
+- It integrates past a gap and then gets stuck: what was missing arrives, and nothing happens. So while
+  something is pending, the pending part and a new update are merged and applied together, and a document
+  that is stuck although nothing is missing is built anew from its own state.
 - It fails half-way: a struct whose parent is no container is an error after the structs before it went in.
 
-pycrdt tells what it integrated, as an update. Usually that is the update given, which is the cheap way to know
-that all of it went in; only other outcomes are looked into.
+pycrdt tells what it integrated, as an update. Usually that is the update given, which is the cheap way to
+know that all of it went in; only other outcomes are looked into.
 """
 
 from bisect import bisect_right
@@ -120,7 +120,8 @@ class Document:
     def load(cls, snapshot: bytes | None, tail: Sequence[bytes]) -> "Document":
         """The document of a snapshot and the updates after it, in their order.
 
-        An update that cannot be applied is counted in `rejected`, not raised: the rest of the log is worth more.
+        An update that cannot be applied is counted in `rejected`, not raised: the rest of the log is worth
+        more.
         """
         document = cls()
         stored = list(tail) if snapshot is None else [snapshot, *tail]
@@ -325,15 +326,17 @@ class Document:
         return bool(known) and not _covers(self._deletes(), known, read_state_vector(clocks))
 
     def _deletes(self) -> Ranges:
-        """What is deleted. Every difference carries the whole delete set; that to now carries nothing else."""
+        """What is deleted. Every difference carries the whole delete set; that to now carries nothing
+        else.
+        """
         return read_update(self._doc.get_update(self.state_vector())).deletes
 
 
 def _says_the_same(integrated: bytes, update: bytes) -> bool:
     """Whether all of the update went in, as far as that can be seen at a glance.
 
-    The keys of an object inside a value come back in any order. So for an update of one client it is enough that
-    its head (number of structs, client, first clock) and its length came back.
+    The keys of an object inside a value come back in any order. So for an update of one client it is enough
+    that its head (number of structs, client, first clock) and its length came back.
     """
     return integrated == update or (
         len(integrated) == len(update) and integrated[0] == 1 and integrated[:_HEAD] == update[:_HEAD]
@@ -386,7 +389,8 @@ def _gather(events: Sequence[bytes]) -> bytes:
 def _refusal(error: BaseException) -> BadUpdate:
     """The error of pycrdt as ours; anything that is not pycrdt's is raised again.
 
-    Panics derive from BaseException, as cancellation, exit and interrupt do, and pyo3 exports no class for them.
+    Panics derive from BaseException, as cancellation, exit and interrupt do, and pyo3 exports no class for
+    them.
     """
     if isinstance(error, ValueError | RuntimeError) or type(error).__name__ == "PanicException":
         return BadUpdate(str(error)[:200])

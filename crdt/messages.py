@@ -1,8 +1,8 @@
 """What clients and rooms say to each other, whatever the protocol around it.
 
 The bytes of an encoded message are the y-protocols encoding (`00 00 vb(sv)`, `00 01 vb(update)`,
-`00 02 vb(update)`, `01 vb(awareness)`, `03`): a y-websocket frame is exactly such a body, and a Hocuspocus frame
-is the same body behind a key. A room encodes a body once for all its clients.
+`00 02 vb(update)`, `01 vb(awareness)`, `03`): a y-websocket frame is exactly such a body, and a Hocuspocus
+frame is the same body behind a key. A room encodes a body once for all its clients.
 """
 
 from dataclasses import dataclass

@@ -1,14 +1,14 @@
 """Reading Yjs v1 updates without applying them: what is checked before pycrdt sees an update.
 
-Layout (Yjs `encodeStateAsUpdate`, v1): varUint clients; per client varUint structs, varUint client, varUint clock
-of the first struct, and the structs; then the delete set: varUint clients, per client varUint client, varUint
-ranges, and per range varUint clock and varUint length.
+Layout (Yjs `encodeStateAsUpdate`, v1): varUint clients; per client varUint structs, varUint client, varUint
+clock of the first struct, and the structs; then the delete set: varUint clients, per client varUint client,
+varUint ranges, and per range varUint clock and varUint length.
 
-What can go wrong: a count that is believed allocates memory (hash maps are cleared when they are made; vectors
-are not touched, so those are harmless), and values nested deeply enough overflow the stack of pycrdt's recursive
-decoder, which ends the process. Reading every struct in Python costs more than applying it, so `check_update` looks
-only at what is cheap, and reads in full where an update could hold either: a map claiming 128 keys or more, or more
-opening brackets than may be nested.
+What can go wrong: a count that is believed allocates memory (hash maps are cleared when they are made;
+vectors are not touched, so those are harmless), and values nested deeply enough overflow the stack of
+pycrdt's recursive decoder, which ends the process. Reading every struct in Python costs more than applying
+it, so `check_update` looks only at what is cheap, and reads in full where an update could hold either: a
+map claiming 128 keys or more, or more opening brackets than may be nested.
 """
 
 import re
@@ -19,7 +19,9 @@ from crdt.lib0 import Decoder, write_var_uint
 from tmi.domain.errors import BadFrame, BadUpdate
 
 MAX_NESTING = 128
-"""Levels of lists and objects inside one JSON value. pycrdt's decoder overflows 8 MiB of stack at about 30,000."""
+"""Levels of lists and objects inside one JSON value. pycrdt's decoder overflows 8 MiB of stack at about
+30,000.
+"""
 
 _UNCHECKED_NESTING = 4096
 """Up to here nesting is not counted: the stack holds several times as much."""
@@ -226,7 +228,9 @@ _ANY_BYTES = {0x7F: 0, 0x7E: 0, 0x79: 0, 0x78: 0, 0x7C: 4, 0x7B: 8, 0x7A: 8}
 
 
 def _read_any(decoder: Decoder) -> None:
-    """Read one value, without recursion: `open_lists` holds how many values each open list or object lacks."""
+    """Read one value, without recursion: `open_lists` holds how many values each open list or object
+    lacks.
+    """
     open_lists = [(1, False)]
     while open_lists:
         lacking, keyed = open_lists.pop()

@@ -7,7 +7,9 @@ from tmi.domain.errors import BadFrame
 MAX_MESSAGES_PER_FRAME = 64
 
 KEEPALIVE = b"\x01\x01\x00"
-"""An awareness message about nobody: it counts as a message where the client closes after 30 s without one."""
+"""An awareness message about nobody: it counts as a message where the client closes after 30 s without
+one.
+"""
 
 QUERY_AWARENESS = b"\x03"
 
@@ -71,7 +73,8 @@ def permission_denied(reason: str) -> bytes:
 
 
 def saved(updates: int) -> bytes:
-    """TMI's acknowledgement: SyncStep2 and the first `updates` Update frames of this connection are committed.
+    """TMI's acknowledgement: SyncStep2 and the first `updates` Update frames of this connection are
+    committed.
 
     Sent only to clients that asked by `?saved=1`: stock clients log unknown types.
     """
