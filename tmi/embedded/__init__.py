@@ -1,0 +1,1 @@
+"""Servers that TMI runs by itself where none is given."""

@@ -1,0 +1,366 @@
+"""PostgreSQL 18 in the data directory, run by this service for itself.
+
+What it holds true:
+
+- **One owner.** The lock on the data directory keeps a second service away, so whatever still runs on the
+  cluster is a leftover of a killed run: it is ended properly before our own server starts.
+- **Making a cluster is all or nothing.** It is made in a folder beside its place and moved there complete;
+  a run that is killed before that leaves a folder that the next run removes.
+- **Nobody is superuser.** Over the socket, which lies in a folder of mode 0700, the only way in is as role
+  `tmi` for the operating system's user of this service (`peer`). The role is made in single-user mode, owns
+  the database `tmi` and nothing else. There is no TCP port.
+- **Time is given.** Crash recovery takes as long as it takes; only the end of the process is a failure.
+- **It ends with the service, and only with it.** It runs in a session of its own, so that Ctrl-C in a
+  terminal reaches the service alone, which then stops it last. If it ends by itself it is started again.
+
+Started by root, PostgreSQL runs as an unprivileged account (account.py). What this process writes for it never
+goes into folders of that account, where a link could lead it elsewhere.
+"""
+
+import asyncio
+import contextlib
+import hashlib
+import logging
+import os
+import pwd
+import shutil
+import signal
+import subprocess
+import tempfile
+import time
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+from urllib.parse import quote
+
+from tmi.domain.errors import StartupError
+from tmi.embedded.account import Account, choose_account, open_way
+from tmi.embedded.binaries import Binaries, find_binaries
+from tmi.embedded.processes import POLL_S, TELL_EVERY_S, is_ready, stop_leftovers
+
+log = logging.getLogger(__name__)
+
+ROLE = "tmi"
+SOCKET_NAME = ".s.PGSQL.5432"
+SOCKET_PATH_MAX = 107
+"""Bytes of a Unix socket's path, unix(7)."""
+
+FAST_STOP_S = 30.0
+IMMEDIATE_STOP_S = 10.0
+FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.2, 10.0
+SUPERVISE_S = 0.1
+LOG_MAX_BYTES = 8 * 1024 * 1024
+
+SETTINGS = {
+    "listen_addresses": "",
+    "port": "5432",
+    "unix_socket_permissions": "0700",
+    "fsync": "on",
+    "max_connections": "40",
+    "shared_buffers": "64MB",
+    "wal_level": "minimal",
+    "max_wal_senders": "0",
+    "max_wal_size": "512MB",
+    "max_parallel_workers_per_gather": "0",
+    "jit": "off",
+    "log_min_messages": "warning",
+    "log_checkpoints": "off",
+    "logging_collector": "off",
+    "log_destination": "stderr",
+    "timezone": "UTC",
+    "log_timezone": "UTC",
+}
+
+MAKE_ROLE = f"""CREATE ROLE {ROLE} LOGIN NOSUPERUSER NOCREATEDB NOCREATEROLE NOREPLICATION
+CREATE DATABASE {ROLE} OWNER {ROLE}
+"""
+"""Single-user mode takes a statement per line."""
+
+HBA = f"local {ROLE} {ROLE} peer map={ROLE}\n"
+
+
+@dataclass(frozen=True, slots=True)
+class Places:
+    """Where everything of the embedded server lies."""
+
+    data_dir: Path
+    """Locked by this process."""
+
+    @property
+    def cluster(self) -> Path:
+        return self.data_dir / "postgres"
+
+    @property
+    def unfinished(self) -> str:
+        """The prefix of folders in which clusters are made."""
+        return "postgres.new-"
+
+    @property
+    def hba(self) -> Path:
+        return self.data_dir / "postgres-hba.conf"
+
+    @property
+    def ident(self) -> Path:
+        return self.data_dir / "postgres-ident.conf"
+
+    @property
+    def log(self) -> Path:
+        return self.data_dir / "postgres.log"
+
+    @property
+    def sockets(self) -> Path:
+        """The socket's folder: in the data directory, or below the temporary one where that path is too long."""
+        folder = self.data_dir / "run"
+        if len(os.fsencode(folder / SOCKET_NAME)) <= SOCKET_PATH_MAX:
+            return folder
+        name = hashlib.sha256(os.fsencode(self.data_dir)).hexdigest()[:16]
+        return Path(tempfile.gettempdir()) / f"tmi-{os.geteuid()}-{name}"
+
+
+@contextlib.asynccontextmanager
+async def embedded_postgres(data_dir: Path) -> AsyncIterator[str]:
+    """Run PostgreSQL on a locked data directory; yields the URL of its database. Raises StartupError."""
+    places = Places(data_dir)
+    binaries = find_binaries()
+    account = choose_account(places.cluster)
+    _prepare_access(places, binaries, account)
+    await _make_cluster_if_missing(places, binaries, account)
+    _write_rules(places)
+    _make_socket_folder(places.sockets, account)
+    server = _Server(places, binaries, account)
+    await server.start()
+    supervisor = asyncio.create_task(server.supervise(), name="embedded-postgres")
+    try:
+        yield f"postgresql://{ROLE}@/{ROLE}?host={quote(str(places.sockets), safe='/')}"
+    finally:
+        supervisor.cancel()
+        await asyncio.gather(supervisor, return_exceptions=True)
+        await server.stop()
+
+
+def _prepare_access(places: Places, binaries: Binaries, account: Account) -> None:
+    opened = open_way(account, (places.data_dir, binaries.postgres.parent))
+    if not (account.can_run(binaries.postgres) and account.can_read(binaries.catalog)):
+        raise StartupError(
+            f"User {account.name}, as whom PostgreSQL runs, may not read its programs in {binaries.folder}."
+        )
+    if account.is_other:
+        way = f" and may now pass through {', '.join(map(str, opened))}" if opened else ""
+        log.info("PostgreSQL runs as user %s, since it refuses to be root%s", account.name, way)
+
+
+# --- making a cluster ---------------------------------------------------------------------------
+
+
+async def _make_cluster_if_missing(places: Places, binaries: Binaries, account: Account) -> None:
+    for leftover in places.data_dir.glob(f"{places.unfinished}*"):
+        shutil.rmtree(leftover, ignore_errors=True)
+    if places.cluster.exists():
+        return
+    log.info("making a new database in %s", places.cluster)
+    folder = Path(tempfile.mkdtemp(prefix=places.unfinished, dir=places.data_dir))
+    try:
+        account.own(folder)
+        await _run(account, _initdb_command(binaries, folder), b"")
+        await _run(account, _single_user_command(binaries, folder), MAKE_ROLE.encode())
+        folder.rename(places.cluster)
+        _sync_folder(places.data_dir)
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+
+
+def _initdb_command(binaries: Binaries, folder: Path) -> Sequence[str]:
+    return (
+        str(binaries.initdb),
+        f"--pgdata={folder}",
+        "--username=postgres",
+        "--encoding=UTF8",
+        "--locale-provider=builtin",
+        "--builtin-locale=C.UTF-8",
+        "--locale=C",
+        "--auth=reject",
+        "--data-checksums",
+        "--no-instructions",
+    )
+
+
+def _single_user_command(binaries: Binaries, folder: Path) -> Sequence[str]:
+    return (str(binaries.postgres), "--single", "-D", str(folder), "-c", "exit_on_error=on", "postgres")
+
+
+async def _run(account: Account, command: Sequence[str], text: bytes) -> None:
+    """Run a program to its end. Raises StartupError with its last line."""
+    with tempfile.TemporaryFile() as source, tempfile.TemporaryFile() as output:
+        source.write(text)
+        source.seek(0)
+        process = _spawn(account, command, source, output)
+        try:
+            await _ended(process)
+        finally:
+            process.kill()
+            process.wait()
+        if process.returncode != 0:
+            output.seek(0)
+            name = Path(command[0]).name
+            raise StartupError(f"{name} failed ({process.returncode}): {_last_line(output.read()[-4096:])}")
+
+
+def _spawn(
+    account: Account,
+    command: Sequence[str],
+    source: IO[bytes] | int,
+    output: IO[bytes],
+    *,
+    own_session: bool = False,
+) -> subprocess.Popen[bytes]:
+    """Start a program as the account, with nothing of our environment, secrets included."""
+    other = account.is_other
+    try:
+        return subprocess.Popen(
+            command,
+            stdin=source,
+            stdout=output,
+            stderr=output,
+            cwd="/",
+            env={"PATH": os.defpath, "LC_ALL": "C", "HOME": "/"},
+            umask=0o077,
+            start_new_session=own_session,
+            user=account.uid if other else None,
+            group=account.gid if other else None,
+            extra_groups=[] if other else None,
+        )
+    except OSError as error:
+        raise StartupError(f"{command[0]} can't be run: {error.strerror}.") from None
+
+
+async def _ended(process: subprocess.Popen[bytes]) -> None:
+    while process.poll() is None:
+        await asyncio.sleep(POLL_S)
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _last_line(output: bytes) -> str:
+    lines = output.decode(errors="replace").strip().splitlines()
+    telling = [line for line in lines if "FATAL" in line or "error" in line] or lines or ["it said nothing"]
+    return telling[-1]
+
+
+# --- who may connect ----------------------------------------------------------------------------
+
+
+def _write_rules(places: Places) -> None:
+    user = pwd.getpwuid(os.geteuid()).pw_name
+    _write(places.hba, HBA)
+    _write(places.ident, f'{ROLE} "{user}" {ROLE}\n')
+
+
+def _write(path: Path, text: str) -> None:
+    """Write a file that every account may read, whatever the umask; folders guard it."""
+    path.write_text(text)
+    path.chmod(0o644)
+
+
+def _make_socket_folder(folder: Path, account: Account) -> None:
+    """The folder is the account's and closed to all others. Raises StartupError if it is anybody else's."""
+    try:
+        folder.mkdir(mode=0o700)
+        account.own(folder)
+    except FileExistsError:
+        found = folder.lstat()
+        if not folder.is_dir() or folder.is_symlink() or found.st_uid != account.uid:
+            raise StartupError(f"{folder} is not {account.name}'s folder; remove it.") from None
+        folder.chmod(0o700)
+
+
+# --- running ------------------------------------------------------------------------------------
+
+
+class _Server:
+    """The postmaster as our child."""
+
+    def __init__(self, places: Places, binaries: Binaries, account: Account) -> None:
+        self._places = places
+        self._account = account
+        rules = {
+            "hba_file": str(places.hba),
+            "ident_file": str(places.ident),
+            "unix_socket_directories": f'"{places.sockets}"',
+        }
+        options = [f"--{name}={value}" for name, value in (SETTINGS | rules).items()]
+        self._command = (str(binaries.postgres), "-D", str(places.cluster), *options)
+        self._process: subprocess.Popen[bytes] | None = None
+
+    async def start(self) -> None:
+        """End what an earlier run left, start, and wait until connections are taken. Raises StartupError."""
+        await stop_leftovers(self._places.cluster)
+        descriptor = os.open(self._places.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW, 0o600)
+        with os.fdopen(descriptor, "ab") as output:
+            written = output.tell()
+            self._process = _spawn(self._account, self._command, subprocess.DEVNULL, output, own_session=True)
+        try:
+            await self._until_ready(self._process, written)
+        except BaseException:
+            await self.stop()
+            raise
+
+    async def _until_ready(self, process: subprocess.Popen[bytes], written: int) -> None:
+        started = told = time.monotonic()
+        while not is_ready(self._places.cluster, process.pid):
+            if process.poll() is not None:
+                raise StartupError(f"PostgreSQL ended while starting: {self._said_since(written)}")
+            now = time.monotonic()
+            if now - told > TELL_EVERY_S:
+                told = now
+                log.info("PostgreSQL is still starting, perhaps recovering (%.0f s)", now - started)
+            await asyncio.sleep(POLL_S)
+
+    def _said_since(self, written: int) -> str:
+        with self._places.log.open("rb") as said:
+            said.seek(max(written, self._places.log.stat().st_size - 4096))
+            return _last_line(said.read())
+
+    async def supervise(self) -> None:
+        """Start it again whenever it ends, with growing pauses while that fails; keep its log bounded."""
+        pause_s = FIRST_PAUSE_S
+        while True:
+            await asyncio.sleep(SUPERVISE_S)
+            self._bound_log()
+            if self._process is not None and self._process.poll() is None:
+                pause_s = FIRST_PAUSE_S
+                continue
+            log.error("PostgreSQL has ended; starting it again in %.1f s", pause_s)
+            await asyncio.sleep(pause_s)
+            pause_s = min(pause_s * 2, LONGEST_PAUSE_S)
+            try:
+                await self.start()
+                log.info("PostgreSQL runs again")
+            except (StartupError, OSError) as error:
+                log.warning("%s", error)
+
+    def _bound_log(self) -> None:
+        with contextlib.suppress(OSError):
+            if self._places.log.stat().st_size > LOG_MAX_BYTES:
+                os.truncate(self._places.log, 0)
+
+    async def stop(self) -> None:
+        """Shut down fast, then at once, then by force, each with its time."""
+        process = self._process
+        if process is None:
+            return
+        for number, limit_s in ((signal.SIGINT, FAST_STOP_S), (signal.SIGQUIT, IMMEDIATE_STOP_S)):
+            process.send_signal(number)
+            process.send_signal(signal.SIGCONT)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(_ended(process), limit_s)
+                return
+        process.kill()
+        await asyncio.wait_for(_ended(process), IMMEDIATE_STOP_S)
