@@ -29,6 +29,7 @@ from rooms.effects import (
     Journal,
     Refuse,
     Send,
+    SessionNumber,
     Subscribe,
     Unsubscribe,
 )
@@ -187,7 +188,10 @@ class World:
     def to_server(self, client: Client, connection: int, message: Any) -> None:
         self._deliver(connection, True, lambda: self._server_receives(connection, message))
 
-    def to_client(self, connection: int, call: Any) -> None:
+    def to_client(self, number: SessionNumber, call: Any) -> None:
+        connection = self._numbers.get(number)
+        if connection is None:
+            return  # the connection is gone, and the room does not know it yet
         client, _ = self._sessions[connection]
         self._deliver(connection, False, lambda: client.connection == connection and call(client))
 
@@ -274,7 +278,7 @@ class World:
     def _answer(self, effect: Effect) -> None:
         match effect:
             case Acknowledge(number, syncs, updates):
-                self.to_client(self._numbers[number], lambda client: client.acknowledged(syncs + updates))
+                self.to_client(number, lambda client: client.acknowledged(syncs + updates))
             case Refuse(number, _):
                 client = self._sessions[self._numbers[number]][0]
                 assert client.member.role is Role.READER, "a writer's edit was refused"
@@ -294,9 +298,7 @@ class World:
             self._reconnect_later(client)
 
     def _send(self, number: int, body: bytes) -> None:
-        connection = self._numbers.get(number)
-        if connection is not None:
-            self.to_client(connection, lambda client: client.receive(body))
+        self.to_client(number, lambda client: client.receive(body))
 
     def _start_commit(self) -> None:
         room = self.room
