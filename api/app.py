@@ -5,16 +5,18 @@ import logging
 from typing import Any
 
 from quart import Quart, Response, request
+from quart.wrappers.base import BaseRequestWebsocket
 from quart_schema import QuartSchema, hide
 from werkzeug.exceptions import HTTPException
+from werkzeug.routing import MapAdapter
 
 from api import collab_tokens, diagrams, docs, oauth, threat_models
 from api.bodies import answer, problem_answer
-from api.context import EXTENSION, Context, public, require_sign_in
+from api.context import EXTENSION, HOST, Context, public, require_sign_in
 from api.errors import INTERNAL, Problem, problem_of
 from api.probes import DatabasePing, probe_routes
 from api.services import Services
-from tmi.domain.errors import TmiError
+from tmi.domain.errors import BadInput, TmiError
 
 log = logging.getLogger(__name__)
 
@@ -40,9 +42,24 @@ _HTTP_PROBLEMS = {
 }
 
 
+class RestApp(Quart):
+    """Quart, except that no route depends on the Host header, or on bytes of a query that are no UTF-8.
+
+    Quart looks at both before any handler runs, and would answer an odd one with 500.
+    """
+
+    def create_url_adapter(self, request: BaseRequestWebsocket | None) -> MapAdapter | None:
+        """Match the path and the method alone."""
+        if request is None:
+            return super().create_url_adapter(request)
+        return self.url_map.bind(
+            "localhost", url_scheme=request.scheme, default_method=request.method, path_info=request.path
+        )
+
+
 def create_app(services: Services) -> Quart:
     """The ASGI application. Connects to nothing by itself."""
-    app = Quart("tmi", static_folder=None)
+    app = RestApp("tmi", static_folder=None)
     app.config.update(
         MAX_CONTENT_LENGTH=services.options.max_body_bytes,
         BODY_TIMEOUT=services.options.body_timeout_s,
@@ -63,6 +80,7 @@ def create_app(services: Services) -> Quart:
         probe_routes(ping),
     ):
         app.register_blueprint(routes)
+    app.before_request(_require_a_host)
     app.before_request(require_sign_in)
     app.after_request(_with_security_headers)
     app.register_error_handler(TmiError, _refused)
@@ -90,6 +108,12 @@ def _add_documents(app: Quart) -> None:
     async def openapi() -> Response:
         """This API in OpenAPI 3.0."""
         return answer(document())
+
+
+async def _require_a_host() -> None:
+    """Raises BadInput for a Host header that is none (RFC 9112, section 3.2)."""
+    if any(host and not HOST.fullmatch(host) for host in request.headers.getlist("Host")):
+        raise BadInput("the Host header is not valid")
 
 
 async def _with_security_headers(response: Response) -> Response:

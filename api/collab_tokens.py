@@ -1,22 +1,18 @@
 """Tokens and addresses for live sockets."""
 
-import re
 from urllib.parse import urlencode
 
 from quart import Blueprint, Response, request
 from quart_schema import operation_id, tag
 
 from api import bodies, schemas
-from api.context import allowed, caller, parse_diagram_id, services
+from api.context import HOST, allowed, caller, parse_diagram_id, services
 from api.documented import operation
 from tmi.domain.errors import BadInput
 from tmi.domain.ids import DiagramId
 from tmi.domain.roles import Action
 
 routes = Blueprint("collab_tokens", __name__)
-
-_LABEL = r"[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?"
-_HOST = re.compile(rf"(?:{_LABEL}(?:\.{_LABEL}){{0,31}}|\[[0-9A-Fa-f:.]{{2,45}}\])(?::[0-9]{{1,5}})?")
 
 
 @routes.post("/collab/tokens")
@@ -62,7 +58,7 @@ def _socket_base() -> str:
     base = services().options.public_url
     if base is None:
         hosts = request.headers.getlist("Host")
-        if len(hosts) != 1 or not _HOST.fullmatch(hosts[0]):
+        if len(hosts) != 1 or not HOST.fullmatch(hosts[0]):
             raise BadInput("the Host header is not valid")
         base = f"{request.scheme}://{hosts[0]}"
     secure, _, rest = base.rstrip("/").partition("://")

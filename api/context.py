@@ -23,6 +23,10 @@ EXTENSION = "tmi"
 SIGN_IN_CACHE_TTL_S = 1.0
 SIGN_IN_CACHE_SIZE = 10_000
 
+_LABEL = r"[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?"
+HOST = re.compile(rf"(?:{_LABEL}(?:\.{_LABEL}){{0,31}}\.?|\[[0-9A-Fa-f:.]{{2,45}}\])(?::[0-9]{{1,5}})?")
+"""A Host header: a name, an IPv4 or an IPv6 address, and perhaps a port."""
+
 _PUBLIC = "_tmi_public"
 _BEARER = re.compile(r"Bearer +([A-Za-z0-9._-]+)", re.IGNORECASE)
 _UUID = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
@@ -125,21 +129,21 @@ def parse_uuid(text: UuidText) -> UUID:
     return UUID(text)
 
 
-async def model_for(text: str, action: Action) -> tuple[ThreatModelId, Role]:
+async def model_for(text: str, action: Action) -> ThreatModelId:
     """The threat model of a path, if the caller may do `action` with it.
 
     Raises BadInput (no UUID), NotFound and Forbidden.
     """
     model = ThreatModelId(parse_uuid(text))
     role = await services().access.to_threat_model(caller().user.id, model)
-    return model, allowed(role, action)
+    allowed(role, action)
+    return model
 
 
-def allowed(role: Role | None, action: Action) -> Role:
+def allowed(role: Role | None, action: Action) -> None:
     """Raises Forbidden unless `role` may do `action`."""
-    if role is None or not may(role, action):
+    if not may(role, action):
         raise Forbidden
-    return role
 
 
 def parse_diagram_id(text: str) -> DiagramId:

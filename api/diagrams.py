@@ -27,7 +27,7 @@ routes = Blueprint("diagrams", __name__)
 )
 async def create_diagram(threat_model_id: str) -> Response:
     """Create an empty diagram"""
-    model, _ = await model_for(threat_model_id, Action.WRITE)
+    model = await model_for(threat_model_id, Action.WRITE)
     given = await bodies.read_model(schemas.DiagramInput)
     diagram = await services().diagrams.create(model, given.name, given.type, None)
     location = f"{schemas.location_of(model)}/diagrams/{diagram.id}"
@@ -40,7 +40,7 @@ async def create_diagram(threat_model_id: str) -> Response:
 @operation(query=schemas.PageQuery, answers={200: schemas.DiagramList}, errors=(400, 401, 403, 404, 503))
 async def list_diagrams(threat_model_id: str) -> Response:
     """List a threat model's diagrams, oldest first"""
-    model, _ = await model_for(threat_model_id, Action.READ)
+    model = await model_for(threat_model_id, Action.READ)
     query = bodies.read_query(schemas.PageQuery)
     found, total = await services().diagrams.of_threat_model(model, Page(query.limit, query.offset))
     items = [schemas.DiagramListItem.of(diagram) for diagram in found]
@@ -55,7 +55,7 @@ async def list_diagrams(threat_model_id: str) -> Response:
 @operation(answers={200: schemas.DiagramOutput}, errors=(400, 401, 403, 404, 503))
 async def get_diagram(threat_model_id: str, diagram_id: str) -> Response:
     """Get a diagram with its cells, as its editors see them now"""
-    model, _ = await model_for(threat_model_id, Action.READ)
+    model = await model_for(threat_model_id, Action.READ)
     diagram = await services().diagrams.get(model, parse_diagram_id(diagram_id))
     seq, document = await services().rooms.read(diagram.id)
     # Nothing may be awaited between these two: `seq` numbers exactly what the cells show.
@@ -71,7 +71,7 @@ async def delete_diagram(threat_model_id: str, diagram_id: str) -> Response:
 
     Its open editors are closed.
     """
-    model, _ = await model_for(threat_model_id, Action.DELETE_DIAGRAM)
+    model = await model_for(threat_model_id, Action.DELETE_DIAGRAM)
     await context().to_the_end(_delete(model, parse_diagram_id(diagram_id)))
     return bodies.no_content()
 

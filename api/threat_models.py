@@ -78,7 +78,7 @@ async def list_threat_models() -> Response:
 @operation(answers={200: schemas.ThreatModelOutput}, errors=(400, 401, 403, 404, 503))
 async def get_threat_model(threat_model_id: str) -> Response:
     """Get a threat model"""
-    model, _ = await model_for(threat_model_id, Action.READ)
+    model = await model_for(threat_model_id, Action.READ)
     return _answer(await services().threat_models.get(model))
 
 
@@ -98,14 +98,9 @@ async def patch_threat_model(threat_model_id: str) -> Response:
     Paths: `/name`, `/description`, `/authorization`, `/authorization/-` and `/authorization/{i}`; the last
     three for owners only.
     """
-    model, role = await model_for(threat_model_id, Action.WRITE)
+    model = await model_for(threat_model_id, Action.WRITE)
     operations = (await bodies.read_model(schemas.JsonPatch, bodies.JSON_PATCH)).root
-    if patch.touches_authorization(operations):
-        allowed(role, Action.SHARE)
-    else:
-        patch.check_paths(operations)
-    expected = _expected_version()
-    return _answer(await context().to_the_end(_patched(model, operations, expected)))
+    return _answer(await context().to_the_end(_patched(model, operations, _expected_version())))
 
 
 @routes.delete("/threat_models/<threat_model_id>")
@@ -117,7 +112,7 @@ async def delete_threat_model(threat_model_id: str) -> Response:
 
     Open editors of its diagrams are closed.
     """
-    model, _ = await model_for(threat_model_id, Action.DELETE_MODEL)
+    model = await model_for(threat_model_id, Action.DELETE_MODEL)
     await context().to_the_end(_delete(model))
     return bodies.no_content()
 
@@ -126,8 +121,12 @@ async def _patched(
     model: ThreatModelId, operations: list[schemas.JsonPatchOperation], expected: int | None
 ) -> ThreatModel:
     """The threat model after the patch is committed and open rooms know of changed roles."""
+    needed = Action.SHARE if patch.touches_authorization(operations) else Action.WRITE
     for tries_left in reversed(range(PATCH_TRIES)):
         before = await services().threat_models.get(model)
+        # Read after the version that the update expects: the role is the one under which it is committed, also
+        # when another owner's write came in between.
+        allowed(await services().access.to_threat_model(caller().user.id, model), needed)
         if expected is not None and expected != before.version:
             raise PreconditionMismatch(f"the threat model is at version {before.version} now")
         change = patch.apply(before, operations)

@@ -11,6 +11,8 @@ from typing import Any
 from urllib.parse import parse_qs, urlencode, urlsplit
 
 from quart import Quart
+from quart.testing.utils import sentinel
+from werkzeug.datastructures import Headers
 
 from api.app import create_app
 from api.services import ApiOptions, Health, Services
@@ -61,7 +63,7 @@ class Answer:
     """What came back."""
 
     status: int
-    headers: Mapping[str, str]
+    headers: Headers
     data: bytes
 
     @property
@@ -95,7 +97,9 @@ class RestClient:
             data = json.dumps(json_body).encode()
         if data is not None and content_type is not None:
             sent["Content-Type"] = content_type
-        answer = await self.app.test_client().open(path, method=method, headers=sent, data=data)
+        answer = await self.app.test_client(use_cookies=False).open(
+            path, method=method, headers=sent, data=data, json=sentinel
+        )
         received = await answer.get_data(as_text=False)
         assert isinstance(received, bytes)
         return Answer(answer.status_code, answer.headers, received)

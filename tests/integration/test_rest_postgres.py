@@ -1,0 +1,114 @@
+"""The REST application over PostgreSQL: what depends on the database's own doing."""
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import pytest
+
+from persistence.postgres.database import PostgresDatabase
+from tests.rest import VERIFIER, RestClient, group_grant, over_postgres, user_grant
+
+
+@pytest.fixture
+async def rest(database: PostgresDatabase) -> AsyncIterator[RestClient]:
+    async with over_postgres(database) as client:
+        yield client
+
+
+async def test_a_team_works_on_a_threat_model(rest: RestClient) -> None:
+    alice, bob, carol = [await rest.sign_in(name) for name in ("alice", "bob", "carol")]
+    model = await rest.create_model(
+        alice, user_grant("bob", "writer"), description="Line one\nline two", issue_uri="https://t.example/1"
+    )
+    path = f"/threat_models/{model['id']}"
+    assert (await rest.call("GET", path, carol)).status == 403
+    shared = await rest.patch(
+        alice,
+        model["id"],
+        {"op": "add", "path": "/authorization/-", "value": group_grant("everyone", "reader", "*")},
+        {"op": "replace", "path": "/name", "value": "Ünïcode 🛒"},
+        headers={"If-Match": '"1"'},
+    )
+    assert (shared.status, shared.json["version"], shared.json["name"]) == (200, 2, "Ünïcode 🛒")
+    assert (await rest.call("GET", path, carol)).json == shared.json
+    diagram = await rest.create_diagram(bob, model["id"])
+    shown = await rest.call("GET", f"{path}/diagrams/{diagram['id']}", carol)
+    assert (shown.json["cells"], shown.json["update_vector"]) == ([], 0)
+    listed = (await rest.call("GET", "/threat_models", carol)).json
+    assert [(model["id"], 1)] == [(item["id"], item["diagram_count"]) for item in listed["threat_models"]]
+    assert (await rest.call("DELETE", path, bob)).status == 403
+    assert (await rest.call("DELETE", path, alice)).status == 204
+    assert (await rest.call("GET", path, alice)).status == 404
+    assert (
+        await rest.call("POST", "/collab/tokens", alice, json_body={"diagram_id": diagram["id"]})
+    ).status == 404
+
+
+async def test_one_of_many_redemptions_of_a_code_succeeds(rest: RestClient) -> None:
+    code = await rest.code()
+    body = {"grant_type": "authorization_code", "code": code, "code_verifier": VERIFIER}
+    answers = await asyncio.gather(*(rest.exchange(**body) for _ in range(30)))
+    assert [200] + [400] * 29 == sorted(answer.status for answer in answers)
+
+
+async def test_of_two_parallel_uses_of_a_refresh_token_one_ends_the_session(rest: RestClient) -> None:
+    refresh = (await rest.tokens("alice"))["refresh_token"]
+    body = {"grant_type": "refresh_token", "refresh_token": refresh}
+    answers = await asyncio.gather(rest.exchange(**body), rest.exchange(**body))
+    assert [200, 400] == sorted(answer.status for answer in answers)
+    (granted,) = (answer.json for answer in answers if answer.status == 200)
+    assert (await rest.call("GET", "/me", granted["access_token"])).status == 401
+
+
+async def test_parallel_patches_without_if_match_all_take_effect(rest: RestClient) -> None:
+    alice = await rest.sign_in("alice")
+    model = (await rest.create_model(alice))["id"]
+    names = ("bob", "carol", "dave")
+    answers = await asyncio.gather(
+        *(
+            rest.patch(
+                alice, model, {"op": "add", "path": "/authorization/-", "value": user_grant(n, "reader")}
+            )
+            for n in names
+        )
+    )
+    shown = (await rest.call("GET", f"/threat_models/{model}", alice)).json
+    assert [200] * 3 == [answer.status for answer in answers]
+    assert {"alice", *names} == {a["provider_id"].removesuffix("@tmi.local") for a in shown["authorization"]}
+
+
+async def test_of_parallel_patches_with_the_same_if_match_one_wins(rest: RestClient) -> None:
+    alice = await rest.sign_in("alice")
+    model = (await rest.create_model(alice))["id"]
+    answers = await asyncio.gather(
+        *(
+            rest.patch(
+                alice, model, {"op": "replace", "path": "/name", "value": f"{n}"}, headers={"If-Match": "1"}
+            )
+            for n in range(5)
+        )
+    )
+    assert [200, 409, 409, 409, 409] == sorted(answer.status for answer in answers)
+
+
+async def test_two_owners_who_remove_each_other_at_once_leave_one(rest: RestClient) -> None:
+    alice, bob = await rest.sign_in("alice"), await rest.sign_in("bob")
+    model = (await rest.create_model(alice, user_grant("bob", "owner")))["id"]
+    answers = await asyncio.gather(
+        rest.patch(
+            alice, model, {"op": "replace", "path": "/authorization", "value": [user_grant("alice", "owner")]}
+        ),
+        rest.patch(
+            bob, model, {"op": "replace", "path": "/authorization", "value": [user_grant("bob", "owner")]}
+        ),
+    )
+    assert [200, 403] == sorted(answer.status for answer in answers)
+    views = [(await rest.call("GET", f"/threat_models/{model}", who)).status for who in (alice, bob)]
+    assert sorted(views) == [200, 403]
+
+
+async def test_text_that_postgres_could_not_store_never_reaches_it(rest: RestClient) -> None:
+    alice = await rest.sign_in("alice")
+    for name in ("a\u0000b", "\ud800"):
+        answer = await rest.call("POST", "/threat_models", alice, json_body={"name": name})
+        assert answer.status == 400
