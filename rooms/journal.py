@@ -142,7 +142,10 @@ class Journal:
         self.commits += 1
         for runner, batch in taken:
             self.rows += len(batch.updates)
-            self._settle(runner, batch.diagram, result)
+            try:
+                self._settle(runner, batch.diagram, result)
+            except Exception:
+                log.exception("room %s: a commit could not be told", batch.diagram)
             self._forget_if_done(batch.diagram, runner)
 
     def _settle(self, runner: RoomRunner, diagram: DiagramId, result: AppendResult) -> None:
@@ -174,6 +177,9 @@ class Journal:
                 if not self.database_away:
                     self.database_away = True
                     log.warning("the database is away; edits go on unsaved: %s", error)
+            except Exception:
+                # Our bug, or the store's: nothing is known to be committed, so nothing may be given up.
+                log.exception("a group commit failed; it is tried again")
             else:
                 if self.database_away:
                     self.database_away = False

@@ -1,0 +1,234 @@
+"""The room service: opening, durability, rights, idleness and draining, over the in-memory log."""
+
+import asyncio
+from uuid import uuid4
+
+import pytest
+
+from crdt.messages import Update
+from tests.unit.rooms.conftest import World, until
+from tmi.domain.errors import DatabaseUnavailable, Draining, NotFound, Unavailable
+from tmi.domain.ids import DiagramId
+from tmi.domain.roles import Role
+
+
+async def test_two_editors_see_each_other_and_both_are_acknowledged(world: World) -> None:
+    one, two = await world.editor().join(), await world.editor(world.other).join()
+    one.edit("a")
+    two.edit("b")
+    await until(lambda: one.acknowledged == 2 == two.acknowledged)
+    assert {"a": 1, "b": 1} == one.cells.to_py() == two.cells.to_py()
+    assert 2 == world.stored
+
+
+async def test_a_room_is_opened_once_for_all_who_come_at_the_same_time(world: World) -> None:
+    editors = [world.editor() for _ in range(20)]
+    await asyncio.gather(*(editor.join() for editor in editors))
+    assert 1 == world.store.logs[world.diagram].fence
+    assert 1 == world.rooms.open_rooms
+
+
+async def test_a_diagram_that_does_not_exist_is_not_found(world: World) -> None:
+    editor = world.editor()
+    with pytest.raises(NotFound):
+        await world.rooms.join(DiagramId(uuid4()), editor.member, editor)
+
+
+async def test_nothing_is_acknowledged_before_its_commit(world: World) -> None:
+    editor = await world.editor().join()
+    await until(lambda: editor.acknowledged == 1)
+    world.log.gate = asyncio.Event()
+    editor.edit("a")
+    await asyncio.sleep(0.05)
+    assert 1 == editor.acknowledged
+    world.log.gate.set()
+    await until(lambda: editor.acknowledged == 2)
+
+
+async def test_a_lost_answer_is_asked_for_again_and_nothing_is_stored_twice(world: World) -> None:
+    editor = await world.editor().join()
+    world.log.lose_next_answer = True
+    editor.edit("a")
+    await until(lambda: editor.acknowledged == 2)
+    assert 1 == world.stored
+
+
+async def test_without_a_database_rooms_go_on_and_joins_are_refused(world: World) -> None:
+    one, two = await world.editor().join(), await world.editor(world.other).join()
+    world.store.unavailable = True
+    one.edit("a")
+    await until(lambda: two.cells.to_py() == {"a": 1})
+    with pytest.raises(DatabaseUnavailable):
+        await world.rooms.join(world.unopened, one.member, one)
+    assert 1 == one.acknowledged
+    world.store.unavailable = False
+    await until(lambda: one.acknowledged == 2)
+
+
+async def test_at_the_bound_writers_are_sent_away_and_nothing_applied_is_lost(world: World) -> None:
+    writer = await world.editor().join()
+    reader = await world.editor(world.other, Role.READER).join()
+    world.store.unavailable = True
+    for n in range(30):
+        writer.edit(f"k{n}", "x" * 1000)
+    await until(lambda: writer.closed is not None)
+    assert writer.closed is not None
+    assert 1013 == writer.closed[0]
+    assert reader.closed is None
+    with pytest.raises(Unavailable):
+        await world.editor().join()
+    world.store.unavailable = False
+    await until(lambda: world.stored == 30)
+    await until(lambda: not world.rooms.journal.shedding)
+    assert 30 == len((await world.editor().join()).cells.to_py())
+
+
+async def test_a_stale_owner_stands_down_and_its_edit_is_offered_to_the_next(world: World) -> None:
+    editor = await world.editor().join()
+    await until(lambda: editor.acknowledged == 1)
+    await world.log.claim(world.diagram, "another node")
+    editor.edit("a")
+    await until(lambda: editor.closed is not None)
+    assert editor.closed is not None
+    assert (1012, 0, 1) == (editor.closed[0], world.stored, editor.acknowledged)
+    await editor.join()
+    await until(lambda: world.stored == 1)
+
+
+async def test_rows_that_the_store_refuses_end_their_room_and_no_other(world: World) -> None:
+    editor = await world.editor().join()
+    world.log.refused[world.diagram] = "no room on disk"
+    editor.edit("a")
+    await until(lambda: editor.closed is not None)
+    assert editor.closed is not None
+    assert 1011 == editor.closed[0]
+    assert await world.rooms.journal.flushed(1)
+
+
+async def test_a_malformed_update_ends_its_sender_only(world: World) -> None:
+    one, two = await world.editor().join(), await world.editor(world.other).join()
+    assert one.session is not None
+    one.session.receive(Update(b"\x01\x02\x03"))
+    assert one.closed is not None
+    assert 4400 == one.closed[0]
+    two.edit("a")
+    await until(lambda: two.acknowledged == 2)
+
+
+@pytest.mark.parametrize(("role", "code"), [(Role.READER, None), (None, 4403)])
+async def test_open_sessions_follow_their_users_role(
+    world: World, role: Role | None, code: int | None
+) -> None:
+    editor = await world.editor(world.other).join()
+    await world.grant(role)
+    await world.rooms.access_changed([world.diagram])
+    if code is None:
+        assert [Role.READER] == editor.roles
+        editor.edit("a")
+        assert 1 == editor.refused
+    else:
+        assert editor.closed is not None
+        assert code == editor.closed[0]
+
+
+async def test_rights_are_reread_once_the_database_answers_again(world: World) -> None:
+    editor = await world.editor(world.other).join()
+    await world.grant(None)
+    world.store.unavailable = True
+    change = asyncio.create_task(world.rooms.access_changed([world.diagram]))
+    await asyncio.sleep(0.03)
+    assert editor.closed is None
+    world.store.unavailable = False
+    await change
+    assert editor.closed is not None
+
+
+async def test_who_joined_with_a_role_read_before_the_change_is_corrected(world: World) -> None:
+    await world.grant(None)
+    await world.rooms.access_changed([world.diagram])
+    editor = await world.editor(world.other).join()
+    await until(lambda: editor.closed is not None)
+
+
+async def test_sessions_behind_an_ended_sign_in_are_closed_4401(world: World) -> None:
+    one, two = await world.editor().join(), await world.editor().join()
+    await world.rooms.sign_in_ended(one.member.sign_in)
+    assert one.closed is not None
+    assert (4401, None) == (one.closed[0], two.closed)
+
+
+async def test_a_deleted_diagram_closes_its_sessions_4404(world: World) -> None:
+    editor = await world.editor().join()
+    editor.edit("a")
+    await world.diagrams.delete(world.model, world.diagram)
+    world.rooms.deleted([world.diagram])
+    assert editor.closed is not None
+    assert 4404 == editor.closed[0]
+    assert await world.rooms.journal.flushed(1)
+
+
+async def test_an_idle_room_is_given_up_and_opens_again_with_everything(world: World) -> None:
+    editor = await world.editor().join()
+    editor.edit("a")
+    assert editor.session is not None
+    editor.session.leave()
+    await until(lambda: world.rooms.open_rooms == 0)
+    assert {"a": 1} == (await world.editor().join()).cells.to_py()
+
+
+async def test_drain_commits_everything_and_takes_nobody_in(world: World) -> None:
+    editor = await world.editor().join()
+    editor.edit("a")
+    assert {} == await world.rooms.drain(1)
+    assert editor.closed is not None
+    assert (1012, 1) == (editor.closed[0], world.stored)
+    with pytest.raises(Draining):
+        await world.editor().join()
+
+
+async def test_drain_tells_what_it_could_not_save(world: World) -> None:
+    editor = await world.editor().join()
+    world.store.unavailable = True
+    editor.edit("a")
+    editor.edit("b")
+    assert {world.diagram: 2} == await world.rooms.drain(0.05)
+
+
+async def test_a_snapshot_is_taken_and_bounds_the_tail(world: World) -> None:
+    editor = await world.editor().join()
+    for n in range(100):
+        editor.edit(f"k{n}", "x" * 50)
+        await asyncio.sleep(0)
+    await until(lambda: world.store.logs[world.diagram].snapshots)
+    await until(lambda: world.rooms.journal.unsaved() == {})
+    stored = await world.log.load(world.diagram)
+    assert len(stored.tail) < 100 == world.stored
+    other = world.service()
+    async with other.running():
+        seq, document = await other.read(world.diagram)
+        assert 100 == seq
+        assert editor.doc.get_state() == document.state_vector()
+
+
+async def test_reading_shows_what_the_room_shows_and_does_not_claim(world: World) -> None:
+    editor = await world.editor().join()
+    world.store.unavailable = True
+    editor.edit("a")
+    seq, document = await world.rooms.read(world.diagram)
+    assert (1, editor.doc.get_state()) == (seq, document.state_vector())
+    world.store.unavailable = False
+    await world.rooms.read(world.unopened)
+    assert 0 == world.store.logs[world.unopened].fence
+
+
+async def test_a_slow_reader_is_brought_up_to_date_when_it_reads_again(world: World) -> None:
+    writer, slow = await world.editor().join(), await world.editor(world.other).join()
+    assert slow.session is not None
+    slow.session.pause()
+    await asyncio.sleep(0.01)
+    for n in range(20):
+        writer.edit(f"k{n}")
+    await asyncio.sleep(0.05)
+    assert {} == slow.cells.to_py()
+    slow.session.resume()
+    await until(lambda: len(slow.cells.to_py() or {}) == 20)
