@@ -124,8 +124,8 @@ async def _patched(
     needed = Action.SHARE if patch.touches_authorization(operations) else Action.WRITE
     for tries_left in reversed(range(PATCH_TRIES)):
         before = await services().threat_models.get(model)
-        # Read after the version that the update expects: the role is the one under which it is committed, also
-        # when another owner's write came in between.
+        # Read after the version that the update expects: the role is the one under which it is committed,
+        # also when another owner's write came in between.
         allowed(await services().access.to_threat_model(caller().user.id, model), needed)
         if expected is not None and expected != before.version:
             raise PreconditionMismatch(f"the threat model is at version {before.version} now")
