@@ -3,7 +3,6 @@
 import asyncio
 import uuid
 from collections.abc import AsyncIterator, Iterator
-from concurrent.futures import ThreadPoolExecutor
 
 import asyncpg
 import pytest
@@ -13,14 +12,14 @@ from tests.postgres import PostgresServer, running_postgres
 
 OWNER = "tmi"
 TEMPLATE = "tmi_template"
+COPY = f"TEMPLATE {TEMPLATE} STRATEGY file_copy"  # without fsync 7 times as fast as wal_log
 
 
 @pytest.fixture(scope="session")
 def postgres_server() -> Iterator[PostgresServer]:
     """One PostgreSQL for the session, with a migrated template database of an unprivileged role."""
     with running_postgres() as server:
-        with ThreadPoolExecutor(1) as thread:  # the session's first user may be a fixture inside a loop
-            thread.submit(asyncio.run, _make_template(server)).result()
+        asyncio.run(make_template(server))
         yield server
 
 
@@ -28,7 +27,7 @@ def postgres_server() -> Iterator[PostgresServer]:
 async def database_url(postgres_server: PostgresServer) -> AsyncIterator[str]:
     """The URL of a database of the test's own: migrated, empty, owned by a role that owns nothing else."""
     name = f"test_{uuid.uuid4().hex}"
-    await _execute(postgres_server, f"CREATE DATABASE {name} OWNER {OWNER} TEMPLATE {TEMPLATE}")
+    await _execute(postgres_server, f"CREATE DATABASE {name} OWNER {OWNER} {COPY}")
     yield postgres_server.url(name, OWNER)
     await _execute(postgres_server, f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
 
@@ -37,7 +36,7 @@ async def database_url(postgres_server: PostgresServer) -> AsyncIterator[str]:
 async def empty_database_url(postgres_server: PostgresServer) -> AsyncIterator[str]:
     """Like `database_url`, with no migration applied."""
     name = f"empty_{uuid.uuid4().hex}"
-    await _execute(postgres_server, f"CREATE DATABASE {name} OWNER {OWNER}")
+    await _execute(postgres_server, f"CREATE DATABASE {name} OWNER {OWNER} STRATEGY file_copy")
     yield postgres_server.url(name, OWNER)
     await _execute(postgres_server, f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
 
@@ -50,7 +49,8 @@ async def database(database_url: str) -> AsyncIterator[PostgresDatabase]:
     await database.close()
 
 
-async def _make_template(server: PostgresServer) -> None:
+async def make_template(server: PostgresServer) -> None:
+    """Make the role and the migrated database that tests copy."""
     await _execute(server, f"CREATE ROLE {OWNER} LOGIN NOSUPERUSER NOCREATEDB NOCREATEROLE")
     await _execute(server, f"CREATE DATABASE {TEMPLATE} OWNER {OWNER}")
     database = await PostgresDatabase.connect(server.url(TEMPLATE, OWNER))

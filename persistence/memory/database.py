@@ -42,8 +42,9 @@ class MemoryDatabase:
             self._store.single_writer = False
 
     async def _changes(self) -> AsyncGenerator[bool, None]:
+        away = False
         while True:
-            held = not self._store.unavailable
-            while held is not self._store.unavailable:  # noqa: ASYNC110  (the switch is a plain attribute)
+            while self._store.unavailable is away:
                 await asyncio.sleep(POLL_S)
-            yield not held
+            away = not away
+            yield not away

@@ -12,6 +12,7 @@ LOST = (
     ConnectionError,
     asyncio.IncompleteReadError,
     asyncpg.InterfaceError,  # the connection or the pool is closed or closing
+    asyncpg.InternalClientError,  # among others: the server's farewell arrived in between
     asyncpg.PostgresConnectionError,  # class 08
     asyncpg.AdminShutdownError,  # 57P01
     asyncpg.CrashShutdownError,  # 57P02
@@ -21,7 +22,6 @@ LOST = (
 AWAY = (
     *LOST,
     OSError,  # TimeoutError included
-    asyncpg.InternalClientError,
     asyncpg.IdleInTransactionSessionTimeoutError,  # 25P03
     asyncpg.ReadOnlySQLTransactionError,  # 25006: a standby since a failover
     asyncpg.InvalidAuthorizationSpecificationError,  # 28

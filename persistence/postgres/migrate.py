@@ -5,7 +5,8 @@ something else under the same name, is refused: to go on would mean to guess.
 """
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import resources
 from typing import TYPE_CHECKING
@@ -70,23 +71,30 @@ async def migrate(connection: Connection, migrations: Sequence[Migration]) -> Se
     Waits for another node that migrates as long as the connection's `lock_timeout` allows.
     """
     await connection.execute("SELECT pg_advisory_lock($1)", LOCK)
-    await connection.execute(CREATE_TABLE)
-    rows = await connection.fetch("SELECT name, checksum FROM schema_migrations")
+    with _refusals("The migrations' table"):
+        await connection.execute(CREATE_TABLE)
+        rows = await connection.fetch("SELECT name, checksum FROM schema_migrations")
     todo = missing(migrations, {row["name"]: row["checksum"] for row in rows})
     for migration in todo:
-        await _apply(connection, migration)
+        with _refusals(f"Migration {migration.name}"):
+            await _apply(connection, migration)
     await connection.execute("SELECT pg_advisory_unlock($1)", LOCK)
     return [m.name for m in todo]
 
 
 async def _apply(connection: Connection, migration: Migration) -> None:
+    async with connection.transaction():
+        await connection.execute(migration.sql)
+        await connection.execute(
+            "INSERT INTO schema_migrations (name, checksum) VALUES ($1, $2)",
+            migration.name,
+            migration.checksum,
+        )
+
+
+@contextmanager
+def _refusals(what: str) -> Iterator[None]:
     try:
-        async with connection.transaction():
-            await connection.execute(migration.sql)
-            await connection.execute(
-                "INSERT INTO schema_migrations (name, checksum) VALUES ($1, $2)",
-                migration.name,
-                migration.checksum,
-            )
+        yield
     except asyncpg.SyntaxOrAccessError as error:
-        raise StartupError(f"Migration {migration.name} was refused by the database: {error}.") from error
+        raise StartupError(f"{what} was refused by the database: {error}.") from error

@@ -1,0 +1,165 @@
+"""The port `AccessControl`: whom a grant means."""
+
+from uuid import uuid4
+
+import pytest
+
+from tests.contracts.conftest import Ports
+from tmi.domain.errors import NotFound
+from tmi.domain.ids import DiagramId, ThreatModelId, UserId
+from tmi.domain.model import User
+from tmi.domain.ports import Access, ThreatModelChange
+from tmi.domain.roles import Grant, Principal, PrincipalType, Role
+
+
+def grant(type_: PrincipalType, provider: str, provider_id: str, role: Role) -> Grant:
+    return Grant(Principal(type_, provider, provider_id), role)
+
+
+async def role_of(ports: Ports, user: User, *grants: Grant) -> Role | None:
+    model = await ports.model(await ports.user("creator"), *grants)
+    return await ports.access.to_threat_model(user.id, model.id)
+
+
+@pytest.mark.parametrize("role", list(Role))
+async def test_a_user_has_the_role_that_was_given(ports: Ports, role: Role) -> None:
+    bob = await ports.user("bob")
+
+    assert role is await role_of(ports, bob, grant("user", "tmi", "bob@tmi.local", role))
+
+
+async def test_who_is_not_named_has_no_role(ports: Ports) -> None:
+    bob = await ports.user("bob")
+
+    assert None is await role_of(ports, bob, grant("user", "tmi", "carol@tmi.local", Role.OWNER))
+
+
+async def test_the_highest_role_wins(ports: Ports) -> None:
+    bob = await ports.user("bob")
+    await ports.add_to_group("tmi", "ops", bob.id)
+    grants = [
+        grant("group", "tmi", "everyone", Role.READER),
+        grant("group", "tmi", "ops", Role.OWNER),
+        grant("user", "tmi", "bob@tmi.local", Role.WRITER),
+    ]
+
+    assert Role.WRITER is await role_of(ports, bob, grants[0], grants[2])
+    assert Role.OWNER is await role_of(ports, bob, *grants)
+
+
+async def test_a_user_may_be_named_before_the_first_sign_in(ports: Ports) -> None:
+    model = await ports.model(await ports.user(), grant("user", "corp", "dave@example.com", Role.WRITER))
+
+    dave = await ports.users.sign_in("corp", "00u1dAve", "Dave@Example.com", "Dave")
+
+    assert Role.WRITER is await ports.access.to_threat_model(dave.id, model.id)
+
+
+@pytest.mark.parametrize(
+    ("provider", "provider_id", "expected"),
+    [
+        ("corp", "00u1dAve", Role.READER),
+        ("corp", "00U1DAVE", None),
+        ("corp", "DAVE@example.com", Role.READER),
+        ("corp", "dave@example.org", None),
+        ("corp", "00u1", None),
+        ("other", "00u1dAve", None),
+        ("other", "dave@example.com", None),
+        ("*", "dave@example.com", None),
+    ],
+)
+async def test_a_user_is_known_by_the_providers_id_or_by_the_email_there(
+    ports: Ports, provider: str, provider_id: str, expected: Role | None
+) -> None:
+    dave = await ports.users.sign_in("corp", "00u1dAve", "dave@example.com", "Dave")
+
+    assert expected is await role_of(ports, dave, grant("user", provider, provider_id, Role.READER))
+
+
+async def test_an_email_that_only_unicode_folds_to_another_is_somebody_else(ports: Ports) -> None:
+    kelvin = await ports.users.sign_in("corp", "1", "mi\N{KELVIN SIGN}e@example.com", "Kelvin")
+
+    assert None is await role_of(ports, kelvin, grant("user", "corp", "mike@example.com", Role.READER))
+
+
+async def test_the_members_of_a_group_have_its_role(ports: Ports) -> None:
+    bob, carol = await ports.user("bob"), await ports.user("carol")
+    await ports.add_to_group("corp", "ops", bob.id)
+    given = grant("group", "corp", "ops", Role.WRITER)
+
+    assert [Role.WRITER, None] == [await role_of(ports, user, given) for user in (bob, carol)]
+
+
+@pytest.mark.parametrize(("provider", "name"), [("other", "ops"), ("corp", "OPS"), ("corp", "op")])
+async def test_a_group_is_known_by_provider_and_id(ports: Ports, provider: str, name: str) -> None:
+    bob = await ports.user("bob")
+    await ports.add_to_group("corp", "ops", bob.id)
+
+    assert None is await role_of(ports, bob, grant("group", provider, name, Role.WRITER))
+
+
+async def test_a_user_named_as_a_group_and_a_group_named_as_a_user_mean_nobody(ports: Ports) -> None:
+    bob = await ports.user("bob")
+    await ports.add_to_group("tmi", "ops", bob.id)
+
+    assert None is await role_of(ports, bob, grant("group", "tmi", "bob@tmi.local", Role.OWNER))
+    assert None is await role_of(ports, bob, grant("user", "tmi", "ops", Role.OWNER))
+    assert None is await role_of(ports, bob, grant("user", "tmi", "everyone", Role.OWNER))
+
+
+@pytest.mark.parametrize(("provider", "expected"), [("tmi", Role.READER), ("*", Role.READER), ("corp", None)])
+async def test_everyone_means_every_user_of_any_provider(
+    ports: Ports, provider: str, expected: Role | None
+) -> None:
+    dave = await ports.users.sign_in("corp", "1", "dave@example.com", "Dave")
+
+    assert expected is await role_of(ports, dave, grant("group", provider, "everyone", Role.READER))
+
+
+async def test_a_user_id_that_nobody_has_has_no_role_even_where_everyone_has(ports: Ports) -> None:
+    model = await ports.model(await ports.user(), grant("group", "tmi", "everyone", Role.READER))
+
+    assert None is await ports.access.to_threat_model(UserId(uuid4()), model.id)
+
+
+async def test_a_diagram_inherits_the_roles_of_its_threat_model(ports: Ports) -> None:
+    alice, bob = await ports.user("alice"), await ports.user("bob")
+    model = await ports.model(alice)
+    diagram = await ports.diagrams.create(model.id, "Flow", "DFD-1.0.0", None)
+
+    assert Access(model.id, Role.OWNER) == await ports.access.to_diagram(alice.id, diagram.id)
+    assert Access(model.id, None) == await ports.access.to_diagram(bob.id, diagram.id)
+
+
+async def test_a_change_of_grants_counts_at_once(ports: Ports) -> None:
+    alice, bob = await ports.user("alice"), await ports.user("bob")
+    model = await ports.model(alice, grant("user", "tmi", "bob@tmi.local", Role.WRITER))
+    diagram = await ports.diagrams.create(model.id, "Flow", "DFD-1.0.0", None)
+
+    await ports.threat_models.update(model.id, 1, ThreatModelChange(grants=model.grants[:1]))
+
+    assert Access(model.id, None) == await ports.access.to_diagram(bob.id, diagram.id)
+
+
+async def test_the_roles_of_many_come_at_once(ports: Ports) -> None:
+    alice, bob, carol = [await ports.user(name) for name in ("alice", "bob", "carol")]
+    model = await ports.model(alice, grant("user", "tmi", "bob@tmi.local", Role.READER))
+    diagram = await ports.diagrams.create(model.id, "Flow", "DFD-1.0.0", None)
+    stranger = UserId(uuid4())
+
+    roles = await ports.access.to_diagram_of_all([alice.id, bob.id, carol.id, stranger], diagram.id)
+
+    assert {alice.id: Role.OWNER, bob.id: Role.READER, carol.id: None, stranger: None} == roles
+    assert {} == await ports.access.to_diagram_of_all([], diagram.id)
+    assert {carol.id: None} == await ports.access.to_diagram_of_all([carol.id], diagram.id)
+
+
+async def test_what_does_not_exist_is_not_found(ports: Ports) -> None:
+    alice = await ports.user()
+
+    with pytest.raises(NotFound):
+        await ports.access.to_diagram(alice.id, DiagramId(uuid4()))
+    with pytest.raises(NotFound):
+        await ports.access.to_threat_model(alice.id, ThreatModelId(uuid4()))
+    with pytest.raises(NotFound):
+        await ports.access.to_diagram_of_all([alice.id], DiagramId(uuid4()))

@@ -1,0 +1,35 @@
+"""The port `Database`."""
+
+import asyncio
+
+import pytest
+
+from tests.contracts.conftest import Ports
+from tmi.domain.errors import Conflict
+
+
+async def test_a_migrated_database_has_nothing_to_migrate(ports: Ports) -> None:
+    assert [] == list(await ports.database.migrate())
+
+
+async def test_a_database_that_is_there_answers_a_ping(ports: Ports) -> None:
+    assert await ports.database.ping(5.0)
+
+
+async def test_a_second_service_is_told_that_the_first_is_there(ports: Ports) -> None:
+    async with ports.database.hold_single_writer_lock():
+        async with asyncio.timeout(2):
+            with pytest.raises(Conflict, match="Another tmi service"):
+                await ports.database.hold_single_writer_lock().__aenter__()
+
+
+async def test_a_lock_that_was_let_go_can_be_taken_again(ports: Ports) -> None:
+    for _ in range(3):
+        async with ports.database.hold_single_writer_lock():
+            pass
+
+
+async def test_a_lock_that_is_held_tells_nothing(ports: Ports) -> None:
+    async with ports.database.hold_single_writer_lock() as changes:
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(anext(changes), 0.1)
