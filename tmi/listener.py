@@ -39,7 +39,7 @@ from hypercorn.utils import parse_socket_addr, wrap_app
 from api.errors import Problem
 from api.live.endpoint import LiveEndpoint, refuse
 from api.live.upgrade import UPGRADE_REQUIRED, is_request_line, parse_head
-from tmi.domain.errors import BadInput, StartupError
+from tmi.domain.errors import BadInput
 
 log = logging.getLogger(__name__)
 
@@ -95,18 +95,13 @@ class Listener:
         cls,
         app: ASGIFramework,
         live: LiveEndpoint,
-        host: str,
-        port: int,
+        listening: socket.socket,
         options: ListenerOptions | None = None,
     ) -> "Listener":
-        """Start the application and accept connections; port 0 takes a free one. Raises StartupError."""
+        """Start the application and accept connections on a listening socket, which stays the caller's."""
         listener = cls(app, live, options or ListenerOptions())
         await listener._start_app()
-        try:
-            await listener._listen(host, port)
-        except OSError as error:
-            await listener._stop_app()
-            raise StartupError(f"cannot listen on {host}:{port}: {error.strerror or error}") from None
+        await listener._listen(listening)
         return listener
 
     @property
@@ -150,14 +145,13 @@ class Listener:
         with contextlib.suppress(asyncio.CancelledError):
             await self._lifespan_task
 
-    async def _listen(self, host: str, port: int) -> None:
+    async def _listen(self, listening: socket.socket) -> None:
         tls = self.options.tls
         if tls is not None:
             tls.set_alpn_protocols(["http/1.1"])
         self._server = await asyncio.get_running_loop().create_server(
             lambda: _Head(self),
-            host,
-            port,
+            sock=listening.dup(),
             backlog=self.options.backlog,
             ssl=tls,
             ssl_handshake_timeout=None if tls is None else self.options.head_timeout_s,

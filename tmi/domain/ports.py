@@ -7,7 +7,7 @@ Any method may raise `DatabaseUnavailable` when the store does not answer; the c
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import timedelta
 from enum import Enum
 from typing import Protocol
 

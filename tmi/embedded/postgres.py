@@ -13,8 +13,8 @@ What it holds true:
 - **It ends with the service, and only with it.** It runs in a session of its own, so that Ctrl-C in a
   terminal reaches the service alone, which then stops it last. If it ends by itself it is started again.
 
-Started by root, PostgreSQL runs as an unprivileged account (account.py). What this process writes for it never
-goes into folders of that account, where a link could lead it elsewhere.
+Started by root, PostgreSQL runs as an unprivileged account (account.py). What this process writes for it
+never goes into folders of that account, where a link could lead it elsewhere.
 """
 
 import asyncio
@@ -110,7 +110,7 @@ class Places:
 
     @property
     def sockets(self) -> Path:
-        """The socket's folder: in the data directory, or below the temporary one where that path is too long."""
+        """The socket's folder: in the data directory; below the temporary one where that path is too long."""
         folder = self.data_dir / "run"
         if len(os.fsencode(folder / SOCKET_NAME)) <= SOCKET_PATH_MAX:
             return folder

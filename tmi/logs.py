@@ -1,0 +1,53 @@
+"""Logs: one line per event on standard error, for people in a terminal or as JSON. Never with a token."""
+
+import logging
+import re
+import sys
+from collections.abc import MutableMapping
+from typing import Any, Literal
+
+import structlog
+
+_SECRET = re.compile(
+    r"(?i)\b((?:access_|refresh_|id_)?token|code|code_verifier)=[^&\s\"']+|\bBearer\s+[^\s\"']+"
+)
+_JWT = re.compile(r"\beyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]*")
+
+
+def configure_logs(form: Literal["auto", "console", "json"], level: str) -> None:
+    """Send all logs of the process to standard error."""
+    is_console = form == "console" or (form == "auto" and sys.stderr.isatty())
+    renderer: list[Any]
+    if is_console:
+        renderer = [
+            structlog.dev.ConsoleRenderer(
+                colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback
+            )
+        ]
+    else:
+        renderer = [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=[
+                structlog.stdlib.add_log_level,
+                structlog.stdlib.add_logger_name,
+                structlog.processors.TimeStamper(fmt="iso", utc=True),
+            ],
+            processors=[
+                structlog.stdlib.ProcessorFormatter.remove_processors_meta,
+                without_secrets,
+                *renderer,
+            ],
+        )
+    )
+    logging.basicConfig(handlers=[handler], level=level.upper(), force=True)
+    logging.captureWarnings(capture=True)
+
+
+def without_secrets(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    """Blot out whatever looks like a token, in case a library writes a URL or a header."""
+    text = event.get("event")
+    if isinstance(text, str):
+        event["event"] = _JWT.sub("[token]", _SECRET.sub("[secret]", text))
+    return event

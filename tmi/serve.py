@@ -1,0 +1,119 @@
+"""The life of the service: start, run until told to stop, drain, stop."""
+
+import asyncio
+import gc
+import logging
+import signal
+import socket
+from collections.abc import Callable
+from contextlib import AsyncExitStack
+from enum import IntEnum
+
+from tmi.listener import Listener
+from tmi.settings import Settings
+from tmi.starting import answering, open_port
+from tmi.wiring import Service, build
+
+log = logging.getLogger(__name__)
+
+CLOSE_S = 2.0
+"""For closing handshakes, and for REST requests in flight."""
+
+
+class Exit(IntEnum):
+    """How the process ends."""
+
+    OK = 0
+    FAILED = 1
+    BAD_SETTING = 2
+    UNSAVED = 3
+
+
+async def serve(settings: Settings, announce: Callable[[str], None]) -> Exit:
+    """Run the service until SIGTERM or SIGINT; `announce` gets its URL when it is ready.
+
+    Raises StartupError, DatabaseUnavailable or Conflict when it can't start.
+    """
+    stop = _Stop()
+    listening = open_port(settings.host, settings.port)
+    try:
+        return await _serve_on(listening, settings, stop, announce)
+    except asyncio.CancelledError:
+        if not stop.came_early:
+            raise
+        log.info("stopped before it was ready")
+        return Exit.OK
+    finally:
+        listening.close()
+
+
+async def _serve_on(
+    listening: socket.socket, settings: Settings, stop: "_Stop", announce: Callable[[str], None]
+) -> Exit:
+    async with AsyncExitStack() as stack:
+        async with answering(listening):
+            service = await stack.enter_async_context(build(settings))
+        listener = await Listener.start(service.app, service.live, listening)
+        service.health.started = True
+        _spare_the_collector()
+        stop.waits_for_drain()
+        announce(_url(settings.host, listener.port))
+        await _first_of(stop.requested, service.taken_over)
+        is_saved = await _drain(service, listener, settings.drain_s)
+    if not is_saved:
+        return Exit.UNSAVED
+    return Exit.FAILED if service.taken_over.is_set() else Exit.OK
+
+
+async def _drain(service: Service, listener: Listener, drain_s: float) -> bool:
+    """Take nobody in, send everybody away, commit everything. False if that could not be done in time."""
+    log.info("draining")
+    service.health.draining = True
+    listener.stop_accepting()
+    unsaved, _ = await asyncio.gather(service.rooms.drain(drain_s), service.live.drain(CLOSE_S))
+    await listener.aclose(CLOSE_S)
+    for diagram, count in unsaved.items():
+        log.error("%d edits of room %s are unsaved", count, diagram)
+    return not unsaved
+
+
+def _spare_the_collector() -> None:
+    """What has been imported and built stays for good: the garbage collector need not look at it again."""
+    gc.collect()
+    gc.freeze()
+
+
+def _url(host: str, port: int) -> str:
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+async def _first_of(*events: asyncio.Event) -> None:
+    tasks = [asyncio.create_task(event.wait()) for event in events]
+    try:
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in tasks:
+            task.cancel()
+
+
+class _Stop:
+    """SIGTERM and SIGINT: they end a start at once, and a running service by a drain."""
+
+    def __init__(self) -> None:
+        self.requested = asyncio.Event()
+        self.came_early = False
+        self._starting = asyncio.current_task()
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._signalled)
+
+    def waits_for_drain(self) -> None:
+        """From now on a signal asks for a drain."""
+        self._starting = None
+
+    def _signalled(self) -> None:
+        if self._starting is None:
+            self.requested.set()
+        elif not self.came_early:
+            self.came_early = True
+            self._starting.cancel()

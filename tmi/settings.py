@@ -1,0 +1,193 @@
+"""Every setting of the service: environment variables `TMI_*`, read once, frozen, with units in their names.
+
+A secret may be given in a file instead: `TMI_DATABASE_URL_FILE` names one that holds the value. A variable
+that TMI does not know stops the start, since a misspelt one would silently change nothing.
+"""
+
+import difflib
+import os
+import re
+from collections.abc import Mapping
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+from urllib.parse import urlsplit
+
+from pydantic import AfterValidator, Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
+
+from tmi.domain.errors import StartupError
+
+PREFIX = "TMI_"
+FILE_SUFFIX = "_file"
+SECRETS = ("database_url",)
+SECRET_FILE_MAX_BYTES = 64 * 1024
+KIB = 1024
+MIB = 1024 * KIB
+
+_HOST_NAME = re.compile(r"\[?[A-Za-z0-9_.:-]+\]?")
+
+
+class BadSetting(StartupError):
+    """A setting is not valid."""
+
+
+def _origin(url: str) -> str:
+    """`https://host[:port]`, as browsers send it in Origin."""
+    parts = urlsplit(url)
+    has_more = parts.path.strip("/") or parts.query or parts.fragment or "@" in parts.netloc
+    if parts.scheme not in ("http", "https") or not _HOST_NAME.fullmatch(parts.netloc) or has_more:
+        raise ValueError("give scheme, host and perhaps port, like https://tmi.example.org")
+    if parts.port == {"http": 80, "https": 443}[parts.scheme]:
+        return f"{parts.scheme}://{parts.hostname}"
+    return f"{parts.scheme}://{parts.netloc.lower()}"
+
+
+Origin = Annotated[str, AfterValidator(_origin)]
+Seconds = Annotated[float, Field(gt=0, le=365 * 24 * 3600)]
+
+
+class Settings(BaseSettings):
+    """What an operator may set."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX, frozen=True, extra="forbid", hide_input_in_errors=True
+    )
+
+    # where it listens, and what it is called
+    host: str = "127.0.0.1"
+    port: Annotated[int, Field(ge=0, le=65535)] = 8080
+    """0 takes a free one."""
+    public_url: Origin | None = None
+    """Where clients reach the service; None: as each request says."""
+    allowed_origins: Annotated[tuple[Origin, ...], NoDecode] = ()
+    """Further origins of pages that may open live sockets, separated by commas."""
+
+    # where it keeps its data
+    database_url: SecretStr | None = None
+    """None: an embedded PostgreSQL in `data_dir`."""
+    database_max_connections: Annotated[int, Field(ge=2, le=30)] = 10
+    data_dir: Path = Path("data")
+
+    # development
+    dev: bool = False
+    """Offer the development provider, with which anybody signs in as anybody. Loopback hosts only."""
+    dev_insecure_host: bool = False
+    """Let `dev` listen elsewhere."""
+
+    # its life
+    drain_s: Annotated[float, Field(ge=0, le=3600)] = 10.0
+    """How long a stopping service tries to commit what is unsaved."""
+    log_format: Literal["auto", "console", "json"] = "auto"
+    """`auto`: for people in a terminal, else JSON."""
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+
+    # bounds of rooms
+    journal_max_bytes: Annotated[int, Field(ge=64 * KIB)] = 32 * MIB
+    """Edits that may wait for their commit, all rooms together."""
+    room_idle_s: Seconds = 30.0
+    """A room without anybody is closed after this long."""
+
+    # bounds of clients
+    frame_max_bytes: Annotated[int, Field(ge=KIB, le=256 * MIB)] = 16 * MIB
+    outbox_max_bytes: Annotated[int, Field(ge=512 * KIB, le=256 * MIB)] = MIB
+    """What may be queued for a client that does not read."""
+    body_max_bytes: Annotated[int, Field(ge=KIB, le=256 * MIB)] = MIB
+    """A REST request's body."""
+    sockets_max: Annotated[int, Field(ge=1)] = 20_000
+    documents_per_user_max: Annotated[int, Field(ge=1)] = 1000
+    """Diagrams that one user may have open at once, each tab counted."""
+
+    # sign-in
+    access_token_ttl_s: Annotated[float, Field(ge=1, le=24 * 3600)] = 900.0
+    collab_token_ttl_s: Annotated[float, Field(ge=1, le=24 * 3600)] = 600.0
+    refresh_token_ttl_s: Seconds = 7 * 24 * 3600.0
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],  # noqa: ARG003
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """The command line, then the environment; nothing else is read."""
+        return init_settings, env_settings
+
+    @field_validator("allowed_origins", mode="before")
+    @classmethod
+    def _split(cls, value: object) -> object:
+        return tuple(filter(None, map(str.strip, value.split(",")))) if isinstance(value, str) else value
+
+    @field_validator("database_url")
+    @classmethod
+    def _is_postgres(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None and not value.get_secret_value().startswith(("postgresql://", "postgres://")):
+            raise ValueError("give a URL like postgresql://user:password@host/database")
+        return value
+
+    @model_validator(mode="after")
+    def _dev_is_local(self) -> Self:
+        if self.dev and not self.dev_insecure_host and not is_loopback(self.host):
+            raise ValueError(
+                f"--dev lets anybody sign in as anybody, so it listens on loopback and not on {self.host}; "
+                "--dev-insecure-host allows it all the same"
+            )
+        return self
+
+
+def read_settings(overrides: Mapping[str, Any], environment: Mapping[str, str] | None = None) -> Settings:
+    """The settings of this process; `overrides` come from the command line. Raises BadSetting."""
+    environment = os.environ if environment is None else environment
+    _refuse_unknown(environment)
+    try:
+        return Settings(**{**_secrets_in_files(environment), **overrides})
+    except ValidationError as error:
+        raise BadSetting("; ".join(map(_sentence, error.errors()))) from None
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach the host."""
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _refuse_unknown(environment: Mapping[str, str]) -> None:
+    fields = (*Settings.model_fields, *(secret + FILE_SUFFIX for secret in SECRETS))
+    known = {(PREFIX + field).upper() for field in fields}
+    for name in sorted(environment):
+        if name.upper().startswith(PREFIX) and name.upper() not in known:
+            near = difflib.get_close_matches(name.upper(), known, n=1)
+            raise BadSetting(f"There is no setting {name}." + (f" Did you mean {near[0]}?" if near else ""))
+
+
+def _secrets_in_files(environment: Mapping[str, str]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for secret in SECRETS:
+        variable = (PREFIX + secret).upper()
+        path = environment.get(variable + FILE_SUFFIX.upper())
+        if path is None:
+            continue
+        if variable in environment:
+            raise BadSetting(f"Set {variable} or {variable}_FILE, not both.")
+        found[secret] = _first_line(Path(path), variable)
+    return found
+
+
+def _first_line(path: Path, variable: str) -> str:
+    try:
+        with path.open("rb") as file:
+            return file.read(SECRET_FILE_MAX_BYTES).decode().strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise BadSetting(f"{variable}_FILE {path} can't be read: {error}.") from None
+
+
+def _sentence(problem: Any) -> str:
+    """One problem in one line, without the value, which may be a secret."""
+    message = problem["msg"].removeprefix("Value error, ")
+    if not problem["loc"]:
+        return str(message)
+    return f"{PREFIX}{str(problem['loc'][0]).upper()}: {message}"

@@ -1,0 +1,181 @@
+"""The only place that constructs adapters and joins them to the inside of TMI."""
+
+import asyncio
+import contextlib
+import logging
+import os
+import socket
+from collections.abc import AsyncIterator, Coroutine
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+from quart import Quart
+
+from api.app import create_app
+from api.live.endpoint import LiveEndpoint
+from api.live.options import LiveOptions
+from api.services import ApiOptions, Health, Services
+from api.tokens import Tokens, shared_signing_keys
+from persistence.postgres.access import PostgresAccessControl
+from persistence.postgres.database import PostgresDatabase
+from persistence.postgres.diagrams import PostgresDiagrams
+from persistence.postgres.sign_ins import PostgresSignIns
+from persistence.postgres.signing_keys import PostgresSigningKeys
+from persistence.postgres.threat_models import PostgresThreatModels
+from persistence.postgres.update_log import PostgresUpdateLog
+from persistence.postgres.users import PostgresUsers
+from rooms.coordination.local import LocalCoordinator
+from rooms.journal import JournalLimits
+from rooms.service import Rooms, RoomsLimits
+from tmi.domain.errors import DatabaseUnavailable, TmiError
+from tmi.embedded.data_directory import locked
+from tmi.embedded.postgres import embedded_postgres
+from tmi.settings import Settings
+
+log = logging.getLogger(__name__)
+
+ISSUER = "tmi"
+"""Who signs tokens where no public URL says."""
+PURGE_EVERY_S = 300.0
+PURGE_ROWS = 1000
+PURGES_AT_ONCE = 100
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """Everything that serves clients, ready for a listener."""
+
+    app: Quart
+    live: LiveEndpoint
+    rooms: Rooms
+    health: Health
+    taken_over: asyncio.Event
+    """Another service holds the database's single-writer lock now: this one has to end."""
+
+
+@asynccontextmanager
+async def open_database(settings: Settings) -> AsyncIterator[PostgresDatabase]:
+    """The database of the settings, else an embedded one. Raises StartupError and DatabaseUnavailable."""
+    async with AsyncExitStack() as stack:
+        if settings.database_url is None:
+            data_dir = stack.enter_context(locked(settings.data_dir))
+            url = await stack.enter_async_context(embedded_postgres(data_dir))
+        else:
+            url = settings.database_url.get_secret_value()
+        database = await PostgresDatabase.connect(url, max_connections=settings.database_max_connections)
+        stack.push_async_callback(database.close)
+        yield database
+
+
+@asynccontextmanager
+async def build(settings: Settings) -> AsyncIterator[Service]:
+    """Open the database, bring it up to date, take its lock, and put the service together.
+
+    Raises StartupError, DatabaseUnavailable, and Conflict when another service has the database.
+    """
+    async with AsyncExitStack() as stack:
+        database = await stack.enter_async_context(open_database(settings))
+        for name in await database.migrate():
+            log.info("applied migration %s", name)
+        changes = await stack.enter_async_context(database.hold_single_writer_lock())
+        taken_over = asyncio.Event()
+        await stack.enter_async_context(_background(_watch_lock(changes, taken_over), "single-writer-lock"))
+        await stack.enter_async_context(_background(_purge(database), "purge"))
+        access = PostgresAccessControl(database)
+        update_log = PostgresUpdateLog(database)
+        coordinator = LocalCoordinator(update_log, f"{socket.gethostname()}/{os.getpid()}")
+        rooms = Rooms(update_log, coordinator, access, _rooms_limits(settings))
+        await stack.enter_async_context(rooms.running())
+        sign_ins = PostgresSignIns(database)
+        tokens = await _tokens(settings, database)
+        services = Services(
+            threat_models=PostgresThreatModels(database),
+            diagrams=PostgresDiagrams(database),
+            users=PostgresUsers(database),
+            sign_ins=sign_ins,
+            access=access,
+            rooms=rooms,
+            tokens=tokens,
+            database=database,
+            options=_api_options(settings),
+        )
+        live = LiveEndpoint(rooms, tokens, access, sign_ins, _live_options(settings))
+        yield Service(create_app(services), live, rooms, services.health, taken_over)
+
+
+async def _tokens(settings: Settings, database: PostgresDatabase) -> Tokens:
+    return Tokens(
+        await shared_signing_keys(PostgresSigningKeys(database)),
+        settings.public_url or ISSUER,
+        timedelta(seconds=settings.access_token_ttl_s),
+        timedelta(seconds=settings.collab_token_ttl_s),
+    )
+
+
+def _rooms_limits(settings: Settings) -> RoomsLimits:
+    return RoomsLimits(
+        journal=JournalLimits(max_bytes=settings.journal_max_bytes), idle_s=settings.room_idle_s
+    )
+
+
+def _api_options(settings: Settings) -> ApiOptions:
+    return ApiOptions(
+        dev=settings.dev,
+        public_url=settings.public_url,
+        max_body_bytes=settings.body_max_bytes,
+        refresh_token_ttl_s=settings.refresh_token_ttl_s,
+    )
+
+
+def _live_options(settings: Settings) -> LiveOptions:
+    return LiveOptions(
+        public_origin=settings.public_url,
+        allowed_origins=frozenset(settings.allowed_origins),
+        dev=settings.dev,
+        sockets_max=settings.sockets_max,
+        documents_per_user_max=settings.documents_per_user_max,
+        frame_max_bytes=settings.frame_max_bytes,
+        outbox_max_bytes=settings.outbox_max_bytes,
+    )
+
+
+# --- in the background --------------------------------------------------------------------------
+
+
+@asynccontextmanager
+async def _background(work: Coroutine[Any, Any, None], name: str) -> AsyncIterator[None]:
+    task = asyncio.create_task(work, name=name)
+    try:
+        yield
+    finally:
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task
+
+
+async def _watch_lock(changes: AsyncIterator[bool], taken_over: asyncio.Event) -> None:
+    try:
+        async for is_held in changes:
+            if is_held:
+                log.info("the database is back, and ours")
+            else:
+                log.warning("lost the connection that keeps a second service off the database")
+        log.error("another tmi service has taken the database: this one ends")
+    except TmiError:
+        log.exception("the database's lock can't be watched any more: the service ends")
+    finally:
+        taken_over.set()
+
+
+async def _purge(database: PostgresDatabase) -> None:
+    """Delete expired codes, tokens and sign-ins from time to time."""
+    while True:
+        await asyncio.sleep(PURGE_EVERY_S)
+        try:
+            for _ in range(PURGES_AT_ONCE):
+                if await database.purge_expired(PURGE_ROWS) == 0:
+                    break
+        except DatabaseUnavailable as error:
+            log.warning("expired sign-ins stay for now: %s", error)
