@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 
 CONTINUATION, TEXT, BINARY, CLOSE, PING, PONG = 0x0, 0x1, 0x2, 0x8, 0x9, 0xA
-TIMEOUT_S = 10.0
+TIMEOUT_S = 5.0
 KEY = base64.b64encode(bytes(range(16))).decode()
 
 
@@ -124,9 +124,10 @@ class RawWebSocket:
                 return received.payload
 
     async def receive_close(self) -> Frame:
-        """Read until the Close frame, and check that nothing comes after it."""
+        """Read until the Close frame, answer it, and check that nothing comes after it."""
         while (received := await self.receive()).opcode != CLOSE:
             pass
+        self.send(frame(CLOSE, received.payload))
         await self.receive_end()
         return received
 

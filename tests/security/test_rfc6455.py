@@ -1,4 +1,4 @@
-"""RFC 6455 as a table of raw frames: each violation ends in one Close with the right code and no traceback."""
+"""RFC 6455 as a table of raw frames: each violation ends in one Close with the right code, unlogged."""
 
 import asyncio
 import logging
