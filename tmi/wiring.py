@@ -29,7 +29,7 @@ from persistence.postgres.users import PostgresUsers
 from rooms.coordination.local import LocalCoordinator
 from rooms.journal import JournalLimits
 from rooms.service import Rooms, RoomsLimits
-from tmi.domain.errors import DatabaseUnavailable, TmiError
+from tmi.domain.errors import DatabaseUnavailable, StartupError, TmiError
 from tmi.embedded.data_directory import locked
 from tmi.embedded.postgres import embedded_postgres
 from tmi.settings import Settings
@@ -57,14 +57,17 @@ class Service:
 
 @asynccontextmanager
 async def open_database(settings: Settings) -> AsyncIterator[PostgresDatabase]:
-    """The database of the settings, else an embedded one. Raises StartupError and DatabaseUnavailable."""
+    """The database of the settings, else an embedded one. Raises StartupError."""
     async with AsyncExitStack() as stack:
         if settings.database_url is None:
             data_dir = stack.enter_context(locked(settings.data_dir))
             url = await stack.enter_async_context(embedded_postgres(data_dir))
         else:
             url = settings.database_url.get_secret_value()
-        database = await PostgresDatabase.connect(url, max_connections=settings.database_max_connections)
+        try:
+            database = await PostgresDatabase.connect(url, max_connections=settings.database_max_connections)
+        except DatabaseUnavailable as error:
+            raise StartupError(f"The database can't be reached: {error}.") from None
         stack.push_async_callback(database.close)
         yield database
 
@@ -164,9 +167,8 @@ async def _watch_lock(changes: AsyncIterator[bool], taken_over: asyncio.Event) -
                 log.warning("lost the connection that keeps a second service off the database")
         log.error("another tmi service has taken the database: this one ends")
     except TmiError:
-        log.exception("the database's lock can't be watched any more: the service ends")
-    finally:
-        taken_over.set()
+        log.exception("the database's lock can't be watched any more: this service ends")
+    taken_over.set()
 
 
 async def _purge(database: PostgresDatabase) -> None:
