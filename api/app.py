@@ -57,7 +57,7 @@ class RestApp(Quart):
         )
 
 
-def create_app(services: Services) -> Quart:
+def create_app(services: Services) -> RestApp:
     """The ASGI application. Connects to nothing by itself."""
     app = RestApp("tmi", static_folder=None)
     app.config.update(

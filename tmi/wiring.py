@@ -11,9 +11,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
-from quart import Quart
-
-from api.app import create_app
+from api.app import RestApp, create_app
 from api.live.endpoint import LiveEndpoint
 from api.live.options import LiveOptions
 from api.services import ApiOptions, Health, Services
@@ -47,7 +45,7 @@ PURGES_AT_ONCE = 100
 class Service:
     """Everything that serves clients, ready for a listener."""
 
-    app: Quart
+    app: RestApp
     live: LiveEndpoint
     rooms: Rooms
     health: Health
