@@ -71,7 +71,7 @@ class PostgresServer:
         self._wait_until_ready(self._process)
 
     def stop(self) -> None:
-        """End it and all of its processes at once, without a checkpoint: the next start is a crash recovery."""
+        """End all of its processes at once, without a checkpoint: the next start is a crash recovery."""
         if self._process is None:
             return
         process, self._process = self._process, None
@@ -123,7 +123,7 @@ def running_postgres() -> Iterator[PostgresServer]:
 
 
 def _roomy_memory() -> str | None:
-    """A folder in memory if there is room, where a database is copied ten times as fast; None for the usual one.
+    """A folder in memory if there is room: databases are copied ten times as fast. None for the usual one.
 
     Either is short: a socket's path has at most 107 bytes.
     """

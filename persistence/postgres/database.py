@@ -18,11 +18,13 @@ through the pool.
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import asyncpg
 
 from persistence.postgres.failures import LOST, translated
+from persistence.postgres.hot import HotConnections
 from persistence.postgres.migrate import migrate, shipped
 from persistence.postgres.single_writer import single_writer_lock
 from tmi.domain.errors import DatabaseUnavailable, StartupError
@@ -47,13 +49,40 @@ IDLE_IN_TRANSACTION_TIMEOUT_S = 10
 MIGRATION_LOCK_TIMEOUT_S = 600
 
 
+HOT_CONNECTIONS = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """How every connection is made."""
+
+    dsn: str
+    connect_timeout_s: float
+    command_timeout_s: float
+    statement_cache_size: int
+
+    def arguments(self, lock_timeout_s: int = LOCK_TIMEOUT_S) -> dict[str, Any]:
+        """What asyncpg takes."""
+        return {
+            "dsn": self.dsn,
+            "timeout": self.connect_timeout_s,
+            "command_timeout": self.command_timeout_s,
+            "statement_cache_size": self.statement_cache_size,
+            "server_settings": {
+                "application_name": "tmi",
+                "lock_timeout": f"{lock_timeout_s}s",
+                "idle_in_transaction_session_timeout": f"{IDLE_IN_TRANSACTION_TIMEOUT_S}s",
+            },
+        }
+
+
 class PostgresDatabase:
     """A pool of connections to one database; also the port `Database`."""
 
-    def __init__(self, dsn: str, pool: Pool, connect_timeout_s: float) -> None:
-        self._dsn = dsn
+    def __init__(self, options: "Options", pool: Pool) -> None:
+        self._options = options
         self._pool = pool
-        self._connect_timeout_s = connect_timeout_s
+        self._hot = HotConnections(self._connect_hot, HOT_CONNECTIONS)
 
     @classmethod
     async def connect(
@@ -69,26 +98,24 @@ class PostgresDatabase:
 
         `statement_cache_size` 0 is for a pooler in between that does not know prepared statements.
         """
+        options = Options(dsn, connect_timeout_s, command_timeout_s, statement_cache_size)
         try:
             with translated():
                 pool = await asyncpg.create_pool(
-                    dsn,
+                    **options.arguments(),
                     min_size=min(2, max_connections),
                     max_size=max_connections,
-                    timeout=connect_timeout_s,
-                    command_timeout=command_timeout_s,
-                    statement_cache_size=statement_cache_size,
-                    server_settings=_server_settings(LOCK_TIMEOUT_S),
                     reset=_leave_as_is,
                 )
         except DatabaseUnavailable as error:
             if isinstance(error.__cause__, asyncpg.ClientConfigurationError):
                 raise StartupError("The database URL is malformed.") from None
             raise
-        return cls(dsn, pool, connect_timeout_s)
+        return cls(options, pool)
 
     async def close(self, timeout_s: float = 5.0) -> None:
         """Close every connection, those that are in use after `timeout_s` included."""
+        self._hot.close()
         try:
             async with asyncio.timeout(timeout_s):
                 await self._pool.close()
@@ -115,6 +142,11 @@ class PostgresDatabase:
         async with self.connection() as connection:
             return await connection.fetch(sql, *arguments)
 
+    async def fetch_hot(self, sql: str, *arguments: Any) -> Sequence[Record]:
+        """Like `fetch`, at half the cost, and on two connections of its own: for the append alone."""
+        with translated():
+            return await self._hot.fetch(sql, *arguments)
+
     async def read(self, sql: str, *arguments: Any) -> Sequence[Record]:
         """The rows of one statement that only reads."""
         return await self.read_with(lambda connection: connection.fetch(sql, *arguments))
@@ -132,7 +164,7 @@ class PostgresDatabase:
     @asynccontextmanager
     async def _acquired(self) -> AsyncIterator[PooledConnection]:
         try:
-            async with self._pool.acquire(timeout=self._connect_timeout_s) as connection:
+            async with self._pool.acquire(timeout=self._options.connect_timeout_s) as connection:
                 yield connection
         except LOST:
             await self._pool.expire_connections()
@@ -147,7 +179,7 @@ class PostgresDatabase:
             try:
                 return await migrate(connection, shipped())
             finally:
-                await connection.close(timeout=self._connect_timeout_s)
+                await connection.close(timeout=self._options.connect_timeout_s)
 
     async def ping(self, timeout_s: float) -> bool:
         """Whether a query is answered in time. Never raises."""
@@ -161,7 +193,7 @@ class PostgresDatabase:
     def hold_single_writer_lock(self) -> AbstractAsyncContextManager[AsyncIterator[bool]]:
         """The lock that keeps a second service without Redis off this database. Raises Conflict."""
         return single_writer_lock(
-            lambda: self._connect_directly(LOCK_TIMEOUT_S, command_timeout_s=self._connect_timeout_s)
+            lambda: self._connect_directly(LOCK_TIMEOUT_S, command_timeout_s=self._options.connect_timeout_s)
         )
 
     async def purge_expired(self, batch: int = 1000) -> int:
@@ -170,12 +202,11 @@ class PostgresDatabase:
         return int(rows[0]["purged"])
 
     async def _connect_directly(self, lock_timeout_s: int, command_timeout_s: float | None) -> Connection:
-        return await asyncpg.connect(
-            self._dsn,
-            timeout=self._connect_timeout_s,
-            command_timeout=command_timeout_s,
-            server_settings=_server_settings(lock_timeout_s),
-        )
+        arguments = self._options.arguments(lock_timeout_s)
+        return await asyncpg.connect(**arguments | {"command_timeout": command_timeout_s})
+
+    async def _connect_hot(self) -> Connection:
+        return await asyncpg.connect(**self._options.arguments())
 
 
 PURGE_EXPIRED = """
@@ -198,14 +229,6 @@ SELECT (SELECT count(*) FROM codes) + (SELECT count(*) FROM tokens) + (SELECT co
        AS purged
 """
 """A sign-in goes after the last of its tokens, so that one batch never cascades into thousands."""
-
-
-def _server_settings(lock_timeout_s: int) -> dict[str, str]:
-    return {
-        "application_name": "tmi",
-        "lock_timeout": f"{lock_timeout_s}s",
-        "idle_in_transaction_session_timeout": f"{IDLE_IN_TRANSACTION_TIMEOUT_S}s",
-    }
 
 
 async def _leave_as_is(connection: Connection) -> None:

@@ -56,18 +56,15 @@ WITH asked AS (
     FROM asked a JOIN diagram_fences f ON f.diagram_id = a.diagram_id AND f.fence = a.fence
     ORDER BY f.diagram_id
     FOR SHARE OF f
-), checked AS MATERIALIZED (
-    SELECT h.*, l.last, (
-        l.last = h.first - 1
-        OR l.last >= h.first AND EXISTS (
-            SELECT FROM diagram_updates d
-            WHERE d.diagram_id = h.diagram_id AND d.seq = h.first AND d.fence = h.fence)
-    ) AS ok
+), known AS MATERIALIZED (
+    SELECT h.*, coalesce((SELECT d.seq FROM diagram_updates d WHERE d.diagram_id = h.diagram_id
+                          ORDER BY d.seq DESC LIMIT 1), 0) AS last
     FROM held h
-    CROSS JOIN LATERAL (
-        SELECT coalesce((SELECT d.seq FROM diagram_updates d WHERE d.diagram_id = h.diagram_id
-                         ORDER BY d.seq DESC LIMIT 1), 0) AS last
-    ) l
+), checked AS MATERIALIZED (
+    SELECT k.*, k.last = k.first - 1 OR k.last >= k.first AND EXISTS (
+        SELECT FROM diagram_updates d
+        WHERE d.diagram_id = k.diagram_id AND d.seq = k.first AND d.fence = k.fence) AS ok
+    FROM known k
 ), inserted AS (
     INSERT INTO diagram_updates (diagram_id, seq, fence, author, origin, data)
     SELECT c.diagram_id, u.seq, c.fence, u.author, u.origin, u.data
@@ -75,11 +72,9 @@ WITH asked AS (
          AS u (room, seq, author, origin, data)
     JOIN checked c ON c.room = u.room AND c.ok
     ON CONFLICT (diagram_id, seq) DO NOTHING
-    RETURNING diagram_id
+    RETURNING 1
 )
-SELECT c.diagram_id, c.ok, c.last, coalesce(i.rows, 0) AS rows
-FROM checked c
-LEFT JOIN (SELECT diagram_id, count(*) AS rows FROM inserted GROUP BY diagram_id) i USING (diagram_id)
+SELECT diagram_id, ok, last, (SELECT count(*) FROM inserted) AS inserted FROM checked
 """
 
 SAME = """
@@ -110,6 +105,8 @@ WITH held AS MATERIALIZED (
 )
 SELECT EXISTS (SELECT FROM held) AS held, EXISTS (SELECT FROM committed) AS committed
 """
+
+TAKEN = "The log holds other updates of these numbers."
 
 
 class PostgresUpdateLog:
@@ -161,7 +158,7 @@ class PostgresUpdateLog:
 
     async def _append_at_once(self, batches: Sequence[RoomBatch]) -> AppendResult:
         updates = [(room, update) for room, batch in enumerate(batches, 1) for update in batch.updates]
-        rows = await self._database.fetch(
+        rows = await self._database.fetch_hot(
             APPEND,
             [b.diagram for b in batches],
             [b.fence for b in batches],
@@ -175,22 +172,14 @@ class PostgresUpdateLog:
         return await self._judged(batches, {row["diagram_id"]: row for row in rows})
 
     async def _judged(self, batches: Sequence[RoomBatch], rows: dict[DiagramId, Record]) -> AppendResult:
-        committed: set[DiagramId] = set()
-        failed: dict[DiagramId, str] = {}
-        for batch in batches:
-            row = rows.get(batch.diagram)
-            if row is None:
-                continue
-            if not row["ok"]:
-                failed[batch.diagram] = (
-                    f"Update {batch.updates[0].seq} does not follow {row['last']}, the last one."
-                )
-            elif row["rows"] == len(batch.updates) or await self._is_there(batch):
-                committed.add(batch.diagram)
-            else:
-                failed[batch.diagram] = "The log holds other updates of these numbers."
-        stale = frozenset(b.diagram for b in batches) - rows.keys()
-        return AppendResult(frozenset(committed), stale, failed)
+        held = [b for b in batches if b.diagram in rows]
+        failed = {b.diagram: _gap(b, rows[b.diagram]["last"]) for b in held if not rows[b.diagram]["ok"]}
+        right = [b for b in held if b.diagram not in failed]
+        if right and rows[right[0].diagram]["inserted"] < sum(len(b.updates) for b in right):
+            failed |= {b.diagram: TAKEN for b in right if not await self._is_there(b)}
+        committed = rows.keys() - failed.keys()
+        stale = {b.diagram for b in batches} - rows.keys()
+        return AppendResult(frozenset(committed), frozenset(stale), failed)
 
     async def _is_there(self, batch: RoomBatch) -> bool:
         """Whether the log has the batch, each number with the same bytes and fence."""
@@ -219,6 +208,10 @@ async def _load(connection: PooledConnection, diagram: DiagramId) -> StoredDocum
         tail=tuple(row["data"] for row in tail),
         seq=Seq(tail[-1]["seq"] if tail else snapshot_seq),
     )
+
+
+def _gap(batch: RoomBatch, last: int) -> str:
+    return f"Update {batch.updates[0].seq} does not follow {last}, the last one."
 
 
 def _consecutive(batch: RoomBatch) -> bool:

@@ -1,6 +1,7 @@
 """Migrations, and a pool and a lock that survive the end of their server."""
 
 import asyncio
+import contextlib
 import os
 import signal
 from collections.abc import Iterator
@@ -14,6 +15,7 @@ from persistence.postgres.migrate import Migration, missing, shipped
 from persistence.postgres.sign_ins import PostgresSignIns
 from tests.conftest import OWNER, TEMPLATE, make_template
 from tests.contracts.conftest import postgres_ports
+from tests.contracts.test_update_log import batch, result
 from tests.postgres import PostgresServer, running_postgres
 from tmi.domain.errors import DatabaseUnavailable, StartupError
 
@@ -115,14 +117,52 @@ async def test_the_pool_outlives_its_server(own_server: PostgresServer) -> None:
     own_server.start()
     assert await database.ping(1.0)
     assert 1 == await ports.log.claim(diagram.id, "node")
+    assert result((diagram.id,)) == await ports.log.append([batch(diagram.id, 1, 1)])
     await database.close()
 
 
-async def test_reads_that_meet_dead_connections_are_asked_again(database: PostgresDatabase) -> None:
+async def test_an_append_outlives_the_server_it_was_made_for(own_server: PostgresServer) -> None:
+    database = await PostgresDatabase.connect(own_server.url(TEMPLATE, OWNER))
+    ports = postgres_ports(database)
+    diagram = await ports.diagram()
+    await ports.log.claim(diagram.id, "node")
+    await ports.log.append([batch(diagram.id, 1, 1)])
+
+    own_server.stop()
+    with pytest.raises(DatabaseUnavailable):
+        await ports.log.append([batch(diagram.id, 1, 2)])
+
+    own_server.start()
+    assert result((diagram.id,)) == await ports.log.append([batch(diagram.id, 1, 2)])
+    await database.close()
+
+
+async def test_an_append_whose_connection_was_ended_is_unavailable_once(
+    database: PostgresDatabase, database_url: str
+) -> None:
+    ports = postgres_ports(database)
+    diagram = await ports.diagram()
+    await ports.log.claim(diagram.id, "node")
+    await ports.log.append([batch(diagram.id, 1, 1)])
+    admin = await asyncpg.connect(database_url)
+    await admin.execute(
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'tmi'"
+    )
+    await admin.close()
+
+    with contextlib.suppress(DatabaseUnavailable):
+        await ports.log.append([batch(diagram.id, 1, 2)])
+
+    assert result((diagram.id,)) == await ports.log.append([batch(diagram.id, 1, 2)])
+
+
+async def test_reads_that_meet_dead_connections_are_asked_again(
+    database: PostgresDatabase, database_url: str
+) -> None:
     ports = postgres_ports(database)
     diagram = await ports.diagram()
     await asyncio.gather(*(database.read("SELECT pg_sleep(0.01)") for _ in range(10)))
-    admin = await asyncpg.connect(database._dsn)
+    admin = await asyncpg.connect(database_url)
 
     for _ in range(5):
         await admin.execute(
@@ -182,8 +222,10 @@ async def test_the_lock_is_won_back_after_the_server_came_back(own_server: Postg
     assert [False, True] == [lost, won]
 
 
-async def test_the_changes_end_when_another_service_took_the_lock(database: PostgresDatabase) -> None:
-    other = await asyncpg.connect(database._dsn)
+async def test_the_changes_end_when_another_service_took_the_lock(
+    database: PostgresDatabase, database_url: str
+) -> None:
+    other = await asyncpg.connect(database_url)
     async with database.hold_single_writer_lock() as changes:
         waiting = asyncio.create_task(other.execute("SELECT pg_advisory_lock($1)", 0x746D69_02))
         await asyncio.sleep(0.05)
