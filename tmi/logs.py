@@ -9,7 +9,9 @@ from typing import Any, Literal
 import structlog
 
 _SECRET = re.compile(
-    r"(?i)\b((?:access_|refresh_|id_)?token|code|code_verifier)=[^&\s\"']+|\bBearer\s+[^\s\"']+"
+    r"(?i)\b(?:(?:access_|refresh_|id_)?token|code_verifier)=[^&\s\"']+"
+    r"|(?<=[?&])code=[^&\s\"']+"
+    r"|\bBearer\s+[^\s\"']+"
 )
 _JWT = re.compile(r"\beyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]*")
 

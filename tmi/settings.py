@@ -24,8 +24,9 @@ SECRETS = ("database_url",)
 SECRET_FILE_MAX_BYTES = 64 * 1024
 KIB = 1024
 MIB = 1024 * KIB
+DEFAULT_PORTS = {"http": ":80", "https": ":443"}
 
-_HOST_NAME = re.compile(r"\[?[A-Za-z0-9_.:-]+\]?")
+_HOST = re.compile(r"([A-Za-z0-9_.-]+|\[[0-9a-fA-F:.]+\])(:[0-9]{1,5})?")
 
 
 class BadSetting(StartupError):
@@ -35,12 +36,12 @@ class BadSetting(StartupError):
 def _origin(url: str) -> str:
     """`https://host[:port]`, as browsers send it in Origin."""
     parts = urlsplit(url)
-    has_more = parts.path.strip("/") or parts.query or parts.fragment or "@" in parts.netloc
-    if parts.scheme not in ("http", "https") or not _HOST_NAME.fullmatch(parts.netloc) or has_more:
+    has_more = parts.path.strip("/") or parts.query or parts.fragment
+    host = _HOST.fullmatch(parts.netloc.lower())
+    if parts.scheme not in DEFAULT_PORTS or host is None or has_more:
         raise ValueError("give scheme, host and perhaps port, like https://tmi.example.org")
-    if parts.port == {"http": 80, "https": 443}[parts.scheme]:
-        return f"{parts.scheme}://{parts.hostname}"
-    return f"{parts.scheme}://{parts.netloc.lower()}"
+    port = host[2] if host[2] != DEFAULT_PORTS[parts.scheme] else None
+    return f"{parts.scheme}://{host[1]}{port or ''}"
 
 
 Origin = Annotated[str, AfterValidator(_origin)]

@@ -66,6 +66,8 @@ async def open_database(settings: Settings) -> AsyncIterator[PostgresDatabase]:
             database = await PostgresDatabase.connect(url, max_connections=settings.database_max_connections)
         except DatabaseUnavailable as error:
             raise StartupError(f"The database can't be reached: {error}.") from None
+        except ValueError:
+            raise StartupError("The database URL is malformed.") from None
         stack.push_async_callback(database.close)
         yield database
 

@@ -1,0 +1,23 @@
+"""Logs never hold a token, whatever a library writes."""
+
+import pytest
+
+from tmi.logs import without_secrets
+
+JWT = "eyJhbGciOiJFZERTQSJ9.eyJzdWIiOiJhbGljZSJ9.c2lnbmF0dXJl"
+
+
+@pytest.mark.parametrize(
+    ("written", "kept"),
+    [
+        (f"GET /collab/1?token={JWT}&saved=1", "GET /collab/1?[secret]&saved=1"),
+        ("POST refresh_token=abc&x=1", "POST [secret]&x=1"),
+        ("Authorization: Bearer abc.def", "Authorization: [secret]"),
+        (f"what is {JWT} ?", "what is [token] ?"),
+        ("/callback?code=abc&state=1", "/callback?[secret]&state=1"),
+        ("closed with code=1012 after 3 s", "closed with code=1012 after 3 s"),
+        ("nothing to hide", "nothing to hide"),
+    ],
+)
+def test_what_looks_like_a_token_is_blotted_out(written: str, kept: str) -> None:
+    assert {"event": kept} == without_secrets(None, "info", {"event": written})

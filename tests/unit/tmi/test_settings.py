@@ -1,0 +1,148 @@
+"""Settings: read once from the environment, frozen, strict about names and values."""
+
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from tmi.settings import BadSetting, Settings, read_settings
+
+URL = "postgresql://tmi:hidden@db/tmi"
+
+
+@pytest.fixture(autouse=True)
+def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
+    for field in Settings.model_fields:
+        monkeypatch.delenv(f"TMI_{field.upper()}", raising=False)
+
+
+def read(monkeypatch: pytest.MonkeyPatch, **environment: str) -> Settings:
+    """The settings of an environment."""
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    return read_settings({}, environment)
+
+
+def test_without_any_variable_it_serves_on_loopback_with_an_embedded_database() -> None:
+    settings = read_settings({}, {})
+    assert ("127.0.0.1", 8080, None, False) == (
+        settings.host,
+        settings.port,
+        settings.database_url,
+        settings.dev,
+    )
+
+
+def test_a_variable_is_read_with_its_type(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert 2.5 == read(monkeypatch, TMI_DRAIN_S="2.5").drain_s
+
+
+def test_the_command_line_wins_over_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TMI_PORT", "1")
+    assert 2 == read_settings({"port": 2}, {"TMI_PORT": "1"}).port
+
+
+def test_settings_are_frozen() -> None:
+    with pytest.raises(ValidationError):
+        read_settings({}, {}).port = 1
+
+
+def test_an_unknown_variable_stops_the_start_and_the_nearest_name_is_suggested(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with pytest.raises(BadSetting, match=r"^There is no setting TMI_DRAIN\. Did you mean TMI_DRAIN_S\?$"):
+        read(monkeypatch, TMI_DRAIN="3")
+
+
+def test_variables_of_others_are_ignored(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert 8080 == read(monkeypatch, PORT="1", TMINUS="1").port
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("TMI_PORT", "65536"),
+        ("TMI_PORT", "http"),
+        ("TMI_DRAIN_S", "-1"),
+        ("TMI_DRAIN_S", "nan"),
+        ("TMI_JOURNAL_MAX_BYTES", "0"),
+        ("TMI_LOG_LEVEL", "loud"),
+        ("TMI_PUBLIC_URL", "tmi.example.org"),
+        ("TMI_PUBLIC_URL", "ftp://tmi.example.org"),
+        ("TMI_PUBLIC_URL", "https://tmi.example.org/below"),
+        ("TMI_PUBLIC_URL", "https://user@tmi.example.org"),
+        ("TMI_PUBLIC_URL", "https://tmi.example.org:port"),
+        ("TMI_ALLOWED_ORIGINS", "https://a.example,*"),
+        ("TMI_DATABASE_URL", ""),
+        ("TMI_DATABASE_URL", "mysql://db/tmi"),
+        ("TMI_DATABASE_URL", "postgresql://[db/tmi"),
+    ],
+)
+def test_a_bad_value_is_one_line_that_names_its_variable(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str
+) -> None:
+    with pytest.raises(BadSetting) as raised:
+        read(monkeypatch, **{name: value})
+    assert (True, 1) == (str(raised.value).startswith(f"{name}: "), len(str(raised.value).splitlines()))
+
+
+def test_every_bad_value_is_named_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(BadSetting, match=r"TMI_PORT: .*; TMI_DRAIN_S: "):
+        read(monkeypatch, TMI_PORT="x", TMI_DRAIN_S="x")
+
+
+@pytest.mark.parametrize(
+    ("given", "kept"),
+    [
+        ("https://TMI.example.org/", "https://tmi.example.org"),
+        ("https://tmi.example.org:443", "https://tmi.example.org"),
+        ("http://tmi.example.org:8080", "http://tmi.example.org:8080"),
+        ("http://[::1]:80", "http://[::1]"),
+    ],
+)
+def test_a_public_url_is_kept_as_browsers_write_an_origin(
+    monkeypatch: pytest.MonkeyPatch, given: str, kept: str
+) -> None:
+    assert kept == read(monkeypatch, TMI_PUBLIC_URL=given).public_url
+
+
+def test_origins_are_separated_by_commas(monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = read(monkeypatch, TMI_ALLOWED_ORIGINS="https://a.example, http://b.example:8000")
+    assert ("https://a.example", "http://b.example:8000") == settings.allowed_origins
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "127.8.8.8", "::1", "localhost"])
+def test_development_is_for_loopback(host: str) -> None:
+    assert read_settings({"dev": True, "host": host}, {}).dev
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.1", "tmi.example.org", "127.0.0.1.example.org"])
+def test_development_on_another_host_is_refused_unless_insecurity_is_asked_for(host: str) -> None:
+    with pytest.raises(BadSetting, match="--dev-insecure-host"):
+        read_settings({"dev": True, "host": host}, {})
+    assert read_settings({"dev": True, "host": host, "dev_insecure_host": True}, {}).dev
+
+
+def test_a_secret_may_come_from_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "url"
+    file.write_text(f"{URL}\n")
+    settings = read(monkeypatch, TMI_DATABASE_URL_FILE=str(file))
+    assert settings.database_url is not None
+    assert URL == settings.database_url.get_secret_value()
+
+
+def test_a_secret_from_two_places_or_from_no_file_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    missing = {"TMI_DATABASE_URL_FILE": str(tmp_path / "missing")}
+    with pytest.raises(BadSetting, match=r"TMI_DATABASE_URL_FILE .* can't be read"):
+        read(monkeypatch, **missing)
+    with pytest.raises(BadSetting, match="not both"):
+        read(monkeypatch, TMI_DATABASE_URL=URL, **missing)
+
+
+def test_a_secret_is_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "hidden" not in repr(read(monkeypatch, TMI_DATABASE_URL=URL))
+    with pytest.raises(BadSetting) as raised:
+        read(monkeypatch, TMI_DATABASE_URL="mysql://tmi:hidden@db/tmi")
+    assert "hidden" not in str(raised.value)
