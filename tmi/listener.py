@@ -332,7 +332,8 @@ def _gate(app: ASGIFramework, live: LiveEndpoint) -> Callable[..., Awaitable[Non
 
 
 async def _answer(send: Callable[[dict[str, Any]], Awaitable[None]], event: str, problem: Problem) -> None:
-    headers = {"Content-Type": "application/json", **problem.headers}
+    body = orjson.dumps(problem.body)
+    headers = {"Content-Type": "application/json", "Content-Length": str(len(body)), **problem.headers}
     lines = [(name.lower().encode(), value.encode()) for name, value in headers.items()]
     await send({"type": f"{event}.start", "status": problem.status, "headers": lines})
-    await send({"type": f"{event}.body", "body": orjson.dumps(problem.body), "more_body": False})
+    await send({"type": f"{event}.body", "body": body, "more_body": False})

@@ -75,6 +75,10 @@ class Sockets:
         if not self._documents[user]:
             del self._documents[user]
 
+    def documents_of(self, user: UserId) -> int:
+        """How many open documents a user has."""
+        return self._documents[user]
+
     def close_all(self, code: int, reason: str) -> None:
         """Begin the closing handshake everywhere."""
         for socket in list(self._slice_of):

@@ -48,6 +48,7 @@ class LiveService:
     rooms: Rooms
     live: LiveEndpoint
     listener: Listener
+    listening: socket.socket
     calls: list[str]
     """What the REST application was asked to do, its start and stop included."""
     people: dict[str, Someone] = field(default_factory=dict)
@@ -104,7 +105,7 @@ async def live_service(
         listening = socket.create_server(("127.0.0.1", 0))
         listener = await Listener.start(_rest(calls), live, listening, listener_options)
         try:
-            yield LiveService(store, log, tokens, rooms, live, listener, calls)
+            yield LiveService(store, log, tokens, rooms, live, listener, listening, calls)
         finally:
             listening.close()
             listener.stop_accepting()

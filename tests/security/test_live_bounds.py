@@ -1,0 +1,198 @@
+"""What a live socket may cost: before it is authenticated, and when it does not read."""
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import pytest
+
+from api.live.options import LiveOptions
+from crdt import y_websocket
+from crdt.lib0 import var_string
+from tests.harness.echo_socket import echo_server
+from tests.harness.live_service import LiveService, an_update, live_service
+from tests.harness.raw_websocket import BINARY, PING, connected, frame, upgrade_head, upgraded
+
+STEP_1 = y_websocket.sync_step1(b"\x00")
+DIAGRAM = "00000000-0000-4000-8000-000000000001"
+MIB = 1024 * 1024
+
+
+@pytest.fixture
+async def service() -> AsyncIterator[LiveService]:
+    options = LiveOptions(
+        sweep_s=0.1,
+        waiting_max_bytes=10_000,
+        waiting_max_frames=50,
+        documents_per_socket_max=5,
+        denials_max=5,
+        auth_timeout_s=0.3,
+        unused_max_s=1.0,
+        handshakes_max=4,
+    )
+    async with live_service(options) as running:
+        yield running
+
+
+async def test_frames_before_auth_are_bounded_in_bytes(service: LiveService) -> None:
+    async with upgraded(service.port, "/collab") as raw:
+        raw.send_binary(var_string(DIAGRAM) + y_websocket.update(bytes(9000)))
+        raw.send_binary(var_string(DIAGRAM + "\0s") + y_websocket.update(bytes(2000)))
+        assert 1013 == (await raw.receive_close()).close_code
+
+
+async def test_frames_before_auth_are_bounded_in_number(service: LiveService) -> None:
+    async with upgraded(service.port, "/collab") as raw:
+        for _ in range(51):
+            raw.send_binary(var_string(DIAGRAM) + STEP_1)
+        assert 1013 == (await raw.receive_close()).close_code
+
+
+async def test_documents_of_a_socket_are_bounded(service: LiveService) -> None:
+    async with upgraded(service.port, "/collab") as raw:
+        for n in range(6):
+            raw.send_binary(var_string(f"{DIAGRAM}\0{n}") + STEP_1)
+        assert 4400 == (await raw.receive_close()).close_code
+
+
+async def test_traffic_does_not_extend_the_time_for_auth(service: LiveService) -> None:
+    async with upgraded(service.port, "/collab") as raw, asyncio.TaskGroup() as group:
+
+        async def chat() -> None:
+            while True:
+                raw.send_binary(var_string(DIAGRAM) + b"\x03")
+                await asyncio.sleep(0.05)
+
+        chatting = group.create_task(chat())
+        denied = var_string(DIAGRAM) + b"\x02\x01" + var_string("authenticate first")
+        assert denied == await raw.receive_binary()
+        assert 4401 == (await raw.receive_close()).close_code
+        chatting.cancel()
+
+
+async def test_a_socket_that_never_says_anything_is_closed(service: LiveService) -> None:
+    async with upgraded(service.port, "/collab") as raw:
+        assert 4401 == (await raw.receive_close()).close_code
+
+
+async def test_refusals_on_one_socket_are_bounded(service: LiveService) -> None:
+    async with upgraded(service.port, "/collab") as raw:
+        for _ in range(6):
+            raw.send_binary(var_string(DIAGRAM) + b"\x02\x00" + var_string("bad"))
+            await asyncio.sleep(0.01)
+        assert 4401 == (await raw.receive_close()).close_code
+
+
+async def test_sockets_without_a_document_are_bounded_and_an_open_one_makes_room(
+    service: LiveService,
+) -> None:
+    diagram = await service.diagram()
+    async with (
+        upgraded(service.port, "/collab") as first,
+        upgraded(service.port, "/collab"),
+        upgraded(service.port, "/collab"),
+        upgraded(service.port, "/collab"),
+    ):
+        async with connected(service.port) as refused:
+            refused.send(upgrade_head("/collab"))
+            assert 503 == (await refused.answer()).status
+        token = await service.token("alice")
+        first.send_binary(var_string(str(diagram)) + b"\x02\x00" + var_string(token))
+        await first.receive_binary()
+        async with upgraded(service.port, "/collab"):
+            pass
+
+
+async def test_sockets_in_all_and_documents_of_a_user_are_bounded() -> None:
+    async with live_service(LiveOptions(sockets_max=3, documents_per_user_max=2)) as service:
+        diagram = await service.diagram()
+        path = f"/collab/{diagram}?token={await service.token('alice', diagram)}"
+        async with upgraded(service.port, path):
+            async with upgraded(service.port, path) as second:
+                async with connected(service.port) as third:
+                    third.send(upgrade_head(path))
+                    assert 429 == (await third.answer()).status
+                async with upgraded(service.port, "/collab"), connected(service.port) as fourth:
+                    fourth.send(upgrade_head(path))
+                    assert 503 == (await fourth.answer()).status
+                await second.aclose()
+            await asyncio.sleep(0.05)
+            async with upgraded(service.port, path):
+                pass
+
+
+async def test_a_client_that_does_not_read_is_paused_and_comes_back() -> None:
+    async with echo_server(LiveOptions(sweep_s=3600)) as server, upgraded(server.port, "/") as raw:
+        raw.writer.transport.pause_reading()  # type: ignore[attr-defined]
+        message = frame(BINARY, bytes(100_000))
+        while not server.sockets or not server.last.pauses:
+            raw.send(message)
+            await asyncio.sleep(0)
+        raw.writer.transport.resume_reading()  # type: ignore[attr-defined]
+        assert 100_000 == len(await raw.receive_binary())
+        async with asyncio.timeout(10):
+            while not server.last.resumes:
+                await raw.receive_binary()
+        assert not server.last.is_closing
+
+
+async def test_what_is_written_to_a_client_that_does_not_read_is_bounded() -> None:
+    options = LiveOptions(sweep_s=3600, close_timeout_s=0.2)
+    async with echo_server(options) as server, upgraded(server.port, "/") as raw:
+        raw.writer.transport.pause_reading()  # type: ignore[attr-defined]
+        most = 0
+        async with asyncio.timeout(10):
+            while not server.sockets or not server.last.is_closing:
+                raw.send(frame(BINARY, bytes(10_000)))
+                await asyncio.sleep(0)
+                if server.sockets and server.last._tcp is not None:
+                    most = max(most, server.last._tcp.get_write_buffer_size())
+            await server.registry.none_left()
+        assert most < MIB + 64 * 1024
+        assert 1 == server.last.endings
+
+
+async def test_pings_of_a_client_that_does_not_read_are_not_answered() -> None:
+    async with echo_server(LiveOptions(sweep_s=3600)) as server, upgraded(server.port, "/") as raw:
+        raw.writer.transport.pause_reading()  # type: ignore[attr-defined]
+        pings = frame(PING, bytes(125)) * 100
+        for _ in range(2000):
+            raw.send(pings)
+            await asyncio.sleep(0)
+        assert server.last._tcp is not None
+        assert server.last._tcp.get_write_buffer_size() < 300_000
+        assert not server.last.is_closing
+
+
+async def test_a_client_that_stalls_for_too_long_is_dropped() -> None:
+    options = LiveOptions(sweep_s=0.1, stall_max_s=0.3)
+    async with echo_server(options) as server, upgraded(server.port, "/") as raw:
+        raw.writer.transport.pause_reading()  # type: ignore[attr-defined]
+        async with asyncio.timeout(10):
+            while not server.sockets or not server.last.pauses:
+                raw.send(frame(BINARY, bytes(100_000)))
+                await asyncio.sleep(0)
+            await server.registry.none_left()
+
+
+async def test_a_room_is_not_held_up_by_a_client_that_does_not_read() -> None:
+    async with live_service(LiveOptions(sweep_s=3600)) as service:
+        diagram = await service.diagram()
+        path = f"/collab/{diagram}?token={await service.token('alice', diagram)}"
+        async with (
+            upgraded(service.port, path) as slow,
+            upgraded(service.port, path) as writer,
+            upgraded(service.port, path) as reader,
+        ):
+            for raw in (slow, writer, reader):
+                raw.send_binary(STEP_1)
+                await raw.receive_binary()
+            slow.writer.transport.pause_reading()  # type: ignore[attr-defined]
+            for n in range(100):
+                writer.send_binary(y_websocket.update(an_update(f"k{n}", "x" * 100_000)))
+                while (await reader.receive_binary())[:2] != b"\x00\x02":
+                    pass
+            slow.writer.transport.resume_reading()  # type: ignore[attr-defined]
+            total = 0
+            async with asyncio.timeout(10):
+                while total < 100 * 100_000:
+                    total += len(await slow.receive_binary())
