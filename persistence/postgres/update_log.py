@@ -127,7 +127,12 @@ class PostgresUpdateLog:
         return await self._database.read_with(lambda connection: _load(connection, diagram))
 
     async def append(self, batches: Sequence[RoomBatch]) -> AppendResult:
-        """Commit all rooms at once; see the module. Raises ValueError if a room has two batches."""
+        """Commit all rooms at once; see the module. Raises ValueError if a room has two batches.
+
+        Measured (2 shared cores, fsync off, updates of 60 bytes; us of CPU an append, client + backend):
+        1 room 140 + 200, 20 rooms 300 + 550, 200 rooms 1,500 + 3,700; with 10 updates a room 170 + 280,
+        800 + 1,850, 6,000 + 17,000. So an update costs 340 us alone and 11 to 26 us in company.
+        """
         if len({batch.diagram for batch in batches}) != len(batches):
             raise ValueError("A room has at most one batch in a group commit.")
         failed = {

@@ -19,6 +19,10 @@ from tests.contracts.test_update_log import batch, result
 from tests.postgres import PostgresServer, running_postgres
 from tmi.domain.errors import DatabaseUnavailable, StartupError
 
+TERMINATE = """
+SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+WHERE application_name = 'tmi' AND datname = current_database()
+"""
 NAMES = ["0001_people", "0002_threat_models", "0003_update_log"]
 
 
@@ -145,9 +149,7 @@ async def test_an_append_whose_connection_was_ended_is_unavailable_once(
     await ports.log.claim(diagram.id, "node")
     await ports.log.append([batch(diagram.id, 1, 1)])
     admin = await asyncpg.connect(database_url)
-    await admin.execute(
-        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'tmi'"
-    )
+    await admin.execute(TERMINATE)
     await admin.close()
 
     with contextlib.suppress(DatabaseUnavailable):
@@ -165,10 +167,7 @@ async def test_reads_that_meet_dead_connections_are_asked_again(
     admin = await asyncpg.connect(database_url)
 
     for _ in range(5):
-        await admin.execute(
-            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'tmi'"
-            " AND datname = current_database()"
-        )
+        await admin.execute(TERMINATE)
         loaded = await asyncio.gather(*(ports.log.load(diagram.id) for _ in range(10)))
         assert [0] * 10 == [stored.seq for stored in loaded]
 
