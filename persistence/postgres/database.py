@@ -11,8 +11,8 @@ It holds true:
 - When one connection is lost, all of before are replaced at their next use. A read that met a dead one is
   asked once more on a new one; a write is not, since it may have been committed.
 
-Only the single-writer lock and migrations need a server session of their own; they connect directly and not
-through the pool.
+Appends have two connections of their own, for their speed (see hot.py). The single-writer lock and migrations
+need a server session of their own, so they connect directly too.
 """
 
 import asyncio
@@ -70,6 +70,7 @@ class Options:
             "statement_cache_size": self.statement_cache_size,
             "server_settings": {
                 "application_name": "tmi",
+                "synchronous_commit": "on",  # whatever the role's default is: saved means saved
                 "lock_timeout": f"{lock_timeout_s}s",
                 "idle_in_transaction_session_timeout": f"{IDLE_IN_TRANSACTION_TIMEOUT_S}s",
             },

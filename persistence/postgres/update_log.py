@@ -10,8 +10,9 @@ How
     conflicts with that lock: so either the claim waits for the append, and its owner, who reads the log
     after the claim, finds the rows; or the append waits for the claim. In that case READ COMMITTED re-reads
     the locked row in its newest version and compares once more (the documentation of PostgreSQL, 13.2.1),
-    and the room drops out of the statement while all others stay in. No lock is ever held across a round
-    trip, so a paused process holds up nobody.
+    and the room drops out of the statement while all others stay in. No method here holds a lock across a
+    round trip, so a paused process holds up nobody. (One paused in the middle of a deletion does, until the
+    server ends its idle transaction.)
 
     Locks are taken in the order of ids, here and where diagrams are deleted: no deadlock.
 
