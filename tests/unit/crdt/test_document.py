@@ -1,0 +1,311 @@
+"""The document of a room."""
+
+import random
+from typing import Any
+
+import pycrdt
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pycrdt import Doc, Map
+
+from crdt.document import EMPTY_STATE_VECTOR, EMPTY_UPDATE, MAX_PENDING_BYTES, Document, merge
+from crdt.updates import read_state_vector
+from tests.unit.crdt.peers import Editor, content, history
+from tmi.domain.errors import BadFrame, BadUpdate
+
+PANICS = bytes.fromhex("010107afa8070101070101787c404000000107010101")
+"""Found by a seeded search among mutated updates."""
+
+TAKES_A_PART = bytes.fromhex("0102070028010563656c6c73016101" + "7d05" + "280007000178017d0500")
+"""The second struct's parent is the first, which is a number and no container."""
+
+
+def editor() -> Editor:
+    edited = Editor(7)
+    for n in range(4):
+        edited.cells[f"k{n}"] = n
+    return edited
+
+
+def test_an_edit_adds_and_is_relayed_as_it_came() -> None:
+    document = Document()
+    update = editor().updates[0]
+    applied = document.apply(update)
+    assert (True, update, False, update) == applied
+    assert 1 == document.version
+    assert update == document.encode()
+
+
+def test_an_edit_that_is_known_adds_nothing() -> None:
+    document = Document()
+    updates = editor().updates
+    for update in updates:
+        document.apply(update)
+    version = document.version
+    for update in (*updates, merge(updates), EMPTY_UPDATE):
+        assert not document.would_add(update)
+        assert not document.apply(update).adds
+    assert version == document.version
+
+
+def test_an_edit_with_a_value_of_many_keys_adds_though_its_keys_change_places() -> None:
+    edited = Editor(7)
+    edited.cells["k"] = {str(n): n for n in range(20)}
+    document = Document()
+    assert (True, edited.updates[0], False, edited.updates[0]) == document.apply(edited.updates[0])
+
+
+def test_a_delete_alone_adds_once() -> None:
+    edited = editor()
+    del edited.cells["k1"]
+    *before, delete = edited.updates
+    assert 0 == delete[0]
+    document = Document.load(None, before)
+    assert document.would_add(delete)
+    assert document.apply(delete).adds
+    assert not document.would_add(delete)
+    assert not document.apply(delete).adds
+
+
+def test_an_edit_past_a_gap_waits_and_is_integrated_with_its_predecessor() -> None:
+    first, second, third, _ = editor().updates
+    document = Document()
+    document.apply(first)
+    assert (True, third, True, third) == document.apply(third)
+    assert {7: 1} == read_state_vector(document.state_vector())
+    applied = document.apply(second)
+    assert (True, False) == (applied.adds, applied.gap)
+    assert {"k0": 0, "k1": 1, "k2": 2} == content(document.doc)[0]
+    assert not document.pending
+
+
+def test_what_is_relayed_brings_those_along_who_never_got_what_was_pending() -> None:
+    first, second, third, _ = editor().updates
+    document, late = Document(), Document()
+    document.apply(first)
+    document.apply(third)
+    late.apply(first)
+    late.apply(document.apply(second).relay)
+    assert content(document.doc) == content(late.doc)
+
+
+def test_what_waits_adds_only_once() -> None:
+    first, _, third, fourth = editor().updates
+    document = Document.load(None, [first])
+    assert document.would_add(third)
+    assert document.apply(third).adds
+    assert not document.would_add(third)
+    assert not document.apply(third).adds
+    assert document.would_add(merge([third, fourth]))
+    assert document.apply(merge([third, fourth])).adds
+
+
+def test_a_delete_of_what_is_not_there_waits() -> None:
+    edited = editor()
+    del edited.cells["k3"]
+    delete = edited.updates.pop()
+    document = Document()
+    assert (True, delete, True, delete) == document.apply(delete)
+    assert not document.apply(delete).adds
+    for update in edited.updates:
+        document.apply(update)
+    assert {"k0", "k1", "k2"} == set(content(document.doc)[0])  # type: ignore[call-overload]
+    assert not document.pending
+
+
+def test_what_waits_is_in_the_encoded_document() -> None:
+    edited = editor()
+    del edited.cells["k3"]
+    first, second, third, fourth, delete = edited.updates
+    document = Document.load(None, [first, third, fourth, delete])
+    assert document.pending
+    for copy in (
+        Document.load(document.encode(), []),
+        Document.load(None, [first, document.encode(b"\1\7\1")]),
+    ):
+        assert copy.pending
+        copy.apply(second)
+        assert {"k0", "k1", "k2"} == set(content(copy.doc)[0])  # type: ignore[call-overload]
+
+
+def test_too_much_waiting_is_refused_and_other_edits_go_on() -> None:
+    waiting = Editor(8)
+    waiting.cells["first"] = 1
+    for n in range(5):
+        waiting.cells[f"big{n}"] = "x" * (MAX_PENDING_BYTES // 4)
+    document = Document()
+    with pytest.raises(BadUpdate):
+        for update in waiting.updates[1:]:
+            document.apply(update)
+    assert document.pending
+    assert document.apply(editor().updates[0]).adds
+    assert document.apply(waiting.updates[0]).adds
+    assert not document.pending
+
+
+@pytest.mark.parametrize(
+    "update", ["", "00", "01", "0101", "010107", "01010700", "ff", "0002", "05000000", "0101070028"]
+)
+def test_a_malformed_update_is_refused_and_changes_nothing(update: str) -> None:
+    document = Document.load(None, editor().updates)
+    before = document.encode(), document.version
+    for harm in (document.apply, document.would_add):
+        with pytest.raises(BadUpdate):
+            harm(bytes.fromhex(update))
+    assert before == (document.encode(), document.version)
+    edited = Editor(8)
+    edited.cells["after"] = 1
+    assert document.apply(edited.updates[0]).adds
+
+
+def test_a_panic_of_pycrdt_is_a_bad_update_and_the_document_lives_on() -> None:
+    edited = Editor(7)
+    edited.cells["a"] = {"x": 1}
+    edited.cells["a"] = {"x": 2}
+    document = Document.load(None, edited.updates[:1])
+    with pytest.raises(BadUpdate, match="unwrap"):
+        document.apply(PANICS)
+    assert document.apply(edited.updates[1]).adds
+    assert {"a": {"x": 2}} == content(document.doc)[0]
+    assert content(Document.load(document.encode(), []).doc) == content(document.doc)
+
+
+def test_of_an_update_that_fails_half_way_the_part_that_went_in_is_journaled_and_relayed() -> None:
+    document = Document()
+    applied = document.apply(TAKES_A_PART)
+    assert applied.adds
+    assert applied.journal == applied.relay != TAKES_A_PART
+    assert {"a": 5} == content(document.doc)[0]
+    assert content(document.doc) == content(Document.load(None, [applied.journal]).doc)
+    assert not document.would_add(applied.journal)
+    assert document.apply(editor().updates[0]).gap is False
+
+
+def test_what_waits_and_can_never_go_in_does_not_stop_the_edit_that_it_waited_for() -> None:
+    edited = Editor(7)
+    edited.cells["a"] = 5
+    poison = bytes.fromhex("01010900" + "28000700" + "0178017d0500")  # a child of the number 5
+    document = Document()
+    assert document.apply(poison).gap
+    applied = document.apply(edited.updates[0])
+    assert applied.adds
+    assert edited.updates[0] == applied.journal
+    assert {"a": 5} == content(document.doc)[0]
+    assert content(document.doc) == content(Document.load(None, [poison, applied.journal]).doc)
+
+
+def test_a_bad_row_of_the_log_does_not_hide_the_others() -> None:
+    updates = editor().updates
+    document = Document.load(None, [updates[0], b"\x05", *updates[1:]])
+    assert {"k0", "k1", "k2", "k3"} == set(content(document.doc)[0])  # type: ignore[call-overload]
+    assert 1 == document.rejected
+
+
+def test_an_empty_document_encodes_as_the_empty_update() -> None:
+    assert EMPTY_UPDATE == Document().encode() == Document.load(None, []).encode() == merge([])
+    assert EMPTY_STATE_VECTOR == Document().state_vector()
+
+
+def test_the_encoded_document_is_made_once_per_version() -> None:
+    document = Document.load(None, editor().updates)
+    assert document.encode() is document.encode(EMPTY_STATE_VECTOR)
+    assert document.state_vector() is document.state_vector()
+
+
+def test_a_difference_leaves_out_what_is_known() -> None:
+    updates = editor().updates
+    document = Document.load(None, updates)
+    known = Document.load(None, updates[:2])
+    difference = document.encode(known.state_vector())
+    assert len(difference) < len(document.encode())
+    known.apply(difference)
+    assert content(document.doc) == content(known.doc)
+
+
+@pytest.mark.parametrize(
+    "state_vector", ["", "01", "0107", "ffffffff0f", "80808008", "8094ebdc03", "02070100", "01ff"]
+)
+def test_a_malformed_state_vector_is_a_bad_frame(state_vector: str) -> None:
+    with pytest.raises(BadFrame):
+        Document.load(None, editor().updates).encode(bytes.fromhex(state_vector))
+
+
+def test_an_edit_of_our_own_is_one_update() -> None:
+    document = Document.load(None, editor().updates)
+    version = document.version
+
+    def edit(doc: "Doc[Any]") -> None:
+        cells = doc.get("cells", type=Map)
+        cells["k0"] = 10
+        del cells["k1"]
+
+    update = document.transact(edit)
+    assert update is not None
+    assert version + 1 == document.version
+    copy = Document.load(None, [*editor().updates, update])
+    assert {"k0": 10, "k2": 2, "k3": 3} == content(copy.doc)[0]
+
+
+def test_an_edit_of_our_own_that_changes_nothing_is_no_update() -> None:
+    document = Document()
+    assert document.transact(lambda doc: None) is None
+    assert 0 == document.version
+
+
+def test_an_edit_of_our_own_that_fails_leaves_no_trace() -> None:
+    document = Document.load(None, editor().updates)
+    before = document.encode()
+
+    def edit(doc: "Doc[Any]") -> None:
+        doc.get("cells", type=Map)["k0"] = 10
+        raise KeyError("k9")
+
+    with pytest.raises(KeyError):
+        document.transact(edit)
+    assert before == document.encode()
+    assert 0 == document.version
+
+
+def test_documents_edit_under_names_of_their_own() -> None:
+    assert Document().doc.client_id != Document().doc.client_id
+    assert Document().doc.client_id < 2**32
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.integers(0, 2**32))
+def test_updates_in_any_order_end_where_their_authors_are(seed: int) -> None:
+    choice = random.Random(seed)
+    updates, truth = history(seed, choice.randrange(5, 40))
+    shuffled = choice.sample(updates, len(updates))
+    shuffled += choice.choices(updates, k=3) if updates else []
+    document, relayed = Document(), Document()
+    journal = []
+    joined: Document | None = None
+    for position, update in enumerate(shuffled):
+        foretold = document.would_add(update)
+        applied = document.apply(update)
+        assert foretold == applied.adds
+        if applied.adds:
+            relayed.apply(applied.relay)
+            journal.append(applied.journal)
+            if joined is not None:
+                joined.apply(applied.relay)
+        if position == len(shuffled) // 2:
+            joined = Document.load(document.encode(), [])
+    for end in (document, relayed, joined or document, Document.load(None, journal)):
+        assert not end.pending
+        assert content(truth) == content(end.doc)
+        assert read_state_vector(truth.get_state()) == read_state_vector(end.state_vector())
+        assert not end.would_add(truth.get_update())
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(0, 2**32), st.integers(1, 40))
+def test_a_snapshot_and_its_tail_are_the_whole_log(seed: int, cut: int) -> None:
+    updates, truth = history(seed)
+    snapshot = Document.load(None, updates[:cut]).encode()
+    document = Document.load(snapshot, updates[cut:])
+    assert 0 == document.version
+    assert content(truth) == content(document.doc)
+    assert not document.would_add(pycrdt.merge_updates(*updates, EMPTY_UPDATE, EMPTY_UPDATE))
