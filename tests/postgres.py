@@ -3,12 +3,14 @@
 `fsync` is off: it outlives no power cut, and none is tried with it.
 """
 
+import ctypes
 import importlib.util
 import os
 import pwd
 import shutil
 import signal
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -62,8 +64,9 @@ class PostgresServer:
         ]
         with (self.folder / "log").open("ab") as log:
             self._process = subprocess.Popen(
-                [*command, *options],
+                command,
                 user=self._user,
+                preexec_fn=_end_with_the_tests,  # noqa: PLW1509  (one system call, no lock is taken)
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -89,6 +92,12 @@ class PostgresServer:
             assert process.poll() is None, (self.folder / "log").read_text(errors="replace")
             assert time.monotonic() < deadline, "PostgreSQL did not start in time"
             time.sleep(0.02)
+
+
+def _end_with_the_tests() -> None:
+    """Let the kernel end the server when the tests are killed (Linux: PR_SET_PDEATHSIG is 1)."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, signal.SIGQUIT)
 
 
 def binaries() -> Path:
