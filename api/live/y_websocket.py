@@ -19,7 +19,7 @@ FRAMING = "y-websocket"
 class YWebsocketSocket(LiveSocket):
     """A y-websocket client: the socket is itself the room's peer."""
 
-    __slots__ = ("_committed", "_on_ended", "_session", "_tells_saved")
+    __slots__ = ("_committed", "_is_synced", "_on_ended", "_session", "_tells_saved")
 
     def __init__(
         self, options: LiveOptions, sockets: Sockets, *, tells_saved: bool, on_ended: Callable[[], None]
@@ -29,6 +29,7 @@ class YWebsocketSocket(LiveSocket):
         self._session: Session | None = None
         self._tells_saved = tells_saved
         self._committed = 0
+        self._is_synced = False
         self._on_ended = on_ended
 
     async def join(self, rooms: Rooms, diagram: DiagramId, member: Member) -> None:
@@ -73,10 +74,14 @@ class YWebsocketSocket(LiveSocket):
         """A y-websocket message is the body alone."""
         return binary_frame(body)
 
-    def acknowledge(self, syncs: int, updates: int) -> None:  # noqa: ARG002
-        """Tell how many of this connection's Update messages are committed, if the client asked to know."""
+    def acknowledge(self, syncs: int, updates: int) -> None:
+        """Tell how many of this connection's Update messages are committed, if the client asked to know.
+
+        The frame speaks of the SyncStep2 too, which may come after the first updates: edits made offline.
+        """
         self._committed += updates
-        if self._tells_saved:
+        self._is_synced = self._is_synced or syncs > 0
+        if self._tells_saved and self._is_synced:
             self.write(binary_frame(y_websocket.saved(self._committed)))
 
     def refuse(self, reason: str) -> None:  # noqa: ARG002

@@ -98,6 +98,8 @@ async def test_saved_waits_for_the_commit(service: LiveService) -> None:
     diagram = await service.diagram()
     async with upgraded(service.port, await path(service, diagram, more="&saved=1")) as raw:
         await synced(raw)
+        raw.send_binary(y_websocket.sync_step2(b"\x00\x00"))
+        assert 0 == await saved_on(raw)
         gate = service.log.gate = asyncio.Event()
         raw.send_binary(y_websocket.update(an_update("a")))
         with pytest.raises(TimeoutError):
