@@ -36,6 +36,7 @@ from crdt.updates import (
     encode_delete_set,
     read_state_vector,
     read_update,
+    union,
 )
 from tmi.domain.errors import BadFrame, BadUpdate
 
@@ -85,7 +86,16 @@ NOTHING_PENDING = Pending(EMPTY_UPDATE, ({}, {}), False)
 class Document:
     """A Yjs document with what is pending in it. One thread at a time."""
 
-    __slots__ = ("_doc", "_events", "_pending", "_state", "_state_vector", "rejected", "version")
+    __slots__ = (
+        "_doc",
+        "_events",
+        "_pending",
+        "_state",
+        "_state_vector",
+        "_subscription",
+        "rejected",
+        "version",
+    )
 
     def __init__(self) -> None:
         self.version = 0
@@ -101,8 +111,9 @@ class Document:
         def changed(event: TransactionEvent) -> None:
             events.append(event.update)
 
-        # The callback must not know this document: Rust would keep the circle alive for ever.
-        doc.observe(changed)
+        # Neither the callback nor what is around it may know the document, or Rust keeps the circle alive for
+        # ever: the public `observe` does know it.
+        self._subscription = doc._doc.observe(changed)  # noqa: SLF001
         self._doc = doc
         self._events = events
         self._forget()
@@ -415,7 +426,7 @@ def _from_clocks(deletes: Ranges, clocks: Mapping[int, int]) -> Ranges:
         clock = clocks.get(client, 0)
         beyond = [(max(start, clock), end) for start, end in ranges if end > clock and end > start]
         if beyond:
-            waiting[client] = beyond
+            waiting[client] = union(beyond)
     return waiting
 
 
@@ -423,7 +434,7 @@ def _covers(deleted: Ranges, asked: Ranges, clocks: Mapping[int, int]) -> bool:
     """Whether all that is asked to be deleted, as far as it is there, is deleted."""
     for client, ranges in asked.items():
         clock = clocks.get(client, 0)
-        known = sorted(deleted.get(client, ()))
+        known = union(deleted.get(client, ()))
         for start, end in ranges:
             if not _is_within(start, min(end, clock), known):
                 return False

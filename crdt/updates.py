@@ -12,7 +12,7 @@ map claiming 128 keys or more, or more opening brackets than may be nested.
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from crdt.lib0 import Decoder, write_var_uint
@@ -111,6 +111,17 @@ def encode_delete_set(deletes: Ranges) -> bytes:
         parts.append(write_var_uint(client) + write_var_uint(len(ranges)))
         parts.extend(write_var_uint(start) + write_var_uint(end - start) for start, end in ranges)
     return b"".join(parts)
+
+
+def union(ranges: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
+    """The same clocks in sorted ranges of which no two touch."""
+    united: list[tuple[int, int]] = []
+    for start, end in sorted(ranges):
+        if united and start <= united[-1][1]:
+            united[-1] = (united[-1][0], max(end, united[-1][1]))
+        else:
+            united.append((start, end))
+    return united
 
 
 def _count(decoder: Decoder, smallest: int) -> int:

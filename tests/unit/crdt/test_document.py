@@ -1,6 +1,8 @@
 """The document of a room."""
 
+import gc
 import random
+import weakref
 from typing import Any
 
 import pycrdt
@@ -135,9 +137,10 @@ def test_too_much_waiting_is_refused_and_other_edits_go_on() -> None:
     for n in range(5):
         waiting.cells[f"big{n}"] = "x" * (MAX_PENDING_BYTES // 4)
     document = Document()
-    with pytest.raises(BadUpdate):
-        for update in waiting.updates[1:]:
-            document.apply(update)
+    fit, too_much = waiting.updates[1:4], waiting.updates[4]
+    assert all(document.apply(update).gap for update in fit)
+    with pytest.raises(BadUpdate, match="waits"):
+        document.apply(too_much)
     assert document.pending
     assert document.apply(editor().updates[0]).adds
     assert document.apply(waiting.updates[0]).adds
@@ -270,6 +273,14 @@ def test_an_edit_of_our_own_that_fails_leaves_no_trace() -> None:
 def test_documents_edit_under_names_of_their_own() -> None:
     assert Document().doc.client_id != Document().doc.client_id
     assert Document().doc.client_id < 2**32
+
+
+def test_a_document_that_is_let_go_is_freed() -> None:
+    document = Document.load(None, editor().updates)
+    inner = weakref.ref(document.doc)
+    del document
+    gc.collect()
+    assert inner() is None
 
 
 @settings(max_examples=150, deadline=None)

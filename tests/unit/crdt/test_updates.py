@@ -16,6 +16,7 @@ from crdt.updates import (
     encode_delete_set,
     read_state_vector,
     read_update,
+    union,
 )
 from tests.unit.crdt.peers import history
 from tmi.domain.errors import BadFrame, BadUpdate
@@ -26,7 +27,7 @@ IN_ROOT = bytes.fromhex("010107002801016d016b")
 
 def everything() -> "Doc[Any]":
     doc: Doc[Any] = Doc(client_id=9)
-    values = {
+    values: dict[str, Any] = {
         "none": None,
         "yes": True,
         "text": "žluť 🙂",
@@ -71,6 +72,11 @@ def test_what_clients_write_is_read_as_pycrdt_reads_it(seed: int) -> None:
 def test_a_head_names_what_it_is_placed_by() -> None:
     update = bytes.fromhex("01010705a80704017d0500")
     assert {7: (5, [(7, 4)])} == read_update(update).heads
+
+
+def test_ranges_that_touch_are_united() -> None:
+    assert [(0, 5), (6, 9)] == union([(6, 7), (0, 3), (1, 2), (3, 5), (6, 9)])
+    assert [] == union([])
 
 
 def test_a_delete_set_has_one_encoding() -> None:
