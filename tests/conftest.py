@@ -1,8 +1,12 @@
 """Fixtures that all of tests/ can use."""
 
 import asyncio
+import os
+import shutil
+import tempfile
 import uuid
 from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
 
 import asyncpg
 import pytest
@@ -13,6 +17,24 @@ from tests.postgres import PostgresServer, running_postgres
 OWNER = "tmi"
 TEMPLATE = "tmi_template"
 COPY = f"TEMPLATE {TEMPLATE} STRATEGY file_copy"  # without fsync 7 times as fast as wal_log
+TEMPORARY_ROOT = pytest.StashKey[Path]()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Keep `tmp_path` below a folder of this session's own.
+
+    As root, embedded servers get an access entry on the folders above their data. Every pytest session begins
+    with a chmod of the folder that all sessions share, which would void the entries of those that run.
+    """
+    root = Path(tempfile.mkdtemp(prefix="tmi-tests-"))
+    config.stash[TEMPORARY_ROOT] = root
+    os.environ["PYTEST_DEBUG_TEMPROOT"] = str(root)
+
+
+def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
+    """Leave nothing behind, except for looking at what failed."""
+    if exitstatus == pytest.ExitCode.OK:
+        shutil.rmtree(session.config.stash[TEMPORARY_ROOT], ignore_errors=True)
 
 
 @pytest.fixture(scope="session")

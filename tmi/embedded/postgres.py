@@ -117,6 +117,21 @@ class Places:
         name = hashlib.sha256(os.fsencode(self.data_dir)).hexdigest()[:16]
         return Path(tempfile.gettempdir()) / f"tmi-{os.geteuid()}-{name}"
 
+    def open_log(self) -> IO[bytes]:
+        """What the server's programs write to; kept out of their own account's hands."""
+        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW
+        log_file = os.fdopen(os.open(self.log, flags, 0o600), "ab")
+        log_file.seek(0, os.SEEK_END)
+        return log_file
+
+    def complaint_since(self, written: int) -> str:
+        """The first line of the log, after so many bytes, that tells of a failure; else the last."""
+        with self.log.open("rb") as said:
+            said.seek(written)
+            lines = said.read(LOG_MAX_BYTES).decode(errors="replace").strip().splitlines()
+        telling = (line for line in lines if "FATAL" in line or "error" in line)
+        return next(telling, lines[-1] if lines else "it said nothing")
+
 
 @contextlib.asynccontextmanager
 async def embedded_postgres(data_dir: Path) -> AsyncIterator[str]:
@@ -162,8 +177,8 @@ async def _make_cluster_if_missing(places: Places, binaries: Binaries, account: 
     folder = Path(tempfile.mkdtemp(prefix=places.unfinished, dir=places.data_dir))
     try:
         account.own(folder)
-        await _run(account, _initdb_command(binaries, folder), b"")
-        await _run(account, _single_user_command(binaries, folder), MAKE_ROLE.encode())
+        await _run(places, account, _initdb_command(binaries, folder), b"")
+        await _run(places, account, _single_user_command(binaries, folder), MAKE_ROLE.encode())
         folder.rename(places.cluster)
         _sync_folder(places.data_dir)
     except BaseException:
@@ -190,11 +205,12 @@ def _single_user_command(binaries: Binaries, folder: Path) -> Sequence[str]:
     return (str(binaries.postgres), "--single", "-D", str(folder), "-c", "exit_on_error=on", "postgres")
 
 
-async def _run(account: Account, command: Sequence[str], text: bytes) -> None:
-    """Run a program to its end. Raises StartupError with its last line."""
-    with tempfile.TemporaryFile() as source, tempfile.TemporaryFile() as output:
+async def _run(places: Places, account: Account, command: Sequence[str], text: bytes) -> None:
+    """Run a program to its end. Raises StartupError with what it complained of first."""
+    with tempfile.TemporaryFile() as source, places.open_log() as output:
         source.write(text)
         source.seek(0)
+        written = output.tell()
         process = _spawn(account, command, source, output)
         try:
             await _ended(process)
@@ -202,9 +218,8 @@ async def _run(account: Account, command: Sequence[str], text: bytes) -> None:
             process.kill()
             process.wait()
         if process.returncode != 0:
-            output.seek(0)
-            name = Path(command[0]).name
-            raise StartupError(f"{name} failed ({process.returncode}): {_last_line(output.read()[-4096:])}")
+            said = places.complaint_since(written)
+            raise StartupError(f"{Path(command[0]).name} failed ({process.returncode}): {said}")
 
 
 def _spawn(
@@ -246,12 +261,6 @@ def _sync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def _last_line(output: bytes) -> str:
-    lines = output.decode(errors="replace").strip().splitlines()
-    telling = [line for line in lines if "FATAL" in line or "error" in line] or lines or ["it said nothing"]
-    return telling[-1]
 
 
 # --- who may connect ----------------------------------------------------------------------------
@@ -302,8 +311,11 @@ class _Server:
     async def start(self) -> None:
         """End what an earlier run left, start, and wait until connections are taken. Raises StartupError."""
         await stop_leftovers(self._places.cluster)
-        descriptor = os.open(self._places.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW, 0o600)
-        with os.fdopen(descriptor, "ab") as output:
+        open_way(self._account, (self._places.data_dir,))  # a chmod may have closed it again
+        # A socket's lock file names a process id, which by now may be anybody's.
+        for stale in (SOCKET_NAME, f"{SOCKET_NAME}.lock"):
+            (self._places.sockets / stale).unlink(missing_ok=True)
+        with self._places.open_log() as output:
             written = output.tell()
             self._process = _spawn(self._account, self._command, subprocess.DEVNULL, output, own_session=True)
         try:
@@ -316,17 +328,14 @@ class _Server:
         started = told = time.monotonic()
         while not is_ready(self._places.cluster, process.pid):
             if process.poll() is not None:
-                raise StartupError(f"PostgreSQL ended while starting: {self._said_since(written)}")
+                raise StartupError(
+                    f"PostgreSQL ended while starting: {self._places.complaint_since(written)}"
+                )
             now = time.monotonic()
             if now - told > TELL_EVERY_S:
                 told = now
                 log.info("PostgreSQL is still starting, perhaps recovering (%.0f s)", now - started)
             await asyncio.sleep(POLL_S)
-
-    def _said_since(self, written: int) -> str:
-        with self._places.log.open("rb") as said:
-            said.seek(max(written, self._places.log.stat().st_size - 4096))
-            return _last_line(said.read())
 
     async def supervise(self) -> None:
         """Start it again whenever it ends, with growing pauses while that fails; keep its log bounded."""
