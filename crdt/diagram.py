@@ -22,6 +22,7 @@ from crdt.cells import (
     Cell,
     Json,
     checked,
+    is_shown,
     same,
     storable,
     tidy,
@@ -138,8 +139,10 @@ Edit = Put | Remove
 def _edits_of(cell_id: str, cell: Cell, held: Held | None) -> list[Edit]:
     """What makes a held cell look like this one."""
     if held is None:
-        return [Put((cell_id,), _shared(to_stored(cell)))]
-    stored = to_stored(cell, held.stored)
+        return [Put((cell_id,), _shared(to_stored(tidy(cell))))]
+    if is_shown(cell, to_answer(cell_id, held.stored)):
+        return []
+    stored = to_stored(tidy(cell), held.stored)
     if same(stored, held.stored):
         return []
     if not held.is_map:
