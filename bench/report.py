@@ -129,7 +129,7 @@ def _spread(spread: Spread, form: str) -> str:
 
 
 def _check(summary: Summary) -> str:
-    lines = [f"[red]{fault}[/red]" for fault in summary.faults[:3]] or ["every edit everywhere"]
+    lines = [f"[red]{fault}[/red]" for fault in summary.faults[:3]] or ["sound"]
     return "\n".join(lines + [f"[yellow]{remark}[/yellow]" for remark in summary.remarks[:3]])
 
 

@@ -191,13 +191,13 @@ def _noise(other_s: float, window: Window) -> float:
 def _remarks(run: FanoutRun, delivery: Delivery, load: FanoutLoad) -> list[str]:
     remarks = []
     if run.generator_busy > BUSY_LIMIT:
-        remarks.append("the generator was the bottleneck")
+        remarks.append("generator busy")
     if run.slip_p99_ms > SLIP_LIMIT_MS:
-        remarks.append("the generator's schedule slipped")
+        remarks.append("generator late")
     if delivery.copies_in_window < BEHIND_LIMIT * delivery.sent_in_window * (load.clients - 1):
-        remarks.append("the server fell behind")
+        remarks.append("fell behind")
     if max(run.server_core_noise, run.generator_core_noise) > NOISE_LIMIT:
-        remarks.append("other processes were busy")
+        remarks.append("noise")
     return remarks
 
 
