@@ -161,7 +161,7 @@ def same(one: Json, other: Json) -> bool:
 
 
 def is_shown(cell: Mapping[str, Json], answer: Mapping[str, Json]) -> bool:
-    """Whether the cell is the answer to the letter, which is the cheap way to skip `tidy`; False says nothing."""
+    """Whether the cell is the answer to the letter; the cheap way to skip `tidy`. False says nothing."""
     try:
         return cell == answer and canonical(cell) == canonical(answer)
     except orjson.JSONEncodeError:

@@ -89,7 +89,9 @@ class Document:
     __slots__ = (
         "_doc",
         "_events",
+        "_hopeless",
         "_pending",
+        "_raw",
         "_state",
         "_state_vector",
         "_subscription",
@@ -103,6 +105,9 @@ class Document:
         self.rejected = 0
         """How many stored updates could not be applied while loading."""
         self._pending = NOTHING_PENDING
+        self._hopeless: tuple[Ranges, Ranges] | None = (
+            None  # what healing did not help; it is not tried twice
+        )
         self._attach(_new_doc())
 
     def _attach(self, doc: Doc[Any]) -> None:
@@ -113,7 +118,8 @@ class Document:
 
         # Neither the callback nor what is around it may know the document, or Rust keeps the circle alive for
         # ever: the public `observe` does know it.
-        self._subscription = doc._doc.observe(changed)  # noqa: SLF001
+        self._raw = doc._doc  # noqa: SLF001 - applying through the public wrapper takes twice as long
+        self._subscription = self._raw.observe(changed)
         self._doc = doc
         self._events = events
         self._forget()
@@ -157,7 +163,7 @@ class Document:
     def apply(self, update: bytes) -> Applied:
         """Integrate an update. Raises BadUpdate when it is malformed, or too much waits for predecessors.
 
-        A hot path: 5 us for a 60-byte edit, of which pycrdt takes 4.
+        A hot path: 6.5 us for an edit of 44 bytes, of which pycrdt takes 3.5.
         """
         check_update(update)
         if len(self._pending.update) + len(update) > MAX_PENDING_BYTES and self._must_wait(update):
@@ -171,8 +177,10 @@ class Document:
         try:
             with self._doc.transaction():
                 edit(self._doc)
-        except BaseException:
+        except BaseException as error:
             self._rebuild(before)
+            if _is_panic(error):
+                raise BadUpdate(str(error)[:200]) from None
             raise
         update = _gather(self._events)
         if update == EMPTY_UPDATE:
@@ -209,6 +217,8 @@ class Document:
             if kept != EMPTY_UPDATE:
                 return self._keep(kept)
             raise
+        # Whoever still has it will offer it again, and is then told.
+        self._changed()
         return applied._replace(relay=_merge_two(kept, applied.relay), adds=True)
 
     def _keep_part(self) -> Applied:
@@ -228,7 +238,7 @@ class Document:
         False if it failed half-way. Raises BadUpdate if it failed and the document is as it was.
         """
         self._events.clear()
-        raw = self._doc._doc  # noqa: SLF001 - the public wrapper takes twice as long
+        raw = self._raw
         try:
             transaction = raw.create_transaction()
             try:
@@ -247,17 +257,27 @@ class Document:
         """Find out what became of `given`: the update, in one piece with what was pending before."""
         integrated = _gather(self._events)
         waiting = self._not_integrated(given)
-        if waiting.stuck:
-            before = self._doc.get_state()
-            self._rebuild(_merge_two(self._doc.get_update(), waiting.update))
-            integrated = _merge_two(integrated, self._doc.get_update(before))
-            waiting = self._not_integrated(waiting.update)
+        if waiting.stuck and waiting.ids != self._hopeless:
+            healed, waiting = self._heal(waiting)
+            integrated = _merge_two(integrated, healed)
         adds = integrated != EMPTY_UPDATE or waiting.ids != self._pending.ids
         self._pending = waiting
         if adds:
             self._changed()
         relay = update if integrated in (EMPTY_UPDATE, update) else _merge_two(integrated, update)
         return Applied(adds, relay, waiting is not NOTHING_PENDING, update)
+
+    def _heal(self, waiting: Pending) -> tuple[bytes, Pending]:
+        """Build the document anew with what is stuck: what that integrated, and what still waits."""
+        before = self._doc.get_state()
+        try:
+            self._rebuild(_merge_two(self._doc.get_update(), waiting.update))
+        except BadUpdate:
+            self._hopeless = waiting.ids
+            return EMPTY_UPDATE, waiting
+        still = self._not_integrated(waiting.update)
+        self._hopeless = still.ids if still.stuck else None
+        return self._doc.get_update(before) if still.ids != waiting.ids else EMPTY_UPDATE, still
 
     def _not_integrated(self, update: bytes) -> Pending:
         """What of the update is not in the document."""
@@ -408,13 +428,14 @@ def _gather(events: Sequence[bytes]) -> bytes:
     return merge(told)
 
 
-def _refusal(error: BaseException) -> BadUpdate:
-    """The error of pycrdt as ours; anything that is not pycrdt's is raised again.
+def _is_panic(error: BaseException) -> bool:
+    """Panics derive from BaseException, as cancellation, exit and interrupt do; pyo3 exports no class."""
+    return type(error).__name__ == "PanicException"
 
-    Panics derive from BaseException, as cancellation, exit and interrupt do, and pyo3 exports no class for
-    them.
-    """
-    if isinstance(error, ValueError | RuntimeError) or type(error).__name__ == "PanicException":
+
+def _refusal(error: BaseException) -> BadUpdate:
+    """The error of pycrdt as ours; anything that is not pycrdt's is raised again."""
+    if isinstance(error, ValueError | RuntimeError) or _is_panic(error):
         return BadUpdate(str(error)[:200])
     raise error
 

@@ -159,6 +159,8 @@ def _read_section(decoder: Decoder, structs: Ranges, heads: dict[int, tuple[int,
         else:
             places = _read_places(decoder, info)
             end = clock + _read_content(decoder, kind)
+        if end == clock:
+            continue  # nothing: pycrdt drops it too
         if not ranges:
             heads.setdefault(client, (clock, places))
         if ranges and ranges[-1][1] == clock:

@@ -198,6 +198,50 @@ def test_what_waits_and_can_never_go_in_does_not_stop_the_edit_that_it_waited_fo
     assert content(document.doc) == content(Document.load(None, [poison, applied.journal]).doc)
 
 
+def test_a_document_that_is_stuck_though_nothing_is_missing_is_built_anew() -> None:
+    """Found by fuzzing: six honest edits and a mutated copy of the last."""
+    log = [
+        "01010a05040104746578740568656c6c6f00",
+        "01020b000701046c6973740128000b000171017c3f80000000",
+        "01010b02c40a080a090568656c6c6f00",
+        (
+            "01040c0027010563656c6c73026b320128000c0008706f736974696f6e01760201787c3f80000001797c40000000"
+            "27000c0004646174610128000c02017a0175037c3f800000770374776f7e00"
+        ),
+        "01010c04c40b050b060568656c6c6f00",
+        "01020c09870b000128000c090171017c3f80000000",
+        "01020c0901870b0001280128000c090171017c3f80",
+    ]
+    updates = [bytes.fromhex(update) for update in log]
+    document = Document()
+    for update in updates[:-1]:
+        document.apply(update)
+    before = document.doc
+    document.apply(updates[-1])
+    assert before is not document.doc
+    assert content(Document.load(None, updates).doc) == content(document.doc)
+
+
+def test_a_struct_of_no_length_waits_for_nothing() -> None:
+    document = Document.load(None, editor().updates)
+    for clock in (b"\x04", b"\x09"):
+        nothing = b"\1\1\7" + clock + bytes.fromhex("28010563656c6c73016b") + b"\0\0"
+        try:
+            document.apply(nothing)
+        except BadUpdate:
+            continue
+    assert not document.pending
+    assert {"k0", "k1", "k2", "k3"} == set(content(document.doc)[0])  # type: ignore[call-overload]
+
+
+def test_an_edit_of_our_own_that_panics_is_a_bad_update() -> None:
+    document = Document.load(None, editor().updates)
+    before = document.encode()
+    with pytest.raises(BadUpdate):
+        document.transact(lambda doc: doc.get("cells", type=Map).__setitem__("k", 2**63))
+    assert before == document.encode()
+
+
 def test_a_bad_row_of_the_log_does_not_hide_the_others() -> None:
     updates = editor().updates
     document = Document.load(None, [updates[0], b"\x05", *updates[1:]])
