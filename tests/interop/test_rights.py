@@ -113,7 +113,7 @@ async def test_a_demotion_and_a_promotion_reach_an_open_hocuspocus_socket(table:
         await table.rest.set_role(table.alice, table.place.model, "bob", role)
         await table.driver.call("wait_scope", name=bob, scope=scope, timeout_ms=(REACH_S + SLACK_S) * 1000)
     await table.driver.call("put", name=bob, key="again", value=1)
-    await table.driver.call("wait_saved", name=bob, id="again", timeout_ms=20_000)
+    await table.driver.call("wait_saved", name=bob, edit="again", timeout_ms=20_000)
 
 
 @pytest.mark.parametrize("kind", Y_WEBSOCKET)
@@ -176,7 +176,7 @@ async def test_one_document_of_a_shared_socket_can_end_and_the_others_go_on(tabl
     await table.rest.set_role(table.alice, table.place.model, "bob", None)
     await table.driver.call("wait", names=names[:1], until="denied", timeout_ms=20_000)
     await table.driver.call("put", name=names[1], key="still", value=1)
-    await table.driver.call("wait_saved", name=names[1], id="still", timeout_ms=20_000)
+    await table.driver.call("wait_saved", name=names[1], edit="still", timeout_ms=20_000)
 
 
 @pytest.mark.parametrize("kind", Y_WEBSOCKET)

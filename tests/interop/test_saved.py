@@ -42,7 +42,7 @@ class Table:
         self._marks += 1
         mark = f"mark-{self._marks}-{time.monotonic_ns()}"
         await self._driver.call("put", name=self._editor, key=mark, value=1)
-        await self._driver.call("wait_saved", name=self._editor, id=mark, timeout_ms=20_000)
+        await self._driver.call("wait_saved", name=self._editor, edit=mark, timeout_ms=20_000)
         # What was written to this socket before the answer to a SyncStep1 is here once that is.
         self.step1()
         return await self._saved_before_step2()

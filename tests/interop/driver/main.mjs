@@ -55,6 +55,15 @@ const stateVector = doc => {
 }
 const image = one => JSON.stringify([sorted(content(one.doc)), stateVector(one.doc)])
 
+// What Yjs received before what it builds on: null when nothing waits.
+const pending = ({ pendingStructs, pendingDs }) => pendingStructs === null && pendingDs === null
+  ? null
+  : {
+      missing: [...(pendingStructs?.missing ?? [])],
+      structs: pendingStructs === null ? [] : Y.decodeUpdateV2(pendingStructs.update).structs.map(({ id, length }) => [id.client, id.clock, length]),
+      deletes: pendingDs === null ? [] : [...Y.decodeUpdateV2(pendingDs).ds.clients].map(([id, items]) => [id, items.map(({ clock, len }) => [clock, len])])
+    }
+
 const report = one => ({
   kind: one.spec.kind,
   client_id: one.doc.clientID,
@@ -63,7 +72,7 @@ const report = one => ({
   settled: one.settled,
   content: sorted(content(one.doc)),
   state_vector: stateVector(one.doc),
-  pending: one.doc.store.pendingStructs !== null || one.doc.store.pendingDs !== null,
+  pending: pending(one.doc.store),
   awareness: Object.fromEntries([...one.awareness.getStates()].map(([id, state]) => [String(id), state])),
   closes: one.log.closes.map(({ code, reason }) => ({ code, reason })),
   refusals: one.log.refusals,
@@ -139,8 +148,8 @@ const OPERATIONS = {
   wait_key: ({ names, key, timeout_ms: timeout }) =>
     until(() => all(names).every(one => one.doc.getMap('meta').has(key)), timeout,
       () => `${key} at ${all(names).filter(one => !one.doc.getMap('meta').has(key)).map(one => one.name)}`),
-  wait_saved: ({ name, id, timeout_ms: timeout }) =>
-    until(() => client(name).ledger.edits.get(id)?.acknowledged === true, timeout, () => `acknowledgement of ${id}`),
+  wait_saved: ({ name, edit, timeout_ms: timeout }) =>
+    until(() => client(name).ledger.edits.get(edit)?.acknowledged === true, timeout, () => `acknowledgement of ${edit}`),
   play: async ({ names, steps, interruptions }) => {
     const edits = await Promise.all(all(names).map(one => playOne(one, steps, interruptions)))
     return edits.reduce((sum, count) => sum + count, 0)
