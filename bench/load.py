@@ -8,6 +8,9 @@ from time import perf_counter
 from bench.client import Client
 from bench.yjs import any_position
 
+TIMER_RESOLUTION_S = 0.001
+"""Of uvloop's timers; to sleep for less is to spin."""
+
 EDITS_BETWEEN_READS = 32
 """A late sender still lets its sockets be read this often."""
 
@@ -29,7 +32,7 @@ class Schedule:
             in_a_row += 1
             while (ahead := due - perf_counter()) > 0 or in_a_row >= EDITS_BETWEEN_READS:
                 in_a_row = 0
-                await asyncio.sleep(max(0.0, ahead))
+                await asyncio.sleep(max(TIMER_RESOLUTION_S, ahead) if ahead > 0 else 0)
             writer = self._writers[number % len(self._writers)]
             if writer.lost is not None:
                 return
