@@ -2,13 +2,13 @@
 
 from typing import Any
 
-from crdt.diagram import read_cells
 from quart import Blueprint, Response
 from quart_schema import operation_id, tag
 
 from api import bodies, schemas
 from api.context import context, model_for, parse_diagram_id, services
 from api.documented import operation
+from crdt.diagram import read_cells
 from tmi.domain.ids import DiagramId, ThreatModelId
 from tmi.domain.model import Diagram
 from tmi.domain.ports import Page

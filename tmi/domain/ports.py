@@ -172,9 +172,7 @@ class ThreatModels(Protocol):
     async def create(self, creator: User, new: NewThreatModel) -> ThreatModel:
         """Store a new threat model; `creator` gets the owner role besides `new.grants`."""
 
-    async def visible_to(
-        self, user: UserId, page: Page
-    ) -> tuple[Sequence[ThreatModelSummary], int]:
+    async def visible_to(self, user: UserId, page: Page) -> tuple[Sequence[ThreatModelSummary], int]:
         """A page of the threat models on which the user has a role, newest first, and their total."""
 
     async def get(self, model: ThreatModelId) -> ThreatModel:
@@ -192,14 +190,10 @@ class ThreatModels(Protocol):
 class Diagrams(Protocol):
     """Metadata of diagrams."""
 
-    async def create(
-        self, model: ThreatModelId, name: str, type_: str, description: str | None
-    ) -> Diagram:
+    async def create(self, model: ThreatModelId, name: str, type_: str, description: str | None) -> Diagram:
         """Raises NotFound when the threat model does not exist."""
 
-    async def of_threat_model(
-        self, model: ThreatModelId, page: Page
-    ) -> tuple[Sequence[Diagram], int]:
+    async def of_threat_model(self, model: ThreatModelId, page: Page) -> tuple[Sequence[Diagram], int]:
         """A page of a threat model's diagrams, oldest first, and their total. Raises NotFound."""
 
     async def get(self, model: ThreatModelId, diagram: DiagramId) -> Diagram:
