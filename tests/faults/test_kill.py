@@ -140,7 +140,7 @@ async def test_the_embedded_postgres_returns_after_it_was_killed(data: Path, dri
             await asyncio.to_thread(postgres.kill)
         writer = writers.names[0]
         await driver.call("put", name=writer, key="after-the-kill", value=1)
-        await driver.call("wait_saved", name=writer, id="after-the-kill", timeout_ms=60_000)
+        await driver.call("wait_saved", name=writer, edit="after-the-kill", timeout_ms=60_000)
         ledger: Ledger = await writers.ledger(writers.places[0])
         async with Rest(service.url) as rest:
             await returns(rest)

@@ -106,7 +106,7 @@ async def test_a_stalled_postgres_stops_acknowledgements_and_nothing_else(
         writers = Writers(driver, service)
         await writers.open(1)
         await driver.call("put", name=writers.names[0], key="before", value=1)
-        await driver.call("wait_saved", name=writers.names[0], id="before", timeout_ms=20_000)
+        await driver.call("wait_saved", name=writers.names[0], edit="before", timeout_ms=20_000)
         await asyncio.to_thread(own_postgres.process.stall)
         try:
             await asyncio.gather(

@@ -96,7 +96,7 @@ class Snapshots:
         await self.make_one_due()
         await self.until(SNAPSHOTS)
         await self.driver.call("put", name=self.writers.names[0], key="tail", value=1)
-        await self.driver.call("wait_saved", name=self.writers.names[0], id="tail", timeout_ms=20_000)
+        await self.driver.call("wait_saved", name=self.writers.names[0], edit="tail", timeout_ms=20_000)
         await self.kill()
         await self.assert_a_load_equals_the_replay()
 
