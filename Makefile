@@ -3,7 +3,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DELETE_ON_ERROR:
-.PHONY: serve test check lock clean-venv
+.PHONY: serve test check lock
 
 PYTHON ?= python3
 VENV := .venv
@@ -49,13 +49,15 @@ $(INTEROP): tests/interop/package-lock.json
 	npm ci --prefix tests/interop --no-audit --no-fund --ignore-scripts
 	touch $@
 
-LOCK := uv pip compile pyproject.toml --group build --extra standalone --universal --python-version 3.11 \
-	--generate-hashes --no-emit-index-url --no-emit-find-links --custom-compile-command 'make lock' --quiet
+LOCK_OF := uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
+	--no-emit-find-links --custom-compile-command 'make lock' --quiet
+LOCK := $(LOCK_OF) pyproject.toml --group build --extra standalone
 
 lock: | $(VENV)/bin/python
 	$(PIP) install 'uv==$(UV_VERSION)'
 	$(BIN)/$(LOCK) -o requirements/runtime.txt
 	$(BIN)/$(LOCK) --group dev --extra bench -c requirements/runtime.txt -o requirements/dev.txt
+	$(BIN)/$(LOCK_OF) .ci/node.in -o .ci/node.txt
 
 # The load tester: `make bench-peers` once, then `make bench` (see bench/README.md).
 .PHONY: bench bench-peers
