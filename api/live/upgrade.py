@@ -83,7 +83,7 @@ def _headers(lines: list[bytes]) -> Mapping[str, str]:
     return headers
 
 
-class UpgradeRequired(TmiError):  # the status's name
+class UpgradeRequired(TmiError):
     """This address takes WebSocket connections of version 13 only."""
 
 
