@@ -143,4 +143,5 @@ def write_json(
         "runs": [asdict(run) for run in runs],
         "summaries": [asdict(summary) for summary in summaries],
     }
+    path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
