@@ -102,9 +102,11 @@ class HocuspocusClient extends Client {
   get settled () { return !this.provider.hasUnsyncedChanges || this.provider.authorizedScope === 'readonly' }
 
   setToken (token) { this.token = token }
-  offline () { this.socket.provider.disconnect() }
+  // Version 3 forgets a disconnect() that comes between two of its attempts, hence the block.
+  offline () { this.log.blocked = true; this.socket.provider.disconnect() }
   // The provider ignores connect() while its old socket is still closing.
   async online () {
+    this.log.blocked = false
     while (this.socket.provider.status === 'connected') await new Promise(resolve => setTimeout(resolve, 5))
     this.socket.provider.connect()
   }

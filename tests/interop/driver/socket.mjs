@@ -96,6 +96,7 @@ export const recordingSocket = (log, find, keyed) => class RecordingSocket exten
       if (log.refusals.length > 1000) log.refusals.shift()
     })
     this.addEventListener('message', event => this.inbound(bytes(event.data)))
+    if (log.blocked) this.terminate()
   }
 
   passage (decoder) {
@@ -130,4 +131,5 @@ export const recordingSocket = (log, find, keyed) => class RecordingSocket exten
   }
 }
 
-export const socketLog = () => ({ current: null, opened: 0, openedAt: 0, closes: [], refusals: [], received: 0, receivedBytes: 0 })
+// While `blocked`, every new socket fails as without a network.
+export const socketLog = () => ({ current: null, blocked: false, opened: 0, openedAt: 0, closes: [], refusals: [], received: 0, receivedBytes: 0 })
