@@ -103,6 +103,80 @@ def read_update(update: bytes) -> Shape:
     return Shape(structs, heads, deletes_at, deletes)
 
 
+def begins_plainly(update: bytes) -> Id | None:
+    """The client and first clock of an update with one client's structs; None for any other."""
+    if update[0] != 1:
+        return None
+    decoder = Decoder(update)
+    decoder.skip(1)
+    decoder.read_var_uint()
+    return decoder.read_var_uint(), decoder.read_var_uint()
+
+
+def placeholder(client: int, clocks: int) -> bytes:
+    """An update of one struct that claims a client's first `clocks` clocks; never to be applied."""
+    return b"\x01\x01" + write_var_uint(client) + b"\x00\x00" + write_var_uint(clocks) + b"\x00"
+
+
+def split_at_gaps(update: bytes, clocks: Mapping[int, int]) -> tuple[bytes, bytes]:
+    """What of an update follows on `clocks` without a gap, with its deletes; and the structs behind gaps.
+
+    Raises BadUpdate.
+    """
+    decoder = Decoder(update)
+    following: list[bytes] = []
+    behind: list[bytes] = []
+    try:
+        for _ in range(_count(decoder, _SMALLEST_SECTION_BYTES)):
+            _split_section(update, decoder, clocks, following, behind)
+        deletes = update[decoder.position :]
+        _read_delete_set(decoder)
+    except BadUpdate:
+        raise
+    except BadFrame as error:
+        raise BadUpdate(error.detail) from None
+    return (
+        write_var_uint(len(following)) + b"".join(following) + deletes,
+        write_var_uint(len(behind)) + b"".join(behind) + b"\x00",
+    )
+
+
+def _split_section(
+    update: bytes, decoder: Decoder, clocks: Mapping[int, int], following: list[bytes], behind: list[bytes]
+) -> None:
+    """Cut one client's structs at the first gap; Skips inside the rear part stay what they are."""
+    count = _count(decoder, 2)
+    client = decoder.read_var_uint()
+    clock = first = decoder.read_var_uint()
+    begin = decoder.position
+    taken, is_behind = 0, first > clocks.get(client, 0)
+    for _ in range(count):
+        position = decoder.position
+        kind = decoder.read_byte() & 0x1F
+        if kind == _SKIP and not is_behind:
+            _add_section(following, taken, client, first, update[begin:position])
+            clock += decoder.read_var_uint()
+            begin, first, taken, is_behind = decoder.position, clock, 0, True
+            continue
+        clock += _read_struct(decoder, update[position], kind)
+        taken += 1
+    _add_section(behind if is_behind else following, taken, client, first, update[begin : decoder.position])
+
+
+def _add_section(sections: list[bytes], structs: int, client: int, clock: int, encoded: bytes) -> None:
+    if structs:
+        head = write_var_uint(structs) + write_var_uint(client) + write_var_uint(clock)
+        sections.append(head + encoded)
+
+
+def _read_struct(decoder: Decoder, info: int, kind: int) -> int:
+    """Pass over a struct behind its first byte; how many clocks it takes."""
+    if kind in (_GC, _SKIP):
+        return decoder.read_var_uint()
+    _read_places(decoder, info)
+    return _read_content(decoder, kind)
+
+
 def encode_delete_set(deletes: Ranges) -> bytes:
     """The delete set in one order, whatever order it came in."""
     parts = [write_var_uint(len(deletes))]

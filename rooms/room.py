@@ -25,7 +25,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from crdt import y_websocket
-from crdt.document import Document, merge
+from crdt.document import EMPTY_UPDATE, Document, merge
 from crdt.messages import Awareness, Message, QueryAwareness, SyncStep1, SyncStep2, Update
 from rooms import closing
 from rooms.effects import (
@@ -208,7 +208,7 @@ class Room:
 
     def _sync(self, session: _Session, state_vector: bytes) -> Effects:
         number = session.number
-        effects: list[Effect] = [Send(number, y_websocket.sync_step2(self.document.encode(state_vector)))]
+        effects: list[Effect] = [Send(number, y_websocket.sync_step2(self.document.difference(state_vector)))]
         if not session.greeted:
             session.greeted = True
             effects.append(Subscribe(number))
@@ -266,6 +266,8 @@ class Room:
             effects.append(Journal())
         self._unsent.append(LoggedUpdate(self.seq, author, origin, update))
         self.unsaved_bytes += len(update)
+        if relay == EMPTY_UPDATE:
+            return effects  # all of it waits for something; it goes out when that has come
         self._edits.count(now)
         if relay != update:
             source = None  # it carries more than its sender has
@@ -343,7 +345,7 @@ class Room:
         session = self._sessions.get(number)
         if session is None or session.behind is None:
             return NOTHING
-        missed = self.document.encode(session.behind)
+        missed = self.document.difference(session.behind)
         session.behind = None
         return [Send(number, y_websocket.update(missed)), Subscribe(number), *self._everybody(number)]
 
