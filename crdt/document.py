@@ -56,8 +56,8 @@ _ANY_END = 2**64
 
 _HEAD = 12
 
-_SKIP = b"\n"
-"""Marks a gap inside an update. pycrdt integrates past such a gap and says nothing of it."""
+_MAX_REACHED = 10_000
+"""Clients whose last clock is remembered."""
 
 _SPAN = 16
 """Merging costs 0.7 us an update by ten and 20 us an update by 5,000."""
@@ -108,6 +108,7 @@ class Document:
         "_hopeless",
         "_pending",
         "_raw",
+        "_reached",
         "_state",
         "_state_vector",
         "_subscription",
@@ -124,6 +125,8 @@ class Document:
         self._hopeless: tuple[Ranges, Ranges] | None = (
             None  # what healing did not help; it is not tried twice
         )
+        self._reached: dict[bytes, int] = {}
+        """Encoded client to a clock that it has reached, or passed."""
         self._attach(_new_doc())
 
     def _attach(self, doc: Doc[Any]) -> None:
@@ -205,11 +208,16 @@ class Document:
         return update
 
     def _apply(self, update: bytes) -> Applied:
-        if self._is_plain(update):
+        start = begins_plainly(update)
+        if start is not None and self._follows(update, *start):
             if not self._integrate(update):
                 return self._keep_part()
             if len(self._events) == 1 and _says_the_same(self._events[0], update):
+                client, clock, structs, _ = start
+                self._reached[client] = clock + structs
                 self._changed()
+                if self._pending is NOTHING_PENDING:
+                    return Applied(True, update, False, update)
                 return Applied(True, _merge_two(update, self._settle()), False, update)
             return self._look(update, update)
         if update == EMPTY_UPDATE:
@@ -219,16 +227,18 @@ class Document:
             return self._keep_part()
         return self._look(update, following)
 
-    def _is_plain(self, update: bytes) -> bool:
-        """Whether an update has the structs of one client, which follow on what is there without a gap.
+    def _follows(self, update: bytes, client: bytes, clock: int, _structs: int, clock_at: int) -> bool:
+        """Whether an update of one client follows on what is there without a gap.
 
-        Asked of pycrdt, since a state vector has an entry for every client there ever was: what is left of a
-        placeholder for all that must be there? 2.5 us.
+        In the usual case the last update of this client tells: each struct takes at least one clock.
+        Otherwise pycrdt is asked what is left of a placeholder for all that must be there, since reading a
+        state vector, which has an entry for every client there ever was, takes longer.
         """
-        start = None if _SKIP in update else begins_plainly(update)
-        if start is None:
-            return False
-        return start[1] == 0 or pycrdt.get_update(placeholder(*start), self.state_vector())[0] == 0
+        if clock <= self._reached.get(client, 0):
+            return True
+        if len(self._reached) > _MAX_REACHED:
+            self._reached.clear()
+        return pycrdt.get_update(placeholder(update, clock_at), self.state_vector())[0] == 0
 
     def _keep_part(self) -> Applied:
         """pycrdt failed after it took a part of the update: that part is what was applied."""

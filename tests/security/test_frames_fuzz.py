@@ -80,7 +80,7 @@ class Target:
             applied = self.document.apply(message.update)
             assert applied.adds == (self.document.version > before)
         elif isinstance(message, SyncStep1):
-            self.document.encode(message.state_vector)
+            self.document.difference(message.state_vector)
         elif isinstance(message, Awareness):
             for entry in awareness.parse(message.data):
                 awareness.is_json_object_or_null(entry.state)
@@ -198,9 +198,9 @@ def test_a_bomb_in_a_state_vector_or_in_awareness_allocates_nothing() -> None:
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     for number in HUGE:
         with pytest.raises(BadFrame):
-            document.encode(number)
+            document.difference(number)
         with pytest.raises(BadFrame):
-            document.encode(number + b"\7\1" * 20)
+            document.difference(number + b"\7\1" * 20)
         with pytest.raises(BadFrame):
             awareness.parse(number)
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - peak <= 8 * MIB
