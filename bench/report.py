@@ -47,6 +47,9 @@ def summarise(runs: Sequence[FanoutRun]) -> list[Summary]:
     groups: dict[tuple[FanoutLoad, str], list[FanoutRun]] = {}
     for run in runs:
         groups.setdefault((run.load, run.server), []).append(run)
+    sound_peers = {
+        key for key, group in groups.items() if key[1] not in OURS and not any(run.faults for run in group)
+    }
     figures = {
         key: {name: Spread.of([getattr(run, name) for run in group]) for name in FIGURES}
         for key, group in groups.items()
@@ -57,8 +60,8 @@ def summarise(runs: Sequence[FanoutRun]) -> list[Summary]:
             load=load,
             runs=len(group),
             figures=figures[load, server],
-            cpu_ratio=_ratio_to_best_peer(figures, load, server, "cpu_us_per_copy"),
-            p50_ratio=_ratio_to_best_peer(figures, load, server, "p50_ms"),
+            cpu_ratio=_ratio_to_best_peer(figures, sound_peers, load, server, "cpu_us_per_copy"),
+            p50_ratio=_ratio_to_best_peer(figures, sound_peers, load, server, "p50_ms"),
             faults=_distinct(fault for run in group for fault in run.faults),
             remarks=_distinct(remark for run in group for remark in run.remarks),
         )
@@ -67,10 +70,11 @@ def summarise(runs: Sequence[FanoutRun]) -> list[Summary]:
 
 
 def _ratio_to_best_peer(
-    figures: dict[tuple[FanoutLoad, str], dict[str, Spread]], load: FanoutLoad, server: str, figure: str
-) -> float | None:
-    """Every figure is held against one server, the peer that is cheapest in CPU."""
-    peers = [key for key in figures if key[0] == load and key[1] not in OURS and key[1] != server]
+    figures: dict[tuple[FanoutLoad, str], dict[str, Spread]], sound_peers: set[tuple[FanoutLoad, str]],
+    load: FanoutLoad, server: str, figure: str,
+) -> float | None:  # fmt: skip
+    """Every figure is held against one server: of the peers that delivered everything, the cheapest in CPU."""
+    peers = [key for key in sound_peers if key[0] == load]
     if server not in OURS or not peers:
         return None
     best = min(peers, key=lambda key: figures[key]["cpu_us_per_copy"].median)

@@ -45,6 +45,11 @@ def test_the_ratio_is_to_the_peer_that_is_cheapest_in_cpu_by_medians() -> None:
     assert {"tmi": pytest.approx(0.5), "hocuspocus": None, "y-websocket": None} == ratios
 
 
+def test_a_peer_that_lost_edits_is_no_best_peer() -> None:
+    runs = [_run("tmi", 5), _run("hocuspocus", 20), _run("y-websocket", 10, fault="1 of 9 copies never arrived")]
+    assert 0.25 == summarise(runs)[0].cpu_ratio
+
+
 def test_a_row_without_peers_has_no_ratio() -> None:
     assert [None] == [summary.cpu_ratio for summary in summarise([_run("tmi", 5)])]
 
