@@ -73,7 +73,7 @@ def _ratio_to_best_peer(
     figures: dict[tuple[FanoutLoad, str], dict[str, Spread]], sound_peers: set[tuple[FanoutLoad, str]],
     load: FanoutLoad, server: str, figure: str,
 ) -> float | None:  # fmt: skip
-    """Every figure is held against one server: of the peers that delivered everything, the cheapest in CPU."""
+    """Beside one server for every figure: of the peers that delivered everything, the cheapest in CPU."""
     peers = [key for key in sound_peers if key[0] == load]
     if server not in OURS or not peers:
         return None
