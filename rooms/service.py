@@ -130,10 +130,13 @@ class Rooms:
             raise DatabaseUnavailable("opening the diagram took too long") from None
         if self._draining:
             raise Draining
+        document = Document.load(stored.snapshot, stored.tail)
+        if document.rejected:
+            log.error("room %s: %d updates of its log cannot be applied", diagram, document.rejected)
         room = Room(
             diagram,
             fence,
-            Document.load(stored.snapshot, stored.tail),
+            document,
             stored.seq,
             self._limits.room,
         )
