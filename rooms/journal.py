@@ -34,8 +34,13 @@ class JournalLimits:
     commits_in_flight: int = 2
     commit_max_rooms: int = 500
     commit_max_bytes: int = 8 * 1024 * 1024
-    linger_s: float = 0.003
-    """A commit that follows another waits this long for company."""
+    interval_s: float = 0.014
+    """Commits begin at least this far apart: an edit alone is committed at once, others share.
+
+    A commit costs about 400 us of CPU here and 500 in PostgreSQL whatever is in it; 20 ms instead of one
+    for each edit took 20 % off a room with 100 edits a second, and an acknowledgement should not take
+    longer than 10 ms.
+    """
     retry_min_s: float = 0.05
     retry_max_s: float = 1.0
 
@@ -54,6 +59,7 @@ class Journal:
         self._wake = asyncio.Event()
         self._idle = asyncio.Event()
         self._idle.set()
+        self._next_at = 0.0
         self.in_flight = 0
         self.commits = 0
         self.rows = 0
@@ -105,22 +111,22 @@ class Journal:
     # --- committing -----------------------------------------------------------------------------
 
     async def _work(self) -> None:
-        linger = False
+        loop = asyncio.get_running_loop()
         while True:
             if not self._ready:
                 self._wake.clear()
                 await self._wake.wait()
-                linger = False
-            if linger:
-                await asyncio.sleep(self._limits.linger_s)
+            # Another worker may take what is ready, or set the next turn, while this one waits for its own.
+            while (wait_s := self._next_at - loop.time()) > 0:
+                await asyncio.sleep(wait_s)
             taken = self._take()
             if taken:
+                self._next_at = loop.time() + self._limits.interval_s
                 self.in_flight += 1
                 try:
                     await self._commit(taken)
                 finally:
                     self.in_flight -= 1
-                linger = True
 
     def _take(self) -> list[tuple[RoomRunner, RoomBatch]]:
         taken: list[tuple[RoomRunner, RoomBatch]] = []
