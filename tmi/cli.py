@@ -12,7 +12,7 @@ import uvloop
 from tmi.domain.errors import TmiError
 from tmi.logs import configure_logs
 from tmi.serve import Exit, serve
-from tmi.settings import BadSetting, Settings, read_settings
+from tmi.settings import BadSetting, Settings, describe_settings, read_settings
 from tmi.wiring import open_database
 
 T = TypeVar("T")
@@ -28,7 +28,7 @@ SIGN_IN = (
 def main() -> None:
     """Real-time collaboration for threat modeling.
 
-    Every option can be given as an environment variable TMI_*, and more than the options can.
+    Every option can be given as an environment variable, and more than the options can: see `tmi settings`.
     """
 
 
@@ -60,6 +60,13 @@ def migrate_command(**options: Any) -> None:
     """Bring the database up to date, and end."""
     applied = _run(_migrate(_settings(options)))
     click.echo(f"Applied {', '.join(applied)}." if applied else "The database is up to date.")
+
+
+@main.command("settings")
+def settings_command() -> None:
+    """List the environment variables that TMI reads, with their defaults."""
+    for variable, default, meaning in describe_settings():
+        click.echo(f"{variable}={default}" + (f"\n    {meaning}" if meaning else ""))
 
 
 async def _migrate(settings: Settings) -> list[str]:

@@ -52,7 +52,11 @@ class Settings(BaseSettings):
     """What an operator may set."""
 
     model_config = SettingsConfigDict(
-        env_prefix=PREFIX, frozen=True, extra="forbid", hide_input_in_errors=True
+        env_prefix=PREFIX,
+        frozen=True,
+        extra="forbid",
+        hide_input_in_errors=True,
+        use_attribute_docstrings=True,
     )
 
     # where it listens, and what it is called
@@ -146,6 +150,14 @@ def read_settings(overrides: Mapping[str, Any], environment: Mapping[str, str] |
         return Settings(**{**_secrets_in_files(environment), **overrides})
     except ValidationError as error:
         raise BadSetting("; ".join(map(_sentence, error.errors()))) from None
+
+
+def describe_settings() -> list[tuple[str, str, str]]:
+    """Each setting's variable, its default and what it means."""
+    return [
+        ((PREFIX + name).upper(), str(field.get_default()), " ".join((field.description or "").split()))
+        for name, field in Settings.model_fields.items()
+    ]
 
 
 def is_loopback(host: str) -> bool:
