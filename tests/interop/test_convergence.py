@@ -42,16 +42,6 @@ async def play_python(client: PycrdtClient, seed: int) -> None:
         await asyncio.sleep(pick.random() / 50)
 
 
-async def until_equal(client: PycrdtClient, expected: dict[str, Json], timeout_s: float = 20) -> None:
-    """Wait until the Python client holds what the others hold."""
-    deadline = asyncio.get_running_loop().time() + timeout_s
-    while client.state_vector() != expected["state_vector"] or client.content() != expected["content"]:
-        if asyncio.get_running_loop().time() > deadline:
-            assert expected["content"] == client.content()
-            assert expected["state_vector"] == client.state_vector()
-        await asyncio.sleep(0.02)
-
-
 class Seed:
     """One seed: a diagram, its clients and what they agreed on."""
 
@@ -86,15 +76,27 @@ class Seed:
             self._driver.call("play", names=list(names), steps=STEPS, interruptions=INTERRUPTIONS),
             play_python(python, self.number),
         )
-        agreed = await self._driver.call("agree", groups=[list(names)], timeout_ms=30_000)
-        assert [] == agreed["unequal"], f"seed {self.number}"
-        self.expected = agreed["reports"][0]
-        await until_equal(python, self.expected)
+        await self._agree(list(names), python)
         for name in names:
             report = await self._driver.report(name)
             assert ([], None) == (report["violations"], report["pending"]), f"seed {self.number}: {name}"
         await python.offline()
         await self._driver.close(list(names), [f"{self.number}-session"])
+
+    async def _agree(self, names: list[str], python: PycrdtClient) -> None:
+        """Wait until all hold the same. Python may still be sending when the others agree."""
+        deadline = asyncio.get_running_loop().time() + 30
+        while True:
+            agreed = await self._driver.call("agree", groups=[names], timeout_ms=30_000)
+            assert [] == agreed["unequal"], f"seed {self.number}"
+            self.expected = agreed["reports"][0]
+            held = {"content": python.content(), "state_vector": python.state_vector()}
+            if held == {key: self.expected[key] for key in held}:
+                return
+            if asyncio.get_running_loop().time() > deadline:
+                assert self.expected["content"] == held["content"]
+                assert self.expected["state_vector"] == held["state_vector"]
+            await asyncio.sleep(0.05)
 
     async def reload(self) -> None:
         """A fresh client of the restarted service holds the same."""
