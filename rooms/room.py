@@ -107,7 +107,8 @@ class Room:
         self._relay_from: SessionNumber | None = None
         self._unsent: deque[LoggedUpdate] = deque()
         self._in_flight: tuple[LoggedUpdate, ...] = ()
-        self._waiting: deque[tuple[Seq, SessionNumber, bool]] = deque()
+        self._waiting: deque[tuple[Seq, dict[SessionNumber, list[int]]]] = deque()
+        """By number: how many SyncStep2 and Update messages of which session wait for its commit."""
         self._edits = Pacer(limits.tick_s, limits.quiet_copies_per_s)
         self._cursors = Pacer(limits.awareness_tick_s, limits.quiet_copies_per_s)
 
@@ -244,7 +245,7 @@ class Room:
         effects = self._accept(
             applied.journal, applied.relay, session.number, session.member.user, origin, now
         )
-        self._waiting.append((self.seq, session.number, is_sync))
+        self._wait(session.number, is_sync)
         if applied.gap and session.asked != self.document.version:
             session.asked = self.document.version
             effects.append(Send(session.number, y_websocket.sync_step1(self.document.state_vector())))
@@ -283,8 +284,17 @@ class Room:
         """It added nothing: it is as durable as what the room has applied so far."""
         if self.seq == self.committed_seq:
             return (Acknowledge(number, 1, 0) if is_sync else Acknowledge(number, 0, 1),)
-        self._waiting.append((self.seq, number, is_sync))
+        self._wait(number, is_sync)
         return NOTHING
+
+    def _wait(self, number: SessionNumber, is_sync: bool) -> None:
+        """Acknowledge this message with the last number given. What adds nothing again and again adds
+        nothing here.
+        """
+        waiting = self._waiting
+        if not waiting or waiting[-1][0] != self.seq:
+            waiting.append((self.seq, {}))
+        waiting[-1][1].setdefault(number, [0, 0])[not is_sync] += 1
 
     def edit(
         self, change: Callable[[Document], bytes | None], author: UserId | None, origin: Origin, now: float
@@ -386,11 +396,10 @@ class Room:
         waiting = self._waiting
         counts: dict[SessionNumber, list[int]] = {}
         while waiting and waiting[0][0] <= self.committed_seq:
-            _, number, is_sync = waiting.popleft()
-            count = counts.get(number)
-            if count is None:
-                counts[number] = count = [0, 0]
-            count[0 if is_sync else 1] += 1
+            for number, (syncs, updates) in waiting.popleft()[1].items():
+                count = counts.setdefault(number, [0, 0])
+                count[0] += syncs
+                count[1] += updates
         sessions = self._sessions
         return [Acknowledge(n, syncs, updates) for n, (syncs, updates) in counts.items() if n in sessions]
 

@@ -144,6 +144,18 @@ def test_what_adds_nothing_is_acknowledged_once_everything_before_it_is_committe
     assert 1 == target.seq
 
 
+def test_what_adds_nothing_takes_no_memory_while_commits_are_stalled() -> None:
+    target, editor = room(), Editor()
+    writer, other = greet(target, member(1)), greet(target, member(2))
+    target.receive(writer, Update(editor.edit("a")), 1.0)
+    target.take_batch()
+    for _ in range(500):
+        target.receive(writer, SyncStep2(EMPTY_UPDATE), 1.0)
+        target.receive(other, Update(EMPTY_UPDATE), 1.0)
+    assert 1 == len(target._waiting)
+    assert {Acknowledge(writer, 500, 1), Acknowledge(other, 0, 500)} == set(target.committed())
+
+
 def test_the_same_update_again_is_not_numbered_again() -> None:
     target, editor = room(), Editor()
     number = greet(target, member())
