@@ -22,6 +22,7 @@ FIRST = int(os.environ.get("TMI_INTEROP_FIRST_SEED", "1"))
 AT_ONCE = 8
 STEPS = 14
 INTERRUPTIONS = 8
+LONG_LIVED_TOKENS = {"TMI_COLLAB_TOKEN_TTL_S": "86400", "TMI_ACCESS_TOKEN_TTL_S": "86400"}
 FAILED_ONCE: tuple[int, ...] = ()
 """Seeds that found a fault; they are tried whatever the range is."""
 
@@ -138,7 +139,7 @@ async def run_all(seeds: list[Seed], driver: NodeDriver) -> list[str]:
 @pytest.mark.timeout(60 + 10 * (SEEDS + len(FAILED_ONCE)))
 async def test_all_kinds_of_clients_agree_and_so_does_a_restarted_service(tmp_path: Path) -> None:
     numbers = list(dict.fromkeys((*FAILED_ONCE, *range(FIRST, FIRST + SEEDS))))
-    with Service(tmp_path / "data") as service, NodeDriver() as driver:
+    with Service(tmp_path / "data", LONG_LIVED_TOKENS) as service, NodeDriver() as driver:
         async with Rest(service.url) as rest:
             alice = await rest.sign_in("alice")
             model = await rest.create_model(alice)

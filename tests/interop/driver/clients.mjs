@@ -103,11 +103,18 @@ class HocuspocusClient extends Client {
 
   setToken (token) { this.token = token }
   // Version 3 forgets a disconnect() that comes between two of its attempts, hence the block.
-  offline () { this.log.blocked = true; this.socket.provider.disconnect() }
+  offline () {
+    this.log.blocked = true
+    this.closing = this.log.current
+    this.socket.provider.disconnect()
+  }
+
   // The provider ignores connect() while its old socket is still closing.
   async online () {
     this.log.blocked = false
-    while (this.socket.provider.status === 'connected') await new Promise(resolve => setTimeout(resolve, 5))
+    // On a shared socket another document may have connected it again meanwhile.
+    const isClosing = () => this.socket.provider.status === 'connected' && this.log.current === this.closing
+    while (isClosing()) await new Promise(resolve => setTimeout(resolve, 5))
     this.socket.provider.connect()
   }
 
