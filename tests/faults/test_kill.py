@@ -67,7 +67,7 @@ class Killing:
         ledgers = {place.diagram: await self.writers.ledger(place) for place in self.writers.places}
         await asyncio.gather(asyncio.to_thread(self.service.start), self._witness(killed_at))
         await self.writers.assert_nothing_acknowledged_is_lost(ledgers)
-        self.acknowledged += sum(len(ledger.acknowledged) for ledger in ledgers.values())
+        self.acknowledged = sum(len(ledger.acknowledged) for ledger in ledgers.values())
         await self._return()
 
     async def _witness(self, killed_at: float) -> None:
