@@ -22,7 +22,7 @@ to the next room).
 
 from collections import deque
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from crdt import y_websocket
 from crdt.document import EMPTY_UPDATE, Document, merge
@@ -53,6 +53,9 @@ from tmi.domain.ids import DiagramId, Fence, Seq, UserId
 from tmi.domain.ports import LoggedUpdate, Origin, RoomBatch
 from tmi.domain.roles import Action, Role, may
 
+_MAX_ASKED = 16
+"""SyncStep1s to one session that may be unanswered."""
+
 READ_ONLY = "your role on this threat model does not allow editing"
 
 
@@ -79,8 +82,16 @@ class _Session:
     """Its first SyncStep1 was answered."""
     behind: bytes | None = None
     """The state vector it had when it stopped reading."""
-    asked: int = -1
+    asked_at: int = -1
     """The document version at which it was last asked to fill a gap."""
+    refused: int = 0
+    """How many of its edits were refused."""
+    answers: deque[tuple[int, int]] = field(default_factory=deque)
+    """What its answers to our SyncStep1s acknowledge, the next one first: SyncStep2 and Update messages.
+
+    The Hocuspocus provider counts one for the first sync of a connection and one for each Update; an answer
+    that it was asked for besides would be one too many, and its count would reach zero too early.
+    """
 
 
 class Room:
@@ -172,8 +183,10 @@ class Room:
         session.member = Member(session.member.user, session.member.sign_in, role)
         effects: list[Effect] = [ChangeRole(number, role)]
         if may(role, Action.EDIT) and not could_edit and session.greeted:
-            # What it drew as a reader was refused and exists only there: ask for it.
-            effects.append(Send(number, y_websocket.sync_step1(self.document.state_vector())))
+            # What it drew as a reader was refused and exists only there: ask for it, and acknowledge that.
+            is_owed = session.refused > 0
+            effects.extend(self._ask(session, int(is_owed), session.refused - is_owed))
+            session.refused = 0
         return effects
 
     def end_session(self, number: SessionNumber, code: int, reason: str, now: float) -> Effects:
@@ -210,12 +223,22 @@ class Room:
     def _sync(self, session: _Session, state_vector: bytes) -> Effects:
         number = session.number
         effects: list[Effect] = [Send(number, y_websocket.sync_step2(self.document.difference(state_vector)))]
-        if not session.greeted:
-            session.greeted = True
-            effects.append(Subscribe(number))
-            effects.append(Send(number, y_websocket.sync_step1(self.document.state_vector())))
-            effects.extend(self._everybody(number))
+        if session.greeted:
+            # Hocuspocus' `forceSync` counts on being asked in return.
+            effects.extend(self._ask(session, 1, 0))
+            return effects
+        session.greeted = True
+        effects.append(Subscribe(number))
+        effects.extend(self._ask(session, 1, 0))
+        effects.extend(self._everybody(number))
         return effects
+
+    def _ask(self, session: _Session, syncs: int, updates: int) -> Effects:
+        """Ask for what the session has and the room has not; its answer acknowledges this many messages."""
+        if len(session.answers) >= _MAX_ASKED:
+            return NOTHING  # one of the answers that are under way will bring it
+        session.answers.append((syncs, updates))
+        return [Send(session.number, y_websocket.sync_step1(self.document.state_vector()))]
 
     def _everybody(self, number: SessionNumber) -> Effects:
         present = self._presence.everybody()
@@ -234,22 +257,27 @@ class Room:
         return effects
 
     def _edit(self, session: _Session, update: bytes, origin: Origin, now: float) -> Effects:
-        is_sync = origin is Origin.SYNC
         if not may(session.member.role, Action.EDIT):
             if self.document.would_add(update):
+                session.refused += 1
                 return (Refuse(session.number, READ_ONLY),)
-            return self._acknowledge_later(session.number, is_sync)
+            return self._acknowledge_later(session.number, *self._worth(session, origin))
         applied = self.document.apply(update)
         if not applied.adds:
-            return self._acknowledge_later(session.number, is_sync)
-        effects = self._accept(
-            applied.journal, applied.relay, session.number, session.member.user, origin, now
-        )
-        self._wait(session.number, is_sync)
-        if applied.gap and session.asked != self.document.version:
-            session.asked = self.document.version
-            effects.append(Send(session.number, y_websocket.sync_step1(self.document.state_vector())))
+            return self._acknowledge_later(session.number, *self._worth(session, origin))
+        source = session.number, session.member.user
+        effects = self._accept(applied.journal, applied.relay, *source, origin, now)
+        self._wait(session.number, *self._worth(session, origin))
+        if applied.gap and session.asked_at != self.document.version:
+            session.asked_at = self.document.version
+            effects.extend(self._ask(session, 0, 0))
         return effects
+
+    def _worth(self, session: _Session, origin: Origin) -> tuple[int, int]:
+        """How many messages the commit of this one acknowledges: SyncStep2 and Update."""
+        if origin is not Origin.SYNC:
+            return 0, 1
+        return session.answers.popleft() if session.answers else (1, 0)
 
     def _accept(
         self,
@@ -280,21 +308,21 @@ class Room:
         self._relay.append(relay)
         return effects
 
-    def _acknowledge_later(self, number: SessionNumber, is_sync: bool) -> Effects:
+    def _acknowledge_later(self, number: SessionNumber, syncs: int, updates: int) -> Effects:
         """It added nothing: it is as durable as what the room has applied so far."""
         if self.seq == self.committed_seq:
-            return (Acknowledge(number, 1, 0) if is_sync else Acknowledge(number, 0, 1),)
-        self._wait(number, is_sync)
+            return (Acknowledge(number, syncs, updates),) if syncs or updates else NOTHING
+        self._wait(number, syncs, updates)
         return NOTHING
 
-    def _wait(self, number: SessionNumber, is_sync: bool) -> None:
-        """Acknowledge this message with the last number given. What adds nothing again and again adds
-        nothing here.
-        """
+    def _wait(self, number: SessionNumber, syncs: int, updates: int) -> None:
+        """Acknowledge with the last number given. What adds nothing again and again takes no room here."""
         waiting = self._waiting
         if not waiting or waiting[-1][0] != self.seq:
             waiting.append((self.seq, {}))
-        waiting[-1][1].setdefault(number, [0, 0])[not is_sync] += 1
+        count = waiting[-1][1].setdefault(number, [0, 0])
+        count[0] += syncs
+        count[1] += updates
 
     def edit(
         self, change: Callable[[Document], bytes | None], author: UserId | None, origin: Origin, now: float
@@ -401,7 +429,11 @@ class Room:
                 count[0] += syncs
                 count[1] += updates
         sessions = self._sessions
-        return [Acknowledge(n, syncs, updates) for n, (syncs, updates) in counts.items() if n in sessions]
+        return [
+            Acknowledge(n, syncs, updates)
+            for n, (syncs, updates) in counts.items()
+            if n in sessions and (syncs or updates)
+        ]
 
     # --- the end --------------------------------------------------------------------------------
 

@@ -62,6 +62,8 @@ class HocuspocusDocument:
 
     __slots__ = (
         "_accepted",
+        "_is_synced",
+        "_owed",
         "framing",
         "key",
         "queue",
@@ -90,6 +92,9 @@ class HocuspocusDocument:
         self.role = Role.READER
         self.framing: Hashable = ("hocuspocus", key)
         self._accepted = self.frame(hocuspocus.sync_status(accepted=True))
+        self._is_synced = False
+        self._owed = 0
+        """Acknowledgements that wait for the first SyncStep2's."""
 
     def frame(self, body: bytes) -> bytes:
         """A y-protocols body behind the document's key."""
@@ -100,8 +105,16 @@ class HocuspocusDocument:
         self.socket.write(wire)
 
     def acknowledge(self, syncs: int, updates: int) -> None:
-        """One SyncStatus each: the provider counts them."""
-        self.socket.write(self._accepted * (syncs + updates))
+        """One SyncStatus each: the provider counts them.
+
+        None before the first SyncStep2 is committed: a provider that had edits in its queue when it connected
+        (4.8) sends them uncounted, and would take the first answer for that of its SyncStep2.
+        """
+        self._owed += syncs + updates
+        self._is_synced = self._is_synced or syncs > 0
+        if self._is_synced:
+            owed, self._owed = self._owed, 0
+            self.socket.write(self._accepted * owed)
 
     def refuse(self, reason: str) -> None:  # noqa: ARG002
         """The provider keeps the edit and goes on."""

@@ -97,7 +97,25 @@ async def test_frames_that_overtake_auth_wait_for_it_in_order(service: LiveServi
         assert not service.store.logs[diagram].rows
         provider.authenticate(await service.token("alice"))
         assert READ_WRITE == await provider.receive()
-        assert ACCEPTED == await provider.status()
+        provider.send(EMPTY_STEP_2)
+        assert [ACCEPTED] * 2 == [await provider.status() for _ in range(2)]
+        assert service.store.logs[diagram].rows
+
+
+async def test_updates_are_not_accepted_before_the_first_sync_is_committed(service: LiveService) -> None:
+    # Provider 4.8 sends edits from its queue uncounted: their status would pass for that of its SyncStep2.
+    diagram = await service.diagram()
+    async with upgraded(service.port, "/collab") as raw:
+        provider = Provider(raw, str(diagram))
+        provider.authenticate(await service.token("alice"))
+        provider.send(STEP_1)
+        provider.send(y_websocket.update(an_update("queued")))
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.2):
+                await provider.status()
+        assert service.store.logs[diagram].rows
+        provider.send(EMPTY_STEP_2)
+        assert [ACCEPTED] * 2 == [await provider.status() for _ in range(2)]
 
 
 async def test_each_update_gets_exactly_one_status_after_its_commit(service: LiveService) -> None:

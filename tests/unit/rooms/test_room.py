@@ -150,10 +150,10 @@ def test_what_adds_nothing_takes_no_memory_while_commits_are_stalled() -> None:
     target.receive(writer, Update(editor.edit("a")), 1.0)
     target.take_batch()
     for _ in range(500):
-        target.receive(writer, SyncStep2(EMPTY_UPDATE), 1.0)
+        target.receive(writer, Update(EMPTY_UPDATE), 1.0)
         target.receive(other, Update(EMPTY_UPDATE), 1.0)
     assert 1 == len(target._waiting)
-    assert {Acknowledge(writer, 500, 1), Acknowledge(other, 0, 500)} == set(target.committed())
+    assert {Acknowledge(writer, 0, 501), Acknowledge(other, 0, 500)} == set(target.committed())
 
 
 def test_the_same_update_again_is_not_numbered_again() -> None:
@@ -199,6 +199,38 @@ def test_a_promoted_reader_is_asked_for_what_was_refused() -> None:
     assert ChangeRole(number, Role.WRITER) == change
     assert isinstance(asked, Send)
     assert isinstance(decoded(asked), SyncStep1)
+
+
+def test_what_was_refused_is_acknowledged_when_a_promoted_reader_has_brought_it() -> None:
+    target, editor = room(), Editor()
+    number = greet(target, member(role=Role.READER))
+    target.receive(number, SyncStep2(EMPTY_UPDATE), 1.0)
+    target.receive(number, Update(editor.edit("a")), 1.0)
+    target.receive(number, Update(editor.edit("b")), 1.0)
+    target.change_role(number, Role.WRITER, 1.0)
+    target.receive(number, SyncStep2(editor.doc.get_update()), 1.0)
+    target.take_batch()
+    (acknowledged,) = only(Acknowledge, target.committed())
+    assert 2 == acknowledged.syncs + acknowledged.updates
+
+
+def test_an_answer_that_only_fills_a_gap_is_not_counted() -> None:
+    target, editor = room(), Editor()
+    number = greet(target, member())
+    target.receive(number, SyncStep2(EMPTY_UPDATE), 1.0)
+    editor.edit("a")
+    target.receive(number, Update(editor.edit("b")), 1.0)
+    target.receive(number, SyncStep2(editor.doc.get_update()), 1.0)
+    target.take_batch()
+    assert [Acknowledge(number, 0, 1)] == only(Acknowledge, target.committed())
+
+
+def test_a_client_that_syncs_again_is_asked_again() -> None:
+    target = room()
+    number = greet(target, member())
+    assert [SyncStep2, SyncStep1] == [
+        type(decoded(send)) for send in only(Send, target.receive(number, SyncStep1(b"\x00"), 1.0))
+    ]
 
 
 def test_who_may_no_longer_read_is_closed_4403() -> None:
