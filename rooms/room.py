@@ -86,11 +86,12 @@ class _Session:
     """The document version at which it was last asked to fill a gap."""
     refused: int = 0
     """How many of its edits were refused."""
-    answers: deque[tuple[int, int]] = field(default_factory=deque)
-    """What its answers to our SyncStep1s acknowledge, the next one first: SyncStep2 and Update messages.
+    answers: deque[int] = field(default_factory=deque)
+    """Our SyncStep1s that it has not answered yet: for each how many refused edits its answer makes good.
 
-    The Hocuspocus provider counts one for the first sync of a connection and one for each Update; an answer
-    that it was asked for besides would be one too many, and its count would reach zero too early.
+    The Hocuspocus provider counts one for the first sync of a connection and one for each Update, refused or
+    not, and believes itself saved when as many were accepted. So nobody is asked twice for the same thing,
+    and the answer that brings refused edits accepts them all.
     """
 
 
@@ -182,11 +183,9 @@ class Room:
         could_edit = may(session.member.role, Action.EDIT)
         session.member = Member(session.member.user, session.member.sign_in, role)
         effects: list[Effect] = [ChangeRole(number, role)]
-        if may(role, Action.EDIT) and not could_edit and session.greeted:
-            # What it drew as a reader was refused and exists only there: ask for it, and acknowledge that.
-            is_owed = session.refused > 0
-            effects.extend(self._ask(session, int(is_owed), session.refused - is_owed))
-            session.refused = 0
+        if session.refused and may(role, Action.EDIT) and not could_edit:
+            # What it drew as a reader was refused, and exists only there.
+            effects.extend(self._ask(session))
         return effects
 
     def end_session(self, number: SessionNumber, code: int, reason: str, now: float) -> Effects:
@@ -225,19 +224,20 @@ class Room:
         effects: list[Effect] = [Send(number, y_websocket.sync_step2(self.document.difference(state_vector)))]
         if session.greeted:
             # Hocuspocus' `forceSync` counts on being asked in return.
-            effects.extend(self._ask(session, 1, 0))
+            effects.extend(self._ask(session))
             return effects
         session.greeted = True
         effects.append(Subscribe(number))
-        effects.extend(self._ask(session, 1, 0))
+        effects.extend(self._ask(session))
         effects.extend(self._everybody(number))
         return effects
 
-    def _ask(self, session: _Session, syncs: int, updates: int) -> Effects:
-        """Ask for what the session has and the room has not; its answer acknowledges this many messages."""
+    def _ask(self, session: _Session) -> Effects:
+        """Ask for what the session has and the room has not."""
         if len(session.answers) >= _MAX_ASKED:
             return NOTHING  # one of the answers that are under way will bring it
-        session.answers.append((syncs, updates))
+        session.answers.append(session.refused)
+        session.refused = 0
         return [Send(session.number, y_websocket.sync_step1(self.document.state_vector()))]
 
     def _everybody(self, number: SessionNumber) -> Effects:
@@ -257,27 +257,30 @@ class Room:
         return effects
 
     def _edit(self, session: _Session, update: bytes, origin: Origin, now: float) -> Effects:
+        syncs, updates = self._worth(session, origin)
         if not may(session.member.role, Action.EDIT):
             if self.document.would_add(update):
-                session.refused += 1
+                session.refused += syncs + updates
                 return (Refuse(session.number, READ_ONLY),)
-            return self._acknowledge_later(session.number, *self._worth(session, origin))
+            return self._acknowledge_later(session.number, syncs, updates)
         applied = self.document.apply(update)
         if not applied.adds:
-            return self._acknowledge_later(session.number, *self._worth(session, origin))
+            return self._acknowledge_later(session.number, syncs, updates)
         source = session.number, session.member.user
         effects = self._accept(applied.journal, applied.relay, *source, origin, now)
-        self._wait(session.number, *self._worth(session, origin))
-        if applied.gap and session.asked_at != self.document.version:
+        self._wait(session.number, syncs, updates)
+        if applied.gap and not session.answers and session.asked_at != self.document.version:
+            # An answer that is under way would bring it.
             session.asked_at = self.document.version
-            effects.extend(self._ask(session, 0, 0))
+            effects.extend(self._ask(session))
         return effects
 
     def _worth(self, session: _Session, origin: Origin) -> tuple[int, int]:
         """How many messages the commit of this one acknowledges: SyncStep2 and Update."""
         if origin is not Origin.SYNC:
             return 0, 1
-        return session.answers.popleft() if session.answers else (1, 0)
+        refused = session.answers.popleft() if session.answers else 0
+        return 1, max(refused - 1, 0)
 
     def _accept(
         self,
@@ -311,7 +314,7 @@ class Room:
     def _acknowledge_later(self, number: SessionNumber, syncs: int, updates: int) -> Effects:
         """It added nothing: it is as durable as what the room has applied so far."""
         if self.seq == self.committed_seq:
-            return (Acknowledge(number, syncs, updates),) if syncs or updates else NOTHING
+            return (Acknowledge(number, syncs, updates),)
         self._wait(number, syncs, updates)
         return NOTHING
 
@@ -429,11 +432,7 @@ class Room:
                 count[0] += syncs
                 count[1] += updates
         sessions = self._sessions
-        return [
-            Acknowledge(n, syncs, updates)
-            for n, (syncs, updates) in counts.items()
-            if n in sessions and (syncs or updates)
-        ]
+        return [Acknowledge(n, syncs, updates) for n, (syncs, updates) in counts.items() if n in sessions]
 
     # --- the end --------------------------------------------------------------------------------
 

@@ -80,7 +80,6 @@ class Client:
         self.tokens = self.doc.get("tokens", type=Map)
         self.connection: int | None = None
         self.reading = True
-        self.asked = False
         self.made: list[str] = []
         """Tokens of all edits, oldest first."""
         self.unacknowledged: list[str] = []
@@ -113,7 +112,6 @@ class Client:
     def connected(self, connection: int) -> None:
         self.connection = connection
         self.reading = True
-        self.asked = False
         self.carried = []
         self.send(SyncStep1(self.doc.get_state()))
 
@@ -124,10 +122,7 @@ class Client:
     def receive(self, body: bytes) -> None:
         for message in y_websocket.decode(body):
             if isinstance(message, SyncStep1):
-                # Asked again, it fills a gap, and that is not acknowledged: its updates are.
-                carries = None if self.asked else list(self.made)
-                self.asked = True
-                self.send(SyncStep2(self.doc.get_update(message.state_vector)), carries)
+                self.send(SyncStep2(self.doc.get_update(message.state_vector)), list(self.made))
             elif isinstance(message, SyncStep2 | Update):
                 self.doc.apply_update(message.update)
 

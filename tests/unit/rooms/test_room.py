@@ -168,6 +168,7 @@ def test_the_same_update_again_is_not_numbered_again() -> None:
 def test_an_update_with_a_gap_is_journaled_and_its_sender_is_asked() -> None:
     target, editor = room(), Editor()
     number = greet(target, member())
+    target.receive(number, SyncStep2(EMPTY_UPDATE), 1.0)
     first, second = editor.edit("a"), editor.edit("b")
     effects = target.receive(number, Update(second), 1.0)
     assert 1 == target.seq
@@ -193,8 +194,9 @@ def test_a_readers_sync_that_adds_nothing_is_acknowledged() -> None:
 
 
 def test_a_promoted_reader_is_asked_for_what_was_refused() -> None:
-    target = room()
+    target, editor = room(), Editor()
     number = greet(target, member(role=Role.READER))
+    target.receive(number, Update(editor.edit("a")), 1.0)
     change, asked = target.change_role(number, Role.WRITER, 1.0)
     assert ChangeRole(number, Role.WRITER) == change
     assert isinstance(asked, Send)
@@ -214,15 +216,25 @@ def test_what_was_refused_is_acknowledged_when_a_promoted_reader_has_brought_it(
     assert 2 == acknowledged.syncs + acknowledged.updates
 
 
-def test_an_answer_that_only_fills_a_gap_is_not_counted() -> None:
+def test_a_refused_first_sync_is_accepted_with_what_followed_it() -> None:
     target, editor = room(), Editor()
-    number = greet(target, member())
-    target.receive(number, SyncStep2(EMPTY_UPDATE), 1.0)
-    editor.edit("a")
+    number = greet(target, member(role=Role.READER))
+    target.receive(number, SyncStep2(editor.edit("a")), 1.0)
     target.receive(number, Update(editor.edit("b")), 1.0)
+    target.change_role(number, Role.WRITER, 1.0)
     target.receive(number, SyncStep2(editor.doc.get_update()), 1.0)
     target.take_batch()
-    assert [Acknowledge(number, 0, 1)] == only(Acknowledge, target.committed())
+    assert [Acknowledge(number, 1, 1)] == only(Acknowledge, target.committed())
+
+
+def test_a_gap_is_not_asked_for_while_an_answer_is_under_way() -> None:
+    target, editor = room(), Editor()
+    number = greet(target, member())
+    editor.edit("a")
+    assert [] == only(Send, target.receive(number, Update(editor.edit("b")), 1.0))
+    target.receive(number, SyncStep2(editor.doc.get_update()), 1.0)
+    target.take_batch()
+    assert [Acknowledge(number, 1, 1)] == only(Acknowledge, target.committed())
 
 
 def test_a_client_that_syncs_again_is_asked_again() -> None:
