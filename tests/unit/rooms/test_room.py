@@ -178,6 +178,18 @@ def test_an_update_with_a_gap_is_journaled_and_its_sender_is_asked() -> None:
     assert {"a": 1, "b": 1} == Editor(9).receive([y_websocket.update(target.document.encode())]).cells.to_py()
 
 
+def test_who_fills_a_gap_is_sent_what_waited_behind_it() -> None:
+    target, editor = room(), Editor()
+    author, other = greet(target, member(1)), greet(target, member(2))
+    first, second = editor.edit("a"), editor.edit("b")
+    target.receive(author, Update(second), 1.0)
+    assert [] == only(Broadcast, target.flush(1.0))
+    target.receive(other, SyncStep2(first), 2.0)
+    (broadcast,) = only(Broadcast, target.flush(2.0))
+    assert broadcast.but is None
+    assert {"a": 1, "b": 1} == Editor(9).receive([broadcast.body]).cells.to_py()
+
+
 def test_a_readers_edit_is_refused_and_the_room_stays_open() -> None:
     target, editor = room(), Editor()
     number = greet(target, member(role=Role.READER))
