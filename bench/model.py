@@ -1,7 +1,7 @@
 """What every scenario gives and every report takes: figures, curves, faults and remarks of one run.
 
-A load is a frozen dataclass that knows how to put itself on a server; a run is what came of it. The runner and
-the reports know nothing else of a scenario, so a new one needs no change in them.
+A load is a frozen dataclass that knows how to put itself on a server; a run is what came of it. The runner
+and the reports know nothing else of a scenario, so a new one needs no change in them.
 """
 
 from collections.abc import Sequence
@@ -83,7 +83,7 @@ class Load(Protocol):
     cost: ClassVar[str]
     """The figure by which the best peer is chosen."""
     needs: ClassVar[frozenset[str]]
-    """What a server must offer (`rest`, `acknowledgements`, `restart`, ...); others are left out of this row."""
+    """What a server must offer (`rest`, `acknowledgements`, ...); others are left out."""
 
     @property
     def label(self) -> str:
