@@ -1,4 +1,4 @@
-"""What every scenario does around its load: clients in and out, the clocks of a window, when to distrust them."""
+"""What every scenario does around its load: clients in and out, the clocks of a window, and doubts."""
 
 import asyncio
 import gc

@@ -208,7 +208,9 @@ def document(
         "servers": servers,
         "scenarios": {
             load.scenario: {
-                "title": load.title, "cost": load.cost, "figures": [asdict(figure) for figure in load.figures],
+                "title": load.title,
+                "cost": load.cost,
+                "figures": [asdict(figure) for figure in load.figures],
             }
             for load in loads
         },

@@ -184,8 +184,8 @@ class _Shown:
 @asynccontextmanager
 async def _progress(plan: Plan, console: Console) -> AsyncIterator[_Shown]:
     columns = (
-        SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
-        TextColumn("left"), TimeRemainingColumn(),
+        SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(),
+        TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(),
     )  # fmt: skip
     made = [make() for make in plan.servers]
     total = plan.repeat * sum(load.needs <= server.offers for load in plan.loads for server in made)

@@ -66,6 +66,7 @@ def test_a_run_that_broke_off_takes_the_medians_of_its_server_but_not_the_others
     assert {} == summaries[1].figures
 
 
+CPU_LOW = "CPU 0.4 <= 0.45x the best peer"
 CPU_MET, P50_MET = "CPU 0.8 <= 0.85x the best peer", "p50 1 <= 1.5x the best peer"
 
 
@@ -75,7 +76,7 @@ CPU_MET, P50_MET = "CPU 0.8 <= 0.85x the best peer", "p50 1 <= 1.5x the best pee
         (10, _run("tmi", 8), [(True, CPU_MET), (True, P50_MET)]),
         (10, _run("tmi", 9), [(False, "CPU 0.9 > 0.85x the best peer"), (True, P50_MET)]),
         (10, _run("tmi", 8, {"p50_ms": 2}), [(True, CPU_MET), (False, "p50 2 > 1.5x the best peer")]),
-        (40, _run("tmi", 4, {"p99_ms": 30}), [(True, "CPU 0.4 <= 0.45x the best peer"), (False, "p99 30 > 20 ms")]),
+        (40, _run("tmi", 4, {"p99_ms": 30}), [(True, CPU_LOW), (False, "p99 30 > 20 ms")]),
     ],
 )  # fmt: skip
 def test_a_verdict_names_figure_and_bound(rate: float, tmi: Run, expected: list[tuple[bool, str]]) -> None:
