@@ -7,12 +7,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from math import isnan
+from typing import Any
 
 from bench.client import Client
-from bench.model import Figure, Place
+from bench.load import Schedule
+from bench.model import Curve, Figure, Place
 from bench.process import Moment, Probe
 from bench.servers import Room, Server
-from bench.statistics import percentile
+from bench.statistics import distribution, percentile
 
 JOINS_AT_ONCE = 10
 QUIET_S = 0.25
@@ -125,9 +127,32 @@ def collector_at_rest() -> Iterator[None]:
         gc.unfreeze()
 
 
+async def drive(
+    schedule: Schedule[Any], warm_up_s: float, seconds: float, probe: Probe
+) -> tuple[Moment, Moment]:
+    """Sends through warm-up and window; the moments at the window's ends."""
+    with collector_at_rest():
+        async with asyncio.TaskGroup() as group:
+            sending = group.create_task(schedule.run(warm_up_s + seconds))
+            await asyncio.sleep(warm_up_s)
+            before = probe.read()
+            await sending
+            return before, probe.read()
+
+
+def latency_curve(ascending_s: Sequence[float]) -> Curve:
+    """The distribution of latencies, from send to seen."""
+    in_ms = [(share * 100, seconds * 1e3) for share, seconds in distribution(ascending_s)]
+    return Curve("Latency from send to seen", "percentile", "ms", in_ms)
+
+
 def new_client(number: int, room: Room) -> Client:
-    """With a client id as Yjs chooses one: 32 random bits."""
-    return Client(number, int.from_bytes(os.urandom(4), "big"), room.dialect)
+    return Client(number, client_number(), room.dialect)
+
+
+def client_number() -> int:
+    """As Yjs chooses one: 32 random bits."""
+    return int.from_bytes(os.urandom(4), "big")
 
 
 async def join_all(clients: Sequence[Client], room: Room) -> None:

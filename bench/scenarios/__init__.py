@@ -1,9 +1,18 @@
 """What can be measured, one module a scenario, and the sets that `make bench` and RESULTS.md are made of."""
 
 from bench.model import Load
+from bench.scenarios.cursors import CursorsLoad
 from bench.scenarios.fanout import FanoutLoad
+from bench.scenarios.join import ColdJoinLoad, JoinLoad
+from bench.scenarios.rooms import RoomsLoad
 
-SCENARIOS: tuple[type[Load], ...] = (FanoutLoad,)
+SCENARIOS: tuple[type[Load], ...] = (
+    FanoutLoad,
+    CursorsLoad,
+    RoomsLoad,
+    JoinLoad,
+    ColdJoinLoad,
+)
 """Each becomes a command of the command line, with an option for every field."""
 
 

@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from bench.client import Client
 from bench.ledger import Delivery, Ledger, Window
@@ -12,9 +12,10 @@ from bench.measuring import (
     CONDITIONS,
     QUIET_S,
     Cost,
-    collector_at_rest,
+    drive,
     join_all,
     known,
+    latency_curve,
     leave_all,
     lost_connections,
     new_client,
@@ -22,10 +23,9 @@ from bench.measuring import (
     remarks_on,
     until_quiet,
 )
-from bench.model import Curve, Figure, Goal, Place, Run, option
-from bench.process import Moment, Probe
+from bench.model import Figure, Goal, Place, Run, option
 from bench.servers import Server
-from bench.statistics import distribution, percentile
+from bench.statistics import percentile
 
 MEMORY_LIMIT_BYTES = 4 << 30
 BYTES_A_COPY = 200
@@ -103,7 +103,9 @@ class FanoutLoad:
             await leave_all([*clients, newcomer])
         return self._run(server.name, delivery, Cost.between(before, after), schedule, faults)
 
-    def _run(self, server: str, delivery: Delivery, cost: Cost, schedule: Schedule, faults: list[str]) -> Run:
+    def _run(
+        self, server: str, delivery: Delivery, cost: Cost, schedule: Schedule[Any], faults: list[str]
+    ) -> Run:
         conditions = cost.conditions(schedule.late_s)
         remarks = remarks_on(conditions)
         if delivery.copies_in_window < BEHIND_LIMIT * delivery.sent_in_window * (self.clients - 1):
@@ -132,17 +134,6 @@ class FanoutLoad:
         )  # fmt: skip
 
 
-async def drive(schedule: Schedule, warm_up_s: float, seconds: float, probe: Probe) -> tuple[Moment, Moment]:
-    """Sends through warm-up and window; the moments at the window's ends."""
-    with collector_at_rest():
-        async with asyncio.TaskGroup() as group:
-            sending = group.create_task(schedule.run(warm_up_s + seconds))
-            await asyncio.sleep(warm_up_s)
-            before = probe.read()
-            await sending
-            return before, probe.read()
-
-
 async def settle(clients: Sequence[Client], ledger: Ledger, window: Window, limit_s: float) -> Delivery:
     """Waits until every copy has arrived or nothing more comes; bounded."""
     loop = asyncio.get_running_loop()
@@ -153,12 +144,6 @@ async def settle(clients: Sequence[Client], ledger: Ledger, window: Window, limi
         if not delivery.copies_missing or loop.time() >= deadline:
             return delivery
         await asyncio.sleep(QUIET_S)
-
-
-def latency_curve(ascending_s: Sequence[float]) -> Curve:
-    """The distribution of latencies, from send to seen."""
-    in_ms = [(share * 100, seconds * 1e3) for share, seconds in distribution(ascending_s)]
-    return Curve("Latency from send to seen", "percentile", "ms", in_ms)
 
 
 def _faults(clients: Sequence[Client], delivery: Delivery, unseen_by_newcomer: int) -> list[str]:
