@@ -48,7 +48,7 @@ from rooms.lifecycle import NEXT, Happening, Phase
 from rooms.pacing import Pacer
 from rooms.peer import Member
 from rooms.presence import Presence
-from tmi.domain.errors import BadFrame
+from tmi.domain.errors import BadFrame, TooLarge
 from tmi.domain.ids import DiagramId, Fence, Seq, UserId
 from tmi.domain.ports import LoggedUpdate, Origin, RoomBatch
 from tmi.domain.roles import Action, Role, may
@@ -56,6 +56,7 @@ from tmi.domain.roles import Action, Role, may
 _MAX_ASKED = 16
 """SyncStep1s to one session that may be unanswered."""
 
+TOO_LARGE = "this diagram has reached its size limit: only deleting helps"
 READ_ONLY = "your role on this threat model does not allow editing"
 
 
@@ -72,6 +73,11 @@ class RoomLimits:
     batch_max_bytes: int = 4 * 1024 * 1024
     awareness_max_bytes: int = 64 * 1024
     ids_per_session: int = 16
+    document_max_bytes: int = 64 * 1024 * 1024
+    """The document's encoded size, from where on edits only may delete."""
+    measure_interval_s: float = 10.0
+    """How often a document at its limit is measured, unless it grows fast: 64 MiB take 0.1 s and more."""
+    sessions_max: int = 5_000
 
 
 @dataclass(slots=True)
@@ -121,6 +127,7 @@ class Room:
         self._in_flight: tuple[LoggedUpdate, ...] = ()
         self._waiting: deque[tuple[Seq, dict[SessionNumber, list[int]]]] = deque()
         """By number: how many SyncStep2 and Update messages of which session wait for its commit."""
+        self._measured_at, self._measured = float("-inf"), 0
         self._edits = Pacer(limits.tick_s, limits.quiet_copies_per_s)
         self._cursors = Pacer(limits.awareness_tick_s, limits.quiet_copies_per_s)
 
@@ -145,6 +152,11 @@ class Room:
     def session_count(self) -> int:
         """How many sessions are connected."""
         return len(self._sessions)
+
+    @property
+    def is_full(self) -> bool:
+        """No further session may join."""
+        return len(self._sessions) >= self._limits.sessions_max
 
     @property
     def is_empty(self) -> bool:
@@ -263,7 +275,12 @@ class Room:
                 session.refused += syncs + updates
                 return (Refuse(session.number, READ_ONLY),)
             return self._acknowledge_later(session.number, syncs, updates)
-        applied = self.document.apply(update)
+        document = self.document
+        if document.bytes_estimate + len(update) > self._limits.document_max_bytes and self._is_over_limit(
+            update, now
+        ):
+            return self._end(session.number, closing.DOCUMENT_TOO_LARGE, TOO_LARGE, now)
+        applied = document.apply(update)
         if not applied.adds:
             return self._acknowledge_later(session.number, syncs, updates)
         source = session.number, session.member.user
@@ -274,6 +291,22 @@ class Room:
             session.asked_at = self.document.version
             effects.extend(self._ask(session))
         return effects
+
+    def _is_over_limit(self, update: bytes, now: float) -> bool:
+        """Whether the update would take the document past its size limit; one that only deletes never does.
+
+        The estimate is the last encoded size and all that came since, so it never forgets and has to be
+        corrected now and then: after a quarter of the limit has come, or some time. Whoever keeps a document
+        at its limit causes no more encoding than that; in between the estimate decides.
+        """
+        document = self.document
+        if not document.would_grow(update):
+            return False
+        limits = self._limits
+        grown = document.bytes_estimate - self._measured
+        if now - self._measured_at >= limits.measure_interval_s or grown >= limits.document_max_bytes // 4:
+            self._measured_at, self._measured = now, document.measure()
+        return document.bytes_estimate + len(update) > limits.document_max_bytes
 
     def _worth(self, session: _Session, origin: Origin) -> tuple[int, int]:
         """How many messages the commit of this one acknowledges: SyncStep2 and Update."""
@@ -298,6 +331,7 @@ class Room:
             effects.append(Journal())
         self._unsent.append(LoggedUpdate(self.seq, author, origin, update))
         self.unsaved_bytes += len(update)
+        self.document.bytes_estimate += len(update)
         if relay == EMPTY_UPDATE:
             return effects  # all of it waits for something; it goes out when that has come
         self._edits.count(now)
@@ -331,9 +365,12 @@ class Room:
         self, change: Callable[[Document], bytes | None], author: UserId | None, origin: Origin, now: float
     ) -> Effects:
         """Change the document from the server's side in one transaction; `change` returns its update, or
-        None.
+        None. Raises TooLarge when the document is at its size limit.
         """
-        update = change(self.document)
+        limits, document = self._limits, self.document
+        if document.bytes_estimate > limits.document_max_bytes < document.measure():
+            raise TooLarge(TOO_LARGE)
+        update = change(document)
         return NOTHING if update is None else self._accept(update, update, None, author, origin, now)
 
     # --- fan-out --------------------------------------------------------------------------------

@@ -5,6 +5,7 @@ counted, and ends the one session it happened in.
 """
 
 import logging
+from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Mapping
 
 from crdt.document import Document
@@ -77,6 +78,8 @@ class RoomRunner:
         """Size of the newest snapshot."""
         self.tail_weight = 0
         """What loading would have to replay after it, in bytes, with a share for each update."""
+        self.closes: Counter[int] = Counter()
+        """Sessions that the room has ended, by code; the service gives all its rooms the same one."""
         self._ticker = ticker
         self._on_journal = on_journal
         self._peers: dict[SessionNumber, Peer] = {}
@@ -217,6 +220,7 @@ class RoomRunner:
     def _close(self, effect: Close) -> None:
         peer = self._forget(effect.session)
         if peer is not None:
+            self.closes[effect.code] += 1
             peer.close(effect.code, effect.reason)
 
     def _forget(self, number: SessionNumber) -> Peer | None:

@@ -134,6 +134,9 @@ class HocuspocusDocument:
         """End this document, or the whole socket where the client is to come back or is at fault."""
         if code in _ENDS_ALONE:
             self.socket.deny(self, reason)
+            if code == closing.DOCUMENT_TOO_LARGE:
+                # The provider keeps the edit that was refused, so it must not believe itself connected.
+                self.socket.close(code, reason)
         else:
             self.socket.close(code, reason)
 
