@@ -14,7 +14,7 @@ from api import collab_tokens, diagrams, docs, oauth, threat_models
 from api.bodies import answer, problem_answer
 from api.context import EXTENSION, HOST, Context, public, require_sign_in
 from api.errors import INTERNAL, Problem, problem_of
-from api.probes import DatabasePing, probe_routes
+from api.probes import DatabasePing, metrics_routes, probe_routes
 from api.services import Services
 from tmi.domain.errors import BadInput, TmiError
 
@@ -80,6 +80,8 @@ def create_app(services: Services) -> RestApp:
         probe_routes(ping),
     ):
         app.register_blueprint(routes)
+    if services.metrics is not None:
+        app.register_blueprint(metrics_routes(services.metrics, services.options.metrics_token))
     app.before_request(_require_a_host)
     app.before_request(require_sign_in)
     app.after_request(_with_security_headers)

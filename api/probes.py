@@ -1,14 +1,15 @@
-"""Health, for those who keep the service running."""
+"""Health and figures, for those who keep the service running."""
 
 import asyncio
 import time
 
-from quart import Blueprint, Response
-from quart_schema import operation_id, tag
+from quart import Blueprint, Response, request
+from quart_schema import hide, operation_id, tag
 
 from api import bodies, schemas
 from api.context import public, services
 from api.documented import operation
+from api.metrics import CONTENT_TYPE, Metrics, check_reader
 from tmi.domain.errors import Draining, Unavailable
 from tmi.domain.ports import Database
 
@@ -64,5 +65,20 @@ def probe_routes(ping: DatabasePing) -> Blueprint:
             raise Unavailable("the service is starting")
         status = "ok" if await ping.answered() else "degraded: database"
         return bodies.answer(schemas.HealthAnswer(status=status))
+
+    return routes
+
+
+def metrics_routes(metrics: Metrics, token: str | None) -> Blueprint:
+    """The route of figures."""
+    routes = Blueprint("metrics", __name__)
+
+    @routes.get("/metrics")
+    @public
+    @hide
+    async def figures() -> Response:
+        """Figures for Prometheus"""
+        check_reader(request.remote_addr, request.headers, token)
+        return Response(metrics.text(), content_type=CONTENT_TYPE)
 
     return routes

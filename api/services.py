@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 
+from api.metrics import Metrics
 from api.tokens import Tokens
 from rooms.service import Rooms
 from tmi.domain.ports import (
@@ -26,6 +27,8 @@ class ApiOptions:
     body_timeout_s: float = 30.0
     refresh_token_ttl_s: float = 7 * 24 * 3600.0
     ping_timeout_s: float = 1.0
+    metrics_token: str | None = field(default=None, repr=False)
+    """What a reader of `/metrics` has to bring; None: it has to be on this machine."""
 
 
 @dataclass(slots=True)
@@ -50,4 +53,5 @@ class Services:
     tokens: Tokens
     database: Database
     options: ApiOptions = field(default_factory=ApiOptions)
+    metrics: Metrics | None = None
     health: Health = field(default_factory=Health)

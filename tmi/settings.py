@@ -20,7 +20,8 @@ from tmi.domain.errors import StartupError
 
 PREFIX = "TMI_"
 FILE_SUFFIX = "_file"
-SECRETS = ("database_url",)
+SECRETS = ("database_url", "metrics_token")
+METRICS_TOKEN_MIN = 16
 SECRET_FILE_MAX_BYTES = 64 * 1024
 KIB = 1024
 MIB = 1024 * KIB
@@ -92,6 +93,15 @@ class Settings(BaseSettings):
     """Edits that may wait for their commit, all rooms together."""
     room_idle_s: Seconds = 30.0
     """A room without anybody is closed after this long."""
+    rooms_max_bytes: Annotated[int, Field(ge=MIB)] = 1024 * MIB
+    """Estimated memory of all rooms above which rooms without anybody are closed early, least recently used
+    first.
+    """
+    rooms_hard_max_bytes: Annotated[int, Field(ge=MIB)] = 2048 * MIB
+    """Estimated memory of all rooms above which no further one is opened."""
+    document_max_bytes: Annotated[int, Field(ge=64 * KIB, le=1024 * MIB)] = 64 * MIB
+    """A diagram's encoded size, from which on edits may only delete: others are refused with 4413."""
+    clients_per_room_max: Annotated[int, Field(ge=1)] = 5_000
 
     # bounds of clients
     frame_max_bytes: Annotated[int, Field(ge=KIB, le=256 * MIB)] = 16 * MIB
@@ -100,8 +110,21 @@ class Settings(BaseSettings):
     body_max_bytes: Annotated[int, Field(ge=KIB, le=256 * MIB)] = MIB
     """A REST request's body."""
     sockets_max: Annotated[int, Field(ge=1)] = 20_000
+    sockets_per_address_max: Annotated[int, Field(ge=1)] = 10_000
+    """Live sockets from one IPv4 address or IPv6 /64; behind a proxy, all of them come from the proxy's."""
     documents_per_user_max: Annotated[int, Field(ge=1)] = 1000
     """Diagrams that one user may have open at once, each tab counted."""
+    client_edits_per_s: Annotated[float, Field(gt=0)] = 1_000.0
+    """Frames that one live socket may send in the long run, cursors included; past that it is read later."""
+    client_edits_burst: Annotated[int, Field(ge=1)] = 5_000
+    client_bytes_per_s: Annotated[float, Field(ge=KIB)] = 8.0 * MIB
+    client_bytes_burst: Annotated[int, Field(ge=KIB)] = 64 * MIB
+    rate_patience_s: Annotated[float, Field(gt=0, le=60)] = 10.0
+    """How long, in a minute, a socket over its rate is read late before it is closed with 1013."""
+
+    # watching it
+    metrics_token: SecretStr | None = None
+    """Who asks for /metrics has to bring it as a bearer token; None: only this machine may ask."""
 
     # sign-in
     access_token_ttl_s: Annotated[float, Field(ge=1, le=24 * 3600)] = 900.0
@@ -131,6 +154,19 @@ class Settings(BaseSettings):
         if value is not None and urlsplit(value.get_secret_value()).scheme not in ("postgresql", "postgres"):
             raise ValueError("give a URL like postgresql://user:password@host/database")
         return value
+
+    @field_validator("metrics_token")
+    @classmethod
+    def _is_long(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None and len(value.get_secret_value()) < METRICS_TOKEN_MIN:
+            raise ValueError(f"give at least {METRICS_TOKEN_MIN} characters")
+        return value
+
+    @model_validator(mode="after")
+    def _rooms_fit(self) -> Self:
+        if self.rooms_hard_max_bytes < self.rooms_max_bytes:
+            raise ValueError("TMI_ROOMS_HARD_MAX_BYTES may not be less than TMI_ROOMS_MAX_BYTES")
+        return self
 
     @model_validator(mode="after")
     def _dev_is_local(self) -> Self:

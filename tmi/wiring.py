@@ -14,6 +14,7 @@ from typing import Any
 from api.app import RestApp, create_app
 from api.live.endpoint import LiveEndpoint
 from api.live.options import LiveOptions
+from api.metrics import Metrics
 from api.services import ApiOptions, Health, Services
 from api.tokens import Tokens, shared_signing_keys
 from persistence.postgres.access import PostgresAccessControl
@@ -26,6 +27,7 @@ from persistence.postgres.update_log import PostgresUpdateLog
 from persistence.postgres.users import PostgresUsers
 from rooms.coordination.local import LocalCoordinator
 from rooms.journal import JournalLimits
+from rooms.room import RoomLimits
 from rooms.service import Rooms, RoomsLimits
 from tmi.domain.errors import DatabaseUnavailable, StartupError, TmiError
 from tmi.embedded.data_directory import locked
@@ -93,6 +95,9 @@ async def build(settings: Settings) -> AsyncIterator[Service]:
         await stack.enter_async_context(rooms.running())
         sign_ins = PostgresSignIns(database)
         tokens = await _tokens(settings, database)
+        live = LiveEndpoint(rooms, tokens, access, sign_ins, _live_options(settings))
+        metrics = Metrics(rooms, live.sockets, lambda: database.open_connections)
+        await stack.enter_async_context(metrics.running())
         services = Services(
             threat_models=PostgresThreatModels(database),
             diagrams=PostgresDiagrams(database),
@@ -103,8 +108,8 @@ async def build(settings: Settings) -> AsyncIterator[Service]:
             tokens=tokens,
             database=database,
             options=_api_options(settings),
+            metrics=metrics,
         )
-        live = LiveEndpoint(rooms, tokens, access, sign_ins, _live_options(settings))
         yield Service(create_app(services), live, rooms, services.health, taken_over)
 
 
@@ -119,7 +124,13 @@ async def _tokens(settings: Settings, database: PostgresDatabase) -> Tokens:
 
 def _rooms_limits(settings: Settings) -> RoomsLimits:
     return RoomsLimits(
-        journal=JournalLimits(max_bytes=settings.journal_max_bytes), idle_s=settings.room_idle_s
+        room=RoomLimits(
+            document_max_bytes=settings.document_max_bytes, sessions_max=settings.clients_per_room_max
+        ),
+        journal=JournalLimits(max_bytes=settings.journal_max_bytes),
+        idle_s=settings.room_idle_s,
+        memory_max_bytes=settings.rooms_max_bytes,
+        memory_hard_max_bytes=settings.rooms_hard_max_bytes,
     )
 
 
@@ -129,6 +140,7 @@ def _api_options(settings: Settings) -> ApiOptions:
         public_url=settings.public_url,
         max_body_bytes=settings.body_max_bytes,
         refresh_token_ttl_s=settings.refresh_token_ttl_s,
+        metrics_token=settings.metrics_token.get_secret_value() if settings.metrics_token else None,
     )
 
 
@@ -141,6 +153,12 @@ def _live_options(settings: Settings) -> LiveOptions:
         documents_per_user_max=settings.documents_per_user_max,
         frame_max_bytes=settings.frame_max_bytes,
         outbox_max_bytes=settings.outbox_max_bytes,
+        sockets_per_address_max=settings.sockets_per_address_max,
+        edits_per_s=settings.client_edits_per_s,
+        edits_burst=settings.client_edits_burst,
+        bytes_per_s=settings.client_bytes_per_s,
+        bytes_burst=settings.client_bytes_burst,
+        rate_patience_s=settings.rate_patience_s,
     )
 
 

@@ -123,6 +123,11 @@ class PostgresDatabase:
         except TimeoutError:
             self._pool.terminate()
 
+    @property
+    def open_connections(self) -> int:
+        """Connections that are open now, without those of the lock and of migrations."""
+        return self._pool.get_size() + self._hot.open
+
     # --- for the adapters ---
 
     @asynccontextmanager

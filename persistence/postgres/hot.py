@@ -28,12 +28,19 @@ class HotConnections:
         self._connect = connect
         self._slots = asyncio.Semaphore(limit)
         self._idle: list[Connection] = []
+        self._in_use = 0
         self._closed = False
+
+    @property
+    def open(self) -> int:
+        """Connections that are open, as far as is known."""
+        return len(self._idle) + self._in_use
 
     async def fetch(self, sql: str, *arguments: Any) -> Sequence[Record]:
         """The rows of one statement. Raises what asyncpg raises."""
         async with self._slots:
             connection = await self._take()
+            self._in_use += 1
             try:
                 rows = await connection.fetch(sql, *arguments)
             except (*AWAY, asyncio.CancelledError):
@@ -42,6 +49,8 @@ class HotConnections:
             except asyncpg.PostgresError:
                 self._keep(connection)
                 raise
+            finally:
+                self._in_use -= 1
             self._keep(connection)
             return rows
 

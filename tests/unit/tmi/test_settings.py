@@ -146,3 +146,21 @@ def test_a_secret_is_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(BadSetting) as raised:
         read(monkeypatch, TMI_DATABASE_URL="mysql://tmi:hidden@db/tmi")
     assert "hidden" not in str(raised.value)
+
+
+def test_a_short_metrics_token_is_refused_and_a_long_one_may_be_in_a_file(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    with pytest.raises(BadSetting, match="TMI_METRICS_TOKEN: give at least 16 characters"):
+        read(monkeypatch, TMI_METRICS_TOKEN="short")
+    monkeypatch.delenv("TMI_METRICS_TOKEN")
+    file = tmp_path / "token"
+    file.write_text("a-token-of-some-length\n")
+    token = read(monkeypatch, TMI_METRICS_TOKEN_FILE=str(file)).metrics_token
+    assert token is not None
+    assert "a-token-of-some-length" == token.get_secret_value()
+
+
+def test_the_hard_limit_of_rooms_is_not_below_the_soft_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(BadSetting, match="TMI_ROOMS_HARD_MAX_BYTES"):
+        read(monkeypatch, TMI_ROOMS_HARD_MAX_BYTES=str(512 * 1024 * 1024))
