@@ -52,6 +52,16 @@ class Session:
         """Hand a message to the room. A client's fault closes its peer with 4400; nothing is raised."""
         self._runner.receive(self._number, message)
 
+    def receive_update(self, update: bytes) -> None:
+        """Hand over what an Update message carries; as `receive`, and cheaper."""
+        runner = self._runner
+        try:
+            if runner.room.hold(self._number, update):
+                return
+        except BadFrame:
+            pass  # it is raised again, and handled, there
+        runner.receive_update(self._number, update)
+
     def pause(self) -> None:
         """The socket's write buffer has passed its high mark: no more broadcasts until `resume`."""
         # The buffer may fill up in the middle of a broadcast, and `pause` flushes: wait for this turn's end.
@@ -105,8 +115,15 @@ class RoomRunner:
 
     def receive(self, number: SessionNumber, message: Message) -> None:
         """Hand a message of a session to the room."""
+        self._receive(self.room.receive, number, message)
+
+    def receive_update(self, number: SessionNumber, update: bytes) -> None:
+        """Hand an Update message of a session to the room."""
+        self._receive(self.room.receive_update, number, update)
+
+    def _receive(self, take: Callable[..., Effects], number: SessionNumber, content: Message | bytes) -> None:
         try:
-            effects = self.room.receive(number, message, self._ticker.now())
+            effects = take(number, content, self._ticker.now())
         except BadFrame as fault:
             self.end_session(number, closing.BAD_FRAME, str(fault)[:120])
         except Exception:
@@ -123,12 +140,16 @@ class RoomRunner:
 
     def resume(self, number: SessionNumber) -> None:
         """Bring a slow reader up to date."""
-        self.perform(self.room.resume(number))
+        self.perform(self.room.resume(number, self._ticker.now()))
 
     def leave(self, number: SessionNumber) -> None:
         """A session's connection is gone."""
         self.perform(self.room.leave(number, self._ticker.now()))
         self._forget(number)
+
+    def settle(self) -> None:
+        """Bring the document up to what has arrived."""
+        self.perform(self.room.settle(self._ticker.now()))
 
     def later(self, callback: Callable[[], None]) -> None:
         """Call back at the end of this turn of the loop."""
