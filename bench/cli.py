@@ -1,27 +1,25 @@
-"""`python -m bench`: the commands of the load tester."""
+"""`python -m bench`: the commands of the load tester, one for each scenario and two for sets of them."""
 
 import sys
+from collections.abc import Callable, Sequence
+from dataclasses import MISSING, fields
 from pathlib import Path
+from typing import Any
 
 import click
 import uvloop
 from picows import WSError
 from rich.console import Console
 
-from bench.report import Goal
+from bench.model import Load
 from bench.runner import Plan, carry_out
-from bench.scenarios.fanout import FanoutLoad
-from bench.servers import SERVERS, ServerError
+from bench.scenarios import SCENARIOS, full_set, short_set
+from bench.servers import SERVERS, Server, ServerError
 
-SHORT_SECONDS = 6.0
-SHORT_REPEATS = 2
-GOALS = {
-    10: Goal(cpu_ratio=0.85, p50_ratio=1.5),
-    40: Goal(cpu_ratio=0.45, p99_ms=20),
-    100: Goal(cpu_ratio=0.25, p99_ms=20),
-    200: Goal(cpu_ratio=0.2, p99_ms=20),
-}
-"""What TMI must reach with 50 clients and 10 writers, by edits per second of each."""
+SHORT_SECONDS = 3.0
+FULL_SECONDS = 8.0
+FULL_REPEATS = 3
+WIDTH_WITHOUT_TERMINAL = 200
 
 
 def _names(context: click.Context, parameter: click.Parameter, value: str) -> tuple[str, ...]:
@@ -33,14 +31,80 @@ def _names(context: click.Context, parameter: click.Parameter, value: str) -> tu
     return names
 
 
-servers_option = click.option(
-    "--servers", callback=_names, default="tmi,hocuspocus,y-websocket", show_default=True,
-    help="Which to measure, in which order.",
-)  # fmt: skip
-json_option = click.option(
-    "--json", "json_file", type=click.Path(dir_okay=False, writable=True, path_type=Path),
-    help="Write all figures here.",
-)  # fmt: skip
+def _file(name: str, help_text: str) -> click.Option:
+    path = click.Path(dir_okay=False, writable=True, path_type=Path)
+    return click.Option([f"--{name}", f"{name}_file"], type=path, help=help_text)
+
+
+def _common(repeat: int) -> list[click.Parameter]:
+    """The options of every command that measures."""
+    return [
+        click.Option(
+            ["--servers"], callback=_names, default="tmi,hocuspocus,y-websocket", show_default=True,
+            help="Which to measure, in which order.",
+        ),
+        click.Option(
+            ["--repeat"], type=click.IntRange(1, 100), default=repeat, show_default=True,
+            help="Interleaved runs of each.",
+        ),
+        _file("json", "Write all figures here."),
+        _file("html", "Write a report with charts here."),
+    ]  # fmt: skip
+
+
+def _fields_as_options(scenario: type[Load]) -> list[click.Parameter]:
+    return [
+        click.Option(
+            [f"--{field.name.replace('_', '-')}"], type=type(field.default), default=field.default,
+            is_flag=isinstance(field.default, bool), show_default=True, help=field.metadata["help"],
+        )
+        for field in fields(scenario)  # type: ignore[arg-type]
+        if field.default is not MISSING
+    ]  # fmt: skip
+
+
+def _scenario_command(scenario: type[Load]) -> click.Command:
+    def run(
+        repeat: int, servers: Sequence[str], json_file: Path | None, html_file: Path | None, **load: Any
+    ) -> None:
+        try:
+            loads = [scenario(**load)]
+        except ValueError as unsound:
+            raise click.UsageError(str(unsound)) from unsound
+        _carry_out(Plan(loads, _makers(servers), repeat, json_file, html_file))
+
+    parameters = [*_fields_as_options(scenario), *_common(1)]
+    return click.Command(scenario.scenario, callback=run, params=parameters, help=scenario.__doc__)
+
+
+def _set_command(
+    name: str, help_text: str, loads: Callable[[float], list[Load]], seconds_each: float, repeat_each: int
+) -> click.Command:
+    def run(
+        seconds: float, repeat: int, servers: Sequence[str], json_file: Path | None, html_file: Path | None
+    ) -> None:
+        _carry_out(Plan(loads(seconds), _makers(servers), repeat, json_file, html_file))
+
+    window = click.Option(
+        ["--seconds"], type=click.FloatRange(1, 600), default=seconds_each, show_default=True,
+        help="Length of each measured window.",
+    )  # fmt: skip
+    return click.Command(name, callback=run, params=[window, *_common(repeat_each)], help=help_text)
+
+
+def _makers(names: Sequence[str]) -> list[Callable[[], Server]]:
+    return [SERVERS[name] for name in names]
+
+
+def _carry_out(plan: Plan) -> None:
+    console = Console(width=None if sys.stdout.isatty() else WIDTH_WITHOUT_TERMINAL)
+    try:
+        sound = uvloop.run(carry_out(plan, console, sys.argv[1:]))
+    except (ServerError, WSError, OSError, TimeoutError) as failure:
+        raise click.ClickException(str(failure) or type(failure).__name__) from failure
+    if not sound:
+        console.print("[red]TMI lost or altered something, or broke off: see the tables.")
+        sys.exit(1)
 
 
 @click.group()
@@ -48,42 +112,11 @@ def main() -> None:
     """Measure TMI and its peers on this machine, side by side, over the wire."""
 
 
-@main.command()
-@click.option("--clients", type=click.IntRange(2, 5000), default=50, show_default=True)
-@click.option("--writers", type=click.IntRange(1, 5000), default=10, show_default=True)
-@click.option("--rate", type=click.FloatRange(0.1, 5000), default=10.0, show_default=True, help="Edits/s.")
-@click.option("--seconds", type=click.FloatRange(1, 600), default=8, show_default=True, help="Measured.")
-@click.option("--repeat", type=click.IntRange(1, 100), default=1, show_default=True, help="Interleaved runs.")
-@servers_option
-@json_option
-def fanout(
-    clients: int, writers: int, rate: float, seconds: float, repeat: int, servers: tuple[str, ...],
-    json_file: Path | None,
-) -> None:  # fmt: skip
-    """One room: what a delivered copy of an edit costs, and how long it takes."""
-    try:
-        load = FanoutLoad(clients, writers, rate, seconds)
-    except ValueError as unsound:
-        raise click.UsageError(str(unsound)) from unsound
-    _carry_out(Plan([load], servers, repeat, {}, json_file))
-
-
-@main.command()
-@servers_option
-@json_option
-@click.option("--seconds", type=click.FloatRange(1, 60), default=SHORT_SECONDS, show_default=True)
-@click.option("--repeat", type=click.IntRange(1, 20), default=SHORT_REPEATS, show_default=True)
-def short(servers: tuple[str, ...], json_file: Path | None, seconds: float, repeat: int) -> None:
-    """The sound short set, in less than five minutes: one room under four loads, held against its targets."""
-    loads = {FanoutLoad(50, 10, rate, seconds): goal for rate, goal in GOALS.items()}
-    _carry_out(Plan(list(loads), servers, repeat, loads, json_file))
-
-
-def _carry_out(plan: Plan) -> None:
-    console = Console(width=None if sys.stdout.isatty() else 200)
-    try:
-        sound = uvloop.run(carry_out(plan, console, sys.argv[1:]))
-    except (ServerError, WSError, OSError, TimeoutError) as failure:
-        raise click.ClickException(str(failure) or type(failure).__name__) from failure
-    if not sound:
-        sys.exit(1)
+for known in SCENARIOS:
+    main.add_command(_scenario_command(known))
+main.add_command(
+    _set_command("short", "The sound short set, in less than five minutes.", short_set, SHORT_SECONDS, 1)
+)
+main.add_command(
+    _set_command("full", "Every row of the targets and every scenario.", full_set, FULL_SECONDS, FULL_REPEATS)
+)

@@ -2,8 +2,9 @@
 
 import asyncio
 from array import array
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from time import perf_counter
+from typing import Generic, TypeVar
 
 from bench.client import Client
 from bench.yjs import any_position
@@ -15,11 +16,23 @@ EDITS_BETWEEN_READS = 32
 """A late sender still lets its sockets be read this often."""
 
 
-class Schedule:
+ClientT = TypeVar("ClientT", bound=Client)
+
+
+def send_one(writer: Client) -> None:
+    """A node's new place, under a key that nobody used before."""
+    number = len(writer.sent_at)
+    writer.edit(b"%d.%d" % (writer.number, number), any_position(number % 1900, number % 1070))
+
+
+class Schedule(Generic[ClientT]):
     """Writers take turns, evenly spaced; `late_s` says by how much each edit was sent after its time."""
 
-    def __init__(self, writers: Sequence[Client], edits_per_s_each: float) -> None:
+    def __init__(
+        self, writers: Sequence[ClientT], edits_per_s_each: float, act: Callable[[ClientT], None] = send_one
+    ) -> None:
         self._writers = writers
+        self._act = act
         self._gap_s = 1 / (len(writers) * edits_per_s_each)
         self.late_s = array("d")
 
@@ -37,10 +50,4 @@ class Schedule:
             if writer.lost is not None:
                 return
             self.late_s.append(perf_counter() - due)
-            send_one(writer)
-
-
-def send_one(writer: Client) -> None:
-    """A node's new place, under a key that nobody used before."""
-    number = len(writer.sent_at)
-    writer.edit(b"%d.%d" % (writer.number, number), any_position(number % 1900, number % 1070))
+            self._act(writer)

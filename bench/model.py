@@ -6,7 +6,7 @@ and the reports know nothing else of a scenario, so a new one needs no change in
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar, Literal, Protocol
+from typing import Any, ClassVar, Literal, Protocol
 
 from bench.servers import Server
 
@@ -72,6 +72,11 @@ class Run:
     """Why this run's figures may not be used."""
     remarks: list[str] = field(default_factory=list)
     """What to bear in mind when reading them."""
+
+
+def option(default: float, help_text: str) -> Any:
+    """A field of a load that the command line offers: `--warm-up-s` for `warm_up_s`."""
+    return field(default=default, metadata={"help": help_text})
 
 
 class Load(Protocol):

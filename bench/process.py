@@ -115,14 +115,15 @@ class Moment:
     generator_s: float
     generator_core_s: float
     server_core_s: float
-    usage: Usage
+    usage: Usage | None
+    """None for a server whose processes are not on this machine."""
 
 
 @dataclass(frozen=True)
 class Probe:
     """Reads the clocks of one server, the generator and their cores."""
 
-    pid: int
+    pid: int | None
     database_pid: int | None
     generator_core: int
     server_core: int
@@ -133,5 +134,5 @@ class Probe:
             generator_s=time.process_time(),
             generator_core_s=core_busy_s(self.generator_core),
             server_core_s=core_busy_s(self.server_core),
-            usage=usage(self.pid, self.database_pid),
+            usage=None if self.pid is None else usage(self.pid, self.database_pid),
         )

@@ -27,9 +27,9 @@ class Dialect:
     def tell(self, update: bytes) -> bytes:
         return self.prefix + _TELL + var_bytes(update)
 
-    def presence(self, client: int, clock: int) -> bytes:
-        """`{}` as the state of `client`: what a stock client sends on open and renews every 15 s."""
-        entry = b"\x01" + var_uint(client) + var_uint(clock) + var_bytes(b"{}")
+    def presence(self, client: int, clock: int, state: bytes = b"{}") -> bytes:
+        """The state of `client`, JSON; `{}` is what a stock client sends on open and renews every 15 s."""
+        entry = b"\x01" + var_uint(client) + var_uint(clock) + var_bytes(state)
         return self.prefix + b"\x01" + var_bytes(entry)
 
     @property
@@ -41,6 +41,11 @@ class Dialect:
     def updates(self) -> tuple[bytes, bytes]:
         """How a frame begins that carries an update."""
         return self.prefix + _ANSWER, self.prefix + _TELL
+
+    @property
+    def present(self) -> bytes:
+        """How a frame begins that tells who is present."""
+        return self.prefix + b"\x01"
 
     @property
     def answered(self) -> bytes:

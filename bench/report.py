@@ -1,151 +1,224 @@
-"""The table in the terminal and the JSON file."""
+"""What came of a plan: medians beside the best peer, verdicts, the terminal's tables, the JSON document."""
 
 import json
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any, TypedDict
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from bench.machine import Provenance
-from bench.scenarios.fanout import FanoutLoad, FanoutRun
+from bench.model import Figure, Goal, Load, Run
 from bench.servers import OURS
 from bench.statistics import Spread
 
-FIGURES = (
-    "cpu_us_per_copy", "database_us_per_copy", "p50_ms", "p99_ms", "max_ms", "copies_per_s",
-    "copies_per_frame", "server_busy", "server_rss_bytes", "generator_busy",
-)  # fmt: skip
+FAULTS_SHOWN = 3
 
 
 @dataclass(frozen=True)
-class Goal:
-    """What a row of the targets asks of TMI beside the best peer."""
+class Verdict:
+    """One goal, held against the medians: `met` is None where nothing could be compared."""
 
-    cpu_ratio: float
-    p50_ratio: float | None = None
-    p99_ms: float | None = None
+    figure: str
+    met: bool | None
+    text: str
 
 
 @dataclass(frozen=True)
 class Summary:
     """All runs of one server under one load: medians with spread, and how it stands beside the best peer."""
 
+    scenario: str
+    load: str
     server: str
-    load: FanoutLoad
     runs: int
     figures: dict[str, Spread]
-    cpu_ratio: float | None
-    p50_ratio: float | None
-    faults: list[str]
-    remarks: list[str]
+    ratios: dict[str, float] = field(default_factory=dict)
+    """To the best peer's medians; only for what is ours."""
+    best_peer: str | None = None
+    verdicts: list[Verdict] = field(default_factory=list)
+    faults: list[str] = field(default_factory=list)
+    remarks: list[str] = field(default_factory=list)
 
 
-def summarise(runs: Sequence[FanoutRun]) -> list[Summary]:
+class Document(TypedDict):
+    """The JSON file; `servers`, `scenarios`, `runs` and `summaries` explain each other."""
+
+    about: Provenance
+    servers: dict[str, dict[str, object]]
+    scenarios: dict[str, dict[str, Any]]
+    runs: list[dict[str, Any]]
+    summaries: list[dict[str, Any]]
+
+
+def summarise(loads: Sequence[Load], runs: Sequence[Run]) -> list[Summary]:
     """One summary per load and server, in the order in which they were first run."""
-    groups: dict[tuple[FanoutLoad, str], list[FanoutRun]] = {}
-    for run in runs:
-        groups.setdefault((run.load, run.server), []).append(run)
-    sound_peers = {
-        key for key, group in groups.items() if key[1] not in OURS and not any(run.faults for run in group)
-    }
-    figures = {
-        key: {name: Spread.of([getattr(run, name) for run in group]) for name in FIGURES}
-        for key, group in groups.items()
-    }
-    return [
-        Summary(
-            server=server,
-            load=load,
-            runs=len(group),
-            figures=figures[load, server],
-            cpu_ratio=_ratio_to_best_peer(figures, sound_peers, load, server, "cpu_us_per_copy"),
-            p50_ratio=_ratio_to_best_peer(figures, sound_peers, load, server, "p50_ms"),
-            faults=_distinct(fault for run in group for fault in run.faults),
-            remarks=_distinct(remark for run in group for remark in run.remarks),
-        )
-        for (load, server), group in groups.items()
-    ]
+    found: list[Summary] = []
+    for load in loads:
+        groups: dict[str, list[Run]] = {}
+        for run in runs:
+            if (run.scenario, run.load) == (load.scenario, load.label):
+                groups.setdefault(run.server, []).append(run)
+        medians = {server: _spreads(load.figures, group) for server, group in groups.items()}
+        best = best_peer(load, groups, medians)
+        found.extend(_summary(load, server, group, medians, best) for server, group in groups.items())
+    return found
 
 
-def _ratio_to_best_peer(
-    figures: dict[tuple[FanoutLoad, str], dict[str, Spread]], sound_peers: set[tuple[FanoutLoad, str]],
-    load: FanoutLoad, server: str, figure: str,
-) -> float | None:  # fmt: skip
-    """Beside one server for every figure: of the peers that delivered everything, the cheapest in CPU."""
-    peers = [key for key in sound_peers if key[0] == load]
-    if server not in OURS or not peers:
-        return None
-    best = min(peers, key=lambda key: figures[key]["cpu_us_per_copy"].median)
-    return figures[load, server][figure].median / figures[best][figure].median
+def best_peer(
+    load: Load, groups: Mapping[str, Sequence[Run]], medians: Mapping[str, Mapping[str, Spread]]
+) -> str | None:
+    """Of the peers without a fault in any run, the one whose cost under this load is best."""
+    sound = [
+        server for server, group in groups.items()
+        if server not in OURS and load.cost in medians[server] and not any(run.faults for run in group)
+    ]  # fmt: skip
+    better = next(figure.better for figure in load.figures if figure.key == load.cost)
+    choose = max if better == "higher" else min
+    return choose(sound, key=lambda server: medians[server][load.cost].median, default=None)
+
+
+def _spreads(figures: Sequence[Figure], group: Sequence[Run]) -> dict[str, Spread]:
+    """A figure that some run lacks has no median."""
+    return {
+        figure.key: Spread.of([run.figures[figure.key] for run in group])
+        for figure in figures
+        if all(figure.key in run.figures for run in group)
+    }
+
+
+def _summary(
+    load: Load, server: str, group: Sequence[Run], medians: Mapping[str, dict[str, Spread]], best: str | None
+) -> Summary:
+    figures = medians[server]
+    ratios = _ratios(figures, medians[best]) if best is not None and server in OURS else {}
+    return Summary(
+        scenario=load.scenario,
+        load=load.label,
+        server=server,
+        runs=len(group),
+        figures=figures,
+        ratios=ratios,
+        best_peer=best,
+        verdicts=[_verdict(load, goal, figures, ratios) for goal in load.goals] if server in OURS else [],
+        faults=_distinct(fault for run in group for fault in run.faults),
+        remarks=_distinct(remark for run in group for remark in run.remarks),
+    )
+
+
+def _ratios(ours: Mapping[str, Spread], best: Mapping[str, Spread]) -> dict[str, float]:
+    return {key: ours[key].median / best[key].median for key in ours if key in best and best[key].median}
+
+
+def _verdict(load: Load, goal: Goal, figures: Mapping[str, Spread], ratios: Mapping[str, float]) -> Verdict:
+    figure = next(figure for figure in load.figures if figure.key == goal.figure)
+    if goal.ratio is not None:
+        value, bound, of = ratios.get(goal.figure), goal.ratio, "x the best peer"
+    else:
+        spread = figures.get(goal.figure)
+        value, bound, of = spread.median if spread else None, goal.limit or 0.0, f" {figure.unit}"
+    if value is None:
+        return Verdict(goal.figure, None, f"{figure.title}: nothing to compare")
+    met = value >= bound if figure.better == "higher" else value <= bound
+    sign = {("higher", True): ">=", ("higher", False): "<"}.get(
+        (str(figure.better), met), "<=" if met else ">"
+    )
+    return Verdict(goal.figure, met, f"{figure.title} {value:,.3g} {sign} {bound:,g}{of}")
 
 
 def _distinct(texts: Iterable[str]) -> list[str]:
     return list(dict.fromkeys(texts))
 
 
-def verdict(summary: Summary, goal: Goal) -> str:
-    """Where a row falls short of its goal; "met" if nowhere."""
-    short = list(summary.faults)
-    if summary.cpu_ratio is None:
-        return "no peer to compare with"
-    if summary.cpu_ratio > goal.cpu_ratio:
-        short.append(f"CPU {summary.cpu_ratio:.2f}x > {goal.cpu_ratio:g}x")
-    if goal.p50_ratio is not None and (summary.p50_ratio or 0) > goal.p50_ratio:
-        short.append(f"p50 {summary.p50_ratio:.2f}x > {goal.p50_ratio:g}x")
-    if goal.p99_ms is not None and summary.figures["p99_ms"].median > goal.p99_ms:
-        short.append(f"p99 {summary.figures['p99_ms'].median:.0f} > {goal.p99_ms:g} ms")
-    return "; ".join(short) or "met"
+def lost_or_altered(runs: Iterable[Run]) -> bool:
+    """Whether TMI did not do what was asked of it in any run."""
+    return any(run.faults for run in runs if run.server in OURS)
 
 
-def print_table(console: Console, summaries: Sequence[Summary], goals: dict[FanoutLoad, Goal]) -> None:
-    table = Table(title="Fan-out: medians (lowest to highest run)", title_justify="left", show_lines=False)
-    for name in ("load", "server"):
-        table.add_column(name, no_wrap=True)
-    for name in ("CPU us/copy", "x best peer", "p50 ms", "p99 ms", "Postgres us", "copies/s", "copies/frame"):
-        table.add_column(name, justify="right", no_wrap=True)
+def print_table(console: Console, loads: Sequence[Load], summaries: Sequence[Summary]) -> None:
+    """The table of one scenario, and under it how TMI stands to its goals."""
+    scenario = loads[0]
+    shown = [figure for figure in scenario.figures if figure.in_table]
+    title = f"{scenario.title}: medians (lowest to highest run)"
+    table = Table(title=title, title_justify="left", title_style="bold", header_style="bold")
+    table.add_column("load")
+    table.add_column("server", no_wrap=True)
+    for figure in shown:
+        table.add_column(f"{figure.title}\n{figure.unit}", justify="right", no_wrap=True)
+    table.add_column("x best\npeer", justify="right", no_wrap=True)
     table.add_column("check")
+    before = None
     for summary in summaries:
-        figures = summary.figures
+        if before not in (None, summary.load):
+            table.add_section()
         table.add_row(
-            summary.load.label,
+            summary.load if summary.load != before else "",
             summary.server,
-            _spread(figures["cpu_us_per_copy"], ".2f"),
-            "" if summary.cpu_ratio is None else f"{summary.cpu_ratio:.2f}",
-            _spread(figures["p50_ms"], ".1f"),
-            _spread(figures["p99_ms"], ".1f"),
-            f"{figures['database_us_per_copy'].median:.2f}",
-            f"{figures['copies_per_s'].median:,.0f}",
-            f"{figures['copies_per_frame'].median:.1f}",
+            *(_spread(summary.figures.get(figure.key), figure.form) for figure in shown),
+            f"{summary.ratios[scenario.cost]:.2f}" if scenario.cost in summary.ratios else "",
             _check(summary),
         )
+        before = summary.load
     console.print(table)
     for summary in summaries:
-        if summary.load in goals and summary.server in OURS:
-            console.print(f"{summary.load.label}, {summary.server}: {verdict(summary, goals[summary.load])}")
+        for verdict in summary.verdicts:
+            console.print(
+                f"  {_mark(summary, verdict)} {escape(f'{summary.load}, {summary.server}: {verdict.text}')}"
+            )
+    console.print()
 
 
-def _spread(spread: Spread, form: str) -> str:
-    if spread.low == spread.high:
+def _mark(summary: Summary, verdict: Verdict) -> str:
+    if verdict.met is None:
+        return "[yellow]?[/yellow]      "
+    if summary.faults:
+        return "[red]unsound[/red]"
+    return "[green]met[/green]    " if verdict.met else "[red]short[/red]  "
+
+
+def _spread(spread: Spread | None, form: str) -> str:
+    if spread is None:
+        return "-"
+    if f"{spread.low:{form}}" == f"{spread.high:{form}}":
         return f"{spread.median:{form}}"
     return f"{spread.median:{form}} ({spread.low:{form}} to {spread.high:{form}})"
 
 
 def _check(summary: Summary) -> str:
-    lines = [f"[red]{fault}[/red]" for fault in summary.faults[:3]] or ["sound"]
-    return "\n".join(lines + [f"[yellow]{remark}[/yellow]" for remark in summary.remarks[:3]])
+    lines = [f"[red]{escape(fault)}[/red]" for fault in summary.faults[:FAULTS_SHOWN]] or [
+        "[green]sound[/green]"
+    ]
+    if len(summary.faults) > FAULTS_SHOWN:
+        lines.append(f"[red]and {len(summary.faults) - FAULTS_SHOWN} faults more[/red]")
+    return "\n".join(
+        lines + [f"[yellow]{escape(remark)}[/yellow]" for remark in summary.remarks[:FAULTS_SHOWN]]
+    )
 
 
-def write_json(
-    path: Path, about: Provenance, servers: dict[str, dict[str, object]], runs: Sequence[FanoutRun],
+def document(
+    about: Provenance, servers: dict[str, dict[str, object]], loads: Sequence[Load], runs: Sequence[Run],
     summaries: Sequence[Summary],
-) -> None:  # fmt: skip
-    document = {
-        **about,
+) -> Document:  # fmt: skip
+    """All that is known of a plan that was carried out."""
+    return {
+        "about": about,
         "servers": servers,
+        "scenarios": {
+            load.scenario: {
+                "title": load.title,
+                "cost": load.cost,
+                "figures": [asdict(figure) for figure in load.figures],
+            }
+            for load in loads
+        },
         "runs": [asdict(run) for run in runs],
         "summaries": [asdict(summary) for summary in summaries],
-    }
+    }  # fmt: skip
+
+
+def write_json(path: Path, content: Document) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+    path.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n", encoding="utf-8")

@@ -25,3 +25,17 @@ def percentile(ascending: Sequence[float], share: float) -> float:
         return float("nan")
     rank = ceil(share * len(ascending) - 1e-9)
     return ascending[max(0, rank - 1)]
+
+
+def distribution(ascending: Sequence[float]) -> list[tuple[float, float]]:
+    """Percentiles to draw, as (share, value); the tail more finely than the middle."""
+    if not ascending:
+        return []
+    return [(share, percentile(ascending, share)) for share in _SHARES]
+
+
+_SHARES = (
+    *(n / 100 for n in range(0, 90, 2)),
+    *(n / 1000 for n in range(900, 990, 5)),
+    *(n / 1000 for n in range(990, 1001)),
+)

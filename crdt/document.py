@@ -112,6 +112,7 @@ class Document:
         "_state",
         "_state_vector",
         "_subscription",
+        "bytes_estimate",
         "rejected",
         "version",
     )
@@ -121,6 +122,8 @@ class Document:
         """Rises with each change."""
         self.rejected = 0
         """How many stored updates could not be applied while loading."""
+        self.bytes_estimate = 0
+        """What encoding it last took, in bytes. Who applies updates adds their sizes (see `measure`)."""
         self._pending = NOTHING_PENDING
         self._hopeless: tuple[Ranges, Ranges] | None = (
             None  # what healing did not help; it is not tried twice
@@ -175,6 +178,7 @@ class Document:
                 except BadUpdate:
                     document.rejected += 1
         document.version = 0
+        document.bytes_estimate = sum(map(len, stored))
         return document
 
     # --- changing -------------------------------------------------------------------------------
@@ -428,6 +432,7 @@ class Document:
         """What is integrated; cached per version."""
         if self._state is None:
             self._state = self._doc.get_update()
+            self.bytes_estimate = len(self._state)
         return self._state
 
     def _with_pending(self, update: bytes) -> bytes:
@@ -438,6 +443,16 @@ class Document:
             return self._doc.get_update(since)
         except BaseException as error:  # noqa: BLE001 - panics
             raise BadFrame(_refusal(error).detail) from None
+
+    def measure(self) -> int:
+        """The size of the document encoded, which `bytes_estimate` is from now on. Costs an encoding."""
+        self._whole()
+        return self.bytes_estimate
+
+    def would_grow(self, update: bytes) -> bool:
+        """Whether `apply` would bring in more than deletes. Raises BadUpdate."""
+        check_update(update)
+        return _difference(update, self.state_vector())[0] != 0
 
     def would_add(self, update: bytes) -> bool:
         """Whether `apply` would change anything. Raises BadUpdate."""

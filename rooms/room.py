@@ -49,7 +49,7 @@ from rooms.lifecycle import NEXT, Happening, Phase
 from rooms.pacing import Pacer
 from rooms.peer import Member
 from rooms.presence import Presence
-from tmi.domain.errors import BadFrame
+from tmi.domain.errors import BadFrame, TooLarge
 from tmi.domain.ids import DiagramId, Fence, Seq, UserId
 from tmi.domain.ports import LoggedUpdate, Origin, RoomBatch
 from tmi.domain.roles import Action, Role, may
@@ -57,6 +57,7 @@ from tmi.domain.roles import Action, Role, may
 _MAX_ASKED = 16
 """SyncStep1s to one session that may be unanswered."""
 
+TOO_LARGE = "this diagram has reached its size limit: only deleting helps"
 READ_ONLY = "your role on this threat model does not allow editing"
 
 
@@ -75,6 +76,11 @@ class RoomLimits:
     """Edits that wait for the end of their tick; more are applied at once."""
     awareness_max_bytes: int = 64 * 1024
     ids_per_session: int = 16
+    document_max_bytes: int = 64 * 1024 * 1024
+    """The document's encoded size, from where on edits only may delete."""
+    measure_interval_s: float = 10.0
+    """How often a document at its limit is measured, unless it grows fast: 64 MiB take 0.1 s and more."""
+    sessions_max: int = 5_000
 
 
 @dataclass(slots=True)
@@ -128,6 +134,7 @@ class Room:
         self._in_flight: tuple[LoggedUpdate, ...] = ()
         self._waiting: deque[tuple[Seq, dict[SessionNumber, list[int]]]] = deque()
         """By number: how many SyncStep2 and Update messages of which session wait for its commit."""
+        self._measured_at, self._measured = float("-inf"), 0
         self._edits = Pacer(limits.tick_s, limits.quiet_copies_per_s)
         self._cursors = Pacer(limits.awareness_tick_s, limits.quiet_copies_per_s)
 
@@ -152,6 +159,11 @@ class Room:
     def session_count(self) -> int:
         """How many sessions are connected."""
         return len(self._sessions)
+
+    @property
+    def is_full(self) -> bool:
+        """No further session may join."""
+        return len(self._sessions) >= self._limits.sessions_max
 
     @property
     def is_empty(self) -> bool:
@@ -211,53 +223,61 @@ class Room:
     # --- what sessions send ---------------------------------------------------------------------
 
     def receive(self, number: SessionNumber, message: Message, now: float) -> Effects:
-        """Handle one message. Raises BadFrame or BadUpdate; the room is then as it was before."""
+        """Handle one message. A client's fault ends its session, and changes nothing else."""
         session = self._sessions.get(number)
         if session is None:
             return NOTHING
+        if isinstance(message, Update) and self._hold(session, message.update):
+            return self._held_back(now)
+        effects = NOTHING if isinstance(message, Awareness) else self._settle(now)
+        if number not in self._sessions:
+            return effects  # something that it sent before was at fault
+        try:
+            return [*effects, *self._answer(session, message, now)]
+        except BadFrame as fault:
+            return [*effects, *self._end(number, closing.BAD_FRAME, str(fault)[:120], now)]
+
+    def _answer(self, session: _Session, message: Message, now: float) -> Effects:
         if isinstance(message, Update):
-            return self.receive_update(number, message.update, now)
+            return self._edit(session, message.update, Origin.UPDATE, now)
         if isinstance(message, Awareness):
             return self._aware(session, message.data, now)
         if isinstance(message, SyncStep2):
             return self._edit(session, message.update, Origin.SYNC, now)
         if isinstance(message, SyncStep1):
-            return self._sync(session, message.state_vector, now)
+            return self._sync(session, message.state_vector)
         if isinstance(message, QueryAwareness):
-            return self._everybody(number)
+            return self._everybody(session.number)
         raise BadFrame(f"a room takes no {type(message).__name__}")
 
-    def receive_update(self, number: SessionNumber, update: bytes, now: float) -> Effects:
-        """Handle an Update message, as `receive` does."""
-        session = self._sessions.get(number)
-        if session is None:
-            return NOTHING
-        held = self._held
-        if not (session.may_edit and held.take(session, update)):
-            return self._edit(session, update, Origin.UPDATE, now)
-        if len(held) == 1:
-            return (FlushAt(self._edits.due(now, len(self._sessions))),)
-        if held.size > self._limits.held_max_bytes:
-            return self._settle(now)
-        return NOTHING
-
     def hold(self, number: SessionNumber, update: bytes) -> bool:
-        """Add an edit to others that wait for their tick; False if it is for `receive_update`.
+        """Add an Update message to others that wait for their tick; False if it is for `receive`.
 
-        Nearly all edits of a busy room go this way. Raises BadUpdate.
+        Nearly all edits of a busy room go this way.
         """
-        held, session = self._held, self._sessions.get(number)
+        session = self._sessions.get(number)
         return (
-            0 < held.size < self._limits.held_max_bytes
-            and session is not None
-            and session.may_edit
-            and held.take(session, update)
+            session is not None
+            and 0 < self._held.size < self._limits.held_max_bytes
+            and self._hold(session, update)
         )
 
-    def _sync(self, session: _Session, state_vector: bytes, now: float) -> Effects:
+    def _hold(self, session: _Session, update: bytes) -> bool:
+        held = self._held
+        size = self.document.bytes_estimate + held.size + len(update)
+        try:
+            return session.may_edit and size <= self._limits.document_max_bytes and held.take(session, update)
+        except BadFrame:
+            return False  # it will be told when what came before it is applied
+
+    def _held_back(self, now: float) -> Effects:
+        if len(self._held) == 1:
+            return (FlushAt(self._edits.due(now, len(self._sessions))),)
+        return self._settle(now) if self._held.size > self._limits.held_max_bytes else NOTHING
+
+    def _sync(self, session: _Session, state_vector: bytes) -> Effects:
         number = session.number
-        effects = self._settle(now)
-        effects.append(Send(number, y_websocket.sync_step2(self.document.difference(state_vector))))
+        effects: list[Effect] = [Send(number, y_websocket.sync_step2(self.document.difference(state_vector)))]
         if session.greeted:
             # Hocuspocus' `forceSync` counts on being asked in return.
             effects.extend(self._ask(session))
@@ -293,21 +313,19 @@ class Room:
         return effects
 
     def _edit(self, session: _Session, update: bytes, origin: Origin, now: float) -> Effects:
-        """Apply an edit by itself, after what is held."""
-        effects = self._settle(now)
-        if session.number in self._sessions:
-            effects.extend(self._apply(session, update, origin, now))
-        return effects
-
-    def _apply(self, session: _Session, update: bytes, origin: Origin, now: float) -> Effects:
         syncs, updates = self._worth(session, origin)
         if not session.may_edit:
             if self.document.would_add(update):
                 session.refused += syncs + updates
                 return (Refuse(session.number, READ_ONLY),)
             return self._acknowledge_later(session.number, syncs, updates)
+        document = self.document
+        if document.bytes_estimate + len(update) > self._limits.document_max_bytes and self._is_over_limit(
+            update, now
+        ):
+            return self._end(session.number, closing.DOCUMENT_TOO_LARGE, TOO_LARGE, now)
         self._edits.count(now)
-        applied = self.document.apply(update)
+        applied = document.apply(update)
         if not applied.adds:
             return self._acknowledge_later(session.number, syncs, updates)
         effects = self._number(applied.journal, session.member.user, origin)
@@ -340,7 +358,7 @@ class Room:
                 effects.extend(self._ask_for_gap(session))
         for session, update in alone:
             try:
-                effects.extend(self._apply(session, update, Origin.UPDATE, now))
+                effects.extend(self._edit(session, update, Origin.UPDATE, now))
             except BadFrame as fault:
                 effects.extend(self.end_session(session.number, closing.BAD_FRAME, str(fault)[:120], now))
         return effects
@@ -355,6 +373,22 @@ class Room:
             effects.extend(self._number(update, session.member.user, Origin.UPDATE))
         return effects
 
+    def _is_over_limit(self, update: bytes, now: float) -> bool:
+        """Whether the update would take the document past its size limit; one that only deletes never does.
+
+        The estimate is the last encoded size and all that came since, so it never forgets and has to be
+        corrected now and then: after a quarter of the limit has come, or some time. Whoever keeps a document
+        at its limit causes no more encoding than that; in between the estimate decides.
+        """
+        document = self.document
+        if not document.would_grow(update):
+            return False
+        limits = self._limits
+        grown = document.bytes_estimate - self._measured
+        if now - self._measured_at >= limits.measure_interval_s or grown >= limits.document_max_bytes // 4:
+            self._measured_at, self._measured = now, document.measure()
+        return document.bytes_estimate + len(update) > limits.document_max_bytes
+
     def _worth(self, session: _Session, origin: Origin) -> tuple[int, int]:
         """How many messages the commit of this one acknowledges: SyncStep2 and Update."""
         if origin is not Origin.SYNC:
@@ -368,6 +402,7 @@ class Room:
         self.seq = Seq(self.seq + 1)
         self._unsent.append(LoggedUpdate(self.seq, author, origin, update))
         self.unsaved_bytes += len(update)
+        self.document.bytes_estimate += len(update)
         return effects
 
     def _relay_later(self, relay: bytes, source: _Session | None, now: float) -> Effects:
@@ -406,16 +441,19 @@ class Room:
     def edit(
         self, change: Callable[[Document], bytes | None], author: UserId | None, origin: Origin, now: float
     ) -> Effects:
-        """Change the document from the server's side in one transaction; `change` returns its update, or
-        None.
+        """Change the document from the server's side in one transaction, after `settle`.
+
+        `change` returns its update, or None. Raises TooLarge when the document is at its size limit.
         """
-        effects = self._settle(now)
-        update = change(self.document)
-        if update is not None:
-            self._edits.count(now)
-            effects.extend(self._number(update, author, origin))
-            effects.extend(self._relay_later(update, None, now))
-        return effects
+        assert not self._held, "settle first"
+        limits, document = self._limits, self.document
+        if document.bytes_estimate > limits.document_max_bytes < document.measure():
+            raise TooLarge(TOO_LARGE)
+        update = change(document)
+        if update is None:
+            return NOTHING
+        self._edits.count(now)
+        return [*self._number(update, author, origin), *self._relay_later(update, None, now)]
 
     # --- fan-out --------------------------------------------------------------------------------
 

@@ -5,10 +5,11 @@ counted, and ends the one session it happened in.
 """
 
 import logging
+from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Mapping
 
 from crdt.document import Document
-from crdt.messages import Message
+from crdt.messages import Message, Update
 from rooms import closing
 from rooms.effects import (
     Acknowledge,
@@ -28,7 +29,6 @@ from rooms.effects import (
 from rooms.peer import Member, Peer
 from rooms.room import Room
 from rooms.ticker import Ticker
-from tmi.domain.errors import BadFrame
 from tmi.domain.ids import UserId
 from tmi.domain.ports import Origin
 from tmi.domain.roles import Role
@@ -54,13 +54,8 @@ class Session:
 
     def receive_update(self, update: bytes) -> None:
         """Hand over what an Update message carries; as `receive`, and cheaper."""
-        runner = self._runner
-        try:
-            if runner.room.hold(self._number, update):
-                return
-        except BadFrame:
-            pass  # it is raised again, and handled, there
-        runner.receive_update(self._number, update)
+        if not self._runner.room.hold(self._number, update):
+            self._runner.receive(self._number, Update(update))
 
     def pause(self) -> None:
         """The socket's write buffer has passed its high mark: no more broadcasts until `resume`."""
@@ -87,6 +82,8 @@ class RoomRunner:
         """Size of the newest snapshot."""
         self.tail_weight = 0
         """What loading would have to replay after it, in bytes, with a share for each update."""
+        self.closes: Counter[int] = Counter()
+        """Sessions that the room has ended, by code; the service gives all its rooms the same one."""
         self._ticker = ticker
         self._on_journal = on_journal
         self._peers: dict[SessionNumber, Peer] = {}
@@ -115,17 +112,8 @@ class RoomRunner:
 
     def receive(self, number: SessionNumber, message: Message) -> None:
         """Hand a message of a session to the room."""
-        self._receive(self.room.receive, number, message)
-
-    def receive_update(self, number: SessionNumber, update: bytes) -> None:
-        """Hand an Update message of a session to the room."""
-        self._receive(self.room.receive_update, number, update)
-
-    def _receive(self, take: Callable[..., Effects], number: SessionNumber, content: Message | bytes) -> None:
         try:
-            effects = take(number, content, self._ticker.now())
-        except BadFrame as fault:
-            self.end_session(number, closing.BAD_FRAME, str(fault)[:120])
+            effects = self.room.receive(number, message, self._ticker.now())
         except Exception:
             self.faults += 1
             log.exception("room %s: a message could not be handled", self.room.diagram)
@@ -178,6 +166,7 @@ class RoomRunner:
 
     def edit(self, change: Callable[[Document], bytes | None], author: UserId | None, origin: Origin) -> None:
         """Change the document from the server's side."""
+        self.settle()
         self.perform(self.room.edit(change, author, origin, self._ticker.now()))
 
     def committed(self) -> None:
@@ -238,6 +227,7 @@ class RoomRunner:
     def _close(self, effect: Close) -> None:
         peer = self._forget(effect.session)
         if peer is not None:
+            self.closes[effect.code] += 1
             peer.close(effect.code, effect.reason)
 
     def _forget(self, number: SessionNumber) -> Peer | None:

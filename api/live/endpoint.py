@@ -10,7 +10,7 @@ from api.live.admission import Admission, check_origin, diagram_of
 from api.live.hocuspocus import HocuspocusSocket
 from api.live.options import LiveOptions
 from api.live.socket import LiveSocket, hand_over
-from api.live.sockets import Sockets
+from api.live.sockets import Sockets, address_of
 from api.live.upgrade import (
     UPGRADE_REQUIRED,
     RequestHead,
@@ -48,7 +48,11 @@ class LiveEndpoint:
         self._admission = Admission(tokens, sign_ins, access)
         self._handshakes = 0
         self._draining = False
-        self.sockets = Sockets(self._options.sweep_s, self._options.documents_per_user_max)
+        self.sockets = Sockets(
+            self._options.sweep_s,
+            self._options.documents_per_user_max,
+            self._options.sockets_per_address_max,
+        )
 
     def matches(self, path: str) -> bool:
         """Whether an upgrade of this path (without its query) is for here."""
@@ -66,7 +70,7 @@ class LiveEndpoint:
         try:
             key = check_upgrade(head)
             async with asyncio.timeout(self._options.handshake_timeout_s):
-                socket = await self._admit(head)
+                socket = await self._admit(head, address_of(connection))
         except TmiError as error:
             refuse(connection, UPGRADE_REQUIRED if isinstance(error, UpgradeRequired) else problem_of(error))
         except TimeoutError:
@@ -90,12 +94,23 @@ class LiveEndpoint:
 
     # --- the upgrade ----------------------------------------------------------------------------
 
-    async def _admit(self, head: RequestHead) -> LiveSocket:
+    async def _admit(self, head: RequestHead, address: str) -> LiveSocket:
         check_origin(head, self._options)
         if self._draining:
             raise Draining
         if len(self.sockets) + self._handshakes >= self._options.sockets_max:
+            self.sockets.refusals["sockets"] += 1
             raise Unavailable("this node has as many sockets as it may")
+        self.sockets.take_address(address)
+        try:
+            socket = await self._socket(head)
+        except BaseException:
+            self.sockets.leave_address(address)
+            raise
+        socket.address = address
+        return socket
+
+    async def _socket(self, head: RequestHead) -> LiveSocket:
         release = self._take_handshake()
         if head.path == _PREFIX:
             return HocuspocusSocket(self._options, self.sockets, self._rooms, self._admission, release)
@@ -116,6 +131,7 @@ class LiveEndpoint:
             tells_saved=tells_saved,
             on_ended=lambda: self.sockets.leave_seat(member.user),
         )
+        socket.user = member.user
         try:
             await socket.join(self._rooms, diagram, member)
         except BaseException:
@@ -126,6 +142,7 @@ class LiveEndpoint:
     def _take_handshake(self) -> Callable[[], None]:
         """Count one more handshake; the answer undoes that, once."""
         if self._handshakes >= self._options.handshakes_max:
+            self.sockets.refusals["handshakes"] += 1
             raise Unavailable("too many connections are being opened; try again shortly")
         self._handshakes += 1
         is_counted = True

@@ -134,6 +134,9 @@ class HocuspocusDocument:
         """End this document, or the whole socket where the client is to come back or is at fault."""
         if code in _ENDS_ALONE:
             self.socket.deny(self, reason)
+            if code == closing.DOCUMENT_TOO_LARGE:
+                # The provider keeps the edit that was refused, so it must not believe itself connected.
+                self.socket.close(code, reason)
         else:
             self.socket.close(code, reason)
 
@@ -240,6 +243,7 @@ class HocuspocusSocket(LiveSocket):
             self._waiting_bytes > self.options.waiting_max_bytes
             or self._waiting_frames > self.options.waiting_max_frames
         ):
+            self._sockets.refusals["waiting"] += 1
             self.close(closing.TRY_AGAIN_LATER, "too much was sent before a document was open")
 
     def _authenticate(self, envelope: Envelope, auth: Auth) -> None:
@@ -271,6 +275,7 @@ class HocuspocusSocket(LiveSocket):
         member = await self._admission.member(claims, diagram)
         self._sockets.take_seat(member.user)
         document.user, document.role = member.user, member.role
+        self.user = self.user or member.user
         return await self._rooms.join(diagram, member, document)
 
     def _start(self, document: HocuspocusDocument, session: Session) -> None:

@@ -21,6 +21,8 @@ class LiveOptions:
     handshakes_max: int = 2_000
     """Sockets at the upgrade, and Hocuspocus sockets that have no document yet."""
     documents_per_user_max: int = 1_000
+    sockets_per_address_max: int = 10_000
+    """Behind a proxy all connections come from its address."""
     handshake_timeout_s: float = 10.0
     """For looking up who asks and opening the room."""
 
@@ -30,6 +32,15 @@ class LiveOptions:
     """What may be queued for a client that does not read, besides one state that was under way."""
     write_high_bytes: int = 256 * KIB
     read_buffer_bytes: int = 2 * KIB
+
+    edits_per_s: float = 1_000.0
+    """Frames that one connection may send in the long run; each counts, cursors too."""
+    edits_burst: int = 5_000
+    bytes_per_s: float = 8.0 * MIB
+    bytes_burst: int = 64 * MIB
+    """Enough for the first sync of a large diagram that was edited offline."""
+    rate_patience_s: float = 10.0
+    """How long, in a minute, a connection over its rate is merely left unread before it is closed 1013."""
 
     sweep_s: float = 10.0
     """Each socket is visited once in this time, and sent a keepalive."""

@@ -25,9 +25,11 @@ from picows import WSAutoPingStrategy, WSCloseCode, WSFrame, WSListener, WSMsgTy
 from picows.picows import WSProtocol  # type: ignore[attr-defined]  # compiled, and left out of the stubs
 
 from api.live.options import LiveOptions
+from api.live.rate import Rate
 from api.live.sockets import Sockets
 from rooms import closing
 from tmi.domain.errors import BadFrame
+from tmi.domain.ids import UserId
 
 log = logging.getLogger(__name__)
 
@@ -62,19 +64,25 @@ class LiveSocket(WSListener):
 
     __slots__ = (
         "_abort_timer",
+        "_bytes_left",
         "_closing",
         "_early",
         "_early_close",
+        "_edits_left",
         "_fragments",
         "_heard",
         "_heard_at",
         "_kind",
         "_overdue",
         "_paused_at",
+        "_rate",
         "_sockets",
         "_tcp",
         "_ws",
+        "address",
         "options",
+        "serial",
+        "user",
         "write",
     )
 
@@ -94,6 +102,13 @@ class LiveSocket(WSListener):
         self._kind = _BINARY
         self._paused_at: float | None = None
         self._overdue = 0
+        self._rate = Rate(options, asyncio.get_running_loop().time())
+        self._edits_left: float = options.edits_burst
+        self._bytes_left: float = options.bytes_burst
+        self.address: str | None = None
+        """What the connection counts for; set once the socket will be handed over."""
+        self.user: UserId | None = None
+        self.serial = 0
         self._heard = True
         self._heard_at = 0.0
         self.write = self._early.append
@@ -161,6 +176,7 @@ class LiveSocket(WSListener):
 
     def abandon(self) -> None:
         """The upgrade will not happen."""
+        self._leave_address()
         self._closing = True
         self.write = _discard
         self._guarded(self.ended)
@@ -173,12 +189,15 @@ class LiveSocket(WSListener):
 
     def _send_close(self, code: int, reason: str) -> None:
         assert self._ws is not None
+        self._sockets.closes[code] += 1
         clipped = reason.encode()[:_REASON_MAX_BYTES].decode(errors="ignore")
         self._ws.send_close(cast(WSCloseCode, code), clipped.encode())
 
     def _begin_closing(self, timeout_s: float) -> None:
         assert self._tcp is not None
         self._closing = True
+        if self._rate.stop() and not self._tcp.is_closing():
+            self._tcp.resume_reading()  # the answer to our Close is behind what is unread
         self.write = _discard
         self._fragments = None
         loop = asyncio.get_running_loop()
@@ -223,6 +242,8 @@ class LiveSocket(WSListener):
     def on_ws_disconnected(self, transport: WSTransport) -> None:  # noqa: ARG002
         if self._abort_timer is not None:
             self._abort_timer.cancel()
+        self._rate.stop()
+        self._leave_address()
         self._sockets.discard(self)
         if not self._closing:
             self.abandon()
@@ -230,6 +251,8 @@ class LiveSocket(WSListener):
     def on_ws_frame(self, transport: WSTransport, frame: WSFrame) -> None:
         """Hot: a whole binary message, which nearly every frame is, goes straight to `received`."""
         self._heard = True
+        self._edits_left -= 1
+        self._bytes_left -= frame.payload_size
         kind = frame.msg_type
         if self._closing or frame.rsv1 or frame.rsv2 or frame.rsv3 or not frame.fin or kind is not _BINARY:
             self._uncommon(transport, frame, kind)
@@ -254,6 +277,8 @@ class LiveSocket(WSListener):
                 transport.send_pong(frame.get_payload_as_bytes())
         elif kind is _CLOSE:
             self._answer_close(frame.get_payload_as_bytes())
+        if self._edits_left < 0 or self._bytes_left < 0:
+            self._over_rate()
 
     def pause_writing(self) -> None:
         self._paused_at = asyncio.get_running_loop().time()
@@ -309,9 +334,62 @@ class LiveSocket(WSListener):
         assert self._tcp is not None
         self._overdue += len(wire)
         if self._overdue > self.options.outbox_max_bytes - self.options.write_high_bytes:
+            self._sockets.refusals["outbox"] += 1
             self.close(closing.TRY_AGAIN_LATER, "this client does not read")
         else:
             self._tcp.write(wire)
+
+    def _leave_address(self) -> None:
+        address, self.address = self.address, None
+        if address is not None:
+            self._sockets.leave_address(address)
+
+    # --- the rate -------------------------------------------------------------------------------
+
+    @property
+    def messages_in(self) -> int:
+        """Frames received."""
+        return round(self._rate.edits_granted - self._edits_left)
+
+    @property
+    def bytes_in(self) -> int:
+        """Payload received, in bytes."""
+        return round(self._rate.bytes_granted - self._bytes_left)
+
+    @property
+    def queued_bytes(self) -> int:
+        """What waits in the write buffer."""
+        return self._tcp.get_write_buffer_size() if self._tcp is not None else 0
+
+    def _over_rate(self) -> None:
+        """The allowance is used up: grant what time has brought since; is that too little, read no more for
+        a while, and close at the end of the patience. What arrived is handled all the same.
+        """
+        rate, now = self._rate, asyncio.get_running_loop().time()
+        if self._closing or self._tcp is None or rate.is_pausing:
+            return
+        edits, size = rate.grant(now, self._edits_left, self._bytes_left)
+        self._edits_left += edits
+        self._bytes_left += size
+        pause_s = rate.pause_s(self._edits_left, self._bytes_left)
+        if pause_s <= 0 or self._tcp.is_closing():
+            return
+        patience_s = rate.patience_left_s(now)
+        self._tcp.pause_reading()
+        self._sockets.throttles += 1
+        if pause_s > patience_s:
+            rate.pause(patience_s, self._lose_patience)
+        else:
+            rate.pause(pause_s, self._read_on)
+
+    def _read_on(self) -> None:
+        if not self._closing and self._tcp is not None and not self._tcp.is_closing():
+            self._tcp.resume_reading()
+
+    def _lose_patience(self) -> None:
+        self._sockets.refusals["rate"] += 1
+        # Not `close`: it would wait for an answer behind all that is unread.
+        self.fail(closing.TRY_AGAIN_LATER, "too many edits; come back")
 
     def visit(self, now: float) -> None:
         """The sweep passes by: see whether anybody is there, and keep the connection alive."""
@@ -319,6 +397,8 @@ class LiveSocket(WSListener):
             self._heard, self._heard_at = False, now
         if self._closing or self._ws is None:
             return
+        if self._rate.is_pausing:
+            self._heard_at = now
         if self._paused_at is not None:
             if now - self._paused_at > self.options.stall_max_s:
                 self.abort()

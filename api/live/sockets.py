@@ -2,6 +2,8 @@
 
 import asyncio
 from collections import Counter
+from collections.abc import Iterator
+from ipaddress import IPv6Address, ip_address
 from typing import Protocol
 
 from tmi.domain.errors import TooManyRequests
@@ -11,8 +13,42 @@ _SLICES = 20
 """A sweep visits the sockets in this many parts, so that none of them stalls the loop."""
 
 
+def address_of(connection: asyncio.BaseTransport) -> str:
+    """Whom a connection counts for: the peer's IPv4 address, or its IPv6 network of 64 bits.
+
+    Behind a proxy that is the proxy's. One customer has at least a /64 of IPv6 (RFC 6177), so single
+    addresses of it would bound nobody.
+    """
+    peer = connection.get_extra_info("peername")
+    if not isinstance(peer, tuple):
+        return "local"
+    address = ip_address(peer[0].partition("%")[0])
+    if not isinstance(address, IPv6Address):
+        return str(address)
+    if address.ipv4_mapped is not None:
+        return str(address.ipv4_mapped)
+    return str(IPv6Address(int(address) >> 64 << 64))
+
+
 class Swept(Protocol):
-    """A socket as the registry sees it. Neither method raises."""
+    """A socket as the registry sees it. No method raises."""
+
+    user: UserId | None
+    """Whose it is, as far as it is known."""
+    serial: int
+    """Its number in this process."""
+
+    @property
+    def messages_in(self) -> int:
+        """Frames that it has sent."""
+
+    @property
+    def bytes_in(self) -> int:
+        """Payload that it has sent, in bytes."""
+
+    @property
+    def queued_bytes(self) -> int:
+        """What waits in its write buffer."""
 
     def visit(self, now: float) -> None:
         """Called once in each sweep; `now` is the loop's time in seconds."""
@@ -25,10 +61,20 @@ class Swept(Protocol):
 
 
 class Sockets:
-    """The registry. `faults` counts exceptions in handlers, that is, bugs of ours."""
+    """The registry, and the bounds per user and address.
 
-    def __init__(self, sweep_s: float, documents_per_user_max: int) -> None:
+    `faults` counts exceptions in handlers, that is, bugs of ours; `refusals` what was refused, by limit;
+    `closes` the Close frames sent, by code.
+    """
+
+    def __init__(self, sweep_s: float, documents_per_user_max: int, per_address_max: int = 10_000) -> None:
         self.faults = 0
+        self.accepted = 0
+        self.throttles = 0
+        self.refusals: Counter[str] = Counter()
+        self.closes: Counter[int] = Counter()
+        self._per_address_max = per_address_max
+        self._addresses: Counter[str] = Counter()
         self._sweep_s = sweep_s
         self._documents_per_user_max = documents_per_user_max
         self._slices: list[set[Swept]] = [set() for _ in range(_SLICES)]
@@ -42,8 +88,13 @@ class Sockets:
     def __len__(self) -> int:
         return len(self._slice_of)
 
+    def __iter__(self) -> Iterator[Swept]:
+        return iter(self._slice_of)
+
     def add(self, socket: Swept) -> None:
         """Take in a socket whose upgrade is done."""
+        self.accepted += 1
+        socket.serial = self.accepted
         self._next = (self._next + 1) % _SLICES
         self._slices[self._next].add(socket)
         self._slice_of[socket] = self._next
@@ -66,6 +117,7 @@ class Sockets:
     def take_seat(self, user: UserId) -> None:
         """Count one more open document of a user. Raises TooManyRequests."""
         if self._documents[user] >= self._documents_per_user_max:
+            self.refusals["documents_per_user"] += 1
             raise TooManyRequests("this user has too many open documents")
         self._documents[user] += 1
 
@@ -78,6 +130,23 @@ class Sockets:
     def documents_of(self, user: UserId) -> int:
         """How many open documents a user has."""
         return self._documents[user]
+
+    def take_address(self, address: str) -> None:
+        """Count one more connection of an address (see `address_of`). Raises TooManyRequests."""
+        if self._addresses[address] >= self._per_address_max:
+            self.refusals["sockets_per_address"] += 1
+            raise TooManyRequests("this address has too many connections")
+        self._addresses[address] += 1
+
+    def leave_address(self, address: str) -> None:
+        """Undo one `take_address`."""
+        self._addresses[address] -= 1
+        if not self._addresses[address]:
+            del self._addresses[address]
+
+    def connections_of(self, address: str) -> int:
+        """How many connections an address has."""
+        return self._addresses[address]
 
     def close_all(self, code: int, reason: str) -> None:
         """Begin the closing handshake everywhere."""

@@ -1,44 +1,78 @@
 """One room, N clients, W of them writing: what a delivered copy of an edit costs, and how long it takes."""
 
 import asyncio
-import gc
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any, ClassVar
 
 from bench.client import Client
 from bench.ledger import Delivery, Ledger, Window
 from bench.load import Schedule
-from bench.process import Moment, Probe
-from bench.servers import Room, Server
+from bench.measuring import (
+    CONDITIONS,
+    QUIET_S,
+    Cost,
+    drive,
+    join_all,
+    known,
+    latency_curve,
+    leave_all,
+    lost_connections,
+    new_client,
+    probe_of,
+    remarks_on,
+    until_quiet,
+)
+from bench.model import Figure, Goal, Place, Run, option
+from bench.servers import Server
 from bench.statistics import percentile
 
-QUIET_S = 0.25
-JOINS_AT_ONCE = 10
 MEMORY_LIMIT_BYTES = 4 << 30
 BYTES_A_COPY = 200
 """What the generator keeps for one copy that arrives in a frame of its own, at most."""
 
-BUSY_LIMIT = 0.85
-SLIP_LIMIT_MS = 10.0
 BEHIND_LIMIT = 0.98
-NOISE_LIMIT = 0.05
+
+GOALS: dict[float, tuple[Goal, ...]] = {
+    10: (Goal("cpu_us", ratio=0.85), Goal("p50_ms", ratio=1.5)),
+    40: (Goal("cpu_us", ratio=0.45), Goal("p99_ms", limit=20)),
+    100: (Goal("cpu_us", ratio=0.25), Goal("p99_ms", limit=20)),
+    200: (Goal("cpu_us", ratio=0.2), Goal("p99_ms", limit=20)),
+}
+"""With 50 clients and 10 writers, by edits per second of each."""
 
 
 @dataclass(frozen=True)
 class FanoutLoad:
-    clients: int
-    writers: int
-    rate: float
-    """Edits per second of each writer."""
-    seconds: float
-    warm_up_s: float = 1.5
-    settle_s: float = 5.0
-    """How long copies may be under way after the last edit before they count as missing."""
+    """One room: what a delivered copy of an edit costs, and how long it takes."""
+
+    scenario: ClassVar[str] = "fanout"
+    title: ClassVar[str] = "Fan-out in one room"
+    cost: ClassVar[str] = "cpu_us"
+    needs: ClassVar[frozenset[str]] = frozenset()
+    figures: ClassVar[tuple[Figure, ...]] = (
+        Figure("cpu_us", "CPU", "us/copy", "lower", ".2f"),
+        Figure("p50_ms", "p50", "ms", "lower"),
+        Figure("p99_ms", "p99", "ms", "lower"),
+        Figure("max_ms", "max", "ms", "lower", in_table=False),
+        Figure("database_us", "Postgres", "us/copy", "lower", ".2f"),
+        Figure("copies_per_s", "copies", "a second", form=",.0f"),
+        Figure("copies_per_frame", "edits", "a frame"),
+        *CONDITIONS,
+    )
+
+    clients: int = option(50, "In the room.")
+    writers: int = option(10, "How many of them write.")
+    rate: float = option(10.0, "Edits per second of each writer.")
+    seconds: float = option(8.0, "Measured.")
+    warm_up_s: float = option(1.5, "Under load before that.")
+    settle_s: float = option(5.0, "How long copies may be under way before they count as missing.")
 
     def __post_init__(self) -> None:
         if not 1 <= self.writers <= self.clients or self.clients < 2:
             raise ValueError("a room needs two clients or more, and at most as many writers as clients")
+        if min(self.rate, self.seconds) <= 0 or min(self.warm_up_s, self.settle_s) < 0:
+            raise ValueError("rate and seconds have to be positive")
         copies = self.writers * self.rate * (self.seconds + self.warm_up_s) * self.clients
         if copies * BYTES_A_COPY > MEMORY_LIMIT_BYTES:
             raise ValueError("the generator would keep over 4 GiB of frames: fewer seconds, clients or edits")
@@ -47,98 +81,73 @@ class FanoutLoad:
     def label(self) -> str:
         return f"{self.clients} clients, {self.writers} writers x {self.rate:g}/s"
 
+    @property
+    def goals(self) -> tuple[Goal, ...]:
+        return GOALS.get(self.rate, ()) if (self.clients, self.writers) == (50, 10) else ()
 
-@dataclass(frozen=True)
-class FanoutRun:
-    """One run's figures. A copy is one edit at one client other than its author."""
+    async def measure(self, server: Server, place: Place) -> Run:
+        """One run in a fresh room. Raises `ServerError`, `OSError`, `TimeoutError` or `WSError`."""
+        room = await server.room()
+        clients = [new_client(number, room) for number in range(self.clients)]
+        newcomer = new_client(self.clients, room)
+        schedule = Schedule(clients[: self.writers], self.rate)
+        try:
+            await join_all(clients, room)
+            before, after = await drive(schedule, self.warm_up_s, self.seconds, probe_of(server, place))
+            ledger = Ledger(clients)
+            window = Window(before.at, after.at)
+            delivery = await settle(clients, ledger, window, self.settle_s)
+            await newcomer.join(room.url)
+            faults = _faults(clients, delivery, ledger.missing(newcomer))
+        finally:
+            await leave_all([*clients, newcomer])
+        return self._run(server.name, delivery, Cost.between(before, after), schedule, faults)
 
-    server: str
-    load: FanoutLoad
-    cpu_us_per_copy: float
-    database_us_per_copy: float
-    p50_ms: float
-    p99_ms: float
-    max_ms: float
-    copies_per_s: float
-    copies_per_frame: float
-    edits: int
-    copies_missing: int
-    server_busy: float
-    server_rss_bytes: int
-    generator_busy: float
-    slip_p99_ms: float
-    server_core_noise: float
-    generator_core_noise: float
-    faults: list[str]
-    """Why this run's figures may not be used."""
-    remarks: list[str]
-    """What to bear in mind when reading them."""
-
-
-async def measure(server: Server, load: FanoutLoad, generator_core: int, server_core: int) -> FanoutRun:
-    """One run in a fresh room. Raises `ServerError`, `OSError`, `TimeoutError` or `WSError`."""
-    room = await server.room()
-    clients = [Client(number, _client_id(), room.dialect) for number in range(load.clients)]
-    newcomer = Client(load.clients, _client_id(), room.dialect)
-    probe = Probe(server.pid, server.database_pid, generator_core, server_core)
-    schedule = Schedule(clients[: load.writers], load.rate)
-    try:
-        await _join_all(clients, room)
-        before, after = await _drive(schedule, load, probe)
-        ledger = Ledger(clients)
-        window = Window(before.at, after.at)
-        delivery = await _settle(clients, ledger, window, load.settle_s)
-        await newcomer.join(room.url)
-        faults = _faults(clients, delivery, ledger.missing(newcomer))
-    finally:
-        await asyncio.gather(*(client.leave() for client in (*clients, newcomer)), return_exceptions=True)
-    return _run(server.name, load, delivery, window, (before, after), schedule, faults)
-
-
-async def _join_all(clients: Sequence[Client], room: Room) -> None:
-    for first in range(0, len(clients), JOINS_AT_ONCE):
-        await asyncio.gather(*(client.join(room.url) for client in clients[first : first + JOINS_AT_ONCE]))
-
-
-async def _drive(schedule: Schedule, load: FanoutLoad, probe: Probe) -> tuple[Moment, Moment]:
-    """Sends through warm-up and window; the moments at the window's ends."""
-    gc.collect()
-    gc.freeze()
-    gc.disable()
-    try:
-        sending = asyncio.create_task(schedule.run(load.warm_up_s + load.seconds))
-        await asyncio.sleep(load.warm_up_s)
-        before = probe.read()
-        await sending
-        return before, probe.read()
-    finally:
-        gc.enable()
-        gc.unfreeze()
+    def _run(
+        self, server: str, delivery: Delivery, cost: Cost, schedule: Schedule[Any], faults: list[str]
+    ) -> Run:
+        conditions = cost.conditions(schedule.late_s)
+        remarks = remarks_on(conditions)
+        if delivery.copies_in_window < BEHIND_LIMIT * delivery.sent_in_window * (self.clients - 1):
+            remarks.append("fell behind")
+        figures = {
+            "cpu_us": cost.server_us_per(delivery.copies_in_window),
+            "database_us": cost.database_us_per(delivery.copies_in_window),
+            "p50_ms": percentile(delivery.latencies_s, 0.50) * 1e3,
+            "p99_ms": percentile(delivery.latencies_s, 0.99) * 1e3,
+            "max_ms": percentile(delivery.latencies_s, 1) * 1e3,
+            "copies_per_s": delivery.copies_in_window / cost.seconds,
+            "copies_per_frame": delivery.edits * self.clients / max(1, delivery.update_frames),
+        }
+        return Run(
+            scenario=self.scenario,
+            load=self.label,
+            server=server,
+            parameters={
+                "clients": self.clients, "writers": self.writers, "rate": self.rate,
+                "edits_per_s": self.writers * self.rate, "seconds": self.seconds,
+            },
+            figures=known(figures) | conditions,
+            curves={"latency": latency_curve(delivery.latencies_s)},
+            faults=faults,
+            remarks=remarks,
+        )  # fmt: skip
 
 
-async def _settle(
-    clients: Sequence[Client], ledger: Ledger, window: Window, limit_s: float
-) -> Delivery:
+async def settle(clients: Sequence[Client], ledger: Ledger, window: Window, limit_s: float) -> Delivery:
     """Waits until every copy has arrived or nothing more comes; bounded."""
     loop = asyncio.get_running_loop()
     deadline = loop.time() + limit_s
     while True:
-        await _until_quiet(clients, deadline)
+        await until_quiet(clients, deadline)
         delivery = ledger.delivery(window)
         if not delivery.copies_missing or loop.time() >= deadline:
             return delivery
         await asyncio.sleep(QUIET_S)
 
 
-async def _until_quiet(clients: Sequence[Client], deadline: float) -> None:
-    before, now = -1, sum(len(client.frames) for client in clients)
-    while before != now and asyncio.get_running_loop().time() < deadline:
-        await asyncio.sleep(QUIET_S)
-        before, now = now, sum(len(client.frames) for client in clients)
-
-
 def _faults(clients: Sequence[Client], delivery: Delivery, unseen_by_newcomer: int) -> list[str]:
-    faults = [f"client {client.number}: {client.lost}" for client in clients if client.lost is not None]
+    faults = lost_connections(clients)
     if delivery.copies_missing:
         faults.append(f"{delivery.copies_missing} of {delivery.copies_due} copies never arrived")
     if delivery.altered:
@@ -148,59 +157,3 @@ def _faults(clients: Sequence[Client], delivery: Delivery, unseen_by_newcomer: i
     if unseen_by_newcomer:
         faults.append(f"a newcomer was not given {unseen_by_newcomer} of {delivery.edits} edits")
     return faults
-
-
-def _run(
-    server: str, load: FanoutLoad, delivery: Delivery, window: Window, moments: tuple[Moment, Moment],
-    schedule: Schedule, faults: list[str],
-) -> FanoutRun:  # fmt: skip
-    before, after = moments
-    copies = max(1, delivery.copies_in_window)
-    server_s = after.usage.server_s - before.usage.server_s
-    database_s = after.usage.database_s - before.usage.database_s
-    generator_s = after.generator_s - before.generator_s
-    run = FanoutRun(
-        server=server,
-        load=load,
-        cpu_us_per_copy=server_s / copies * 1e6,
-        database_us_per_copy=database_s / copies * 1e6,
-        p50_ms=percentile(delivery.latencies_s, 0.50) * 1e3,
-        p99_ms=percentile(delivery.latencies_s, 0.99) * 1e3,
-        max_ms=percentile(delivery.latencies_s, 1) * 1e3,
-        copies_per_s=delivery.copies_in_window / window.seconds,
-        copies_per_frame=delivery.edits * load.clients / max(1, delivery.update_frames),
-        edits=delivery.edits,
-        copies_missing=delivery.copies_missing,
-        server_busy=server_s / window.seconds,
-        server_rss_bytes=after.usage.server_rss,
-        generator_busy=generator_s / window.seconds,
-        slip_p99_ms=percentile(sorted(schedule.late_s), 0.99) * 1e3,
-        server_core_noise=_noise(after.server_core_s - before.server_core_s - server_s - database_s, window),
-        generator_core_noise=_noise(after.generator_core_s - before.generator_core_s - generator_s, window),
-        faults=faults,
-        remarks=[],
-    )
-    run.remarks.extend(_remarks(run, delivery, load))
-    return run
-
-
-def _noise(other_s: float, window: Window) -> float:
-    return max(0.0, other_s / window.seconds)
-
-
-def _remarks(run: FanoutRun, delivery: Delivery, load: FanoutLoad) -> list[str]:
-    remarks = []
-    if run.generator_busy > BUSY_LIMIT:
-        remarks.append("generator busy")
-    if run.slip_p99_ms > SLIP_LIMIT_MS:
-        remarks.append("generator late")
-    if delivery.copies_in_window < BEHIND_LIMIT * delivery.sent_in_window * (load.clients - 1):
-        remarks.append("fell behind")
-    if max(run.server_core_noise, run.generator_core_noise) > NOISE_LIMIT:
-        remarks.append("noise")
-    return remarks
-
-
-def _client_id() -> int:
-    """As Yjs chooses one: 32 random bits."""
-    return int.from_bytes(os.urandom(4), "big")

@@ -36,6 +36,8 @@ class Server(ABC):
 
     name: str
     persistence: str
+    offers: frozenset[str] = frozenset()
+    """What not every server has, and some loads need: `rest`, `acknowledgements`, `durable`."""
 
     def __init__(self) -> None:
         self.port = 0
@@ -60,6 +62,11 @@ class Server(ABC):
         if self._process is None or self._process.returncode is not None:
             raise ServerError(f"{self.name} is not running.{self._last_words()}")
         return self._process.pid
+
+    @property
+    def measured_pid(self) -> int | None:
+        """Whose CPU time and memory count; None where the processes are not on this machine."""
+        return self.pid
 
     @property
     def database_pid(self) -> int | None:

@@ -47,6 +47,7 @@ class YWebsocketServer(NodePeer):
 
 class HocuspocusServer(NodePeer):
     name = "hocuspocus"
+    offers = frozenset({"acknowledgements"})
     package = "@hocuspocus/server"
     script = "hocuspocus.js"
 

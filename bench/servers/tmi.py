@@ -18,6 +18,10 @@ from bench.protocols import hocuspocus, y_websocket
 from bench.servers.base import HOST, Room, Server, ServerError, free_port
 
 START_TIMEOUT_S = 90.0
+SETTINGS = {"TMI_ACCESS_TOKEN_TTL_S": "14400", "TMI_ROOM_IDLE_S": "1"}
+"""Other than the defaults: no sign-in ends in mid-measurement, and an empty room is soon evicted."""
+EVICTED_AFTER_S = 3.0
+"""After the last one left, a room is gone by then."""
 CALLBACK = "http://127.0.0.1:9/callback"
 
 
@@ -78,6 +82,7 @@ class Tmi(Server):
 
     name = "tmi"
     persistence = "Postgres, embedded"
+    offers = frozenset({"rest", "acknowledgements", "durable"})
 
     def __init__(self) -> None:
         super().__init__()
@@ -90,6 +95,7 @@ class Tmi(Server):
         # The database runs as another user when we are root, and has to reach its files.
         self._folder.chmod(0o755)
         clean = {name: value for name, value in os.environ.items() if not name.startswith("TMI_")}
+        clean |= SETTINGS
         await self._spawn([
             sys.executable, "-m", "tmi.cli", "serve", "--dev", "--host", HOST, "--port", str(self.port),
             "--data-dir", str(self._folder / "data"),

@@ -22,7 +22,7 @@ from persistence.memory.threat_models import MemoryThreatModels
 from persistence.memory.update_log import MemoryUpdateLog
 from persistence.memory.users import MemoryUsers
 from rooms.coordination.local import LocalCoordinator
-from rooms.service import Rooms
+from rooms.service import Rooms, RoomsLimits
 from tmi.domain.ids import DiagramId, SignInId, UserId
 from tmi.domain.model import NewThreatModel, ThreatModel
 from tmi.domain.ports import ThreatModelChange
@@ -92,13 +92,14 @@ async def live_service(
     live_options: LiveOptions | None = None,
     listener_options: ListenerOptions | None = None,
     collab_ttl: timedelta = timedelta(minutes=10),
+    rooms_limits: RoomsLimits | None = None,
 ) -> AsyncIterator[LiveService]:
     """Run the service on a free port; it is drained at the end."""
     store = MemoryStore()
     log = MemoryUpdateLog(store)
     access, sign_ins = MemoryAccessControl(store), MemorySignIns(store)
     tokens = Tokens([new_signing_key()], "http://tmi.test", collab_ttl=collab_ttl)
-    rooms = Rooms(log, LocalCoordinator(log, "test"), access)
+    rooms = Rooms(log, LocalCoordinator(log, "test"), access, rooms_limits)
     live = LiveEndpoint(rooms, tokens, access, sign_ins, live_options)
     calls: list[str] = []
     async with rooms.running():

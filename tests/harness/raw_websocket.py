@@ -125,10 +125,15 @@ class RawWebSocket:
 
     async def receive_close(self) -> Frame:
         """Read until the Close frame, answer it, and check that nothing comes after it."""
-        while (received := await self.receive()).opcode != CLOSE:
-            pass
+        received = await self.receive_close_only()
         self.send(frame(CLOSE, received.payload))
         await self.receive_end()
+        return received
+
+    async def receive_close_only(self) -> Frame:
+        """Read until the Close frame."""
+        while (received := await self.receive()).opcode != CLOSE:
+            pass
         return received
 
     async def receive_end(self) -> None:

@@ -8,12 +8,14 @@ import pycrdt
 import pytest
 from picows import WSFrame, WSListener, WSMsgType, WSTransport, WSUpgradeRequest
 
+from bench.model import Place
 from bench.protocols import y_websocket
-from bench.scenarios.fanout import FanoutLoad, measure
+from bench.scenarios.fanout import FanoutLoad
 from bench.servers import Room, Server
 from bench.servers.base import HOST
 
 LOAD = FanoutLoad(clients=4, writers=2, rate=50, seconds=0.5, warm_up_s=0.2, settle_s=0.6)
+CORE = min(os.sched_getaffinity(0))
 UPDATE = b"\x00\x02"
 
 
@@ -103,20 +105,21 @@ async def relay(request: pytest.FixtureRequest) -> AsyncIterator[Relay]:
 
 @pytest.mark.parametrize("relay", [_faithfully], indirect=True)
 async def test_an_honest_server_is_found_without_fault(relay: Relay) -> None:
-    run = await measure(relay, LOAD, *2 * (min(os.sched_getaffinity(0)),))
+    run = await LOAD.measure(relay, Place(CORE, CORE))
     assert [] == run.faults
-    assert (70, 0) == (run.edits, run.copies_missing)
-    assert 0 < run.p50_ms <= run.p99_ms <= run.max_ms
+    figures = run.figures
+    assert 0 < figures["p50_ms"] <= figures["p99_ms"] <= figures["max_ms"]
+    assert figures.keys() <= {figure.key for figure in LOAD.figures}
     assert [] == relay.sockets
 
 
 @pytest.mark.parametrize("relay", [_not_all_to_the_last], indirect=True)
 async def test_one_copy_that_never_arrives_is_a_fault(relay: Relay) -> None:
-    run = await measure(relay, LOAD, *2 * (min(os.sched_getaffinity(0)),))
+    run = await LOAD.measure(relay, Place(CORE, CORE))
     assert ["1 of 210 copies never arrived"] == run.faults
 
 
 @pytest.mark.parametrize("relay", [_with_another_value], indirect=True)
 async def test_one_altered_copy_is_a_fault(relay: Relay) -> None:
-    run = await measure(relay, LOAD, *2 * (min(os.sched_getaffinity(0)),))
+    run = await LOAD.measure(relay, Place(CORE, CORE))
     assert ["1 of 210 copies never arrived", "1 edits arrived altered"] == run.faults

@@ -3,14 +3,18 @@
 import math
 import os
 from collections.abc import Mapping
+from dataclasses import replace
+from io import StringIO
 from types import MappingProxyType
 
 import pytest
+from rich.console import Console
 
+from bench.model import Run
 from bench.process import parse_stat, usage
 from bench.protocols import hocuspocus, y_websocket
-from bench.report import Goal, summarise, verdict
-from bench.scenarios.fanout import FanoutLoad, FanoutRun
+from bench.report import Summary, lost_or_altered, print_table, summarise
+from bench.scenarios.fanout import FanoutLoad
 from bench.statistics import Spread, percentile
 
 LOAD = FanoutLoad(clients=50, writers=10, rate=10, seconds=8)
@@ -18,14 +22,9 @@ LOAD = FanoutLoad(clients=50, writers=10, rate=10, seconds=8)
 
 def _run(
     server: str, cpu_us: float, figures: Mapping[str, float] = MappingProxyType({}), fault: str = ""
-) -> FanoutRun:
-    known = {"p50_ms": 1.0, "p99_ms": 5.0} | dict(figures)
-    return FanoutRun(
-        server=server, load=LOAD, cpu_us_per_copy=cpu_us, database_us_per_copy=0, p50_ms=known["p50_ms"],
-        p99_ms=known["p99_ms"], max_ms=9, copies_per_s=1, copies_per_frame=1, edits=1, copies_missing=0,
-        server_busy=0.1, server_rss_bytes=1, generator_busy=0.1, slip_p99_ms=0, server_core_noise=0,
-        generator_core_noise=0, faults=[fault] if fault else [], remarks=[],
-    )  # fmt: skip
+) -> Run:
+    known = {"cpu_us": cpu_us, "p50_ms": 1.0, "p99_ms": 5.0} | dict(figures)
+    return Run("fanout", LOAD.label, server, {}, known, faults=[fault] if fault else [])
 
 
 def test_percentiles_are_nearest_rank() -> None:
@@ -39,35 +38,70 @@ def test_a_spread_names_the_middle_and_the_outer_runs() -> None:
     assert Spread(2, 1, 9) == Spread.of([9, 1, 2])
 
 
-def test_the_ratio_is_to_the_peer_that_is_cheapest_in_cpu_by_medians() -> None:
+def _ratio(summary: Summary) -> float | None:
+    return summary.ratios.get("cpu_us")
+
+
+def test_the_ratio_is_to_the_peer_that_is_cheapest_by_medians() -> None:
     runs = [_run("tmi", 5), _run("hocuspocus", 20), _run("y-websocket", 10), _run("y-websocket", 12)]
-    ratios = {summary.server: summary.cpu_ratio for summary in summarise([*runs, _run("tmi", 6)])}
+    ratios = {summary.server: _ratio(summary) for summary in summarise([LOAD], [*runs, _run("tmi", 6)])}
     assert {"tmi": pytest.approx(0.5), "hocuspocus": None, "y-websocket": None} == ratios
 
 
 def test_a_peer_that_lost_edits_is_no_best_peer() -> None:
     lossy = _run("y-websocket", 10, fault="1 of 9 copies never arrived")
     runs = [_run("tmi", 5), _run("hocuspocus", 20), lossy]
-    assert 0.25 == summarise(runs)[0].cpu_ratio
+    assert 0.25 == _ratio(summarise([LOAD], runs)[0])
 
 
-def test_a_row_without_peers_has_no_ratio() -> None:
-    assert [None] == [summary.cpu_ratio for summary in summarise([_run("tmi", 5)])]
+def test_a_row_without_peers_has_no_ratio_and_no_verdict_on_one() -> None:
+    summary = summarise([LOAD], [_run("tmi", 5)])[0]
+    assert ({}, [None, None]) == (summary.ratios, [verdict.met for verdict in summary.verdicts])
+
+
+def test_a_run_that_broke_off_takes_the_medians_of_its_server_but_not_the_others() -> None:
+    broken = Run("fanout", LOAD.label, "y-websocket", {}, {}, faults=["broke off: gone"])
+    summaries = summarise([LOAD], [_run("tmi", 5), broken, _run("hocuspocus", 10)])
+    assert ["hocuspocus"] * 3 == [summary.best_peer for summary in summaries]
+    assert {} == summaries[1].figures
+
+
+CPU_LOW = "CPU 0.4 <= 0.45x the best peer"
+CPU_MET, P50_MET = "CPU 0.8 <= 0.85x the best peer", "p50 1 <= 1.5x the best peer"
 
 
 @pytest.mark.parametrize(
-    ("tmi", "expected"),
+    ("rate", "tmi", "expected"),
     [
-        (_run("tmi", 4), "met"),
-        (_run("tmi", 6), "CPU 0.60x > 0.45x"),
-        (_run("tmi", 4, {"p99_ms": 30}), "p99 30 > 20 ms"),
-        (_run("tmi", 4, {"p50_ms": 2}), "p50 2.00x > 1.5x"),
-        (_run("tmi", 4, fault="2 of 9 copies never arrived"), "2 of 9 copies never arrived"),
+        (10, _run("tmi", 8), [(True, CPU_MET), (True, P50_MET)]),
+        (10, _run("tmi", 9), [(False, "CPU 0.9 > 0.85x the best peer"), (True, P50_MET)]),
+        (10, _run("tmi", 8, {"p50_ms": 2}), [(True, CPU_MET), (False, "p50 2 > 1.5x the best peer")]),
+        (40, _run("tmi", 4, {"p99_ms": 30}), [(True, CPU_LOW), (False, "p99 30 > 20 ms")]),
     ],
-)
-def test_a_verdict_names_each_shortfall(tmi: FanoutRun, expected: str) -> None:
-    ours = next(s for s in summarise([tmi, _run("y-websocket", 10)]) if s.server == "tmi")
-    assert expected == verdict(ours, Goal(cpu_ratio=0.45, p50_ratio=1.5, p99_ms=20))
+)  # fmt: skip
+def test_a_verdict_names_figure_and_bound(rate: float, tmi: Run, expected: list[tuple[bool, str]]) -> None:
+    load = FanoutLoad(clients=50, writers=10, rate=rate, seconds=8)
+    runs = [replace(run, load=load.label) for run in (tmi, _run("y-websocket", 10))]
+    ours = summarise([load], runs)[0]
+    assert expected == [(verdict.met, verdict.text) for verdict in ours.verdicts]
+
+
+def test_the_table_says_which_goals_are_met_and_which_are_short() -> None:
+    console = Console(file=StringIO(), width=160)
+    runs = [_run("tmi", 8, {"p50_ms": 2}), _run("y-websocket", 10)]
+    print_table(console, [LOAD], summarise([LOAD], runs))
+    assert isinstance(console.file, StringIO)
+    lines = console.file.getvalue().splitlines()
+    assert [("met", "CPU 0.8 <="), ("short", "p50 2 >")] == [
+        (line.split()[0], line.split(": ")[-1][:10].strip() if "CPU" in line else line.split(": ")[-1][:7])
+        for line in lines
+        if "the best peer" in line
+    ]
+
+
+def test_faults_of_ours_are_told_from_those_of_peers() -> None:
+    assert not lost_or_altered([_run("tmi", 1), _run("y-websocket", 1, fault="lost")])
+    assert lost_or_altered([_run("tmi", 1, fault="lost"), _run("y-websocket", 1)])
 
 
 @pytest.mark.parametrize(("clients", "writers"), [(1, 1), (5, 6), (5, 0)])

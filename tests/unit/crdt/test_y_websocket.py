@@ -59,6 +59,9 @@ def test_a_lone_update_is_found_at_a_glance_or_by_decoding(size: int) -> None:
     assert [Update(b"u" * size)] == y_websocket.decode(frame)
 
 
-@pytest.mark.parametrize("cut", ["0002", "000203aabb", "000201aabb", "00028001", "0002800100", "000281", "0001", ""])
-def test_what_is_no_lone_update_is_left_to_decoding(cut: str) -> None:
-    assert y_websocket.lone_update(bytes.fromhex(cut)) is None
+NO_LONE_UPDATES = ["0002", "000203aabb", "000201aabb", "00028001", "0002800100", "000281", "0001", ""]
+
+
+@pytest.mark.parametrize("frame", NO_LONE_UPDATES)
+def test_what_is_no_lone_update_is_left_to_decoding(frame: str) -> None:
+    assert y_websocket.lone_update(bytes.fromhex(frame)) is None

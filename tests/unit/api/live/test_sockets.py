@@ -6,16 +6,27 @@ from uuid import UUID
 import pytest
 
 from api.live.socket import binary_frame
-from api.live.sockets import Sockets
+from api.live.sockets import Sockets, address_of
 from tests.harness.raw_websocket import BINARY, frame
 from tmi.domain.errors import TooManyRequests
 from tmi.domain.ids import UserId
 
+ADDRESSES = {
+    ("192.0.2.7", 5000): "192.0.2.7",
+    ("::ffff:192.0.2.7", 5000, 0, 0): "192.0.2.7",
+    ("2001:db8:1:2:3:4:5:6", 5000, 0, 0): "2001:db8:1:2::",
+    ("fe80::1%eth0", 5000, 0, 2): "fe80::",
+    "": "local",
+}
 USER = UserId(UUID(int=1))
 
 
 class Visited:
     """A socket that counts what the registry does to it."""
+
+    messages_in = bytes_in = queued_bytes = 0
+    user: UserId | None = None
+    serial = 0
 
     def __init__(self) -> None:
         self.visits: list[float] = []
@@ -30,6 +41,18 @@ class Visited:
 
     def abort(self) -> None:
         self.aborted += 1
+
+
+class Connection(asyncio.BaseTransport):
+    """A connection from somewhere."""
+
+    def __init__(self, peer: object) -> None:
+        super().__init__({"peername": peer})
+
+
+@pytest.mark.parametrize(("peer", "address"), ADDRESSES.items())
+def test_a_connection_counts_for_its_ipv4_address_or_its_ipv6_network(peer: object, address: str) -> None:
+    assert address == address_of(Connection(peer))
 
 
 @pytest.mark.parametrize("size", [0, 1, 125, 126, 127, 65535, 65536, 70000])

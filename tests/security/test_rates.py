@@ -1,0 +1,163 @@
+"""Limits on what a connection sends and on where connections come from, on real sockets."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+
+import pytest
+from pycrdt import Doc, Map
+
+from api.live.options import LiveOptions
+from crdt import y_websocket
+from crdt.diagram import CELLS
+from tests.harness.live_service import LiveService, live_service
+from tests.harness.raw_websocket import BINARY, connected, frame, upgrade_head, upgraded
+from tmi.domain.ids import DiagramId
+
+KIB = 1024
+
+
+class Author:
+    """Edits, one after another, of one Yjs client."""
+
+    def __init__(self) -> None:
+        self.doc: Doc[Map[object]] = Doc()
+        self._cells = self.doc.get(CELLS, type=Map[object])
+
+    def edit(self, key: str, value: str = "x") -> bytes:
+        """An Update message."""
+        before = self.doc.get_state()
+        self._cells[key] = value
+        return y_websocket.update(self.doc.get_update(before))
+
+
+async def keys_of(service: LiveService, diagram: DiagramId) -> set[str]:
+    _, document = await service.rooms.read(diagram)
+    return set(document.doc.get(CELLS, type=Map[object]).keys())
+
+
+async def arrived(service: LiveService, diagram: DiagramId, keys: int) -> None:
+    """Wait until the room knows so many keys."""
+    async with asyncio.timeout(10):
+        while len(await keys_of(service, diagram)) < keys:
+            await asyncio.sleep(0.005)
+
+
+async def test_a_client_over_its_rate_is_read_later_and_loses_nothing() -> None:
+    options = LiveOptions(edits_per_s=200, edits_burst=20)
+    async with live_service(options) as service:
+        diagram, author = await service.diagram(), Author()
+        async with upgraded(service.port, f"/collab/{diagram}?token={await service.token('alice')}") as raw:
+            for n in range(120):
+                raw.send_binary(author.edit(f"k{n}"))
+            await arrived(service, diagram, 120)
+            assert 0 < service.live.sockets.throttles
+            raw.send_binary(y_websocket.sync_step1(b"\x00"))
+            while not (await raw.receive_binary()).startswith(b"\x00\x01"):
+                pass
+        assert 0 == service.live.sockets.refusals["rate"]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        LiveOptions(edits_per_s=50, edits_burst=10, rate_patience_s=0.3),
+        LiveOptions(bytes_per_s=50 * KIB, bytes_burst=10 * KIB, rate_patience_s=0.3),
+    ],
+)
+async def test_a_client_that_stays_over_its_rate_is_told_to_come_back(options: LiveOptions) -> None:
+    async with live_service(options) as service:
+        diagram, author = await service.diagram(), Author()
+        async with upgraded(service.port, f"/collab/{diagram}?token={await service.token('alice')}") as raw:
+            raw.send(b"".join(frame(BINARY, author.edit(f"k{n}", "x" * KIB)) for n in range(500)))
+            assert 1013 == (await raw.receive_close()).close_code
+        assert 1 == service.live.sockets.refusals["rate"]
+        assert 0 < len(await keys_of(service, diagram)) < 500
+
+
+async def test_a_large_first_frame_is_taken_however_low_the_rate() -> None:
+    options = LiveOptions(bytes_per_s=KIB, bytes_burst=KIB, rate_patience_s=0.2)
+    async with live_service(options) as service:
+        diagram, author = await service.diagram(), Author()
+        async with upgraded(service.port, f"/collab/{diagram}?token={await service.token('alice')}") as raw:
+            raw.send_binary(author.edit("large", "x" * 500 * KIB))
+            assert 1013 == (await raw.receive_close()).close_code
+        assert {"large"} == await keys_of(service, diagram)
+
+
+async def test_what_a_throttled_client_sends_waits_outside_this_process() -> None:
+    options = LiveOptions(edits_per_s=1, edits_burst=5, rate_patience_s=1.0)
+    async with live_service(options) as service:
+        diagram, author = await service.diagram(), Author()
+        path = f"/collab/{diagram}?token={await service.token('alice')}"
+        async with upgraded(service.port, path) as raw:
+            for n in range(400):
+                raw.send_binary(author.edit(f"k{n}", "x" * 64 * KIB))
+            await asyncio.sleep(0.3)
+            # The kernel's buffers are full, so the sender's own fills up.
+            assert 0 < raw.writer.transport.get_write_buffer_size()
+            (socket,) = service.live.sockets
+            assert socket.messages_in < 200
+            assert 1013 == (await raw.receive_close_only()).close_code
+
+
+async def test_another_client_is_served_meanwhile() -> None:
+    options = LiveOptions(edits_per_s=5, edits_burst=5, rate_patience_s=2.0)
+    async with live_service(options) as service:
+        diagram, author = await service.diagram(), Author()
+        path = f"/collab/{diagram}?token={await service.token('alice')}"
+        async with upgraded(service.port, path) as busy, upgraded(service.port, path) as quiet:
+            for n in range(100):
+                busy.send_binary(author.edit(f"k{n}"))
+            quiet.send_binary(Author().edit("quiet"))
+            async with asyncio.timeout(1.5):
+                while "quiet" not in await keys_of(service, diagram):
+                    await asyncio.sleep(0.01)
+
+
+async def test_a_throttled_socket_is_closed_at_once_when_the_node_drains() -> None:
+    options = LiveOptions(edits_per_s=1, edits_burst=5, rate_patience_s=60.0)
+    async with live_service(options) as service:
+        diagram, author = await service.diagram(), Author()
+        path = f"/collab/{diagram}?token={await service.token('alice')}"
+        async with upgraded(service.port, path) as raw:
+            for n in range(50):
+                raw.send_binary(author.edit(f"k{n}"))
+            await asyncio.sleep(0.1)
+            await asyncio.gather(service.rooms.drain(2), service.live.drain(2), raw.receive_close())
+
+
+@pytest.fixture
+async def few() -> AsyncIterator[LiveService]:
+    async with live_service(LiveOptions(sockets_per_address_max=2)) as running:
+        yield running
+
+
+async def test_connections_of_an_address_are_bounded(few: LiveService) -> None:
+    diagram = await few.diagram()
+    path = f"/collab/{diagram}?token={await few.token('alice')}"
+    async with upgraded(few.port, path), upgraded(few.port, "/collab"), connected(few.port) as third:
+        third.send(upgrade_head(path))
+        answer = await third.answer()
+        assert (429, "2") == (answer.status, answer.headers["retry-after"])
+        assert b"this address has too many connections" in answer.body.lower()
+        assert 1 == few.live.sockets.refusals["sockets_per_address"]
+
+
+async def test_a_connection_that_ended_or_was_refused_counts_no_more(few: LiveService) -> None:
+    diagram = await few.diagram()
+    path = f"/collab/{diagram}?token={await few.token('alice')}"
+    for _ in range(4):
+        async with connected(few.port) as raw:
+            raw.send(upgrade_head(f"/collab/{diagram}?token=wrong"))
+            assert 401 == (await raw.answer()).status
+    for _ in range(4):
+        async with upgraded(few.port, path):
+            pass
+        async with asyncio.timeout(5):
+            while few.live.sockets.connections_of("127.0.0.1"):
+                await asyncio.sleep(0.005)
+    async with contextlib.AsyncExitStack() as stack:
+        for _ in range(2):
+            await stack.enter_async_context(upgraded(few.port, path))
+        assert 2 == few.live.sockets.connections_of("127.0.0.1")

@@ -1,0 +1,130 @@
+"""Rooms are closed early when they take too much memory: only those that nobody would miss."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from dataclasses import replace
+
+import pytest
+
+from persistence.memory.access import MemoryAccessControl
+from rooms.coordination.local import LocalCoordinator
+from rooms.service import ROOM_BYTES, Rooms, memory_of
+from tests.unit.rooms.conftest import LIMITS, Editor, World, until
+from tmi.domain.errors import TooManyRequests, Unavailable
+from tmi.domain.ids import DiagramId
+
+KIB = 1024
+TEXT_BYTES = 50 * KIB
+ROOM_WITH_TEXT = 20 * TEXT_BYTES
+
+
+class Crowd:
+    """Many diagrams, and somebody who visits them."""
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+        self.editors: list[Editor] = []
+
+    async def visit(self, *, stay: bool = False, save: bool = True) -> DiagramId:
+        """Open a new diagram and write a long text into it."""
+        world = self.world
+        world.diagram = (await world.diagrams.create(world.model, "d", "DFD-1.0.0", None)).id
+        editor = await world.editor().join()
+        self.editors.append(editor)
+        editor.edit("text", "x" * TEXT_BYTES)
+        if save:
+            await until(lambda: editor.acknowledged == 2)
+        assert editor.session is not None
+        if not stay:
+            editor.session.leave()
+        return world.diagram
+
+    def open_diagrams(self) -> list[DiagramId]:
+        return [runner.room.diagram for runner in self.world.rooms.runners]
+
+
+@pytest.fixture
+async def crowd() -> AsyncIterator[Crowd]:
+    """At most three rooms with a text fit, and none is closed for being idle."""
+    world = World()
+    await world.prepare()
+    limits = replace(
+        LIMITS,
+        journal=replace(LIMITS.journal, max_bytes=1_000_000),
+        idle_s=60,
+        memory_max_bytes=3 * ROOM_WITH_TEXT + 10 * ROOM_BYTES,
+        memory_hard_max_bytes=5 * ROOM_WITH_TEXT + 10 * ROOM_BYTES,
+        memory_sweep_s=0.01,
+        evict_after_s=0.0,
+    )
+    world.rooms = Rooms(
+        world.log, LocalCoordinator(world.log, "node"), MemoryAccessControl(world.store), limits
+    )
+    async with world.rooms.running():
+        yield Crowd(world)
+
+
+async def test_what_a_room_takes_follows_its_document(crowd: Crowd) -> None:
+    await crowd.visit(stay=True)
+    (runner,) = crowd.world.rooms.runners
+    assert ROOM_WITH_TEXT <= memory_of(runner) <= ROOM_WITH_TEXT + ROOM_BYTES + 20 * KIB
+
+
+async def test_the_rooms_least_recently_used_are_closed_first(crowd: Crowd) -> None:
+    visited = [await crowd.visit() for _ in range(5)]
+    await until(lambda: crowd.world.rooms.open_rooms == 3)
+    assert visited[2:] == crowd.open_diagrams()
+    assert 2 == crowd.world.rooms.evictions
+
+
+async def test_a_room_with_clients_is_never_closed_for_its_memory(crowd: Crowd) -> None:
+    visited = [await crowd.visit(stay=True) for _ in range(4)]
+    await crowd.visit()
+    await until(lambda: crowd.world.rooms.evictions == 1)
+    await until(lambda: crowd.world.rooms.open_rooms == 4)
+    assert visited == crowd.open_diagrams()
+
+
+async def test_a_room_with_unsaved_edits_is_never_closed_for_its_memory(crowd: Crowd) -> None:
+    crowd.world.log.gate = asyncio.Event()
+    visited = [await crowd.visit(save=False) for _ in range(4)]
+    await asyncio.sleep(0.05)
+    assert (0, visited) == (crowd.world.rooms.evictions, crowd.open_diagrams())
+    crowd.world.log.gate.set()
+    await until(lambda: crowd.world.rooms.evictions == 1)
+    assert {1} == {len(crowd.world.store.logs[diagram].rows) for diagram in visited}
+
+
+async def test_past_the_hard_limit_no_further_room_is_opened_and_open_ones_may_be_joined(
+    crowd: Crowd,
+) -> None:
+    visited = [await crowd.visit(stay=True) for _ in range(5)]
+    await until(lambda: crowd.world.rooms.memory_bytes > 5 * ROOM_WITH_TEXT)
+    for _ in range(20):
+        try:
+            visited.append(await crowd.visit(stay=True))
+        except Unavailable:
+            break
+    else:
+        raise AssertionError("every room was opened")
+    assert 1 == crowd.world.rooms.refusals["rooms_memory"]
+    crowd.world.diagram = visited[0]
+    assert "text" in (await crowd.world.editor().join()).cells
+    for editor in crowd.editors:
+        assert editor.session is not None
+        editor.session.leave()
+    await crowd.visit()
+
+
+async def test_clients_of_a_room_are_bounded(world: World) -> None:
+    limits = replace(LIMITS, room=replace(LIMITS.room, sessions_max=2))
+    rooms = Rooms(world.log, LocalCoordinator(world.log, "n"), MemoryAccessControl(world.store), limits)
+    async with rooms.running():
+        world.rooms = rooms
+        one, _ = await world.editor().join(), await world.editor().join()
+        with pytest.raises(TooManyRequests):
+            await world.editor().join()
+        assert 1 == rooms.refusals["sessions_per_room"]
+        assert one.session is not None
+        one.session.leave()
+        await world.editor().join()
