@@ -59,7 +59,7 @@ _HEAD = 12
 _MAX_REACHED = 10_000
 """Clients whose last clock is remembered."""
 
-_SPAN = 16
+_SPAN = 32
 """Merging costs 0.7 us an update by ten and 20 us an update by 5,000."""
 
 
@@ -192,6 +192,51 @@ class Document:
         if len(self._pending.update) + len(update) > MAX_PENDING_BYTES and self._must_wait(update):
             raise BadUpdate("too much waits for updates that never came")
         return self._apply(update)
+
+    def follows(self, update: bytes, reached: dict[bytes, int]) -> bool:
+        """Whether an update of one client has no gap before it, once all that `reached` tells of is there.
+
+        Its own end is then added to `reached`: with one dictionary for several updates they may be applied
+        together. A hot path: 1.5 us. Raises BadUpdate where `apply` would without looking inside.
+        """
+        check_update(update)
+        start = begins_plainly(update)
+        if start is None:
+            return False
+        client, clock, structs, clock_at = start
+        if clock > reached.get(client, -1) and not self._follows(update, client, clock, structs, clock_at):
+            return False
+        reached[client] = clock + structs
+        return True
+
+    def apply_together(
+        self, updates: Sequence[bytes], reached: Mapping[bytes, int]
+    ) -> tuple[Applied | None, Sequence[bytes]]:
+        """Integrate updates in one transaction; all were found to follow, into one `reached`, just before.
+
+        Returns what was applied, if anything, and the updates that have to be applied one by one, since
+        pycrdt refuses something in them: all or none. Measured with 24 edits of 42 bytes: 75 us, against 190
+        us one by one, and what goes to the others is merged by then.
+        """
+        if len(updates) == 1:
+            try:
+                return self._apply(updates[0]), ()
+            except BadUpdate:
+                return None, updates
+        try:
+            merged = merge(updates)
+            if len(self._pending.update) + len(merged) > MAX_PENDING_BYTES:
+                return None, updates
+            whole = self._integrate(merged)
+        except BadUpdate:
+            return None, updates
+        if not whole:
+            return self._keep_part(), updates
+        if len(self._events) == 1 and self._events[0] == merged and self._pending is NOTHING_PENDING:
+            self._reached.update(reached)
+            self._changed()
+            return Applied(True, merged, False, merged), ()
+        return self._look(merged, merged), ()
 
     def transact(self, edit: Callable[[Doc[Any]], None]) -> bytes | None:
         """Change the document ourselves, whole or not at all; the update, or None if nothing changed."""

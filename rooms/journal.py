@@ -34,12 +34,15 @@ class JournalLimits:
     commits_in_flight: int = 2
     commit_max_rooms: int = 500
     commit_max_bytes: int = 8 * 1024 * 1024
-    interval_s: float = 0.014
-    """Commits begin at least this far apart: an edit alone is committed at once, others share.
+    busy_edits: int = 20
+    """From so many edits that wait, commits follow each other at `busy_interval_s`."""
+    busy_interval_s: float = 0.013
+    """Shorter than a busy room's tick, so that what a tick brings is committed when it ends."""
+    interval_s: float = 0.030
+    """Otherwise commits begin at least this far apart: an edit alone is committed at once, others share.
 
-    A commit costs about 400 us of CPU here and 500 in PostgreSQL whatever is in it; 20 ms instead of one
-    for each edit took 20 % off a room with 100 edits a second, and an acknowledgement should not take
-    longer than 10 ms.
+    A commit costs about 400 us of CPU here and 500 in PostgreSQL whatever is in it. Against 14 ms this took
+    20 % off a room with 100 edits a second; against one commit for each edit 40 %.
     """
     retry_min_s: float = 0.05
     retry_max_s: float = 1.0
@@ -59,7 +62,7 @@ class Journal:
         self._wake = asyncio.Event()
         self._idle = asyncio.Event()
         self._idle.set()
-        self._next_at = 0.0
+        self._begun_at = float("-inf")
         self.in_flight = 0
         self.commits = 0
         self.rows = 0
@@ -116,17 +119,30 @@ class Journal:
             if not self._ready:
                 self._wake.clear()
                 await self._wake.wait()
-            # Another worker may take what is ready, or set the next turn, while this one waits for its own.
-            while (wait_s := self._next_at - loop.time()) > 0:
-                await asyncio.sleep(wait_s)
+            # Another worker may take what is ready, or begin a commit, while this one waits for its turn.
+            while (wait_s := self._next_at() - loop.time()) > 0:
+                await asyncio.sleep(min(wait_s, self._limits.busy_interval_s))
             taken = self._take()
             if taken:
-                self._next_at = loop.time() + self._limits.interval_s
+                self._begun_at = loop.time()
                 self.in_flight += 1
                 try:
                     await self._commit(taken)
                 finally:
                     self.in_flight -= 1
+
+    def _next_at(self) -> float:
+        """When the next commit may begin."""
+        limits = self._limits
+        return self._begun_at + (limits.busy_interval_s if self._is_busy() else limits.interval_s)
+
+    def _is_busy(self) -> bool:
+        edits = 0
+        for runner in self._ready.values():
+            edits += runner.room.unacknowledged
+            if edits >= self._limits.busy_edits:
+                return True
+        return False
 
     def _take(self) -> list[tuple[RoomRunner, RoomBatch]]:
         taken: list[tuple[RoomRunner, RoomBatch]] = []

@@ -23,10 +23,10 @@ class Pacer:
         self._seen_at = 0.0
         self.flushed_at = float("-inf")
 
-    def count(self, now: float) -> None:
-        """One more event came in."""
+    def count(self, now: float, events: int = 1) -> None:
+        """So many events came in."""
         # An exponentially fading count: `_level / _MEMORY_S` is events per second.
-        self._level = self._level * exp((self._seen_at - now) / _MEMORY_S) + 1.0
+        self._level = self._level * exp((self._seen_at - now) / _MEMORY_S) + events
         self._seen_at = now
 
     def due(self, now: float, members: int) -> float:

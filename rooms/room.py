@@ -21,11 +21,11 @@ to the next room).
 """
 
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from crdt import y_websocket
-from crdt.document import EMPTY_UPDATE, Document, merge
+from crdt.document import EMPTY_UPDATE, Applied, Document, merge
 from crdt.messages import Awareness, Message, QueryAwareness, SyncStep1, SyncStep2, Update
 from rooms import closing
 from rooms.effects import (
@@ -44,6 +44,7 @@ from rooms.effects import (
     Subscribe,
     Unsubscribe,
 )
+from rooms.held import Held, by_author
 from rooms.lifecycle import NEXT, Happening, Phase
 from rooms.pacing import Pacer
 from rooms.peer import Member
@@ -64,13 +65,15 @@ READ_ONLY = "your role on this threat model does not allow editing"
 class RoomLimits:
     """Bounds of a room; times in seconds."""
 
-    tick_s: float = 0.010
+    tick_s: float = 0.015
     """At most this long an edit waits for others in a busy room."""
     awareness_tick_s: float = 0.030
     quiet_copies_per_s: float = 8000.0
     """Up to this many copies a second are sent at once, without a tick."""
     batch_max_updates: int = 2000
     batch_max_bytes: int = 4 * 1024 * 1024
+    held_max_bytes: int = 256 * 1024
+    """Edits that wait for the end of their tick; more are applied at once."""
     awareness_max_bytes: int = 64 * 1024
     ids_per_session: int = 16
     document_max_bytes: int = 64 * 1024 * 1024
@@ -84,6 +87,7 @@ class RoomLimits:
 class _Session:
     number: SessionNumber
     member: Member
+    may_edit: bool
     greeted: bool = False
     """Its first SyncStep1 was answered."""
     behind: bytes | None = None
@@ -115,12 +119,15 @@ class Room:
         self.committed_seq = seq
         self.phase = Phase.OPEN
         self.unsaved_bytes = 0
+        self.unacknowledged = 0
+        """How many messages wait for a commit."""
         self._limits = limits
         self._sessions: dict[SessionNumber, _Session] = {}
         self._next_number = 1
         self._presence = Presence(
             ids_per_session=limits.ids_per_session, state_max_bytes=limits.awareness_max_bytes
         )
+        self._held: Held[_Session] = Held(document)
         self._relay: list[bytes] = []
         self._relay_from: SessionNumber | None = None
         self._unsent: deque[LoggedUpdate] = deque()
@@ -166,13 +173,13 @@ class Room:
     @property
     def unsaved(self) -> int:
         """How many accepted updates are not committed."""
-        return self.seq - self.committed_seq
+        return self.seq - self.committed_seq + len(self._held)
 
     def join(self, member: Member) -> SessionNumber:
         """Let somebody in who may watch this diagram. Only while the phase is OPEN."""
         number = self._next_number
         self._next_number += 1
-        self._sessions[number] = _Session(number, member)
+        self._sessions[number] = _Session(number, member, may(member.role, Action.EDIT))
         return number
 
     def leave(self, number: SessionNumber, now: float) -> Effects:
@@ -192,11 +199,12 @@ class Room:
             return NOTHING
         if role is None or not may(role, Action.WATCH):
             return self._end(number, closing.NO_LONGER_ALLOWED, "you may no longer read this diagram", now)
-        could_edit = may(session.member.role, Action.EDIT)
+        could_edit, session.may_edit = session.may_edit, may(role, Action.EDIT)
         session.member = Member(session.member.user, session.member.sign_in, role)
         effects: list[Effect] = [ChangeRole(number, role)]
-        if session.refused and may(role, Action.EDIT) and not could_edit:
+        if session.refused and session.may_edit and not could_edit:
             # What it drew as a reader was refused, and exists only there.
+            effects.extend(self._settle(now))
             effects.extend(self._ask(session))
         return effects
 
@@ -206,7 +214,7 @@ class Room:
 
     def close_writers(self, code: int, reason: str, now: float) -> Effects:
         """Close everybody who may edit; readers stay."""
-        writers = [n for n, s in self._sessions.items() if may(s.member.role, Action.EDIT)]
+        writers = [number for number, session in self._sessions.items() if session.may_edit]
         return [effect for number in writers for effect in self._end(number, code, reason, now)]
 
     def _end(self, number: SessionNumber, code: int, reason: str, now: float) -> Effects:
@@ -215,10 +223,21 @@ class Room:
     # --- what sessions send ---------------------------------------------------------------------
 
     def receive(self, number: SessionNumber, message: Message, now: float) -> Effects:
-        """Handle one message. Raises BadFrame or BadUpdate; the room is then as it was before."""
+        """Handle one message. A client's fault ends its session, and changes nothing else."""
         session = self._sessions.get(number)
         if session is None:
             return NOTHING
+        if isinstance(message, Update) and self._hold(session, message.update):
+            return self._held_back(now)
+        effects = NOTHING if isinstance(message, Awareness) else self._settle(now)
+        if number not in self._sessions:
+            return effects  # something that it sent before was at fault
+        try:
+            return [*effects, *self._answer(session, message, now)]
+        except BadFrame as fault:
+            return [*effects, *self._end(number, closing.BAD_FRAME, str(fault)[:120], now)]
+
+    def _answer(self, session: _Session, message: Message, now: float) -> Effects:
         if isinstance(message, Update):
             return self._edit(session, message.update, Origin.UPDATE, now)
         if isinstance(message, Awareness):
@@ -228,8 +247,33 @@ class Room:
         if isinstance(message, SyncStep1):
             return self._sync(session, message.state_vector)
         if isinstance(message, QueryAwareness):
-            return self._everybody(number)
+            return self._everybody(session.number)
         raise BadFrame(f"a room takes no {type(message).__name__}")
+
+    def hold(self, number: SessionNumber, update: bytes) -> bool:
+        """Add an Update message to others that wait for their tick; False if it is for `receive`.
+
+        Nearly all edits of a busy room go this way.
+        """
+        session = self._sessions.get(number)
+        return (
+            session is not None
+            and 0 < self._held.size < self._limits.held_max_bytes
+            and self._hold(session, update)
+        )
+
+    def _hold(self, session: _Session, update: bytes) -> bool:
+        held = self._held
+        size = self.document.bytes_estimate + held.size + len(update)
+        try:
+            return session.may_edit and size <= self._limits.document_max_bytes and held.take(session, update)
+        except BadFrame:
+            return False  # it will be told when what came before it is applied
+
+    def _held_back(self, now: float) -> Effects:
+        if len(self._held) == 1:
+            return (FlushAt(self._edits.due(now, len(self._sessions))),)
+        return self._settle(now) if self._held.size > self._limits.held_max_bytes else NOTHING
 
     def _sync(self, session: _Session, state_vector: bytes) -> Effects:
         number = session.number
@@ -270,7 +314,7 @@ class Room:
 
     def _edit(self, session: _Session, update: bytes, origin: Origin, now: float) -> Effects:
         syncs, updates = self._worth(session, origin)
-        if not may(session.member.role, Action.EDIT):
+        if not session.may_edit:
             if self.document.would_add(update):
                 session.refused += syncs + updates
                 return (Refuse(session.number, READ_ONLY),)
@@ -280,16 +324,53 @@ class Room:
             update, now
         ):
             return self._end(session.number, closing.DOCUMENT_TOO_LARGE, TOO_LARGE, now)
+        self._edits.count(now)
         applied = document.apply(update)
         if not applied.adds:
             return self._acknowledge_later(session.number, syncs, updates)
-        source = session.number, session.member.user
-        effects = self._accept(applied.journal, applied.relay, *source, origin, now)
+        effects = self._number(applied.journal, session.member.user, origin)
+        effects.extend(self._relay_later(applied.relay, session if applied.relay == update else None, now))
         self._wait(session.number, syncs, updates)
-        if applied.gap and not session.answers and session.asked_at != self.document.version:
-            # An answer that is under way would bring it.
-            session.asked_at = self.document.version
-            effects.extend(self._ask(session))
+        if applied.gap:
+            effects.extend(self._ask_for_gap(session))
+        return effects
+
+    def settle(self, now: float) -> Effects:
+        """Apply what is held: the document is as its editors see it."""
+        return self._settle(now)
+
+    def _settle(self, now: float) -> list[Effect]:
+        if not self._held:
+            return []
+        applied, edits, alone = self._held.apply()
+        self._edits.count(now, len(edits) + len(alone))
+        effects: list[Effect] = []
+        if applied is not None and applied.adds:
+            effects.extend(self._number_together(applied, edits))
+            first = edits[0][0] if edits else None
+            is_from_one = first is not None and all(session is first for session, _ in edits)
+            has_its_own = is_from_one and (applied.relay == applied.journal)
+            # The flush that the first held edit asked for will find it.
+            self._relay_later(applied.relay, first if has_its_own else None, now)
+        for session, _ in edits:
+            effects.extend(self._acknowledge_later(session.number, 0, 1))
+            if applied is not None and applied.gap:
+                effects.extend(self._ask_for_gap(session))
+        for session, update in alone:
+            try:
+                effects.extend(self._edit(session, update, Origin.UPDATE, now))
+            except BadFrame as fault:
+                effects.extend(self.end_session(session.number, closing.BAD_FRAME, str(fault)[:120], now))
+        return effects
+
+    def _number_together(self, applied: Applied, edits: Sequence[tuple[_Session, bytes]]) -> list[Effect]:
+        """Number what was applied as one: an update for each user."""
+        users = {session.member.user for session, _ in edits}
+        if len(users) <= 1:
+            return self._number(applied.journal, users.pop() if users else None, Origin.UPDATE)
+        effects: list[Effect] = []
+        for session, update in by_author(edits, lambda session: session.member.user):
+            effects.extend(self._number(update, session.member.user, Origin.UPDATE))
         return effects
 
     def _is_over_limit(self, update: bytes, now: float) -> bool:
@@ -315,35 +396,30 @@ class Room:
         refused = session.answers.popleft() if session.answers else 0
         return 1, max(refused - 1, 0)
 
-    def _accept(
-        self,
-        update: bytes,
-        relay: bytes,
-        source: SessionNumber | None,
-        author: UserId | None,
-        origin: Origin,
-        now: float,
-    ) -> list[Effect]:
-        """Number an applied update, and queue it for the journal and for everybody else."""
-        effects: list[Effect] = []
+    def _number(self, update: bytes, author: UserId | None, origin: Origin) -> list[Effect]:
+        """Number an applied update, and queue it for the journal."""
+        effects: list[Effect] = [] if self._unsent else [Journal()]
         self.seq = Seq(self.seq + 1)
-        if not self._unsent:
-            effects.append(Journal())
         self._unsent.append(LoggedUpdate(self.seq, author, origin, update))
         self.unsaved_bytes += len(update)
         self.document.bytes_estimate += len(update)
-        if relay == EMPTY_UPDATE:
-            return effects  # all of it waits for something; it goes out when that has come
-        self._edits.count(now)
-        if relay != update:
-            source = None  # it carries more than its sender has
-        if not self._relay:
-            self._relay_from = source
-            effects.append(FlushAt(self._edits.due(now, len(self._sessions))))
-        elif self._relay_from != source:
-            self._relay_from = None
-        self._relay.append(relay)
         return effects
+
+    def _relay_later(self, relay: bytes, source: _Session | None, now: float) -> Effects:
+        """Queue what was integrated for everybody but `source`, who has all of it."""
+        if relay == EMPTY_UPDATE:
+            return NOTHING  # all of it waits for something; it goes out when that has come
+        relay_from = None if source is None else source.number
+        is_first = not self._relay
+        self._relay_from = relay_from if is_first or self._relay_from == relay_from else None
+        self._relay.append(relay)
+        return (FlushAt(self._edits.due(now, len(self._sessions))),) if is_first else NOTHING
+
+    def _ask_for_gap(self, session: _Session) -> Effects:
+        if session.answers or session.asked_at == self.document.version:
+            return NOTHING  # an answer that is under way will bring it
+        session.asked_at = self.document.version
+        return self._ask(session)
 
     def _acknowledge_later(self, number: SessionNumber, syncs: int, updates: int) -> Effects:
         """It added nothing: it is as durable as what the room has applied so far."""
@@ -360,18 +436,24 @@ class Room:
         count = waiting[-1][1].setdefault(number, [0, 0])
         count[0] += syncs
         count[1] += updates
+        self.unacknowledged += syncs + updates
 
     def edit(
         self, change: Callable[[Document], bytes | None], author: UserId | None, origin: Origin, now: float
     ) -> Effects:
-        """Change the document from the server's side in one transaction; `change` returns its update, or
-        None. Raises TooLarge when the document is at its size limit.
+        """Change the document from the server's side in one transaction, after `settle`.
+
+        `change` returns its update, or None. Raises TooLarge when the document is at its size limit.
         """
+        assert not self._held, "settle first"
         limits, document = self._limits, self.document
         if document.bytes_estimate > limits.document_max_bytes < document.measure():
             raise TooLarge(TOO_LARGE)
         update = change(document)
-        return NOTHING if update is None else self._accept(update, update, None, author, origin, now)
+        if update is None:
+            return NOTHING
+        self._edits.count(now)
+        return [*self._number(update, author, origin), *self._relay_later(update, None, now)]
 
     # --- fan-out --------------------------------------------------------------------------------
 
@@ -379,7 +461,7 @@ class Room:
         """Send out what is due; says when to call again if something has to wait."""
         effects: list[Effect] = []
         members = len(self._sessions)
-        if self._relay:
+        if self._relay or self._held:
             due = self._edits.due(now, members)
             if due <= now:
                 self._flush_edits(effects, now)
@@ -396,6 +478,7 @@ class Room:
         return effects
 
     def _flush_edits(self, effects: list[Effect], now: float) -> None:
+        effects.extend(self._settle(now))
         relay = self._relay
         if not relay:
             return
@@ -418,14 +501,16 @@ class Room:
         effects.append(Unsubscribe(number))
         return effects
 
-    def resume(self, number: SessionNumber) -> Effects:
+    def resume(self, number: SessionNumber, now: float) -> Effects:
         """The session reads again: one difference brings it up to date."""
         session = self._sessions.get(number)
         if session is None or session.behind is None:
             return NOTHING
+        effects = self._settle(now)
         missed = self.document.difference(session.behind)
         session.behind = None
-        return [Send(number, y_websocket.update(missed)), Subscribe(number), *self._everybody(number)]
+        effects += (Send(number, y_websocket.update(missed)), Subscribe(number))
+        return [*effects, *self._everybody(number)]
 
     # --- the journal ----------------------------------------------------------------------------
 
@@ -468,6 +553,7 @@ class Room:
                 count = counts.setdefault(number, [0, 0])
                 count[0] += syncs
                 count[1] += updates
+                self.unacknowledged -= syncs + updates
         sessions = self._sessions
         return [Acknowledge(n, syncs, updates) for n, (syncs, updates) in counts.items() if n in sessions]
 

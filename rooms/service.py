@@ -212,6 +212,7 @@ class Rooms:
         """
         runner = self._open.get(diagram) or self._ending.get(diagram)
         if runner is not None and not runner.room.is_over:
+            runner.settle()
             return runner.room.seq, runner.room.document
         async with self._load_slots:
             stored = await self._store.load(diagram)

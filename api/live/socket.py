@@ -208,12 +208,16 @@ class LiveSocket(WSListener):
         """Run a subclass's handler; whatever it raises ends this socket and nothing else."""
         try:
             callback(*arguments)
-        except BadFrame as fault:
-            self.fail(closing.BAD_FRAME, str(fault))
-        except Exception:
-            self._sockets.faults += 1
-            log.exception("a handler of a live socket failed")
-            self.fail(closing.INTERNAL_ERROR, "internal error")
+        except Exception as error:  # noqa: BLE001 - see _failed
+            self._failed(error)
+
+    def _failed(self, error: Exception) -> None:
+        if isinstance(error, BadFrame):
+            self.fail(closing.BAD_FRAME, str(error))
+            return
+        self._sockets.faults += 1
+        log.error("a handler of a live socket failed", exc_info=error)
+        self.fail(closing.INTERNAL_ERROR, "internal error")
 
     # --- called by picows -----------------------------------------------------------------------
 
@@ -245,17 +249,27 @@ class LiveSocket(WSListener):
             self.abandon()
 
     def on_ws_frame(self, transport: WSTransport, frame: WSFrame) -> None:
+        """Hot: a whole binary message, which nearly every frame is, goes straight to `received`."""
         self._heard = True
         self._edits_left -= 1
         self._bytes_left -= frame.payload_size
         kind = frame.msg_type
+        if self._closing or frame.rsv1 or frame.rsv2 or frame.rsv3 or not frame.fin or kind is not _BINARY:
+            self._uncommon(transport, frame, kind)
+        elif self._fragments is not None:
+            self._fragment(kind, frame.get_payload_as_bytes(), True)
+        else:
+            try:
+                self.received(frame.get_payload_as_bytes())
+            except Exception as error:  # noqa: BLE001 - see _failed
+                self._failed(error)
+
+    def _uncommon(self, transport: WSTransport, frame: WSFrame, kind: WSMsgType) -> None:
         if self._closing:
             if kind is _CLOSE and self._tcp is not None:
                 self._tcp.close()
         elif frame.rsv1 or frame.rsv2 or frame.rsv3:
             self.fail(PROTOCOL_ERROR, "a reserved bit is set")
-        elif kind is _BINARY and frame.fin and self._fragments is None:
-            self._guarded(self.received, frame.get_payload_as_bytes())
         elif kind is _BINARY or kind is _TEXT or kind is _CONTINUATION:
             self._fragment(kind, frame.get_payload_as_bytes(), frame.fin)
         elif kind is _PING:

@@ -42,6 +42,10 @@ class YWebsocketSocket(LiveSocket):
         session = self._session
         if session is None:
             return
+        update = y_websocket.lone_update(message)
+        if update is not None:
+            session.receive_update(update)
+            return
         for part in y_websocket.decode(message):
             session.receive(part)
 

@@ -1,8 +1,9 @@
 """Connections for the hottest statement, without the ceremony of a pool.
 
 Taking a connection from asyncpg's pool and giving it back took about as much CPU as a small append itself.
-These go from one statement to the next as they are. One that failed in any way but by the statement's own
-fault is thrown away.
+These go from one statement to the next as they are, and keep their statements prepared, which saves
+asyncpg's way through its cache and its loggers. One that failed in any way but by the statement's own fault
+is thrown away.
 """
 
 import asyncio
@@ -16,9 +17,28 @@ from persistence.postgres.failures import AWAY
 if TYPE_CHECKING:
     Record = asyncpg.Record
     Connection = asyncpg.Connection[Record]
+    Statement = asyncpg.prepared_stmt.PreparedStatement[Record]
 else:
     Record = asyncpg.Record
     Connection = asyncpg.Connection
+    Statement = asyncpg.prepared_stmt.PreparedStatement
+
+
+class _Hot:
+    """One connection with what is prepared on it."""
+
+    __slots__ = ("connection", "statements")
+
+    def __init__(self, connection: Connection) -> None:
+        self.connection = connection
+        self.statements: dict[str, Statement] = {}
+
+    async def fetch(self, sql: str, arguments: Sequence[Any]) -> Sequence[Record]:
+        statement = self.statements.get(sql)
+        if statement is None:
+            statement = self.statements[sql] = await self.connection.prepare(sql)
+        rows: Sequence[Record] = await statement.fetch(*arguments)
+        return rows
 
 
 class HotConnections:
@@ -27,7 +47,7 @@ class HotConnections:
     def __init__(self, connect: Callable[[], Awaitable[Connection]], limit: int) -> None:
         self._connect = connect
         self._slots = asyncio.Semaphore(limit)
-        self._idle: list[Connection] = []
+        self._idle: list[_Hot] = []
         self._in_use = 0
         self._closed = False
 
@@ -39,36 +59,36 @@ class HotConnections:
     async def fetch(self, sql: str, *arguments: Any) -> Sequence[Record]:
         """The rows of one statement. Raises what asyncpg raises."""
         async with self._slots:
-            connection = await self._take()
+            hot = await self._take()
             self._in_use += 1
             try:
-                rows = await connection.fetch(sql, *arguments)
+                rows = await hot.fetch(sql, arguments)
             except (*AWAY, asyncio.CancelledError):
-                connection.terminate()
+                hot.connection.terminate()
                 raise
             except asyncpg.PostgresError:
-                self._keep(connection)
+                self._keep(hot)
                 raise
             finally:
                 self._in_use -= 1
-            self._keep(connection)
+            self._keep(hot)
             return rows
 
-    async def _take(self) -> Connection:
+    async def _take(self) -> _Hot:
         while self._idle:
-            connection = self._idle.pop()
-            if not connection.is_closed():
-                return connection
-        return await self._connect()
+            hot = self._idle.pop()
+            if not hot.connection.is_closed():
+                return hot
+        return _Hot(await self._connect())
 
-    def _keep(self, connection: Connection) -> None:
+    def _keep(self, hot: _Hot) -> None:
         if self._closed:
-            connection.terminate()
+            hot.connection.terminate()
         else:
-            self._idle.append(connection)
+            self._idle.append(hot)
 
     def close(self) -> None:
         """Close the idle ones now, and those in use when they are free."""
         self._closed = True
         while self._idle:
-            self._idle.pop().terminate()
+            self._idle.pop().connection.terminate()

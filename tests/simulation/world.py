@@ -251,6 +251,8 @@ class World:
             return
         number = entry[1]
         try:
+            if isinstance(message, Update) and self.room.hold(number, message.update):
+                return
             effects = self.room.receive(number, message, self.now)
         except BadFrame:
             effects = self.room.end_session(number, 4400, "bad frame", self.now)
@@ -361,7 +363,7 @@ class World:
         number = entry[1]
         if number in self._paused:
             self._paused.discard(number)
-            self.perform(self.room.resume(number))
+            self.perform(self.room.resume(number, self.now))
         else:
             self._paused.add(number)
             self.perform(self.room.pause(number, self.now))
@@ -377,7 +379,7 @@ class World:
         if not self._calm:
             self._calm = True
             for number in sorted(self._paused):
-                self.perform(self.room.resume(number))
+                self.perform(self.room.resume(number, self.now))
             self._paused.clear()
             self.at(2.0, self._come_to_rest)
         elif self.log.fence != self.room.fence:

@@ -49,3 +49,19 @@ def test_bodies_are_what_the_client_decodes() -> None:
 def test_what_only_the_server_sends_is_encoded_as_the_protocol_says() -> None:
     assert "0200026e6f" == y_websocket.permission_denied("no").hex()
     assert "64ac02" == y_websocket.saved(300).hex()
+
+
+@pytest.mark.parametrize("size", [1, 2, 127, 128, 129, 16382, 16383, 16384, 20_000])
+def test_a_lone_update_is_found_at_a_glance_or_by_decoding(size: int) -> None:
+    frame = y_websocket.update(b"u" * size)
+    assert y_websocket.lone_update(frame) in (b"u" * size, None)
+    assert (size < 16384) == (y_websocket.lone_update(frame) is not None)
+    assert [Update(b"u" * size)] == y_websocket.decode(frame)
+
+
+NO_LONE_UPDATES = ["0002", "000203aabb", "000201aabb", "00028001", "0002800100", "000281", "0001", ""]
+
+
+@pytest.mark.parametrize("frame", NO_LONE_UPDATES)
+def test_what_is_no_lone_update_is_left_to_decoding(frame: str) -> None:
+    assert y_websocket.lone_update(bytes.fromhex(frame)) is None

@@ -4,7 +4,6 @@ from collections.abc import Iterable
 from typing import Any, TypeVar
 from uuid import UUID
 
-import pytest
 from pycrdt import Doc, Map
 
 from crdt import y_websocket
@@ -25,7 +24,6 @@ from rooms.effects import (
 )
 from rooms.peer import Member
 from rooms.room import Room, RoomLimits
-from tmi.domain.errors import BadFrame
 from tmi.domain.ids import DiagramId, Fence, Seq, SignInId, UserId
 from tmi.domain.ports import Origin
 from tmi.domain.roles import Role
@@ -38,8 +36,8 @@ def member(name: int = 1, role: Role = Role.WRITER) -> Member:
     return Member(UserId(UUID(int=name)), SignInId(UUID(int=name)), role)
 
 
-def room() -> Room:
-    return Room(DiagramId(UUID(int=9)), Fence(1), Document.load(None, []), Seq(0), RoomLimits())
+def room(limits: RoomLimits | None = None) -> Room:
+    return Room(DiagramId(UUID(int=9)), Fence(1), Document.load(None, []), Seq(0), limits or RoomLimits())
 
 
 class Editor:
@@ -90,11 +88,11 @@ def test_a_newcomer_is_synced_subscribed_and_asked_in_this_order() -> None:
 def test_an_edit_is_numbered_journaled_and_sent_to_the_others_only() -> None:
     target, editor = room(), Editor()
     author, other = greet(target, member(1)), greet(target, member(2))
-    effects = target.receive(author, Update(editor.edit("a")), 1.0)
+    assert [FlushAt(1.0)] == list(target.receive(author, Update(editor.edit("a")), 1.0))
+    effects = target.flush(1.0)
     assert 1 == target.seq
     assert [Journal()] == only(Journal, effects)
-    assert [FlushAt(1.0)] == only(FlushAt, effects)
-    (broadcast,) = only(Broadcast, target.flush(1.0))
+    (broadcast,) = only(Broadcast, effects)
     assert author == broadcast.but != other
     assert {"a": 1} == Editor(8).receive([broadcast.body]).cells.to_py()
 
@@ -124,8 +122,10 @@ def test_a_room_has_one_batch_in_flight() -> None:
     target, editor = room(), Editor()
     number = greet(target, member())
     target.receive(number, Update(editor.edit("a")), 1.0)
+    target.flush(1.0)
     assert target.take_batch() is not None
     target.receive(number, Update(editor.edit("b")), 1.0)
+    target.flush(1.0)
     assert target.take_batch() is None
     assert [Journal()] == only(Journal, target.committed())
     second = target.take_batch()
@@ -148,6 +148,7 @@ def test_what_adds_nothing_takes_no_memory_while_commits_are_stalled() -> None:
     target, editor = room(), Editor()
     writer, other = greet(target, member(1)), greet(target, member(2))
     target.receive(writer, Update(editor.edit("a")), 1.0)
+    target.settle(1.0)
     target.take_batch()
     for _ in range(500):
         target.receive(writer, Update(EMPTY_UPDATE), 1.0)
@@ -160,9 +161,13 @@ def test_the_same_update_again_is_not_numbered_again() -> None:
     target, editor = room(), Editor()
     number = greet(target, member())
     update = editor.edit("a")
-    target.receive(number, Update(update), 1.0)
-    target.receive(number, Update(update), 1.0)
+    for now in (1.0, 1.0, 2.0, 3.0):
+        target.receive(number, Update(update), now)
+        if now >= 2.0:
+            target.flush(now)
     assert 1 == target.seq
+    assert target.take_batch() is not None
+    assert [Acknowledge(number, 0, 4)] == list(target.committed())
 
 
 def test_an_update_with_a_gap_is_journaled_and_its_sender_is_asked() -> None:
@@ -265,15 +270,65 @@ def test_who_may_no_longer_read_is_closed_4403() -> None:
     assert target.is_empty
 
 
+MALFORMED = b"\x01\x02\x03"
+UNDECODABLE = b"\x01\x01\x63\x00\x3f\x00"
+"""It begins as an update of client 99 does, and only pycrdt finds out."""
+
+
 def test_a_malformed_update_leaves_the_room_as_it_was() -> None:
     target, editor = room(), Editor()
     number = greet(target, member())
     target.receive(number, Update(editor.edit("a")), 1.0)
+    target.flush(1.0)
     before = target.document.encode()
-    with pytest.raises(BadFrame):
-        target.receive(number, Update(b"\x01\x02\x03"), 1.0)
+    effects = target.receive(number, Update(MALFORMED), 1.0)
+    assert [(number, 4400)] == [(close.session, close.code) for close in only(Close, effects)]
     assert before == target.document.encode()
     assert 1 == target.seq
+
+
+def test_a_malformed_update_ends_its_sender_alone_and_the_edits_beside_it_count() -> None:
+    target, one, two = room(), Editor(7), Editor(8)
+    first, second, bad = (greet(target, member(n)) for n in (1, 2, 3))
+    target.receive(first, Update(one.edit("a")), 1.0)
+    assert target.hold(bad, UNDECODABLE)
+    assert target.hold(second, two.edit("b"))
+    effects = target.flush(1.0)
+    assert [(bad, 4400)] == [(close.session, close.code) for close in only(Close, effects)]
+    (broadcast,) = only(Broadcast, effects)
+    assert {"a": 1, "b": 1} == Editor(9).receive([broadcast.body]).cells.to_py()
+    assert target.take_batch() is not None
+    assert {Acknowledge(first, 0, 1), Acknowledge(second, 0, 1)} == set(target.committed())
+
+
+def test_edits_of_one_tick_are_logged_by_author() -> None:
+    target, one, two = room(), Editor(7), Editor(8)
+    first, second = member(1), member(2)
+    numbers = greet(target, first), greet(target, second)
+    target.receive(numbers[0], Update(one.edit("a")), 1.0)
+    assert target.hold(numbers[1], two.edit("b"))
+    assert target.hold(numbers[0], one.edit("c"))
+    target.flush(1.0)
+    batch = target.take_batch()
+    assert batch is not None
+    by = {update.author: Editor(9).receive([y_websocket.update(update.data)]) for update in batch.updates}
+    assert {"a": 1, "c": 1} == by[first.user].cells.to_py()
+    assert {"b": 1} == by[second.user].cells.to_py()
+
+
+def test_what_is_held_is_bounded_and_applied_before_anybody_is_synced() -> None:
+    target, editor = room(RoomLimits(held_max_bytes=100)), Editor()
+    number = greet(target, member(1))
+    target.receive(number, Update(editor.edit("a")), 1.0)
+    newcomer = target.join(member(2))
+    step2 = only(Send, target.receive(newcomer, SyncStep1(b"\x00"), 1.0))[0]
+    assert {"a": 1} == Editor(9).receive([step2.body]).cells.to_py()
+    second = editor.edit("b")
+    assert not target.hold(number, second)
+    target.receive(number, Update(second), 1.0)
+    while target.hold(number, editor.edit("c")):
+        assert target._held.size < 200
+    assert target._held.size >= 100
 
 
 def test_a_slow_reader_misses_broadcasts_and_gets_one_difference() -> None:
@@ -282,12 +337,12 @@ def test_a_slow_reader_misses_broadcasts_and_gets_one_difference() -> None:
     reader = Editor(8)
     target.receive(writer, Update(editor.edit("a")), 1.0)
     paused = list(target.pause(slow, 1.0))
-    assert [Broadcast, Unsubscribe] == [type(effect) for effect in paused]
+    assert [Journal, Broadcast, Unsubscribe] == [type(effect) for effect in paused]
     reader.receive(b.body for b in only(Broadcast, paused))
     for n in range(5):
         target.receive(writer, Update(editor.edit(f"b{n}")), 2.0)
         target.flush(2.0)
-    difference, subscribed = target.resume(slow)
+    difference, subscribed = target.resume(slow, 2.0)
     assert Subscribe(slow) == subscribed
     assert isinstance(difference, Send)
     assert editor.cells.to_py() == reader.receive([difference.body]).cells.to_py()

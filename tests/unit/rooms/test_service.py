@@ -71,6 +71,7 @@ async def test_at_the_bound_writers_are_sent_away_and_nothing_applied_is_lost(wo
     world.store.unavailable = True
     for n in range(30):
         writer.edit(f"k{n}", "x" * 1000)
+        await asyncio.sleep(0)
     await until(lambda: writer.closed is not None)
     assert writer.closed is not None
     assert 1013 == writer.closed[0]
@@ -190,6 +191,7 @@ async def test_drain_tells_what_it_could_not_save(world: World) -> None:
     editor = await world.editor().join()
     world.store.unavailable = True
     editor.edit("a")
+    await asyncio.sleep(0)
     editor.edit("b")
     assert {world.diagram: 2} == await world.rooms.drain(0.05)
 
