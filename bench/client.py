@@ -41,11 +41,15 @@ class Client(WSListener):
         self._renewal: asyncio.TimerHandle | None = None
         self._leaving = False
 
-    async def join(self, url: str) -> None:
-        """Connects and waits for the first sync. Raises `OSError`, `TimeoutError` or `WSError`."""
+    async def join(self, url: str, source: str | None = None) -> None:
+        """Connects, from a given address of this machine or any, and waits for the first sync.
+
+        Raises `OSError`, `TimeoutError` or `WSError`.
+        """
         await ws_connect(
-            lambda: self, url, websocket_handshake_timeout=JOIN_TIMEOUT_S, max_frame_size=MAX_FRAME_BYTES
-        )
+            lambda: self, url, websocket_handshake_timeout=JOIN_TIMEOUT_S, max_frame_size=MAX_FRAME_BYTES,
+            local_addr=None if source is None else (source, 0),
+        )  # fmt: skip
         await asyncio.wait_for(self._joined, JOIN_TIMEOUT_S)
 
     def edit(self, key: bytes, value: bytes) -> None:

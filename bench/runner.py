@@ -26,7 +26,7 @@ from rich.progress import (
 from bench import report
 from bench.machine import provenance
 from bench.model import Load, Place, Run
-from bench.process import cores, pin
+from bench.process import cores, open_files_limit, pin
 from bench.servers import Server, ServerError
 
 REDRAW_S = 1.0
@@ -67,6 +67,7 @@ async def carry_out(plan: Plan, console: Console, command: list[str]) -> bool:
         console.print("[yellow]One core only: generator and server share it.")
     place = Place(generator_core, server_core)
     outcome = Outcome()
+    open_files_limit()
     pin(generator_core)
     async with _progress(plan, console) as progress:
         for _, loads in groupby(plan.loads, key=lambda load: load.scenario):

@@ -1,6 +1,8 @@
 """What can be measured, one module a scenario, and the sets that `make bench` and RESULTS.md are made of."""
 
 from bench.model import Load
+from bench.scenarios.cold_open import ColdOpenLoad
+from bench.scenarios.connect import ConnectLoad, IdleLoad
 from bench.scenarios.cursors import CursorsLoad
 from bench.scenarios.fanout import FanoutLoad
 from bench.scenarios.join import ColdJoinLoad, JoinLoad
@@ -12,15 +14,39 @@ SCENARIOS: tuple[type[Load], ...] = (
     RoomsLoad,
     JoinLoad,
     ColdJoinLoad,
+    ColdOpenLoad,
+    ConnectLoad,
+    IdleLoad,
 )
 """Each becomes a command of the command line, with an option for every field."""
 
 
+RATES = (10, 40, 100, 200)
+LONGEST_CURSORS_S = 5.0
+"""With 300 clients the generator keeps nearly 200 MB of frames a second."""
+
+
 def short_set(seconds: float) -> list[Load]:
-    """Sound, and done in less than five minutes with four servers. `seconds` is the length of one window."""
-    return [FanoutLoad(50, 10, rate, seconds) for rate in (10, 40, 100, 200)]
+    """Sound, and done in less than five minutes with three servers. `seconds` is the length of a window."""
+    return [
+        *(FanoutLoad(50, 10, rate, seconds) for rate in RATES),
+        CursorsLoad(50, 10, seconds),
+        RoomsLoad(200, 2, 5, seconds),
+        JoinLoad(),
+        ConnectLoad(seconds=seconds),
+    ]
 
 
 def full_set(seconds: float) -> list[Load]:
-    """Every row of the targets, and every scenario."""
-    return [FanoutLoad(50, 10, rate, seconds) for rate in (10, 40, 100, 200)]
+    """Every scenario, and with them every row of the targets."""
+    return [
+        *(FanoutLoad(50, 10, rate, seconds) for rate in RATES),
+        CursorsLoad(50, 10, seconds),
+        CursorsLoad(300, 10, min(seconds, LONGEST_CURSORS_S)),
+        RoomsLoad(200, 2, 5, seconds),
+        JoinLoad(),
+        ColdJoinLoad(),
+        ColdOpenLoad(opens=40),
+        ConnectLoad(seconds=seconds),
+        IdleLoad(),
+    ]

@@ -1,8 +1,8 @@
 """A storm of joins on one large diagram: what a join costs, and how long it takes to have everything.
 
 The diagram is written by one client: as many small properties as a diagram of that size has, some forty bytes
-each, so that a server that builds its answer from the document has real work to do. A join is complete when the
-frame that completes the first sync is read; afterwards every joiner's frames are checked for every property.
+each, so that a server that builds its answer from the document has real work to do. A join is complete when
+the frame that completes the first sync is read; afterwards every joiner's frames are checked for all.
 
 Warm, the room is open: a witness stays in it. Cold, everybody has left and the server has evicted the room
 before the storm, so the first joiner's answer comes from the database, and the others wait for it.

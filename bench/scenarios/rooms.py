@@ -1,7 +1,7 @@
 """Many small rooms: what an edit costs where nothing can be shared among readers.
 
-A server that keeps its documents has to prove it here: everybody leaves, the rooms are evicted, and a newcomer
-to each has to be given every edit, from the database alone.
+A server that keeps its documents has to prove it here: everybody leaves, the rooms are evicted, and a
+newcomer to each has to be given every edit, from the database alone.
 """
 
 import asyncio

@@ -18,8 +18,15 @@ from bench.protocols import hocuspocus, y_websocket
 from bench.servers.base import HOST, Room, Server, ServerError, free_port
 
 START_TIMEOUT_S = 90.0
-SETTINGS = {"TMI_ACCESS_TOKEN_TTL_S": "14400", "TMI_ROOM_IDLE_S": "1"}
-"""Other than the defaults: no sign-in ends in mid-measurement, and an empty room is soon evicted."""
+SETTINGS = {
+    "TMI_ACCESS_TOKEN_TTL_S": "14400",
+    "TMI_ROOM_IDLE_S": "1",
+    "TMI_SOCKETS_PER_ADDRESS_MAX": "20000",
+    "TMI_DOCUMENTS_PER_USER_MAX": "20000",
+}
+"""Other than the defaults: no sign-in ends in mid-measurement, an empty room is soon evicted, and all clients
+may be one user at one address.
+"""
 EVICTED_AFTER_S = 3.0
 """After the last one left, a room is gone by then."""
 CALLBACK = "http://127.0.0.1:9/callback"
