@@ -263,6 +263,8 @@ class LiveSocket(WSListener):
                 self.received(frame.get_payload_as_bytes())
             except Exception as error:  # noqa: BLE001 - see _failed
                 self._failed(error)
+        if self._edits_left < 0 or self._bytes_left < 0:
+            self._over_rate()
 
     def _uncommon(self, transport: WSTransport, frame: WSFrame, kind: WSMsgType) -> None:
         if self._closing:
@@ -277,8 +279,6 @@ class LiveSocket(WSListener):
                 transport.send_pong(frame.get_payload_as_bytes())
         elif kind is _CLOSE:
             self._answer_close(frame.get_payload_as_bytes())
-        if self._edits_left < 0 or self._bytes_left < 0:
-            self._over_rate()
 
     def pause_writing(self) -> None:
         self._paused_at = asyncio.get_running_loop().time()
