@@ -73,7 +73,7 @@ $(PEERS): bench/peers/package.json bench/peers/package-lock.json
 	touch $@
 
 # The long runs of what the tests try briefly.
-.PHONY: interop-1000 kill-100 fuzz simulate-10000
+.PHONY: interop-1000 kill-100 fuzz simulate-10000 soak
 
 fuzz: $(DEV)
 	TMI_FUZZ_FRAMES=1000000 $(BIN)/python -m pytest tests/security/test_frames_fuzz.py tests/security/test_live_fuzz.py $(ARGS)
@@ -86,3 +86,6 @@ interop-1000: $(DEV) $(INTEROP)
 
 kill-100: $(DEV) $(INTEROP)
 	TMI_KILL_ROUNDS=100 $(BIN)/python -m pytest tests/faults/test_kill.py $(ARGS)
+
+soak: $(DEV)
+	TMI_SOAK_S=7200 $(BIN)/python -m pytest -s tests/soak $(ARGS)

@@ -79,7 +79,7 @@ class RoomLimits:
     document_max_bytes: int = 64 * 1024 * 1024
     """The document's encoded size, from where on edits only may delete."""
     measure_interval_s: float = 10.0
-    """How often a document at its limit is measured, unless it grows fast: 64 MiB take 0.1 s and more."""
+    """How often a document at its limit is measured, unless it grows fast: 64 MiB take 0.4 s."""
     sessions_max: int = 5_000
 
 

@@ -1,0 +1,1 @@
+"""The service under steady use for a long time: what grows?"""
