@@ -47,21 +47,8 @@ class Decoder:
         if position < self._end and data[position] < 0x80:
             self._position = position + 1
             return data[position]
-        number = shift = 0
-        # 8 bytes hold 56 bits: a ninth byte could only be larger than lib0 allows.
-        for index in range(position, min(position + 8, self._end)):
-            byte = data[index]
-            number |= (byte & 0x7F) << shift
-            if byte < 0x80:
-                if number > MAX_SAFE_INTEGER:
-                    break
-                self._position = index + 1
-                return number
-            shift += 7
-        else:
-            if self._end - position < 8:
-                raise BadFrame("the frame ends too early")
-        raise BadFrame("a number is larger than 2^53 - 1")
+        number, self._position = read_var_uint(data, position, self._end)
+        return number
 
     def read_var_bytes(self) -> bytes:
         length = self.read_var_uint()
@@ -76,6 +63,24 @@ class Decoder:
             return self.read_var_bytes().decode()
         except UnicodeDecodeError:
             raise BadFrame("a string is not UTF-8") from None
+
+
+def read_var_uint(data: bytes, position: int, end: int) -> tuple[int, int]:
+    """The number at a position, and where the next value begins. Raises BadFrame."""
+    number = shift = 0
+    # 8 bytes hold 56 bits: a ninth byte could only be larger than lib0 allows.
+    for index in range(position, min(position + 8, end)):
+        byte = data[index]
+        number |= (byte & 0x7F) << shift
+        if byte < 0x80:
+            if number > MAX_SAFE_INTEGER:
+                break
+            return number, index + 1
+        shift += 7
+    else:
+        if end - position < 8:
+            raise BadFrame("the frame ends too early")
+    raise BadFrame("a number is larger than 2^53 - 1")
 
 
 def write_var_uint(number: int) -> bytes:

@@ -67,7 +67,7 @@ class RoomLimits:
 
     tick_s: float = 0.015
     """At most this long an edit waits for others in a busy room."""
-    awareness_tick_s: float = 0.030
+    awareness_tick_s: float = 0.035
     quiet_copies_per_s: float = 8000.0
     """Up to this many copies a second are sent at once, without a tick."""
     batch_max_updates: int = 2000
