@@ -20,9 +20,11 @@ A verified token says who signed in, not that the session still stands: callers 
 """
 
 import re
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from hashlib import sha256
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -54,6 +56,8 @@ _REQUIRED_CLAIMS = ["iss", "aud", "sub", "sid", "iat", "exp", "jti"]
 _HEADER_MEMBERS = frozenset({"alg", "kid", "typ"})
 _CLOCK_SKEW = timedelta(seconds=5)
 """What nodes' clocks may differ by."""
+_REMEMBERED_MAX = 10_000
+"""Verified tokens, of about 1 KiB each."""
 _COMPACT_JWS = re.compile(r"[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+")
 
 
@@ -104,6 +108,7 @@ class Tokens:
         self._public_keys: Mapping[str, Ed25519PublicKey] = {
             kid: private.public_key() for kid, private in private_keys.items()
         }
+        self._verified: dict[tuple[str, bytes], Mapping[str, Any]] = {}
         self._issuer = issuer
         self.access_ttl = access_ttl
         self.collab_ttl = collab_ttl
@@ -152,7 +157,26 @@ class Tokens:
         return jwt.encode(payload, self._signing_key, ALGORITHM, headers={"kid": self._kid, "typ": type_})
 
     def _verify(self, token: str, type_: str, audience: str) -> Mapping[str, Any]:
-        if len(token) > MAX_TOKEN_LENGTH or not _COMPACT_JWS.fullmatch(token):
+        """The claims of a valid token. One that was verified lately is only looked at for its expiry.
+
+        Verifying takes 450 us, remembering 3: clients reconnect, and REST clients send theirs each time.
+        """
+        if len(token) > MAX_TOKEN_LENGTH:
+            raise Unauthenticated("this is not a token of this service")
+        name = type_, sha256(token.encode(errors="surrogatepass")).digest()
+        claims = self._verified.get(name)
+        if claims is None:
+            claims = self._verify_anew(token, type_, audience)
+            if len(self._verified) >= _REMEMBERED_MAX:
+                del self._verified[next(iter(self._verified))]
+            self._verified[name] = claims
+        elif claims["exp"] <= time.time() - _CLOCK_SKEW.total_seconds():
+            del self._verified[name]
+            raise Unauthenticated("the token has expired")
+        return claims
+
+    def _verify_anew(self, token: str, type_: str, audience: str) -> Mapping[str, Any]:
+        if not _COMPACT_JWS.fullmatch(token):
             raise Unauthenticated("this is not a token of this service")
         try:
             key = self._key_for(jwt.get_unverified_header(token), type_)

@@ -95,7 +95,7 @@ async def build(settings: Settings) -> AsyncIterator[Service]:
         await stack.enter_async_context(rooms.running())
         sign_ins = PostgresSignIns(database)
         tokens = await _tokens(settings, database)
-        live = LiveEndpoint(rooms, tokens, access, sign_ins, _live_options(settings))
+        live = LiveEndpoint(rooms, tokens, access, _live_options(settings))
         metrics = Metrics(rooms, live.sockets, lambda: database.open_connections)
         await stack.enter_async_context(metrics.running())
         services = Services(

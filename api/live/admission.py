@@ -1,6 +1,8 @@
 """Who asks, and whether they may watch: the checks behind every way into a room."""
 
+import asyncio
 import re
+from collections.abc import Sequence
 from uuid import UUID
 
 from api.live.options import LiveOptions
@@ -9,7 +11,7 @@ from api.tokens import CollabClaims, Tokens
 from rooms.peer import Member
 from tmi.domain.errors import Forbidden, NotFound, Unauthenticated
 from tmi.domain.ids import DiagramId
-from tmi.domain.ports import AccessControl, SignIns
+from tmi.domain.ports import AccessControl, Entrant, Standing
 from tmi.domain.roles import Action, may
 
 _CANONICAL_UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
@@ -22,14 +24,15 @@ def diagram_of(name: str) -> DiagramId:
         raise NotFound("a diagram's name is its UUID in lower case")
     return DiagramId(UUID(name))
 
+_ASKED_AT_ONCE = 500
+
 
 class Admission:
     """Verifies collab tokens, and looks up what they only claim: the sign-in session and the role."""
 
-    def __init__(self, tokens: Tokens, sign_ins: SignIns, access: AccessControl) -> None:
+    def __init__(self, tokens: Tokens, access: AccessControl) -> None:
         self._tokens = tokens
-        self._sign_ins = sign_ins
-        self._access = access
+        self._desk = _Desk(access)
 
     def identify(self, token: str | None, diagram: DiagramId) -> CollabClaims:
         """Raises Unauthenticated, and Forbidden for a token of another diagram."""
@@ -45,13 +48,54 @@ class Admission:
 
         Raises Unauthenticated (the sign-in has ended), Forbidden, NotFound and DatabaseUnavailable.
         """
-        sign_in = await self._sign_ins.get(claims.sign_in)
-        if sign_in is None or sign_in.user.id != claims.user:
+        standing = await self._desk.ask(Entrant(claims.user, claims.sign_in, diagram))
+        if not standing.signed_in:
             raise Unauthenticated("this sign-in has ended")
-        role = (await self._access.to_diagram(claims.user, diagram)).role
-        if role is None or not may(role, Action.WATCH):
+        if not standing.exists:
+            raise NotFound("There is no such diagram.")
+        if standing.role is None or not may(standing.role, Action.WATCH):
             raise Forbidden("you have no role on this diagram's threat model")
-        return Member(claims.user, claims.sign_in, role)
+        return Member(claims.user, claims.sign_in, standing.role)
+
+
+class _Desk:
+    """Asks for everybody who came while the last answer was under way in one query.
+
+    In a storm of reconnections a query for each would be most of the work. Nobody is told what was read before
+    they asked. Bounded by the handshakes that may be under way.
+    """
+
+    def __init__(self, access: AccessControl) -> None:
+        self._access = access
+        self._waiting: list[tuple[Entrant, asyncio.Future[Standing]]] = []
+        self._work: asyncio.Task[None] | None = None
+
+    async def ask(self, entrant: Entrant) -> Standing:
+        answer: asyncio.Future[Standing] = asyncio.get_running_loop().create_future()
+        self._waiting.append((entrant, answer))
+        if self._work is None:
+            self._work = asyncio.create_task(self._answer_all(), name="admission")
+        return await answer
+
+    async def _answer_all(self) -> None:
+        try:
+            while self._waiting:
+                asking, self._waiting = self._waiting[:_ASKED_AT_ONCE], self._waiting[_ASKED_AT_ONCE:]
+                await self._answer(asking)
+        finally:
+            self._work = None
+
+    async def _answer(self, asking: Sequence[tuple[Entrant, asyncio.Future[Standing]]]) -> None:
+        try:
+            standings = await self._access.standings([entrant for entrant, _ in asking])
+        except Exception as error:  # noqa: BLE001 - it is raised where somebody waits
+            for _, answer in asking:
+                if not answer.done():
+                    answer.set_exception(error)
+        else:
+            for (_, answer), standing in zip(asking, standings, strict=True):
+                if not answer.done():
+                    answer.set_result(standing)
 
 
 def check_origin(head: RequestHead, options: LiveOptions) -> None:

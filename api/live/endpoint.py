@@ -24,7 +24,7 @@ from api.tokens import Tokens
 from rooms import closing
 from rooms.service import Rooms
 from tmi.domain.errors import Draining, TmiError, Unavailable
-from tmi.domain.ports import AccessControl, SignIns
+from tmi.domain.ports import AccessControl
 
 log = logging.getLogger(__name__)
 
@@ -40,12 +40,11 @@ class LiveEndpoint:
         rooms: Rooms,
         tokens: Tokens,
         access: AccessControl,
-        sign_ins: SignIns,
         options: LiveOptions | None = None,
     ) -> None:
         self._rooms = rooms
         self._options = options or LiveOptions()
-        self._admission = Admission(tokens, sign_ins, access)
+        self._admission = Admission(tokens, access)
         self._handshakes = 0
         self._draining = False
         self.sockets = Sockets(

@@ -8,7 +8,7 @@ from persistence.memory.store import MemoryStore
 from tmi.domain.errors import NotFound
 from tmi.domain.ids import DiagramId, ThreatModelId, UserId
 from tmi.domain.model import User
-from tmi.domain.ports import Access
+from tmi.domain.ports import Access, Entrant, Standing
 from tmi.domain.roles import EVERYONE, Grant, Principal, Role
 
 EVERYONES_PROVIDERS = ("tmi", "*")
@@ -38,6 +38,17 @@ class MemoryAccessControl:
         self._store.visit()
         model = self._model_of(diagram)
         return {user: self._role(user, model) for user in users}
+
+    async def standings(self, entrants: Sequence[Entrant]) -> Sequence[Standing]:
+        """How each of many entrants stands, in their order."""
+        self._store.visit()
+        return [self._standing(entrant) for entrant in entrants]
+
+    def _standing(self, entrant: Entrant) -> Standing:
+        session = self._store.standing(entrant.sign_in)
+        diagram = self._store.diagrams.get(entrant.diagram)
+        role = None if diagram is None else self._role(entrant.user, diagram.threat_model_id)
+        return Standing(session is not None and session.user == entrant.user, diagram is not None, role)
 
     def _model_of(self, diagram: DiagramId) -> ThreatModelId:
         found = self._store.diagrams.get(diagram)

@@ -56,7 +56,7 @@ class MemorySignIns:
         return self._standing(sign_in)
 
     def _standing(self, sign_in: SignInId) -> SignIn | None:
-        session = self._store.sign_ins.get(sign_in)
-        if session is None or session.ended or session.expires_at <= self._store.clock():
+        session = self._store.standing(sign_in)
+        if session is None:
             return None
         return SignIn(sign_in, self._store.users[session.user], session.expires_at)

@@ -69,6 +69,12 @@ class MemoryStore:
     signing_keys: dict[str, SigningKey] = field(default_factory=dict)
     single_writer: bool = False
 
+    def standing(self, sign_in: SignInId) -> Session | None:
+        """The session if it has neither ended nor expired."""
+        session = self.sign_ins.get(sign_in)
+        stands = session is not None and not session.ended and session.expires_at > self.clock()
+        return session if stands else None
+
     def visit(self) -> None:
         """Raise what was injected, if anything was."""
         if self.unavailable:

@@ -1,14 +1,15 @@
 """The port `AccessControl`: whom a grant means."""
 
+from datetime import timedelta
 from uuid import uuid4
 
 import pytest
 
 from tests.contracts.conftest import Ports
 from tmi.domain.errors import NotFound
-from tmi.domain.ids import DiagramId, ThreatModelId, UserId
+from tmi.domain.ids import DiagramId, SignInId, ThreatModelId, UserId
 from tmi.domain.model import User
-from tmi.domain.ports import Access, ThreatModelChange
+from tmi.domain.ports import Access, Entrant, Standing, ThreatModelChange
 from tmi.domain.roles import Grant, Principal, PrincipalType, Role
 
 
@@ -163,3 +164,31 @@ async def test_what_does_not_exist_is_not_found(ports: Ports) -> None:
         await ports.access.to_threat_model(alice.id, ThreatModelId(uuid4()))
     with pytest.raises(NotFound):
         await ports.access.to_diagram_of_all([alice.id], DiagramId(uuid4()))
+
+
+async def test_many_entrants_are_told_how_they_stand_in_their_order(ports: Ports) -> None:
+    alice, bob = await ports.user("alice"), await ports.user("bob")
+    diagram = await ports.diagram()
+    of_alice = await ports.sign_ins.start(alice, "a", timedelta(hours=1))
+    of_bob = await ports.sign_ins.start(bob, "b", timedelta(hours=1))
+    gone = await ports.sign_ins.start(alice, "c", timedelta(microseconds=1))
+    nowhere, nobody = DiagramId(uuid4()), SignInId(uuid4())
+    asked = [
+        Entrant(alice.id, of_alice.id, diagram.id),
+        Entrant(bob.id, of_bob.id, diagram.id),
+        Entrant(bob.id, of_alice.id, diagram.id),
+        Entrant(alice.id, gone.id, diagram.id),
+        Entrant(alice.id, of_alice.id, nowhere),
+        Entrant(alice.id, nobody, nowhere),
+        Entrant(alice.id, of_alice.id, diagram.id),
+    ]
+    assert [
+        Standing(True, True, Role.OWNER),
+        Standing(True, True, None),
+        Standing(False, True, None),
+        Standing(False, True, Role.OWNER),
+        Standing(True, False, None),
+        Standing(False, False, None),
+        Standing(True, True, Role.OWNER),
+    ] == list(await ports.access.standings(asked))
+    assert [] == list(await ports.access.standings([]))

@@ -97,10 +97,10 @@ async def live_service(
     """Run the service on a free port; it is drained at the end."""
     store = MemoryStore()
     log = MemoryUpdateLog(store)
-    access, sign_ins = MemoryAccessControl(store), MemorySignIns(store)
+    access = MemoryAccessControl(store)
     tokens = Tokens([new_signing_key()], "http://tmi.test", collab_ttl=collab_ttl)
     rooms = Rooms(log, LocalCoordinator(log, "test"), access, rooms_limits)
-    live = LiveEndpoint(rooms, tokens, access, sign_ins, live_options)
+    live = LiveEndpoint(rooms, tokens, access, live_options)
     calls: list[str] = []
     async with rooms.running():
         listening = socket.create_server(("127.0.0.1", 0))

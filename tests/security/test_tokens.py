@@ -338,3 +338,30 @@ def test_a_key_of_another_kind_stops_the_start() -> None:
 def test_claims_are_compared_as_uuids() -> None:
     upper = signed(payload=claims(sub=str(ALICE.id).upper()))
     assert UUID(int=ALICE.id.int) == TOKENS.verify_access(upper).user
+
+
+def test_a_token_that_was_verified_before_expires_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    tokens = Tokens([KEY], ISSUER)
+    token = tokens.collab_token(ALICE.id, SIGN_IN, DIAGRAM)
+    assert tokens.verify_collab(token) == tokens.verify_collab(token)
+    later = time.time() + 600 + 6
+    monkeypatch.setattr(time, "time", lambda: later)
+    for _ in range(2):
+        with pytest.raises(Unauthenticated, match="expired"):
+            tokens.verify_collab(token)
+
+
+def test_a_token_that_was_verified_for_one_purpose_is_refused_for_another() -> None:
+    tokens = Tokens([KEY], ISSUER)
+    access = tokens.access_token(ALICE, SIGN_IN)
+    tokens.verify_access(access)
+    with pytest.raises(Unauthenticated):
+        tokens.verify_collab(access)
+
+
+def test_only_so_many_verified_tokens_are_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("api.tokens._REMEMBERED_MAX", 3)
+    tokens = Tokens([KEY], ISSUER)
+    for token in [tokens.access_token(ALICE, SIGN_IN) for _ in range(5)] * 2:
+        assert SIGN_IN == tokens.verify_access(token).sign_in
+    assert 3 == len(tokens._verified)

@@ -130,6 +130,26 @@ class Access:
     """None: the diagram exists, and the user has no role on its threat model."""
 
 
+@dataclass(frozen=True, slots=True)
+class Entrant:
+    """Who asks to enter a diagram's room, and the sign-in session they speak for."""
+
+    user: UserId
+    sign_in: SignInId
+    diagram: DiagramId
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """What the database says of an entrant."""
+
+    signed_in: bool
+    """The session stands, and is this user's."""
+    exists: bool
+    """There is such a diagram."""
+    role: Role | None
+
+
 class AccessControl(Protocol):
     """Looks roles up: the highest matching grant wins, `everyone` and the user's groups included."""
 
@@ -143,6 +163,9 @@ class AccessControl(Protocol):
         self, users: Sequence[UserId], diagram: DiagramId
     ) -> Mapping[UserId, Role | None]:
         """The roles of many users on one diagram, in one query. Raises NotFound."""
+
+    async def standings(self, entrants: Sequence[Entrant]) -> Sequence[Standing]:
+        """How each of many entrants stands, in their order and in one query."""
 
 
 # --- threat models and diagrams -----------------------------------------------------------------
