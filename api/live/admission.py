@@ -61,8 +61,8 @@ class Admission:
 class _Desk:
     """Asks for everybody who came while the last answer was under way in one query.
 
-    In a storm of reconnections a query for each would be most of the work. Nobody is told what was read before
-    they asked. Bounded by the handshakes that may be under way.
+    In a storm of reconnections a query for each would be most of the work. Nobody is told what was read
+    before they asked. Bounded by the handshakes that may be under way.
     """
 
     def __init__(self, access: AccessControl) -> None:

@@ -169,9 +169,9 @@ async def test_what_does_not_exist_is_not_found(ports: Ports) -> None:
 async def test_many_entrants_are_told_how_they_stand_in_their_order(ports: Ports) -> None:
     alice, bob = await ports.user("alice"), await ports.user("bob")
     diagram = await ports.diagram()
-    of_alice = await ports.sign_ins.start(alice, "a", timedelta(hours=1))
-    of_bob = await ports.sign_ins.start(bob, "b", timedelta(hours=1))
-    gone = await ports.sign_ins.start(alice, "c", timedelta(microseconds=1))
+    of_alice = await ports.sign_ins.start(alice.id, "a", timedelta(hours=1))
+    of_bob = await ports.sign_ins.start(bob.id, "b", timedelta(hours=1))
+    gone = await ports.sign_ins.start(alice.id, "c", timedelta(microseconds=1))
     nowhere, nobody = DiagramId(uuid4()), SignInId(uuid4())
     asked = [
         Entrant(alice.id, of_alice.id, diagram.id),
