@@ -25,6 +25,7 @@ from tmi.domain.ids import UserId
 
 @dataclass(slots=True)
 class _Known:
+    client: int
     clock: int
     state: bytes
     user: UserId
@@ -39,7 +40,9 @@ class Presence:
     ) -> None:
         self._known: dict[int, _Known] = {}
         self._own: dict[SessionNumber, int] = {}
-        self._count: dict[SessionNumber, int] = {}
+        self._ids: dict[SessionNumber, set[int]] = {}
+        """The client ids that each session speaks for."""
+        self._present: dict[int, None] = {}
         self._changed: dict[int, None] = {}
         self._departed: dict[int, None] = {}
         self._ids_per_session = ids_per_session
@@ -88,13 +91,15 @@ class Presence:
             self._remember_departure(entry.client)
         else:
             self._departed.pop(entry.client, None)
+            self._present[entry.client] = None
         return False
 
     def _add(self, session: SessionNumber, user: UserId, entry: Entry) -> None:
-        if entry.state == GONE or self._count.get(session, 0) >= self._ids_per_session:
+        if entry.state == GONE or len(self._ids.get(session, ())) >= self._ids_per_session:
             return
         _check(entry)
-        self._known[entry.client] = known = _Known(entry.clock, entry.state, user, None)
+        self._known[entry.client] = known = _Known(entry.client, entry.clock, entry.state, user, None)
+        self._present[entry.client] = None
         self._give_to(session, known)
         self._changed[entry.client] = None
 
@@ -102,26 +107,26 @@ class Presence:
         if known.session == session:
             return
         if known.session is not None:
-            self._count[known.session] -= 1
+            self._ids[known.session].discard(known.client)
         known.session = session
-        self._count[session] = self._count.get(session, 0) + 1
+        self._ids.setdefault(session, set()).add(known.client)
 
     def leave(self, session: SessionNumber) -> bool:
         """The session is gone, and everybody it spoke for. True if anybody has to be told."""
         told = False
-        if self._count.pop(session, 0):
-            for client, known in list(self._known.items()):
-                if known.session == session:
-                    known.session = None
-                    if known.state != GONE:
-                        known.state = GONE
-                        self._changed[client] = None
-                        self._remember_departure(client)
-                        told = True
+        for client in sorted(self._ids.pop(session, ())):
+            known = self._known[client]
+            known.session = None
+            if known.state != GONE:
+                known.state = GONE
+                self._changed[client] = None
+                self._remember_departure(client)
+                told = True
         self._own.pop(session, None)
         return told
 
     def _remember_departure(self, client: int) -> None:
+        self._present.pop(client, None)
         self._departed[client] = None
         while len(self._departed) > self._remembered:
             oldest = next(iter(self._departed))
@@ -130,7 +135,7 @@ class Presence:
             del self._departed[oldest]
             known = self._known.pop(oldest)
             if known.session is not None:
-                self._count[known.session] -= 1
+                self._ids[known.session].discard(oldest)
 
     @property
     def dirty(self) -> bool:
@@ -148,8 +153,7 @@ class Presence:
 
     def everybody(self) -> bytes | None:
         """All present entries, encoded; None if nobody is here."""
-        present = [client for client, known in self._known.items() if known.state != GONE]
-        return self._encode(present) if present else None
+        return self._encode(self._present) if self._present else None
 
     def _encode(self, clients: Iterable[int]) -> bytes:
         known = self._known
@@ -159,7 +163,7 @@ class Presence:
 
     def users(self) -> frozenset[UserId]:
         """The users who are present."""
-        return frozenset(known.user for known in self._known.values() if known.state != GONE)
+        return frozenset(self._known[client].user for client in self._present)
 
 
 def _check(entry: Entry) -> None:

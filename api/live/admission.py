@@ -25,6 +25,8 @@ def diagram_of(name: str) -> DiagramId:
     return DiagramId(UUID(name))
 
 _ASKED_AT_ONCE = 500
+_SPACING_S = 0.01
+"""Queries begin so far apart: who comes alone is answered at once, a storm of reconnections shares."""
 
 
 class Admission:
@@ -59,16 +61,16 @@ class Admission:
 
 
 class _Desk:
-    """Asks for everybody who came while the last answer was under way in one query.
+    """Asks for everybody who came lately in one query: for each alone it would be most of an accept's work.
 
-    In a storm of reconnections a query for each would be most of the work. Nobody is told what was read
-    before they asked. Bounded by the handshakes that may be under way.
+    Nobody is told what was read before they asked. Bounded by the handshakes that may be under way.
     """
 
     def __init__(self, access: AccessControl) -> None:
         self._access = access
         self._waiting: list[tuple[Entrant, asyncio.Future[Standing]]] = []
         self._work: asyncio.Task[None] | None = None
+        self._next_at = 0.0
 
     async def ask(self, entrant: Entrant) -> Standing:
         answer: asyncio.Future[Standing] = asyncio.get_running_loop().create_future()
@@ -80,6 +82,8 @@ class _Desk:
     async def _answer_all(self) -> None:
         try:
             while self._waiting:
+                await asyncio.sleep(self._next_at - asyncio.get_running_loop().time())
+                self._next_at = asyncio.get_running_loop().time() + _SPACING_S
                 asking, self._waiting = self._waiting[:_ASKED_AT_ONCE], self._waiting[_ASKED_AT_ONCE:]
                 await self._answer(asking)
         finally:
