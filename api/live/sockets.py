@@ -22,9 +22,10 @@ def address_of(connection: asyncio.BaseTransport) -> str:
     peer = connection.get_extra_info("peername")
     if not isinstance(peer, tuple):
         return "local"
+    if ":" not in peer[0]:
+        return str(peer[0])
     address = ip_address(peer[0].partition("%")[0])
-    if not isinstance(address, IPv6Address):
-        return str(address)
+    assert isinstance(address, IPv6Address)
     if address.ipv4_mapped is not None:
         return str(address.ipv4_mapped)
     return str(IPv6Address(int(address) >> 64 << 64))
