@@ -31,7 +31,7 @@ MEMORY_FACTOR = 20
 
 Measured with pycrdt 0.14.13 on x86-64 Linux: 20 for a diagram of 20,000 cells, 24 for 20,000 edits by as many
 clients, 37 for 100,000 moves of 100 cells, 1.1 for texts of 10,000 letters: what counts is the number of
-structs, each with some 330 bytes. Diagrams are of the first kind.
+structs, of 200 to 600 bytes each. Diagrams are of the first kind.
 """
 ROOM_BYTES = 10 * 1024
 """What a room takes without its document's content: measured with 2,000 rooms."""
