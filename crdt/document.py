@@ -56,6 +56,11 @@ _ANY_END = 2**64
 
 _HEAD = 12
 
+_LATER_MIN_BYTES = 64 * 1024
+"""How much may follow the encoded document before it is encoded anew, or half of its size."""
+
+_LOADED_TOGETHER = 512
+
 _MAX_REACHED = 10_000
 """Clients whose last clock is remembered."""
 
@@ -103,13 +108,15 @@ class Document:
     """A Yjs document with what is pending in it. One thread at a time."""
 
     __slots__ = (
+        "_base",
         "_doc",
         "_events",
         "_hopeless",
+        "_later",
+        "_later_size",
         "_pending",
         "_raw",
         "_reached",
-        "_state",
         "_state_vector",
         "_subscription",
         "bytes_estimate",
@@ -146,40 +153,71 @@ class Document:
         self._events = events
         self._forget()
 
+        self._base: bytes | None = None
+        self._later: list[bytes] = []
+        self._later_size = 0
+
     def _forget(self) -> None:
-        self._state: bytes | None = None
         self._state_vector: bytes | None = None
 
-    def _changed(self) -> None:
+    def _changed(self, gained: bytes) -> None:
+        """`gained`: what was integrated."""
         self.version += 1
-        self._state = None
         self._state_vector = None
+        if self._base is not None:
+            self._later.append(gained)
+            self._later_size += len(gained)
+            if self._later_size > max(_LATER_MIN_BYTES, len(self._base) // 2):
+                self._base, self._later, self._later_size = None, [], 0
 
     # --- loading --------------------------------------------------------------------------------
 
     @classmethod
-    def load(cls, snapshot: bytes | None, tail: Sequence[bytes]) -> "Document":
+    def load(cls, snapshot: bytes | None, tail: Sequence[bytes], *, is_whole: bool = False) -> "Document":
         """The document of a snapshot and the updates after it, in their order.
+
+        `is_whole`: the snapshot was encoded while nothing was pending. Then it needs no look for gaps, which
+        takes five times as long as pycrdt does: 5,000 cells (1.3 MB) are there after 45 ms instead of 275.
 
         An update that cannot be applied is counted in `rejected`, not raised: the rest of the log is worth
         more.
         """
         document = cls()
         stored = list(tail) if snapshot is None else [snapshot, *tail]
-        if not stored:
-            return document
-        try:
-            document._apply(merge(stored))
-        except BadUpdate:
-            document = cls()
-            for update in stored:
-                try:
-                    document._apply(update)
-                except BadUpdate:
-                    document.rejected += 1
+        rest = stored[1:] if snapshot is not None and is_whole and document._take_whole(snapshot) else stored
+        for first in range(0, len(rest), _LOADED_TOGETHER):
+            document._load(rest[first : first + _LOADED_TOGETHER])
         document.version = 0
         document.bytes_estimate = sum(map(len, stored))
         return document
+
+    def _take_whole(self, snapshot: bytes) -> bool:
+        """Begin with a snapshot in which nothing waits for anything; False if it is not taken after all."""
+        doc = _new_doc()
+        try:
+            doc.apply_update(snapshot)
+        except BaseException as error:  # noqa: BLE001 - panics
+            _refusal(error)
+            return False
+        self._attach(doc)
+        self._base = snapshot
+        return True
+
+    def _load(self, updates: Sequence[bytes]) -> None:
+        reached: dict[bytes, int] = {}
+        try:
+            if all(self.follows(update, reached) for update in updates):
+                _, alone = self.apply_together(updates, reached)
+            else:
+                self._apply(merge(updates))
+                alone = ()
+        except BadUpdate:
+            alone = updates
+        for update in alone:
+            try:
+                self._apply(update)
+            except BadUpdate:
+                self.rejected += 1
 
     # --- changing -------------------------------------------------------------------------------
 
@@ -234,13 +272,13 @@ class Document:
             return self._keep_part(), updates
         if len(self._events) == 1 and self._events[0] == merged and self._pending is NOTHING_PENDING:
             self._reached.update(reached)
-            self._changed()
+            self._changed(merged)
             return Applied(True, merged, False, merged), ()
         return self._look(merged, merged), ()
 
     def transact(self, edit: Callable[[Doc[Any]], None]) -> bytes | None:
         """Change the document ourselves, whole or not at all; the update, or None if nothing changed."""
-        before = self._doc.get_update()
+        before = self._whole()
         self._events.clear()
         try:
             with self._doc.transaction():
@@ -253,7 +291,7 @@ class Document:
         update = _gather(self._events)
         if update == EMPTY_UPDATE:
             return None
-        self._changed()
+        self._changed(update)
         return update
 
     def _apply(self, update: bytes) -> Applied:
@@ -264,7 +302,7 @@ class Document:
             if len(self._events) == 1 and _says_the_same(self._events[0], update):
                 client, clock, structs, _ = start
                 self._reached[client] = clock + structs
-                self._changed()
+                self._changed(update)
                 if self._pending is NOTHING_PENDING:
                     return Applied(True, update, False, update)
                 return Applied(True, _merge_two(update, self._settle()), False, update)
@@ -297,7 +335,7 @@ class Document:
 
     def _keep(self, kept: bytes) -> Applied:
         self._pending = self._not_integrated(self._pending.update)
-        self._changed()
+        self._changed(kept)
         return Applied(True, kept, False, kept)
 
     def _integrate(self, update: bytes) -> bool:
@@ -337,7 +375,7 @@ class Document:
         gained = _merge_two(integrated, self._settle())
         adds = gained != EMPTY_UPDATE or self._pending.ids != before.ids
         if adds:
-            self._changed()
+            self._changed(gained)
         gap = waiting is not NOTHING_PENDING and self._pending is not NOTHING_PENDING
         return Applied(adds, gained, gap, update)
 
@@ -347,8 +385,9 @@ class Document:
         while (waiting := self._pending) is not NOTHING_PENDING and waiting.ids != self._hopeless:
             if not waiting.is_ready(read_state_vector(self.state_vector())):
                 break
-            gained = _merge_two(gained, self._offer(waiting))
-            self._changed()
+            went_in = self._offer(waiting)
+            gained = _merge_two(gained, went_in)
+            self._changed(went_in)
         return gained
 
     def _offer(self, waiting: Pending) -> bytes:
@@ -428,12 +467,23 @@ class Document:
         check_state_vector(since)
         return self._encode_since(since)
 
+    def parts(self) -> tuple[bytes, bytes]:
+        """What is integrated, in two updates: one that many calls share, and what came after it.
+
+        Encoding a document anew takes 5 ms a megabyte; while people edit it, each newcomer would cost that.
+        """
+        if self._base is None:
+            return self._whole(), EMPTY_UPDATE
+        if len(self._later) > 1:
+            self._later = [merge(self._later)]
+        return self._base, self._later[0] if self._later else EMPTY_UPDATE
+
     def _whole(self) -> bytes:
         """What is integrated; cached per version."""
-        if self._state is None:
-            self._state = self._doc.get_update()
-            self.bytes_estimate = len(self._state)
-        return self._state
+        if self._base is None or self._later:
+            self._base, self._later, self._later_size = self._doc.get_update(), [], 0
+            self.bytes_estimate = len(self._base)
+        return self._base
 
     def _with_pending(self, update: bytes) -> bytes:
         return _merge_two(update, self._pending.update)

@@ -19,6 +19,18 @@ class Send:
 
 
 @dataclass(frozen=True, slots=True)
+class SendState:
+    """Complete the session's sync with the whole document: `base`, which many are sent, and what came later.
+
+    The SyncStep2 goes last, so that a client is synced when it has everything.
+    """
+
+    session: SessionNumber
+    base: bytes
+    later: bytes
+
+
+@dataclass(frozen=True, slots=True)
 class Broadcast:
     """Send a body to every subscribed session but `but` (the only one that needs no echo)."""
 
@@ -87,7 +99,17 @@ class Journal:
 
 
 Effect = (
-    Send | Broadcast | Subscribe | Unsubscribe | Acknowledge | Refuse | ChangeRole | Close | FlushAt | Journal
+    Send
+    | SendState
+    | Broadcast
+    | Subscribe
+    | Unsubscribe
+    | Acknowledge
+    | Refuse
+    | ChangeRole
+    | Close
+    | FlushAt
+    | Journal
 )
 Effects = tuple[Effect, ...] | list[Effect]
 NOTHING: Effects = ()

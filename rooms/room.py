@@ -25,7 +25,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from crdt import y_websocket
-from crdt.document import EMPTY_UPDATE, Applied, Document, merge
+from crdt.document import EMPTY_STATE_VECTOR, EMPTY_UPDATE, Applied, Document, merge
 from crdt.messages import Awareness, Message, QueryAwareness, SyncStep1, SyncStep2, Update
 from rooms import closing
 from rooms.effects import (
@@ -40,6 +40,7 @@ from rooms.effects import (
     Journal,
     Refuse,
     Send,
+    SendState,
     SessionNumber,
     Subscribe,
     Unsubscribe,
@@ -92,6 +93,8 @@ class _Session:
     """Its first SyncStep1 was answered."""
     behind: bytes | None = None
     """The state vector it had when it stopped reading."""
+    behind_version: int = -1
+    """The document's version of that moment."""
     asked_at: int = -1
     """The document version at which it was last asked to fill a gap."""
     refused: int = 0
@@ -277,7 +280,7 @@ class Room:
 
     def _sync(self, session: _Session, state_vector: bytes) -> Effects:
         number = session.number
-        effects: list[Effect] = [Send(number, y_websocket.sync_step2(self.document.difference(state_vector)))]
+        effects: list[Effect] = [self._difference(number, state_vector)]
         if session.greeted:
             # Hocuspocus' `forceSync` counts on being asked in return.
             effects.extend(self._ask(session))
@@ -287,6 +290,11 @@ class Room:
         effects.extend(self._ask(session))
         effects.extend(self._everybody(number))
         return effects
+
+    def _difference(self, number: SessionNumber, state_vector: bytes) -> Effect:
+        if state_vector == EMPTY_STATE_VECTOR:
+            return SendState(number, *self.document.parts())
+        return Send(number, y_websocket.sync_step2(self.document.difference(state_vector)))
 
     def _ask(self, session: _Session) -> Effects:
         """Ask for what the session has and the room has not."""
@@ -497,7 +505,7 @@ class Room:
         effects: list[Effect] = []
         # What is applied and not flushed would be in the state vector, and yet never sent: flush it first.
         self._flush_edits(effects, now)
-        session.behind = self.document.state_vector()
+        session.behind, session.behind_version = self.document.state_vector(), self.document.version
         effects.append(Unsubscribe(number))
         return effects
 
@@ -507,9 +515,10 @@ class Room:
         if session is None or session.behind is None:
             return NOTHING
         effects = self._settle(now)
-        missed = self.document.difference(session.behind)
-        session.behind = None
-        effects += (Send(number, y_websocket.update(missed)), Subscribe(number))
+        behind, session.behind = session.behind, None
+        if session.behind_version != self.document.version:
+            effects.append(Send(number, y_websocket.update(self.document.difference(behind))))
+        effects.append(Subscribe(number))
         return [*effects, *self._everybody(number)]
 
     # --- the journal ----------------------------------------------------------------------------

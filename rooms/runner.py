@@ -8,8 +8,9 @@ import logging
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Mapping
 
-from crdt.document import Document
-from crdt.messages import Message, Update
+from crdt import y_websocket
+from crdt.document import EMPTY_UPDATE, Document
+from crdt.messages import Message, SyncStep1, Update
 from rooms import closing
 from rooms.effects import (
     Acknowledge,
@@ -22,6 +23,7 @@ from rooms.effects import (
     Journal,
     Refuse,
     Send,
+    SendState,
     SessionNumber,
     Subscribe,
     Unsubscribe,
@@ -34,6 +36,11 @@ from tmi.domain.ports import Origin
 from tmi.domain.roles import Role
 
 log = logging.getLogger(__name__)
+
+_LARGE_BYTES = 256 * 1024
+_ASKING_MAX = 16
+_WIRES_MAX = 4
+_WIRES_KEPT_S = 3.0
 
 UPDATE_WEIGHT = 64
 """What replaying one more update costs, in bytes of state that cost the same."""
@@ -89,8 +96,13 @@ class RoomRunner:
         self._peers: dict[SessionNumber, Peer] = {}
         self._groups: dict[Hashable, dict[SessionNumber, Peer]] = {}
         self._flush_at: float | None = None
+        self._asking: Counter[SessionNumber] = Counter()
+        """How many SyncStep1s of whom wait for their turn."""
+        self._wires: dict[Hashable, tuple[bytes, bytes]] = {}
+        """States as they were last framed."""
         self._perform_one: dict[type[Effect], Callable[..., None]] = {
             Send: self._send,
+            SendState: self._send_state,
             Broadcast: self._broadcast,
             Subscribe: self._subscribe,
             Unsubscribe: self._unsubscribe,
@@ -112,6 +124,27 @@ class RoomRunner:
 
     def receive(self, number: SessionNumber, message: Message) -> None:
         """Hand a message of a session to the room."""
+        size = self.room.document.bytes_estimate
+        if size > _LARGE_BYTES and isinstance(message, SyncStep1):
+            self._receive_in_turn(number, message, size)
+        else:
+            self._receive(number, message)
+
+    def _receive_in_turn(self, number: SessionNumber, message: SyncStep1, size: int) -> None:
+        if self._asking[number] >= _ASKING_MAX:
+            self.end_session(number, closing.TRY_AGAIN_LATER, "too many requests for a large document")
+            return
+        self._asking[number] += 1
+
+        def answer() -> None:
+            self._asking[number] -= 1
+            if not self._asking[number]:
+                del self._asking[number]
+            self._receive(number, message)
+
+        self._ticker.paced(size, answer)
+
+    def _receive(self, number: SessionNumber, message: Message) -> None:
         try:
             effects = self.room.receive(number, message, self._ticker.now())
         except Exception:
@@ -189,6 +222,29 @@ class RoomRunner:
         peer = self._peers.get(effect.session)
         if peer is not None:
             peer.write(peer.frame(effect.body))
+
+    def _send_state(self, effect: SendState) -> None:
+        peer = self._peers.get(effect.session)
+        if peer is None:
+            return
+        if effect.later == EMPTY_UPDATE:
+            peer.write(self._shared_wire(peer, effect.base, y_websocket.sync_step2))
+        else:
+            peer.write(self._shared_wire(peer, effect.base, y_websocket.update))
+            peer.write(peer.frame(y_websocket.sync_step2(effect.later)))
+
+    def _shared_wire(self, peer: Peer, state: bytes, message: Callable[[bytes], bytes]) -> bytes:
+        """Frame a state, for all newcomers of these seconds the same bytes."""
+        if len(state) < _LARGE_BYTES:
+            return peer.frame(message(state))
+        key = peer.framing, message
+        known = self._wires.get(key)
+        if known is None or known[0] is not state:
+            if not self._wires or len(self._wires) >= _WIRES_MAX:
+                self._wires.clear()
+                self._ticker.at(self._ticker.now() + _WIRES_KEPT_S, self._wires.clear)
+            known = self._wires[key] = state, peer.frame(message(state))
+        return known[1]
 
     def _broadcast(self, effect: Broadcast) -> None:
         but, body = effect.but, effect.body

@@ -173,7 +173,7 @@ class Rooms:
             raise DatabaseUnavailable("opening the diagram took too long") from None
         if self._draining:
             raise Draining
-        document = Document.load(stored.snapshot, stored.tail)
+        document = Document.load(stored.snapshot, stored.tail, is_whole=stored.is_whole)
         if document.rejected:
             log.error("room %s: %d updates of its log cannot be applied", diagram, document.rejected)
         room = Room(
@@ -216,7 +216,7 @@ class Rooms:
             return runner.room.seq, runner.room.document
         async with self._load_slots:
             stored = await self._store.load(diagram)
-        return stored.seq, Document.load(stored.snapshot, stored.tail)
+        return stored.seq, Document.load(stored.snapshot, stored.tail, is_whole=stored.is_whole)
 
     # --- rights ---------------------------------------------------------------------------------
 

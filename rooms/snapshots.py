@@ -11,6 +11,7 @@ import contextlib
 import logging
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from rooms.runner import RoomRunner
 from tmi.domain.errors import DatabaseUnavailable, TmiError
@@ -30,6 +31,15 @@ class SnapshotLimits:
     """Rooms that may wait for their snapshot; further ones try again at their next commit."""
 
 
+class _Encoded(NamedTuple):
+    """A snapshot that waits for the commit of its number."""
+
+    runner: RoomRunner
+    seq: Seq
+    state: bytes
+    is_whole: bool
+
+
 class Snapshotter:
     """Takes snapshots of rooms one at a time, after their commits."""
 
@@ -37,7 +47,7 @@ class Snapshotter:
         self._store = store
         self._limits = limits
         self._due: dict[DiagramId, RoomRunner] = {}
-        self._encoded: dict[DiagramId, tuple[RoomRunner, Seq, bytes]] = {}
+        self._encoded: dict[DiagramId, _Encoded] = {}
         self._wake = asyncio.Event()
         self.taken = 0
 
@@ -55,7 +65,7 @@ class Snapshotter:
         """A room's batch was committed: take note, and wake the task if something is due."""
         room = runner.room
         waiting = self._encoded.get(room.diagram)
-        if waiting is not None and waiting[1] <= room.committed_seq:
+        if waiting is not None and waiting.seq <= room.committed_seq:
             self._wake.set()
         elif (
             room.is_open
@@ -74,12 +84,13 @@ class Snapshotter:
                 if diagram not in self._encoded:
                     self._encode(diagram, runner)
                     await asyncio.sleep(0)
-            for diagram, (runner, seq, state) in list(self._encoded.items()):
-                committed = seq <= runner.room.committed_seq
-                if committed or runner.room.is_over:
+            for diagram, encoded in list(self._encoded.items()):
+                room = encoded.runner.room
+                committed = encoded.seq <= room.committed_seq
+                if committed or room.is_over:
                     del self._encoded[diagram]
                 if committed:
-                    await self._write(runner, seq, state)
+                    await self._write(encoded)
 
     def _encode(self, diagram: DiagramId, runner: RoomRunner) -> None:
         room = runner.room
@@ -88,14 +99,16 @@ class Snapshotter:
         except TmiError:
             log.exception("room %s: no snapshot can be encoded", diagram)
             return
-        self._encoded[diagram] = (runner, room.seq, state)
+        self._encoded[diagram] = _Encoded(runner, room.seq, state, not room.document.pending)
         runner.snapshot_bytes = len(state)
         runner.tail_weight = 0
 
-    async def _write(self, runner: RoomRunner, seq: Seq, state: bytes) -> None:
-        room = runner.room
+    async def _write(self, encoded: _Encoded) -> None:
+        room = encoded.runner.room
         try:
-            if await self._store.save_snapshot(room.diagram, room.fence, seq, state):
+            if await self._store.save_snapshot(
+                room.diagram, room.fence, encoded.seq, encoded.state, is_whole=encoded.is_whole
+            ):
                 self.taken += 1
         except DatabaseUnavailable as error:
             # Nothing is lost: the tail is only longer until the next one.

@@ -4,6 +4,8 @@ import asyncio
 from collections.abc import Callable
 from heapq import heappop, heappush
 
+_PACED_BYTES_PER_S = 1 << 30
+
 
 class Ticker:
     """Calls back at a time, or at the end of this turn of the loop; never earlier, each call once."""
@@ -14,6 +16,7 @@ class Ticker:
         self._later: list[tuple[float, int, Callable[[], None]]] = []
         self._order = 0
         self._timer: asyncio.TimerHandle | None = None
+        self._paced_until = 0.0
 
     def now(self) -> float:
         """The rooms' clock: the loop's, in seconds."""
@@ -30,6 +33,18 @@ class Ticker:
         heappush(self._later, (when, self._order, callback))
         if self._timer is None or when < self._timer.when():
             self._set_timer(when)
+
+    def paced(self, size: int, callback: Callable[[], None]) -> None:
+        """Call back when it is the turn of so many bytes: states that many newcomers ask for go out at the
+        pace at which a core copies them, so that everybody else is served in between.
+        """
+        now = self._loop.time()
+        turn = max(now, self._paced_until)
+        self._paced_until = turn + size / _PACED_BYTES_PER_S
+        if turn <= now:
+            callback()
+        else:
+            self.at(turn, callback)
 
     def _set_timer(self, when: float) -> None:
         if self._timer is not None:

@@ -24,7 +24,8 @@ class RoomLog:
     fence: Fence = NEVER_CLAIMED
     owner: str | None = None
     rows: list[tuple[Fence, LoggedUpdate]] = field(default_factory=list)
-    snapshots: dict[Seq, bytes] = field(default_factory=dict)
+    snapshots: dict[Seq, tuple[bytes, bool]] = field(default_factory=dict)
+    """Their state, and whether it is whole."""
 
 
 @dataclass(slots=True)

@@ -36,11 +36,13 @@ class MemoryUpdateLog:
         self._store.visit()
         log = self._store.log(diagram)
         snapshot_seq = max(log.snapshots, default=Seq(0))
+        snapshot, is_whole = log.snapshots.get(snapshot_seq, (None, False))
         return StoredDocument(
-            snapshot=log.snapshots.get(snapshot_seq),
+            snapshot=snapshot,
             snapshot_seq=snapshot_seq,
             tail=tuple(update.data for _, update in log.rows[snapshot_seq:]),
             seq=Seq(len(log.rows)),
+            is_whole=is_whole,
         )
 
     async def append(self, batches: Sequence[RoomBatch]) -> AppendResult:
@@ -71,7 +73,9 @@ class MemoryUpdateLog:
                 committed.add(batch.diagram)
         return AppendResult(frozenset(committed), frozenset(stale), failed)
 
-    async def save_snapshot(self, diagram: DiagramId, fence: Fence, seq: Seq, state: bytes) -> bool:
+    async def save_snapshot(
+        self, diagram: DiagramId, fence: Fence, seq: Seq, state: bytes, *, is_whole: bool = False
+    ) -> bool:
         """Store a snapshot unless one of that number is there. Raises Conflict if `seq` is not committed."""
         self._store.visit()
         log = self._store.logs.get(diagram)
@@ -79,7 +83,7 @@ class MemoryUpdateLog:
             return False
         if not 1 <= seq <= len(log.rows):
             raise Conflict(f"Update {seq} is not committed.")
-        log.snapshots.setdefault(seq, state)
+        log.snapshots.setdefault(seq, (state, is_whole))
         return True
 
 

@@ -85,9 +85,10 @@ JOIN diagram_updates d ON d.diagram_id = $1 AND d.seq = u.seq AND d.fence = $2 A
 """
 
 NEWEST_SNAPSHOT = """
-SELECT s.seq, s.state
+SELECT s.seq, s.state, s.is_whole
 FROM diagram_fences f LEFT JOIN LATERAL (
-    SELECT seq, state FROM diagram_snapshots WHERE diagram_id = f.diagram_id ORDER BY seq DESC LIMIT 1
+    SELECT seq, state, is_whole FROM diagram_snapshots
+    WHERE diagram_id = f.diagram_id ORDER BY seq DESC LIMIT 1
 ) s ON true
 WHERE f.diagram_id = $1
 """
@@ -100,8 +101,8 @@ WITH held AS MATERIALIZED (
 ), committed AS (
     SELECT d.seq FROM held h JOIN diagram_updates d ON d.diagram_id = h.diagram_id AND d.seq = $3
 ), saved AS (
-    INSERT INTO diagram_snapshots (diagram_id, seq, fence, state)
-    SELECT h.diagram_id, c.seq, h.fence, $4 FROM held h, committed c
+    INSERT INTO diagram_snapshots (diagram_id, seq, fence, state, is_whole)
+    SELECT h.diagram_id, c.seq, h.fence, $4, $5 FROM held h, committed c
     ON CONFLICT (diagram_id, seq) DO NOTHING
 )
 SELECT EXISTS (SELECT FROM held) AS held, EXISTS (SELECT FROM committed) AS committed
@@ -193,9 +194,11 @@ class PostgresUpdateLog:
         rows = await self._database.read(SAME, batch.diagram, batch.fence, seqs, data)
         return bool(rows[0]["same"] == len(batch.updates))
 
-    async def save_snapshot(self, diagram: DiagramId, fence: Fence, seq: Seq, state: bytes) -> bool:
+    async def save_snapshot(
+        self, diagram: DiagramId, fence: Fence, seq: Seq, state: bytes, *, is_whole: bool = False
+    ) -> bool:
         """Store a snapshot unless one of that number is there. Raises Conflict if `seq` is not committed."""
-        rows = await self._database.fetch(SAVE_SNAPSHOT, diagram, fence, seq, state)
+        rows = await self._database.fetch(SAVE_SNAPSHOT, diagram, fence, seq, state, is_whole)
         if rows[0]["held"] and not rows[0]["committed"]:
             raise Conflict(f"Update {seq} is not committed.")
         return bool(rows[0]["held"])
@@ -213,6 +216,7 @@ async def _load(connection: PooledConnection, diagram: DiagramId) -> StoredDocum
         snapshot_seq=Seq(snapshot_seq),
         tail=tuple(row["data"] for row in tail),
         seq=Seq(tail[-1]["seq"] if tail else snapshot_seq),
+        is_whole=bool(newest["is_whole"]),
     )
 
 

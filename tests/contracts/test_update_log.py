@@ -183,9 +183,10 @@ async def test_the_newest_snapshot_is_loaded(ports: Ports) -> None:
     await ports.log.append([batch(diagram, 1, 1, 2, 3)])
 
     for seq in (3, 1, 2):
-        assert await ports.log.save_snapshot(diagram, Fence(1), Seq(seq), f"state at {seq}".encode())
+        state = f"state at {seq}".encode()
+        assert await ports.log.save_snapshot(diagram, Fence(1), Seq(seq), state, is_whole=seq == 3)
 
-    assert StoredDocument(b"state at 3", Seq(3), (), Seq(3)) == await ports.log.load(diagram)
+    assert StoredDocument(b"state at 3", Seq(3), (), Seq(3), True) == await ports.log.load(diagram)
 
 
 async def test_a_snapshot_of_a_number_that_has_one_keeps_the_first(ports: Ports) -> None:

@@ -17,7 +17,7 @@ from uuid import UUID
 from pycrdt import Doc, Map
 
 from crdt import y_websocket
-from crdt.document import Document
+from crdt.document import EMPTY_UPDATE, Document
 from crdt.messages import Awareness, SyncStep1, SyncStep2, Update
 from rooms.effects import (
     Acknowledge,
@@ -29,6 +29,7 @@ from rooms.effects import (
     Journal,
     Refuse,
     Send,
+    SendState,
     SessionNumber,
     Subscribe,
     Unsubscribe,
@@ -263,6 +264,11 @@ class World:
             match effect:
                 case Send(number, body):
                     self._send(number, body)
+                case SendState(number, base, later):
+                    whole = later == EMPTY_UPDATE
+                    self._send(number, y_websocket.sync_step2(base) if whole else y_websocket.update(base))
+                    if not whole:
+                        self._send(number, y_websocket.sync_step2(later))
                 case Broadcast(body, but):
                     for number in sorted(self._subscribed - {but}):
                         self._send(number, body)

@@ -79,6 +79,8 @@ class StoredDocument:
     tail: tuple[bytes, ...]
     seq: Seq
     """The last committed number; `snapshot_seq` where the tail is empty."""
+    is_whole: bool = False
+    """Nothing in the snapshot waits for a predecessor that is missing."""
 
 
 class UpdateLog(Protocol):
@@ -101,7 +103,9 @@ class UpdateLog(Protocol):
         Raises DatabaseUnavailable when it is not known whether anything was committed.
         """
 
-    async def save_snapshot(self, diagram: DiagramId, fence: Fence, seq: Seq, state: bytes) -> bool:
+    async def save_snapshot(
+        self, diagram: DiagramId, fence: Fence, seq: Seq, state: bytes, *, is_whole: bool = False
+    ) -> bool:
         """Store the document's state after the committed update `seq`. False if the fence had risen."""
 
 

@@ -402,3 +402,77 @@ def test_a_snapshot_and_its_tail_are_the_whole_log(seed: int, cut: int) -> None:
     assert 0 == document.version
     assert content(truth) == content(document.doc)
     assert not document.would_add(pycrdt.merge_updates(*updates, EMPTY_UPDATE, EMPTY_UPDATE))
+
+
+def test_updates_that_follow_are_applied_together_and_relayed_as_one() -> None:
+    first, second = Editor(7), Editor(8)
+    for n in range(3):
+        first.cells[f"a{n}"] = n
+        second.cells[f"b{n}"] = n
+    updates = [*first.updates, *second.updates]
+    document, reached = Document(), dict[bytes, int]()
+    assert all(document.follows(update, reached) for update in updates)
+    applied, alone = document.apply_together(updates, reached)
+    assert applied is not None
+    assert (True, False, ()) == (applied.adds, applied.gap, alone)
+    assert applied.relay == applied.journal
+    assert content(Document.load(None, updates).doc) == content(Document.load(None, [applied.journal]).doc)
+    assert content(document.doc) == content(Document.load(None, updates).doc)
+    assert 1 == document.version
+
+
+def test_what_has_a_gap_before_it_does_not_follow() -> None:
+    updates = editor().updates
+    document, reached = Document(), dict[bytes, int]()
+    assert document.follows(updates[0], reached)
+    assert not document.follows(updates[2], reached)
+    assert document.follows(updates[1], reached)
+    assert document.follows(updates[2], reached)
+
+
+def test_a_refused_update_makes_all_of_them_go_one_by_one() -> None:
+    updates = [*editor().updates, bytes.fromhex("010163003f00")]
+    document, reached = Document(), dict[bytes, int]()
+    assert all(document.follows(update, reached) for update in updates)
+    assert (None, updates) == document.apply_together(updates, reached)
+    assert EMPTY_UPDATE == document.encode()
+
+
+def test_what_pycrdt_took_before_it_failed_is_reported() -> None:
+    good = editor().updates[0]
+    document, reached = Document(), dict[bytes, int]()
+    assert all(document.follows(update, reached) for update in (good, TAKES_A_PART))
+    applied, alone = document.apply_together([good, TAKES_A_PART], reached)
+    if applied is not None:
+        assert content(document.doc) == content(Document.load(None, [applied.journal]).doc)
+    assert [good, TAKES_A_PART] == list(alone)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_a_whole_snapshot_and_a_tail_load_as_all_updates_do(seed: int) -> None:
+    updates, end = history(seed)
+    cut = random.Random(seed).randrange(len(updates) + 1)
+    before = Document.load(None, updates[:cut])
+    loaded = Document.load(before.encode(), updates[cut:], is_whole=not before.pending)
+    assert content(end) == content(loaded.doc)
+    base, later = loaded.parts()
+    assert content(loaded.doc) == content(Document.load(None, [base, later]).doc)
+
+
+def test_a_snapshot_that_cannot_be_read_is_counted_and_the_tail_is_kept() -> None:
+    loaded = Document.load(b"\x01\x02\x03", editor().updates, is_whole=True)
+    assert 1 == loaded.rejected
+    assert content(Document.load(None, editor().updates).doc) == content(loaded.doc)
+
+
+def test_the_parts_are_all_of_the_document_at_every_moment() -> None:
+    edited, document = Editor(7), Document()
+    shared = None
+    for n in range(300):
+        edited.cells[f"k{n % 7}"] = "x" * 400
+        document.apply(edited.updates[-1])
+        base, later = document.parts()
+        assert content(document.doc) == content(Document.load(None, [base, later]).doc)
+        shared = base if n == 5 else shared
+        assert n <= 5 or n >= 150 or base is shared
+    assert base is not shared, "a long tail is encoded anew"

@@ -53,6 +53,7 @@ class Editor:
         self.cells = self.doc.get("cells", type=Map)
         self.session: Session | None = None
         self.acknowledged = 0
+        self.wires: list[bytes] = []
         self.refused = 0
         self.roles: list[Role] = []
         self.closed: tuple[int, str] | None = None
@@ -65,6 +66,7 @@ class Editor:
         return body
 
     def write(self, wire: bytes) -> None:
+        self.wires.append(wire)
         for message in y_websocket.decode(wire):
             if isinstance(message, SyncStep1) and self.session is not None:
                 self.session.receive(SyncStep2(self.doc.get_update(message.state_vector)))

@@ -19,6 +19,7 @@ from rooms.effects import (
     Journal,
     Refuse,
     Send,
+    SendState,
     Subscribe,
     Unsubscribe,
 )
@@ -75,14 +76,29 @@ def decoded(send: Send) -> Message:
     return message
 
 
+def state_of(state: SendState) -> dict[str, int]:
+    updates = [y_websocket.update(state.base), y_websocket.sync_step2(state.later)]
+    cells: dict[str, int] = Editor(9).receive(updates).cells.to_py()
+    return cells
+
+
 def test_a_newcomer_is_synced_subscribed_and_asked_in_this_order() -> None:
     target = room()
     number = target.join(member())
     effects = list(target.receive(number, SyncStep1(b"\x00"), 0.0))
-    assert [Send, Subscribe, Send] == [type(effect) for effect in effects]
-    step2, step1 = only(Send, effects)
-    assert isinstance(decoded(step2), SyncStep2)
+    assert [SendState, Subscribe, Send] == [type(effect) for effect in effects]
+    (step1,) = only(Send, effects)
     assert isinstance(decoded(step1), SyncStep1)
+
+
+def test_who_knows_something_is_sent_the_difference() -> None:
+    target, editor = room(), Editor()
+    number = greet(target, member(1))
+    target.receive(number, Update(editor.edit("a")), 1.0)
+    newcomer = target.join(member(2))
+    step2, _ = only(Send, target.receive(newcomer, SyncStep1(editor.doc.get_state()), 1.0))
+    assert isinstance(decoded(step2), SyncStep2)
+    assert {} == Editor(9).receive([step2.body]).cells.to_py()
 
 
 def test_an_edit_is_numbered_journaled_and_sent_to_the_others_only() -> None:
@@ -257,9 +273,10 @@ def test_a_gap_is_not_asked_for_while_an_answer_is_under_way() -> None:
 def test_a_client_that_syncs_again_is_asked_again() -> None:
     target = room()
     number = greet(target, member())
-    assert [SyncStep2, SyncStep1] == [
-        type(decoded(send)) for send in only(Send, target.receive(number, SyncStep1(b"\x00"), 1.0))
-    ]
+    state, asked = target.receive(number, SyncStep1(b"\x00"), 1.0)
+    assert isinstance(state, SendState)
+    assert isinstance(asked, Send)
+    assert isinstance(decoded(asked), SyncStep1)
 
 
 def test_who_may_no_longer_read_is_closed_4403() -> None:
@@ -321,8 +338,8 @@ def test_what_is_held_is_bounded_and_applied_before_anybody_is_synced() -> None:
     number = greet(target, member(1))
     target.receive(number, Update(editor.edit("a")), 1.0)
     newcomer = target.join(member(2))
-    step2 = only(Send, target.receive(newcomer, SyncStep1(b"\x00"), 1.0))[0]
-    assert {"a": 1} == Editor(9).receive([step2.body]).cells.to_py()
+    (state,) = only(SendState, target.receive(newcomer, SyncStep1(b"\x00"), 1.0))
+    assert {"a": 1} == state_of(state)
     second = editor.edit("b")
     assert not target.hold(number, second)
     target.receive(number, Update(second), 1.0)

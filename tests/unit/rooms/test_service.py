@@ -5,7 +5,7 @@ from uuid import uuid4
 
 import pytest
 
-from crdt.messages import Update
+from crdt.messages import SyncStep1, Update
 from tests.unit.rooms.conftest import World, until
 from tmi.domain.errors import DatabaseUnavailable, Draining, NotFound, Unavailable
 from tmi.domain.ids import DiagramId
@@ -234,3 +234,30 @@ async def test_a_slow_reader_is_brought_up_to_date_when_it_reads_again(world: Wo
     assert {} == slow.cells.to_py()
     slow.session.resume()
     await until(lambda: len(slow.cells.to_py() or {}) == 20)
+
+
+async def test_newcomers_to_a_large_diagram_are_sent_the_same_bytes_and_all_of_it(world: World) -> None:
+    editor = await world.editor().join()
+    for n in range(6):
+        editor.edit(f"k{n}", "x" * 60_000)
+    await until(lambda: world.rooms.journal.unsaved() == {})
+    first, second = [await world.editor(world.other).join() for _ in range(2)]
+    await until(lambda: len(first.cells) == len(second.cells) == 6)
+    shared = [max(newcomer.wires, key=len) for newcomer in (first, second)]
+    assert len(shared[0]) > 300_000
+    assert shared[0] is shared[1]
+    editor.edit("one more", 1)
+    third = await world.editor(world.other).join()
+    await until(lambda: len(third.cells) == 7)
+    assert max(third.wires, key=len)[3:] == shared[0][3:]
+
+
+async def test_who_asks_for_a_large_diagram_again_and_again_is_sent_away(world: World) -> None:
+    editor = await world.editor().join()
+    for n in range(6):
+        editor.edit(f"k{n}", "x" * 60_000)
+    assert editor.session is not None
+    for _ in range(100):
+        editor.session.receive(SyncStep1(b"\x00"))
+    assert editor.closed is not None
+    assert 1013 == editor.closed[0]
