@@ -55,6 +55,7 @@ from tmi.domain.ids import DiagramId, Fence, Seq, UserId
 from tmi.domain.ports import LoggedUpdate, Origin, RoomBatch
 from tmi.domain.roles import Action, Role, may
 
+_JOURNAL = Journal()
 _MAX_ASKED = 16
 """SyncStep1s to one session that may be unanswered."""
 
@@ -353,6 +354,13 @@ class Room:
         applied, edits, alone = self._held.apply()
         self._edits.count(now, len(edits) + len(alone))
         effects: list[Effect] = []
+        if applied is not None and len(edits) == 1 and applied.adds and not applied.gap:
+            # Most edits of quiet rooms: the same as below, at half the cost.
+            session = edits[0][0]
+            self._relay_later(applied.relay, session if applied.relay == applied.journal else None, now)
+            effects = self._number(applied.journal, session.member.user, Origin.UPDATE)
+            self._wait(session.number, 0, 1)
+            return effects
         if applied is not None and applied.adds:
             effects.extend(self._number_together(applied, edits))
             first = edits[0][0] if edits else None
@@ -406,7 +414,7 @@ class Room:
 
     def _number(self, update: bytes, author: UserId | None, origin: Origin) -> list[Effect]:
         """Number an applied update, and queue it for the journal."""
-        effects: list[Effect] = [] if self._unsent else [Journal()]
+        effects: list[Effect] = [] if self._unsent else [_JOURNAL]
         self.seq = Seq(self.seq + 1)
         self._unsent.append(LoggedUpdate(self.seq, author, origin, update))
         self.unsaved_bytes += len(update)

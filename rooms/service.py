@@ -310,6 +310,7 @@ class Rooms:
         for diagram, runner in list(self._open.items()):
             room = runner.room
             if room.is_open and room.is_empty and now - runner.idle_since > self._limits.idle_s:
+                self._snapshotter.on_idle(runner)
                 room.close_if_idle()
             if not room.is_open:
                 self._retire(diagram, runner)

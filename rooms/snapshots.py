@@ -2,8 +2,9 @@
 
 A snapshot holds the document after the committed update `seq`. It is encoded when its number is given and
 written only once that number is committed, so it can never know more than the log. The next one is due when
-the updates since then weigh as much as it does: loading reads at most about twice the document, and all
-snapshots together never take more room than the log.
+the updates since then weigh as much as it does: loading reads at most about twice the document, and these
+snapshots together never take more room than the log. One more is taken when a room is closed with a tail of
+some weight.
 """
 
 import asyncio
@@ -27,6 +28,10 @@ class SnapshotLimits:
 
     min_weight: int = 128 * 1024
     """Bytes of tail, `UPDATE_WEIGHT` for each update included, below which none is taken."""
+    idle_min_weight: int = 16 * 1024
+    """The same for a room that is closed, since nobody is there."""
+    idle_share: int = 8
+    """There it is due from this share of the last snapshot on, so snapshots may take eight times the log."""
     max_waiting: int = 1000
     """Rooms that may wait for their snapshot; further ones try again at their next commit."""
 
@@ -73,6 +78,17 @@ class Snapshotter:
             and len(self._due) < self._limits.max_waiting
         ):
             self._due[room.diagram] = runner
+            self._wake.set()
+
+    def on_idle(self, runner: RoomRunner) -> None:
+        """A room will be closed: the next to open it should not have much to replay.
+
+        Looking through large updates for gaps takes ten times as long as reading as much of a snapshot.
+        """
+        limits = self._limits
+        due_weight = max(limits.idle_min_weight, runner.snapshot_bytes // limits.idle_share)
+        if runner.tail_weight >= due_weight and len(self._due) < limits.max_waiting:
+            self._due[runner.room.diagram] = runner
             self._wake.set()
 
     async def _work(self) -> None:

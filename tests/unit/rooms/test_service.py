@@ -261,3 +261,16 @@ async def test_who_asks_for_a_large_diagram_again_and_again_is_sent_away(world: 
         editor.session.receive(SyncStep1(b"\x00"))
     assert editor.closed is not None
     assert 1013 == editor.closed[0]
+
+
+async def test_a_room_that_closes_leaves_a_snapshot_to_the_next(world: World) -> None:
+    editor = await world.editor().join()
+    for n in range(4):
+        editor.edit(f"k{n}", "x" * 6_000)
+        await asyncio.sleep(0)
+    assert editor.session is not None
+    editor.session.leave()
+    log = world.store.logs[world.diagram]
+    await until(lambda: log.snapshots and max(log.snapshots) == world.stored)
+    stored = await world.log.load(world.diagram)
+    assert ((), True) == (stored.tail, stored.is_whole)
