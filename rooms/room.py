@@ -6,11 +6,9 @@ monotonic). What it holds true:
 
 - **One total order.** Updates are applied in the order they arrive and numbered without gaps (`seq`). What
   changes the document, or would once a gap is filled, gets a number; what adds nothing gets none.
-- **Acknowledged means committed.** Every SyncStep2 and Update that is accepted waits for the commit of the
-  last number that the room had given when it arrived: its own, or, when it added nothing, everything that
-  came before. `_waiting` is one queue for the whole room, since these numbers only rise.
-- **What is applied is journaled.** An update leaves `_unsent` only into a batch, and a batch only by its
-  commit, or when the room ends because another owner has taken over.
+- **Acknowledged means committed**, and **what is applied is journaled**: see `rooms/unsaved.py`. Edits of a
+  busy room wait for the end of their tick before they are applied, numbered and promised anything: see
+  `rooms/held.py`.
 - **Fan-out carries everything.** What a subscribed session has been sent, with its own edits, adds up to the
   document as of the last flush. A session that reads too slowly is unsubscribed together with the state
   vector of that moment, and gets the difference from it when it reads again.
@@ -50,9 +48,11 @@ from rooms.lifecycle import NEXT, Happening, Phase
 from rooms.pacing import Pacer
 from rooms.peer import Member
 from rooms.presence import Presence
+from rooms.size import SizeLimit
+from rooms.unsaved import Unsaved
 from tmi.domain.errors import BadFrame, TooLarge
 from tmi.domain.ids import DiagramId, Fence, Seq, UserId
-from tmi.domain.ports import LoggedUpdate, Origin, RoomBatch
+from tmi.domain.ports import Origin, RoomBatch
 from tmi.domain.roles import Action, Role, may
 
 _JOURNAL = Journal()
@@ -118,13 +118,7 @@ class Room:
         self.diagram = diagram
         self.fence = fence
         self.document = document
-        self.seq = seq
-        """The last number given; provisional until committed."""
-        self.committed_seq = seq
         self.phase = Phase.OPEN
-        self.unsaved_bytes = 0
-        self.unacknowledged = 0
-        """How many messages wait for a commit."""
         self._limits = limits
         self._sessions: dict[SessionNumber, _Session] = {}
         self._next_number = 1
@@ -134,11 +128,10 @@ class Room:
         self._held: Held[_Session] = Held(document)
         self._relay: list[bytes] = []
         self._relay_from: SessionNumber | None = None
-        self._unsent: deque[LoggedUpdate] = deque()
-        self._in_flight: tuple[LoggedUpdate, ...] = ()
-        self._waiting: deque[tuple[Seq, dict[SessionNumber, list[int]]]] = deque()
-        """By number: how many SyncStep2 and Update messages of which session wait for its commit."""
-        self._measured_at, self._measured = float("-inf"), 0
+        self._unsaved = Unsaved(
+            seq, batch_max_updates=limits.batch_max_updates, batch_max_bytes=limits.batch_max_bytes
+        )
+        self._size = SizeLimit(document, limits.document_max_bytes, limits.measure_interval_s)
         self._edits = Pacer(limits.tick_s, limits.quiet_copies_per_s)
         self._cursors = Pacer(limits.awareness_tick_s, limits.quiet_copies_per_s)
 
@@ -175,9 +168,29 @@ class Room:
         return not self._sessions
 
     @property
+    def seq(self) -> Seq:
+        """The last number given; provisional until committed."""
+        return self._unsaved.seq
+
+    @property
+    def committed_seq(self) -> Seq:
+        """The last number that is in the log."""
+        return self._unsaved.committed_seq
+
+    @property
     def unsaved(self) -> int:
         """How many accepted updates are not committed."""
-        return self.seq - self.committed_seq + len(self._held)
+        return self._unsaved.seq - self._unsaved.committed_seq + len(self._held)
+
+    @property
+    def unsaved_bytes(self) -> int:
+        """Their size, without those that wait for the end of their tick."""
+        return self._unsaved.size
+
+    @property
+    def unacknowledged(self) -> int:
+        """How many messages wait for a commit."""
+        return self._unsaved.messages
 
     def join(self, member: Member) -> SessionNumber:
         """Let somebody in who may watch this diagram. Only while the phase is OPEN."""
@@ -268,9 +281,9 @@ class Room:
 
     def _hold(self, session: _Session, update: bytes) -> bool:
         held = self._held
-        size = self.document.bytes_estimate + held.size + len(update)
+        is_small = self._size.clearly_allows(held.size + len(update))
         try:
-            return session.may_edit and size <= self._limits.document_max_bytes and held.take(session, update)
+            return session.may_edit and is_small and held.take(session, update)
         except BadFrame:
             return False  # it will be told when what came before it is applied
 
@@ -328,18 +341,15 @@ class Room:
                 session.refused += syncs + updates
                 return (Refuse(session.number, READ_ONLY),)
             return self._acknowledge_later(session.number, syncs, updates)
-        document = self.document
-        if document.bytes_estimate + len(update) > self._limits.document_max_bytes and self._is_over_limit(
-            update, now
-        ):
+        if not self._size.allows(update, now):
             return self._end(session.number, closing.DOCUMENT_TOO_LARGE, TOO_LARGE, now)
         self._edits.count(now)
-        applied = document.apply(update)
+        applied = self.document.apply(update)
         if not applied.adds:
             return self._acknowledge_later(session.number, syncs, updates)
         effects = self._number(applied.journal, session.member.user, origin)
         effects.extend(self._relay_later(applied.relay, session if applied.relay == update else None, now))
-        self._wait(session.number, syncs, updates)
+        self._unsaved.wait(session.number, syncs, updates)
         if applied.gap:
             effects.extend(self._ask_for_gap(session))
         return effects
@@ -359,7 +369,7 @@ class Room:
             session = edits[0][0]
             self._relay_later(applied.relay, session if applied.relay == applied.journal else None, now)
             effects = self._number(applied.journal, session.member.user, Origin.UPDATE)
-            self._wait(session.number, 0, 1)
+            self._unsaved.wait(session.number, 0, 1)
             return effects
         if applied is not None and applied.adds:
             effects.extend(self._number_together(applied, edits))
@@ -389,22 +399,6 @@ class Room:
             effects.extend(self._number(update, session.member.user, Origin.UPDATE))
         return effects
 
-    def _is_over_limit(self, update: bytes, now: float) -> bool:
-        """Whether the update would take the document past its size limit; one that only deletes never does.
-
-        The estimate is the last encoded size and all that came since, so it never forgets and has to be
-        corrected now and then: after a quarter of the limit has come, or some time. Whoever keeps a document
-        at its limit causes no more encoding than that; in between the estimate decides.
-        """
-        document = self.document
-        if not document.would_grow(update):
-            return False
-        limits = self._limits
-        grown = document.bytes_estimate - self._measured
-        if now - self._measured_at >= limits.measure_interval_s or grown >= limits.document_max_bytes // 4:
-            self._measured_at, self._measured = now, document.measure()
-        return document.bytes_estimate + len(update) > limits.document_max_bytes
-
     def _worth(self, session: _Session, origin: Origin) -> tuple[int, int]:
         """How many messages the commit of this one acknowledges: SyncStep2 and Update."""
         if origin is not Origin.SYNC:
@@ -414,10 +408,8 @@ class Room:
 
     def _number(self, update: bytes, author: UserId | None, origin: Origin) -> list[Effect]:
         """Number an applied update, and queue it for the journal."""
-        effects: list[Effect] = [] if self._unsent else [_JOURNAL]
-        self.seq = Seq(self.seq + 1)
-        self._unsent.append(LoggedUpdate(self.seq, author, origin, update))
-        self.unsaved_bytes += len(update)
+        effects: list[Effect] = [] if self._unsaved.can_be_taken else [_JOURNAL]
+        self._unsaved.add(update, author, origin)
         self.document.bytes_estimate += len(update)
         return effects
 
@@ -439,20 +431,10 @@ class Room:
 
     def _acknowledge_later(self, number: SessionNumber, syncs: int, updates: int) -> Effects:
         """It added nothing: it is as durable as what the room has applied so far."""
-        if self.seq == self.committed_seq:
+        if self._unsaved.seq == self._unsaved.committed_seq:
             return (Acknowledge(number, syncs, updates),)
-        self._wait(number, syncs, updates)
+        self._unsaved.wait(number, syncs, updates)
         return NOTHING
-
-    def _wait(self, number: SessionNumber, syncs: int, updates: int) -> None:
-        """Acknowledge with the last number given. What adds nothing again and again takes no room here."""
-        waiting = self._waiting
-        if not waiting or waiting[-1][0] != self.seq:
-            waiting.append((self.seq, {}))
-        count = waiting[-1][1].setdefault(number, [0, 0])
-        count[0] += syncs
-        count[1] += updates
-        self.unacknowledged += syncs + updates
 
     def edit(
         self, change: Callable[[Document], bytes | None], author: UserId | None, origin: Origin, now: float
@@ -462,10 +444,9 @@ class Room:
         `change` returns its update, or None. Raises TooLarge when the document is at its size limit.
         """
         assert not self._held, "settle first"
-        limits, document = self._limits, self.document
-        if document.bytes_estimate > limits.document_max_bytes < document.measure():
+        if self._size.is_passed:
             raise TooLarge(TOO_LARGE)
-        update = change(document)
+        update = change(self.document)
         if update is None:
             return NOTHING
         self._edits.count(now)
@@ -532,47 +513,25 @@ class Room:
     # --- the journal ----------------------------------------------------------------------------
 
     def take_batch(self) -> RoomBatch | None:
-        """The next updates to commit, bounded; None if there are none or a batch is still in flight.
-
-        A batch whose commit failed without an answer is offered again by its holder, unchanged.
-        """
-        if self._in_flight or not self._unsent or self.is_over:
-            return None
-        batch: list[LoggedUpdate] = []
-        size = 0
-        limits = self._limits
-        while self._unsent and len(batch) < limits.batch_max_updates and size < limits.batch_max_bytes:
-            update = self._unsent.popleft()
-            size += len(update.data)
-            batch.append(update)
-        self._in_flight = tuple(batch)
-        return RoomBatch(self.diagram, self.fence, self._in_flight)
+        """The next updates to commit, bounded; None if there are none or a batch is still in flight."""
+        batch = () if self.is_over else self._unsaved.take()
+        return RoomBatch(self.diagram, self.fence, batch) if batch else None
 
     def committed(self) -> Effects:
         """The batch in flight is committed: acknowledge everything that waited for it."""
         if self.is_over:
             return NOTHING
-        self.committed_seq = self._in_flight[-1].seq
-        self.unsaved_bytes -= sum(len(update.data) for update in self._in_flight)
-        self._in_flight = ()
-        effects = self._acknowledge_committed()
-        if self._unsent:
-            effects.append(Journal())
+        sessions = self._sessions
+        effects: list[Effect] = [
+            Acknowledge(number, syncs, updates)
+            for number, (syncs, updates) in self._unsaved.committed().items()
+            if number in sessions
+        ]
+        if self._unsaved.can_be_taken:
+            effects.append(_JOURNAL)
         elif self.phase is Phase.CLOSING:
             self._become(Happening.SAVED)
         return effects
-
-    def _acknowledge_committed(self) -> list[Effect]:
-        waiting = self._waiting
-        counts: dict[SessionNumber, list[int]] = {}
-        while waiting and waiting[0][0] <= self.committed_seq:
-            for number, (syncs, updates) in waiting.popleft()[1].items():
-                count = counts.setdefault(number, [0, 0])
-                count[0] += syncs
-                count[1] += updates
-                self.unacknowledged -= syncs + updates
-        sessions = self._sessions
-        return [Acknowledge(n, syncs, updates) for n, (syncs, updates) in counts.items() if n in sessions]
 
     # --- the end --------------------------------------------------------------------------------
 

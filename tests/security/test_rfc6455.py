@@ -211,8 +211,9 @@ async def _bomb(port: int) -> None:
         assert 1009 == (await raw.receive_close()).close_code
 
 
-async def test_a_million_empty_fragments_take_no_memory(server: EchoServer) -> None:
-    async with upgraded(server.port, "/") as raw:
+async def test_a_million_empty_fragments_take_no_memory() -> None:
+    unlimited = LiveOptions(edits_burst=1_000_000)
+    async with echo_server(unlimited) as server, upgraded(server.port, "/") as raw:
         raw.send(half(b"x"))
         fragments = frame(CONTINUATION, fin=False) * 10_000
         before = _resident()

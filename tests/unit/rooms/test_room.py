@@ -169,7 +169,7 @@ def test_what_adds_nothing_takes_no_memory_while_commits_are_stalled() -> None:
     for _ in range(500):
         target.receive(writer, Update(EMPTY_UPDATE), 1.0)
         target.receive(other, Update(EMPTY_UPDATE), 1.0)
-    assert 1 == len(target._waiting)
+    assert 1 == len(target._unsaved._waiting)
     assert {Acknowledge(writer, 0, 501), Acknowledge(other, 0, 500)} == set(target.committed())
 
 

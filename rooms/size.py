@@ -1,0 +1,39 @@
+"""How large a document may become."""
+
+from crdt.document import Document
+
+
+class SizeLimit:
+    """Refuses what would take a document past its limit; what only deletes always passes.
+
+    The document's estimate is its last encoded size and all that came since, so it never forgets and has to
+    be corrected now and then: after a quarter of the limit has come, or some time. Whoever keeps a document
+    at its limit causes no more encoding than that; in between the estimate decides.
+    """
+
+    __slots__ = ("_document", "_interval_s", "_max_bytes", "_measured", "_measured_at")
+
+    def __init__(self, document: Document, max_bytes: int, interval_s: float) -> None:
+        self._document = document
+        self._max_bytes = max_bytes
+        self._interval_s = interval_s
+        self._measured_at, self._measured = float("-inf"), 0
+
+    def clearly_allows(self, size: int) -> bool:
+        """Whether so many bytes more are within the limit whatever they are."""
+        return self._document.bytes_estimate + size <= self._max_bytes
+
+    def allows(self, update: bytes, now: float) -> bool:
+        """Whether an update may be applied. Raises BadUpdate."""
+        document = self._document
+        if self.clearly_allows(len(update)) or not document.would_grow(update):
+            return True
+        grown = document.bytes_estimate - self._measured
+        if now - self._measured_at >= self._interval_s or grown >= self._max_bytes // 4:
+            self._measured_at, self._measured = now, document.measure()
+        return self.clearly_allows(len(update))
+
+    @property
+    def is_passed(self) -> bool:
+        """The document itself is too large. Costs an encoding if it seems to be."""
+        return self._document.bytes_estimate > self._max_bytes < self._document.measure()

@@ -1,0 +1,98 @@
+"""What a room has applied and the log does not hold yet, and who waits for which of it.
+
+What it holds true:
+
+- Numbers are given without gaps, and leave only into a batch; a batch leaves only by its commit. So there is
+  at most one in flight, and the log gets them in order.
+- A message waits for the last number that was given when it arrived, its own or, where it added nothing,
+  that of everything before it. These numbers only rise, so one queue serves all sessions.
+"""
+
+from collections import deque
+from collections.abc import Mapping
+
+from rooms.effects import SessionNumber
+from tmi.domain.ids import Seq, UserId
+from tmi.domain.ports import LoggedUpdate, Origin
+
+
+class Unsaved:
+    """Numbers, batches and acknowledgements of one room."""
+
+    __slots__ = (
+        "_in_flight",
+        "_max_bytes",
+        "_max_updates",
+        "_unsent",
+        "_waiting",
+        "committed_seq",
+        "messages",
+        "seq",
+        "size",
+    )
+
+    def __init__(self, seq: Seq, *, batch_max_updates: int, batch_max_bytes: int) -> None:
+        self.seq = seq
+        """The last number given; provisional until committed."""
+        self.committed_seq = seq
+        self.size = 0
+        """Bytes that are numbered and not committed."""
+        self.messages = 0
+        """How many messages wait for a commit."""
+        self._max_updates = batch_max_updates
+        self._max_bytes = batch_max_bytes
+        self._unsent: deque[LoggedUpdate] = deque()
+        self._in_flight: tuple[LoggedUpdate, ...] = ()
+        self._waiting: deque[tuple[Seq, dict[SessionNumber, list[int]]]] = deque()
+
+    @property
+    def can_be_taken(self) -> bool:
+        """There is something for the next batch."""
+        return bool(self._unsent)
+
+    def add(self, update: bytes, author: UserId | None, origin: Origin) -> None:
+        """Number an applied update."""
+        self.seq = Seq(self.seq + 1)
+        self._unsent.append(LoggedUpdate(self.seq, author, origin, update))
+        self.size += len(update)
+
+    def wait(self, number: SessionNumber, syncs: int, updates: int) -> None:
+        """Let messages of a session wait for the last number. Again and again takes no more room here."""
+        waiting = self._waiting
+        if not waiting or waiting[-1][0] != self.seq:
+            waiting.append((self.seq, {}))
+        count = waiting[-1][1].setdefault(number, [0, 0])
+        count[0] += syncs
+        count[1] += updates
+        self.messages += syncs + updates
+
+    def take(self) -> tuple[LoggedUpdate, ...]:
+        """The next batch, bounded; empty while one is in flight.
+
+        A batch whose commit failed without an answer is offered again by its holder, unchanged.
+        """
+        if self._in_flight:
+            return ()
+        batch: list[LoggedUpdate] = []
+        size = 0
+        while self._unsent and len(batch) < self._max_updates and size < self._max_bytes:
+            update = self._unsent.popleft()
+            size += len(update.data)
+            batch.append(update)
+        self._in_flight = tuple(batch)
+        return self._in_flight
+
+    def committed(self) -> Mapping[SessionNumber, list[int]]:
+        """The batch in flight is committed: how many SyncStep2 and Update messages of whom waited for it."""
+        self.committed_seq = self._in_flight[-1].seq
+        self.size -= sum(len(update.data) for update in self._in_flight)
+        self._in_flight = ()
+        waiting = self._waiting
+        counts: dict[SessionNumber, list[int]] = {}
+        while waiting and waiting[0][0] <= self.committed_seq:
+            for number, (syncs, updates) in waiting.popleft()[1].items():
+                count = counts.setdefault(number, [0, 0])
+                count[0] += syncs
+                count[1] += updates
+                self.messages -= syncs + updates
+        return counts
