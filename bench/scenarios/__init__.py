@@ -1,6 +1,7 @@
 """What can be measured, one module a scenario, and the sets that `make bench` and RESULTS.md are made of."""
 
 from bench.model import Load
+from bench.scenarios.ack import AckLoad
 from bench.scenarios.cold_open import ColdOpenLoad
 from bench.scenarios.connect import ConnectLoad, IdleLoad
 from bench.scenarios.cursors import CursorsLoad
@@ -17,6 +18,7 @@ SCENARIOS: tuple[type[Load], ...] = (
     ColdOpenLoad,
     ConnectLoad,
     IdleLoad,
+    AckLoad,
 )
 """Each becomes a command of the command line, with an option for every field."""
 
@@ -34,6 +36,7 @@ def short_set(seconds: float) -> list[Load]:
         RoomsLoad(200, 2, 5, seconds),
         JoinLoad(),
         ConnectLoad(seconds=seconds),
+        AckLoad(seconds=seconds),
     ]
 
 
@@ -49,4 +52,5 @@ def full_set(seconds: float) -> list[Load]:
         ColdOpenLoad(opens=40),
         ConnectLoad(seconds=seconds),
         IdleLoad(),
+        AckLoad(seconds=seconds),
     ]
