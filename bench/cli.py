@@ -48,7 +48,6 @@ def _common(repeat: int) -> list[click.Parameter]:
             help="Interleaved runs of each.",
         ),
         _file("json", "Write all figures here."),
-        _file("html", "Write a report with charts here."),
     ]  # fmt: skip
 
 
@@ -65,13 +64,13 @@ def _fields_as_options(scenario: type[Load]) -> list[click.Parameter]:
 
 def _scenario_command(scenario: type[Load]) -> click.Command:
     def run(
-        repeat: int, servers: Sequence[str], json_file: Path | None, html_file: Path | None, **load: Any
+        repeat: int, servers: Sequence[str], json_file: Path | None, **load: Any
     ) -> None:
         try:
             loads = [scenario(**load)]
         except ValueError as unsound:
             raise click.UsageError(str(unsound)) from unsound
-        _carry_out(Plan(loads, _makers(servers), repeat, json_file, html_file))
+        _carry_out(Plan(loads, _makers(servers), repeat, json_file))
 
     parameters = [*_fields_as_options(scenario), *_common(1)]
     return click.Command(scenario.scenario, callback=run, params=parameters, help=scenario.__doc__)
@@ -81,9 +80,9 @@ def _set_command(
     name: str, help_text: str, loads: Callable[[float], list[Load]], seconds_each: float, repeat_each: int
 ) -> click.Command:
     def run(
-        seconds: float, repeat: int, servers: Sequence[str], json_file: Path | None, html_file: Path | None
+        seconds: float, repeat: int, servers: Sequence[str], json_file: Path | None
     ) -> None:
-        _carry_out(Plan(loads(seconds), _makers(servers), repeat, json_file, html_file))
+        _carry_out(Plan(loads(seconds), _makers(servers), repeat, json_file))
 
     window = click.Option(
         ["--seconds"], type=click.FloatRange(1, 600), default=seconds_each, show_default=True,

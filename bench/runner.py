@@ -44,7 +44,6 @@ class Plan:
     servers: Sequence[Callable[[], Server]]
     repeat: int = 1
     json_file: Path | None = None
-    html_file: Path | None = None
 
 
 @dataclass
