@@ -64,7 +64,7 @@ lock: | $(VENV)/bin/python
 PEERS := bench/peers/node_modules/.installed
 
 bench: $(DEV) $(PEERS)
-	$(BIN)/python -m bench short --json build/bench.json $(ARGS)
+	$(BIN)/python -m bench short --json build/bench.json --html build/bench.html $(ARGS)
 
 bench-peers: $(PEERS)
 

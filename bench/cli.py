@@ -1,8 +1,12 @@
-"""`python -m bench`: the commands of the load tester, one for each scenario and two for sets of them."""
+"""`python -m bench`: a command for each scenario, two for sets of them, and two that read what these wrote.
+
+`compare` and `results` exit with 2 where a file cannot be read, so that 1 always speaks of TMI.
+"""
 
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import MISSING, fields
+from math import inf, nan
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +15,11 @@ import uvloop
 from picows import WSError
 from rich.console import Console
 
+from bench.compare import compare, print_comparison
+from bench.document import Document, NotResults, read_json
+from bench.markdown import markdown
 from bench.model import Load
+from bench.page import write_html
 from bench.runner import Plan, carry_out
 from bench.scenarios import SCENARIOS, full_set, short_set
 from bench.servers import SERVERS, Server, ServerError
@@ -20,6 +28,8 @@ SHORT_SECONDS = 3.0
 FULL_SECONDS = 8.0
 FULL_REPEATS = 3
 WIDTH_WITHOUT_TERMINAL = 200
+FILE_TO_READ = click.Path(dir_okay=False, exists=True, path_type=Path)
+FILE_TO_WRITE = click.Path(dir_okay=False, writable=True, path_type=Path)
 
 
 def _names(context: click.Context, parameter: click.Parameter, value: str) -> tuple[str, ...]:
@@ -32,8 +42,7 @@ def _names(context: click.Context, parameter: click.Parameter, value: str) -> tu
 
 
 def _file(name: str, help_text: str) -> click.Option:
-    path = click.Path(dir_okay=False, writable=True, path_type=Path)
-    return click.Option([f"--{name}", f"{name}_file"], type=path, help=help_text)
+    return click.Option([f"--{name}", f"{name}_file"], type=FILE_TO_WRITE, help=help_text)
 
 
 def _common(repeat: int) -> list[click.Parameter]:
@@ -48,6 +57,7 @@ def _common(repeat: int) -> list[click.Parameter]:
             help="Interleaved runs of each.",
         ),
         _file("json", "Write all figures here."),
+        _file("html", "Write a report with charts here."),
     ]  # fmt: skip
 
 
@@ -64,13 +74,13 @@ def _fields_as_options(scenario: type[Load]) -> list[click.Parameter]:
 
 def _scenario_command(scenario: type[Load]) -> click.Command:
     def run(
-        repeat: int, servers: Sequence[str], json_file: Path | None, **load: Any
+        repeat: int, servers: Sequence[str], json_file: Path | None, html_file: Path | None, **load: Any
     ) -> None:
         try:
             loads = [scenario(**load)]
         except ValueError as unsound:
             raise click.UsageError(str(unsound)) from unsound
-        _carry_out(Plan(loads, _makers(servers), repeat, json_file))
+        _carry_out(Plan(loads, _makers(servers), repeat, json_file, html_file))
 
     parameters = [*_fields_as_options(scenario), *_common(1)]
     return click.Command(scenario.scenario, callback=run, params=parameters, help=scenario.__doc__)
@@ -80,9 +90,9 @@ def _set_command(
     name: str, help_text: str, loads: Callable[[float], list[Load]], seconds_each: float, repeat_each: int
 ) -> click.Command:
     def run(
-        seconds: float, repeat: int, servers: Sequence[str], json_file: Path | None
+        seconds: float, repeat: int, servers: Sequence[str], json_file: Path | None, html_file: Path | None
     ) -> None:
-        _carry_out(Plan(loads(seconds), _makers(servers), repeat, json_file))
+        _carry_out(Plan(loads(seconds), _makers(servers), repeat, json_file, html_file))
 
     window = click.Option(
         ["--seconds"], type=click.FloatRange(1, 600), default=seconds_each, show_default=True,
@@ -91,12 +101,34 @@ def _set_command(
     return click.Command(name, callback=run, params=[window, *_common(repeat_each)], help=help_text)
 
 
+def _document(context: click.Context, parameter: click.Parameter, value: Path) -> Document:
+    try:
+        return read_json(value)
+    except (NotResults, OSError) as unreadable:
+        raise click.BadParameter(str(unreadable), context, parameter) from unreadable
+
+
+def _share(context: click.Context, parameter: click.Parameter, value: str) -> float:
+    """Of `10%` or `10`: 0.1."""
+    try:
+        share = float(value.removesuffix("%")) / 100
+    except ValueError:
+        share = nan
+    if not 0 <= share < inf:
+        raise click.BadParameter(f"{value} is no percentage, such as 10%", context, parameter)
+    return share
+
+
 def _makers(names: Sequence[str]) -> list[Callable[[], Server]]:
     return [SERVERS[name] for name in names]
 
 
+def _console() -> Console:
+    return Console(width=None if sys.stdout.isatty() else WIDTH_WITHOUT_TERMINAL)
+
+
 def _carry_out(plan: Plan) -> None:
-    console = Console(width=None if sys.stdout.isatty() else WIDTH_WITHOUT_TERMINAL)
+    console = _console()
     try:
         sound = uvloop.run(carry_out(plan, console, sys.argv[1:]))
     except (ServerError, WSError, OSError, TimeoutError) as failure:
@@ -109,6 +141,29 @@ def _carry_out(plan: Plan) -> None:
 @click.group()
 def main() -> None:
     """Measure TMI and its peers on this machine, side by side, over the wire."""
+
+
+@main.command("compare")
+@click.argument("old", type=FILE_TO_READ, callback=_document)
+@click.argument("new", type=FILE_TO_READ, callback=_document)
+@click.option("--threshold", callback=_share, default="10%", show_default=True, help="What is no change yet.")
+def _compare(old: Document, new: Document, threshold: float) -> None:
+    """What changed from OLD to NEW, two files of --json; exit code 1 if TMI became worse."""
+    found = compare(old, new, threshold)
+    print_comparison(_console(), old, new, found)
+    if found.regressed:
+        sys.exit(1)
+
+
+@main.command("results")
+@click.argument("file", type=FILE_TO_READ, callback=_document)
+@click.option("--html", "html_file", type=FILE_TO_WRITE, help="Write the report with charts here instead.")
+def _results(file: Document, html_file: Path | None) -> None:
+    """Prints FILE, a file of --json, as Markdown."""
+    if html_file is None:
+        click.echo(markdown(file), nl=False)
+    else:
+        write_html(html_file, file)
 
 
 for known in SCENARIOS:

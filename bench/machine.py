@@ -3,40 +3,54 @@
 import os
 import platform
 import subprocess
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
-from typing import TypedDict
 
 ROOT = Path(__file__).resolve().parent.parent
 
 
-class Provenance(TypedDict):
+@dataclass(frozen=True)
+class Machine:
+    """What figures were measured on; `load_before` is its load average over 1, 5 and 15 minutes."""
+
+    processor: str
+    cores: int
+    memory_bytes: int
+    system: str
+    load_before: list[float]
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """When, where, at which commit, with what and how figures came to be."""
+
     at: str
-    machine: dict[str, str | int | list[float]]
+    machine: Machine
     revision: str
     generator: dict[str, str]
     command: list[str]
 
 
 def provenance(command: list[str]) -> Provenance:
-    return {
-        "at": datetime.now(UTC).isoformat(timespec="seconds"),
-        "machine": {
-            "processor": _processor(),
-            "cores": len(os.sched_getaffinity(0)),
-            "memory_bytes": os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"),
-            "system": f"{platform.system()} {platform.release()}",
-            "load_before": list(os.getloadavg()),
-        },
-        "revision": revision(),
-        "generator": {
+    return Provenance(
+        at=datetime.now(UTC).isoformat(timespec="seconds"),
+        machine=Machine(
+            processor=_processor(),
+            cores=len(os.sched_getaffinity(0)),
+            memory_bytes=os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"),
+            system=f"{platform.system()} {platform.release()}",
+            load_before=list(os.getloadavg()),
+        ),
+        revision=revision(),
+        generator={
             "python": platform.python_version(),
             "picows": version("picows"),
             "uvloop": version("uvloop"),
         },
-        "command": command,
-    }
+        command=command,
+    )
 
 
 def revision() -> str:

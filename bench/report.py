@@ -1,21 +1,26 @@
-"""What came of a plan: medians beside the best peer, verdicts, the terminal's tables, the JSON document."""
+"""What came of a plan: medians beside the best peer, verdicts, and the terminal's tables."""
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
-from pathlib import Path
-from typing import Any, TypedDict
+from dataclasses import dataclass, field
+from typing import Literal
 
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from bench.machine import Provenance
 from bench.model import Figure, Goal, Load, Run
 from bench.servers import OURS
 from bench.statistics import Spread
 
 FAULTS_SHOWN = 3
+
+Standing = Literal["met", "short", "unsound", "not compared"]
+MARKS: dict[Standing, str] = {
+    "met": "[green]met[/green]    ",
+    "short": "[red]short[/red]  ",
+    "unsound": "[red]unsound[/red]",
+    "not compared": "[yellow]?[/yellow]      ",
+}
 
 
 @dataclass(frozen=True)
@@ -42,16 +47,6 @@ class Summary:
     verdicts: list[Verdict] = field(default_factory=list)
     faults: list[str] = field(default_factory=list)
     remarks: list[str] = field(default_factory=list)
-
-
-class Document(TypedDict):
-    """The JSON file; `servers`, `scenarios`, `runs` and `summaries` explain each other."""
-
-    about: Provenance
-    servers: dict[str, dict[str, object]]
-    scenarios: dict[str, dict[str, Any]]
-    runs: list[dict[str, Any]]
-    summaries: list[dict[str, Any]]
 
 
 def summarise(loads: Sequence[Load], runs: Sequence[Run]) -> list[Summary]:
@@ -157,7 +152,7 @@ def print_table(console: Console, loads: Sequence[Load], summaries: Sequence[Sum
         table.add_row(
             summary.load if summary.load != before else "",
             summary.server,
-            *(_spread(summary.figures.get(figure.key), figure.form) for figure in shown),
+            *(with_spread(summary.figures.get(figure.key), figure.form) for figure in shown),
             f"{summary.ratios[scenario.cost]:.2f}" if scenario.cost in summary.ratios else "",
             _check(summary),
         )
@@ -165,21 +160,22 @@ def print_table(console: Console, loads: Sequence[Load], summaries: Sequence[Sum
     console.print(table)
     for summary in summaries:
         for verdict in summary.verdicts:
-            console.print(
-                f"  {_mark(summary, verdict)} {escape(f'{summary.load}, {summary.server}: {verdict.text}')}"
-            )
+            text = escape(f"{summary.load}, {summary.server}: {verdict.text}")
+            console.print(f"  {MARKS[standing(summary, verdict)]} {text}")
     console.print()
 
 
-def _mark(summary: Summary, verdict: Verdict) -> str:
-    if verdict.met is None:
-        return "[yellow]?[/yellow]      "
+def standing(summary: Summary, verdict: Verdict) -> Standing:
+    """What a verdict is worth: none holds for runs with faults."""
     if summary.faults:
-        return "[red]unsound[/red]"
-    return "[green]met[/green]    " if verdict.met else "[red]short[/red]  "
+        return "unsound"
+    if verdict.met is None:
+        return "not compared"
+    return "met" if verdict.met else "short"
 
 
-def _spread(spread: Spread | None, form: str) -> str:
+def with_spread(spread: Spread | None, form: str) -> str:
+    """The median and, where the runs differ, the lowest and the highest."""
     if spread is None:
         return "-"
     if f"{spread.low:{form}}" == f"{spread.high:{form}}":
@@ -196,29 +192,3 @@ def _check(summary: Summary) -> str:
     return "\n".join(
         lines + [f"[yellow]{escape(remark)}[/yellow]" for remark in summary.remarks[:FAULTS_SHOWN]]
     )
-
-
-def document(
-    about: Provenance, servers: dict[str, dict[str, object]], loads: Sequence[Load], runs: Sequence[Run],
-    summaries: Sequence[Summary],
-) -> Document:  # fmt: skip
-    """All that is known of a plan that was carried out."""
-    return {
-        "about": about,
-        "servers": servers,
-        "scenarios": {
-            load.scenario: {
-                "title": load.title,
-                "cost": load.cost,
-                "figures": [asdict(figure) for figure in load.figures],
-            }
-            for load in loads
-        },
-        "runs": [asdict(run) for run in runs],
-        "summaries": [asdict(summary) for summary in summaries],
-    }  # fmt: skip
-
-
-def write_json(path: Path, content: Document) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n", encoding="utf-8")

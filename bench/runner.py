@@ -23,7 +23,8 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from bench import report
+from bench import page, report
+from bench.document import Document, ServerInfo, described, write_json
 from bench.machine import provenance
 from bench.model import Load, Place, Run
 from bench.process import cores, open_files_limit, pin
@@ -44,6 +45,7 @@ class Plan:
     servers: Sequence[Callable[[], Server]]
     repeat: int = 1
     json_file: Path | None = None
+    html_file: Path | None = None
 
 
 @dataclass
@@ -52,7 +54,7 @@ class Outcome:
 
     runs: list[Run] = field(default_factory=list)
     summaries: list[report.Summary] = field(default_factory=list)
-    servers: dict[str, dict[str, object]] = field(default_factory=dict)
+    servers: dict[str, ServerInfo] = field(default_factory=dict)
 
 
 async def carry_out(plan: Plan, console: Console, command: list[str]) -> bool:
@@ -71,15 +73,20 @@ async def carry_out(plan: Plan, console: Console, command: list[str]) -> bool:
     async with _progress(plan, console) as progress:
         for _, loads in groupby(plan.loads, key=lambda load: load.scenario):
             await _scenario(list(loads), plan, place, outcome, progress)
-    for name, description in outcome.servers.items():
-        console.print(f"{name}: {description['version']}, persistence: {description['persistence']}")
-    _write(plan, report.document(about, outcome.servers, plan.loads, outcome.runs, outcome.summaries))
+    for name, server in outcome.servers.items():
+        console.print(f"{name}: {server.version}, persistence: {server.persistence}")
+    scenarios = described(plan.loads)
+    _write(plan, Document(about, outcome.servers, scenarios, outcome.runs, outcome.summaries), console)
     return not report.lost_or_altered(outcome.runs)
 
 
-def _write(plan: Plan, content: report.Document) -> None:
+def _write(plan: Plan, document: Document, console: Console) -> None:
     if plan.json_file is not None:
-        report.write_json(plan.json_file, content)
+        write_json(plan.json_file, document)
+        console.print(f"All figures: {plan.json_file}", highlight=False, soft_wrap=True)
+    if plan.html_file is not None:
+        page.write_html(plan.html_file, document)
+        console.print(f"Report: {plan.html_file}", highlight=False, soft_wrap=True)
 
 
 async def _scenario(
@@ -154,8 +161,8 @@ class _Kept:
         await self.start()
 
 
-def _described(server: Server) -> dict[str, object]:
-    return {"version": server.version(), "command": server.command, "persistence": server.persistence}
+def _described(server: Server) -> ServerInfo:
+    return ServerInfo(server.version(), server.command, server.persistence)
 
 
 class _Shown:
