@@ -8,7 +8,7 @@ from bench.charts import Chart, Line, Point, Scale
 from bench.statistics import Spread
 
 WIDTH, HEIGHT = 520, 320
-LEFT, RIGHT, TOP, BOTTOM = 62, 16, 24, 46
+LEFT, RIGHT, TOP, BOTTOM = 62, 30, 24, 46
 """The margins around the plot; the y title stands above it."""
 
 TICKS = 5
@@ -31,8 +31,6 @@ class Tick:
 class Mark:
     x: float
     y: float
-    low: float
-    high: float
     text: str
 
 
@@ -93,7 +91,7 @@ def _drawn(chart: Chart, line: Line, x: Callable[[float], float], y: Callable[[f
         band=f"{_path([*lows, *reversed(highs)])} Z" if lows != highs else "",
         marks=[
             Mark(
-                x(point.x), y(point.y.median), y(point.y.low), y(point.y.high),
+                x(point.x), y(point.y.median),
                 f"{line.label}: {name_x(chart, point.x)}, {value(point.y)} {chart.y}",
             )
             for point in told(chart, line)

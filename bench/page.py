@@ -11,7 +11,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from bench import drawing, wording
 from bench.charts import charts
 from bench.document import Document
-from bench.report import with_spread
+from bench.report import median_and_outer
 from bench.servers import OURS
 
 COLOURS = 6
@@ -42,7 +42,9 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.globals |= {"drawing": drawing, "wording": wording, "with_spread": with_spread, "ours": OURS}
+    environment.globals |= {
+        "drawing": drawing, "wording": wording, "median_and_outer": median_and_outer, "ours": OURS,
+    }  # fmt: skip
     return environment
 
 

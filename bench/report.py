@@ -176,11 +176,16 @@ def standing(summary: Summary, verdict: Verdict) -> Standing:
 
 def with_spread(spread: Spread | None, form: str) -> str:
     """The median and, where the runs differ, the lowest and the highest."""
+    median, outer = median_and_outer(spread, form)
+    return f"{median} ({outer})" if outer else median
+
+
+def median_and_outer(spread: Spread | None, form: str) -> tuple[str, str]:
+    """The second is empty where the runs do not differ, as far as the form tells."""
     if spread is None:
-        return "-"
-    if f"{spread.low:{form}}" == f"{spread.high:{form}}":
-        return f"{spread.median:{form}}"
-    return f"{spread.median:{form}} ({spread.low:{form}} to {spread.high:{form}})"
+        return "-", ""
+    low, high = f"{spread.low:{form}}", f"{spread.high:{form}}"
+    return f"{spread.median:{form}}", "" if low == high else f"{low} to {high}"
 
 
 def _check(summary: Summary) -> str:

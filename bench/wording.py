@@ -8,6 +8,7 @@ from typing import get_args
 
 from bench.document import Document
 from bench.report import Standing, Summary, Verdict, standing
+from bench.servers import OURS
 
 FAULTS_TOLD = 10
 
@@ -51,8 +52,8 @@ def tally(document: Document) -> str:
     """How many targets stand how, and how many rows have faults."""
     found = Counter(how for _, _, how in targets(document))
     told = ", ".join(f"{found[how]} {how}" for how in get_args(Standing))
-    with_faults = sum(bool(summary.faults) for summary in document.summaries)
-    rows = f"Rows with faults: {with_faults} of {len(document.summaries)}."
+    faults = Counter(summary.server in OURS for summary in document.summaries if summary.faults)
+    rows = f"Rows with faults: {faults[True]} of TMI, {faults[False]} of peers."
     return f"Targets: {told}. {rows}" if found else rows
 
 
