@@ -1,0 +1,157 @@
+"""Two measurements: a regression is found, noise is not, and the exit code tells."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from io import StringIO
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+from rich.console import Console
+
+from bench.cli import main
+from bench.compare import Change, Comparison, compare, print_comparison
+from bench.document import Document, write_json
+from bench.model import Run
+from tests.unit.bench.made_up import MACHINE, document, load, run
+
+TEN_PERCENT = 0.1
+
+
+def _measured(tmi: Sequence[float], peer: Sequence[float] = (10.0, 10.0)) -> Document:
+    return document([*(run("tmi", cpu) for cpu in tmi), *(run("y-websocket", cpu) for cpu in peer)])
+
+
+def _cpu(found: Comparison, server: str = "tmi") -> Change:
+    return next(one for one in found.changes if one.key[2] == server and one.figure.key == "cpu_us")
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "finding"),
+    [
+        ((5, 5), (6, 6), "regression"),
+        ((5, 5), (5.4, 5.4), "same"),
+        ((5, 5), (5.5, 5.5), "same"),
+        ((5, 5.2), (5.1, 7), "within the spread"),
+        ((5, 5), (4, 4), "better"),
+        ((5, 6), (4.5, 5.1), "within the spread"),
+    ],
+)
+def test_worse_by_more_than_the_threshold_and_outside_the_spread_is_a_regression(
+    old: tuple[float, ...], new: tuple[float, ...], finding: str
+) -> None:
+    found = compare(_measured(old), _measured(new), TEN_PERCENT)
+    assert finding == _cpu(found).finding
+    assert found.regressed == (finding == "regression")
+
+
+def test_a_higher_threshold_lets_more_pass() -> None:
+    assert not compare(_measured([5, 5]), _measured([6, 6]), 0.25).regressed
+
+
+def test_a_figure_that_should_be_high_regresses_downwards() -> None:
+    def measured(per_s: float) -> Document:
+        whole = document([run("tmi", 5, {"copies_per_s": per_s})])
+        copies = replace(whole.figure("fanout", "copies_per_s"), better="higher")
+        info = replace(whole.scenarios["fanout"], cost="copies_per_s", figures=[copies])
+        return replace(whole, scenarios={"fanout": info})
+
+    assert ["better"] == [one.finding for one in compare(measured(100), measured(150), 0.1).changes]
+    assert ["regression"] == [one.finding for one in compare(measured(100), measured(80), 0.1).changes]
+
+
+def test_a_machine_that_became_slower_for_all_is_no_regression() -> None:
+    found = compare(_measured([5, 5], [10, 10]), _measured([8, 8], [16, 16]), TEN_PERCENT)
+    assert ("same", "y-websocket") == (_cpu(found).finding, _cpu(found).peer)
+    assert "worse" == _cpu(found, "y-websocket").finding
+    assert not found.regressed
+
+
+def test_the_ratio_is_to_a_peer_that_both_have_without_a_fault() -> None:
+    old = document([run("tmi", 5), run("hocuspocus", 20), run("y-websocket", 10)])
+    new = document([run("tmi", 5), run("hocuspocus", 20), run("y-websocket", 1, faults=["lost"])])
+    assert ("hocuspocus", "same") == (_cpu(compare(old, new, 0.1)).peer, _cpu(compare(old, new, 0.1)).finding)
+
+
+def test_without_a_common_peer_times_are_compared() -> None:
+    old = document([run("tmi", 5), run("y-websocket", 10)])
+    new = document([run("tmi", 5), run("hocuspocus", 1)])
+    change = _cpu(compare(old, new, TEN_PERCENT))
+    assert (None, 5, 5) == (change.peer, change.old.median, change.new.median)
+
+
+def test_the_spread_of_a_ratio_holds_that_of_the_peer() -> None:
+    found = compare(_measured([5, 5], [10, 10]), _measured([6, 6], [8, 12]), TEN_PERCENT)
+    assert "within the spread" == _cpu(found).finding
+    assert pytest.approx(6 / 12) == _cpu(found).new.low
+
+
+def test_a_new_fault_of_ours_is_a_regression_and_its_figures_are_none() -> None:
+    new = document([run("tmi", 50, faults=["1 of 9 copies never arrived"]), run("y-websocket", 10)])
+    found = compare(_measured([5]), new, TEN_PERCENT)
+    assert (True, [], "unsound") == (found.regressed, found.regressions, _cpu(found).finding)
+    assert not compare(new, new, TEN_PERCENT).regressed
+
+
+def test_a_fault_of_a_peer_is_no_regression() -> None:
+    new = document([run("tmi", 5), run("y-websocket", 10, faults=["lost"])])
+    assert not compare(_measured([5]), new, TEN_PERCENT).regressed
+
+
+def test_what_came_from_nothing_is_worse_without_bounds() -> None:
+    old, new = document([run("tmi", 0)]), document([run("tmi", 5)])
+    assert ("regression", float("inf")) == (
+        _cpu(compare(old, new, 0.1)).finding, _cpu(compare(old, new, 0.1)).share
+    )  # fmt: skip
+
+
+def _printed(old: Document, new: Document) -> str:
+    console = Console(file=StringIO(), width=200)
+    print_comparison(console, old, new, compare(old, new, TEN_PERCENT))
+    assert isinstance(console.file, StringIO)
+    return console.file.getvalue()
+
+
+def test_the_text_tells_machines_apart_and_what_is_only_in_one() -> None:
+    loads = [load(10), load(40)]
+    runs: list[Run] = [run("tmi", 5, of=of) for of in loads]
+    old = document(runs[:1], loads)
+    new = document(runs, loads, replace(MACHINE, cores=64))
+    text = _printed(old, new)
+    assert "Other machine: cores: 2 before, 64 now" in text
+    assert "Only in the new file: fanout, 50 clients, 10 writers x 40/s, tmi" in text
+    assert "single run" in text
+    assert "Only in the old file: fanout, 50 clients, 10 writers x 40/s, tmi" in _printed(new, old)
+
+
+def test_files_without_anything_in_common_are_said_to_be_so() -> None:
+    old, new = document([run("tmi", 5)]), document([run("tmi", 5, of=load(40))], [load(40)])
+    assert "no figures in common" in _printed(old, new)
+
+
+def _compared(tmp_path: Path, old: Document, new: Document, *more: str) -> Result:
+    write_json(tmp_path / "old.json", old)
+    write_json(tmp_path / "new.json", new)
+    files = [str(tmp_path / "old.json"), str(tmp_path / "new.json")]
+    return CliRunner().invoke(main, ["compare", *files, *more])
+
+
+@pytest.mark.parametrize(("cpu", "more", "code"), [(6, [], 1), (5.2, [], 0), (6, ["--threshold", "30%"], 0)])
+def test_the_exit_code_tells_a_regression(tmp_path: Path, cpu: float, more: list[str], code: int) -> None:
+    done = _compared(tmp_path, _measured([5, 5]), _measured([cpu, cpu]), *more)
+    assert code == done.exit_code
+    assert ("regression fanout" in done.output) == bool(code)
+
+
+@pytest.mark.parametrize("threshold", ["x", "-1%", "nan", "inf%"])
+def test_a_threshold_that_is_no_percentage_is_refused(tmp_path: Path, threshold: str) -> None:
+    done = _compared(tmp_path, _measured([5]), _measured([5]), "--threshold", threshold)
+    assert 2 == done.exit_code
+    assert "is no percentage" in done.output
+
+
+def test_a_file_that_cannot_be_read_has_an_exit_code_of_its_own(tmp_path: Path) -> None:
+    (tmp_path / "none.json").write_text('{"rows": []}')
+    done = CliRunner().invoke(main, ["compare", str(tmp_path / "none.json"), str(tmp_path / "none.json")])
+    assert 2 == done.exit_code
+    assert "holds no results" in done.output
