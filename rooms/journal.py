@@ -35,7 +35,7 @@ class JournalLimits:
     commit_max_rooms: int = 500
     commit_max_bytes: int = 8 * 1024 * 1024
     busy_edits: int = 20
-    """From so many edits that wait, commits follow each other at `busy_interval_s`."""
+    """From so many edits whose authors wait for a word, commits follow each other at `busy_interval_s`."""
     busy_interval_s: float = 0.013
     """Shorter than a busy room's tick, so that what a tick brings is committed when it ends."""
     interval_s: float = 0.030

@@ -28,6 +28,10 @@ class Peer(Protocol):
     def framing(self) -> Hashable:
         """What decides the bytes around a body."""
 
+    @property
+    def wants_acknowledgements(self) -> bool:
+        """Whether `acknowledge` will ever say anything; the same from the beginning to the end."""
+
     def frame(self, body: bytes) -> bytes:
         """The complete WebSocket frame that carries a y-protocols body to this peer."""
 

@@ -90,6 +90,7 @@ class _Session:
     number: SessionNumber
     member: Member
     may_edit: bool
+    wants_acknowledgements: bool
     greeted: bool = False
     """Its first SyncStep1 was answered."""
     behind: bytes | None = None
@@ -192,11 +193,16 @@ class Room:
         """How many messages wait for a commit."""
         return self._unsaved.messages
 
-    def join(self, member: Member) -> SessionNumber:
-        """Let somebody in who may watch this diagram. Only while the phase is OPEN."""
+    def join(self, member: Member, wants_acknowledgements: bool = True) -> SessionNumber:
+        """Let somebody in who may watch this diagram. Only while the phase is OPEN.
+
+        Without `wants_acknowledgements` no commit is told to this session, which saves the counting.
+        """
         number = self._next_number
         self._next_number += 1
-        self._sessions[number] = _Session(number, member, may(member.role, Action.EDIT))
+        self._sessions[number] = _Session(
+            number, member, may(member.role, Action.EDIT), wants_acknowledgements
+        )
         return number
 
     def leave(self, number: SessionNumber, now: float) -> Effects:
@@ -340,16 +346,17 @@ class Room:
             if self.document.would_add(update):
                 session.refused += syncs + updates
                 return (Refuse(session.number, READ_ONLY),)
-            return self._acknowledge_later(session.number, syncs, updates)
+            return self._acknowledge_later(session, syncs, updates)
         if not self._size.allows(update, now):
             return self._end(session.number, closing.DOCUMENT_TOO_LARGE, TOO_LARGE, now)
         self._edits.count(now)
         applied = self.document.apply(update)
         if not applied.adds:
-            return self._acknowledge_later(session.number, syncs, updates)
+            return self._acknowledge_later(session, syncs, updates)
         effects = self._number(applied.journal, session.member.user, origin)
         effects.extend(self._relay_later(applied.relay, session if applied.relay == update else None, now))
-        self._unsaved.wait(session.number, syncs, updates)
+        if session.wants_acknowledgements:
+            self._unsaved.wait(session.number, syncs, updates)
         if applied.gap:
             effects.extend(self._ask_for_gap(session))
         return effects
@@ -369,7 +376,8 @@ class Room:
             session = edits[0][0]
             self._relay_later(applied.relay, session if applied.relay == applied.journal else None, now)
             effects = self._number(applied.journal, session.member.user, Origin.UPDATE)
-            self._unsaved.wait(session.number, 0, 1)
+            if session.wants_acknowledgements:
+                self._unsaved.wait(session.number, 0, 1)
             return effects
         if applied is not None and applied.adds:
             effects.extend(self._number_together(applied, edits))
@@ -379,7 +387,7 @@ class Room:
             # The flush that the first held edit asked for will find it.
             self._relay_later(applied.relay, first if has_its_own else None, now)
         for session, _ in edits:
-            effects.extend(self._acknowledge_later(session.number, 0, 1))
+            effects.extend(self._acknowledge_later(session, 0, 1))
             if applied is not None and applied.gap:
                 effects.extend(self._ask_for_gap(session))
         for session, update in alone:
@@ -429,11 +437,13 @@ class Room:
         session.asked_at = self.document.version
         return self._ask(session)
 
-    def _acknowledge_later(self, number: SessionNumber, syncs: int, updates: int) -> Effects:
+    def _acknowledge_later(self, session: _Session, syncs: int, updates: int) -> Effects:
         """It added nothing: it is as durable as what the room has applied so far."""
+        if not session.wants_acknowledgements:
+            return NOTHING
         if self._unsaved.seq == self._unsaved.committed_seq:
-            return (Acknowledge(number, syncs, updates),)
-        self._unsaved.wait(number, syncs, updates)
+            return (Acknowledge(session.number, syncs, updates),)
+        self._unsaved.wait(session.number, syncs, updates)
         return NOTHING
 
     def edit(

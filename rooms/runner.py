@@ -118,7 +118,7 @@ class RoomRunner:
 
     def join(self, member: Member, peer: Peer) -> Session:
         """Let a peer in; the room's phase must be OPEN."""
-        number = self.room.join(member)
+        number = self.room.join(member, peer.wants_acknowledgements)
         self._peers[number] = peer
         return Session(self, number)
 

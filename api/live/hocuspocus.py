@@ -76,6 +76,7 @@ class HocuspocusDocument:
         "state",
         "task",
         "user",
+        "wants_acknowledgements",
     )
 
     def __init__(self, socket: "HocuspocusSocket", key: str, since: float) -> None:
@@ -92,6 +93,7 @@ class HocuspocusDocument:
         self.user: UserId | None = None
         """Set while this document counts as one of the user's."""
         self.role = Role.READER
+        self.wants_acknowledgements = True
         self.framing: Hashable = ("hocuspocus", key)
         self._accepted = self.frame(hocuspocus.sync_status(accepted=True))
         self._is_synced = False

@@ -74,6 +74,11 @@ class YWebsocketSocket(LiveSocket):
         """All y-websocket sockets share one."""
         return FRAMING
 
+    @property
+    def wants_acknowledgements(self) -> bool:
+        """If its address says `saved=1`."""
+        return self._tells_saved
+
     def frame(self, body: bytes) -> bytes:
         """A y-websocket message is the body alone."""
         return binary_frame(body)

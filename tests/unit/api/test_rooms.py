@@ -22,6 +22,7 @@ class Listener:
     """A peer that notes what it is told."""
 
     framing: Hashable = "test"
+    wants_acknowledgements = True
     roles: list[Role] = field(default_factory=list)
     closed: list[int] = field(default_factory=list)
     acknowledged: int = 0

@@ -58,6 +58,8 @@ class Editor:
         self.roles: list[Role] = []
         self.closed: tuple[int, str] | None = None
 
+    wants_acknowledgements = True
+
     @property
     def framing(self) -> Hashable:
         return "bare"
