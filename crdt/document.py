@@ -26,6 +26,7 @@ know that all of it went in; only other outcomes are looked into.
 import secrets
 from bisect import bisect_right
 from collections.abc import Callable, Mapping, Sequence
+from operator import eq
 from typing import Any, NamedTuple
 
 import pycrdt
@@ -256,13 +257,8 @@ class Document:
         pycrdt refuses something in them: all or none. Measured with 24 edits of 42 bytes: 75 us, against 190
         us one by one, and what goes to the others is merged by then.
         """
-        if len(updates) == 1:
-            try:
-                return self._apply(updates[0]), ()
-            except BadUpdate:
-                return None, updates
         try:
-            merged = merge(updates)
+            merged = updates[0] if len(updates) == 1 else merge(updates)
             if len(self._pending.update) + len(merged) > MAX_PENDING_BYTES:
                 return None, updates
             whole = self._integrate(merged)
@@ -270,7 +266,8 @@ class Document:
             return None, updates
         if not whole:
             return self._keep_part(), updates
-        if len(self._events) == 1 and self._events[0] == merged and self._pending is NOTHING_PENDING:
+        is_same = _says_the_same if len(updates) == 1 else eq
+        if len(self._events) == 1 and is_same(self._events[0], merged) and self._pending is NOTHING_PENDING:
             self._reached.update(reached)
             self._changed(merged)
             return Applied(True, merged, False, merged), ()

@@ -80,6 +80,7 @@ class LiveSocket(WSListener):
         "_tcp",
         "_ws",
         "address",
+        "moderation",
         "options",
         "serial",
         "user",
@@ -92,6 +93,7 @@ class LiveSocket(WSListener):
     def __init__(self, options: LiveOptions, sockets: Sockets) -> None:
         self.options = options
         self._sockets = sockets
+        self.moderation = sockets.moderation
         self._ws: WSTransport | None = None
         self._tcp: asyncio.Transport | None = None
         self._early: list[bytes] = []
@@ -417,6 +419,7 @@ class _Protocol(WSProtocol):  # type: ignore[misc]  # see the import
 
     def buffer_updated(self, nbytes: int) -> None:
         super().buffer_updated(nbytes)
+        self.listener.moderation.count()
         if self.transport.is_close_frame_sent:
             self.listener.parser_failed()
 

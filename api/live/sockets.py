@@ -6,11 +6,15 @@ from collections.abc import Iterator
 from ipaddress import IPv6Address, ip_address
 from typing import Protocol
 
+from api.live.moderation import ReadModeration
 from tmi.domain.errors import TooManyRequests
 from tmi.domain.ids import UserId
 
 _SLICES = 20
 """A sweep visits the sockets in this many parts, so that none of them stalls the loop."""
+
+_READ_WAIT_MAX_S = 0.002
+"""How long a busy process waits for more to read."""
 
 
 def address_of(connection: asyncio.BaseTransport) -> str:
@@ -69,6 +73,7 @@ class Sockets:
     """
 
     def __init__(self, sweep_s: float, documents_per_user_max: int, per_address_max: int = 10_000) -> None:
+        self.moderation = ReadModeration(_READ_WAIT_MAX_S)
         self.faults = 0
         self.accepted = 0
         self.throttles = 0
