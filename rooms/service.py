@@ -95,6 +95,11 @@ class Rooms:
         """Sessions that rooms have ended, by close code."""
         self.evictions = 0
 
+    @property
+    def is_hurried(self) -> bool:
+        """A commit or the end of a tick is awaited: each is several turns of the loop away."""
+        return self.journal.in_flight > 0 or self._ticker.is_ticking
+
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator["Rooms"]:
         """Run the background tasks. Call `drain` before leaving, or unsaved edits are left to the clients."""

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Callable
 from heapq import heappop, heappush
 
+_TICKING_S = 0.05
 _PACED_BYTES_PER_S = 1 << 30
 
 
@@ -21,6 +22,11 @@ class Ticker:
     def now(self) -> float:
         """The rooms' clock: the loop's, in seconds."""
         return self._loop.time()
+
+    @property
+    def is_ticking(self) -> bool:
+        """Something will be due within a tick or so."""
+        return bool(self._later) and self._later[0][0] < self._loop.time() + _TICKING_S
 
     def at(self, when: float, callback: Callable[[], None]) -> None:
         """Call back at `when`; if that is now or past, once this turn's input has been read."""

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from api.errors import INTERNAL, Problem, problem_of
 from api.live.admission import Admission, check_origin, diagram_of
 from api.live.hocuspocus import HocuspocusSocket
+from api.live.moderation import ReadModeration
 from api.live.options import LiveOptions
 from api.live.socket import LiveSocket, hand_over
 from api.live.sockets import Sockets, address_of
@@ -29,6 +30,8 @@ from tmi.domain.ports import AccessControl
 log = logging.getLogger(__name__)
 
 _PREFIX = "/collab"
+_READ_WAIT_MAX_S = 0.002
+"""How long a busy process may wait for more messages before it reads."""
 _ADDRESS = re.compile(r"/collab(/[0-9a-fA-F-]{36})?")
 
 
@@ -51,6 +54,7 @@ class LiveEndpoint:
             self._options.sweep_s,
             self._options.documents_per_user_max,
             self._options.sockets_per_address_max,
+            ReadModeration(_READ_WAIT_MAX_S, lambda: rooms.is_hurried),
         )
 
     def matches(self, path: str) -> bool:

@@ -8,6 +8,7 @@ or while it finds that many waiting anyhow, as a saturated process does.
 
 import asyncio
 import time
+from collections.abc import Callable
 from math import exp
 
 _TOGETHER = 8
@@ -18,11 +19,12 @@ _MEMORY_S = 0.25
 class ReadModeration:
     """Counts what the sockets of a process read, and spaces out its turns."""
 
-    __slots__ = ("_is_due", "_level", "_read", "_seen_at", "_wait_max_s")
+    __slots__ = ("_is_due", "_is_hurried", "_level", "_read", "_seen_at", "_wait_max_s")
 
-    def __init__(self, wait_max_s: float) -> None:
-        """`wait_max_s`: 0 for never."""
+    def __init__(self, wait_max_s: float, is_hurried: Callable[[], bool] = lambda: False) -> None:
+        """`wait_max_s`: 0 for never. No wait while `is_hurried`."""
         self._wait_max_s = wait_max_s
+        self._is_hurried = is_hurried
         self._level = 0.0
         self._seen_at = 0.0
         self._read = 0
@@ -39,7 +41,7 @@ class ReadModeration:
         """All that was ready is read and handled: wait for more, and block the loop meanwhile."""
         wait_s = self.wait_s(self._read, time.monotonic())
         self._read, self._is_due = 0, False
-        if wait_s > 0:
+        if wait_s > 0 and not self._is_hurried():
             time.sleep(wait_s)
 
     def wait_s(self, read: int, now: float) -> float:

@@ -13,9 +13,6 @@ from tmi.domain.ids import UserId
 _SLICES = 20
 """A sweep visits the sockets in this many parts, so that none of them stalls the loop."""
 
-_READ_WAIT_MAX_S = 0.002
-"""How long a busy process waits for more to read."""
-
 
 def address_of(connection: asyncio.BaseTransport) -> str:
     """Whom a connection counts for: the peer's IPv4 address, or its IPv6 network of 64 bits.
@@ -72,8 +69,14 @@ class Sockets:
     `closes` the Close frames sent, by code.
     """
 
-    def __init__(self, sweep_s: float, documents_per_user_max: int, per_address_max: int = 10_000) -> None:
-        self.moderation = ReadModeration(_READ_WAIT_MAX_S)
+    def __init__(
+        self,
+        sweep_s: float,
+        documents_per_user_max: int,
+        per_address_max: int = 10_000,
+        moderation: ReadModeration | None = None,
+    ) -> None:
+        self.moderation = moderation or ReadModeration(0)
         self.faults = 0
         self.accepted = 0
         self.throttles = 0
