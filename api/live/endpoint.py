@@ -54,8 +54,12 @@ class LiveEndpoint:
             self._options.sweep_s,
             self._options.documents_per_user_max,
             self._options.sockets_per_address_max,
-            ReadModeration(_READ_WAIT_MAX_S, lambda: rooms.is_hurried),
+            ReadModeration(_READ_WAIT_MAX_S, self._is_hurried),
         )
+
+    def _is_hurried(self) -> bool:
+        """Somebody waits for what takes several turns of the loop."""
+        return self._handshakes > 0 or self._rooms.is_hurried
 
     def matches(self, path: str) -> bool:
         """Whether an upgrade of this path (without its query) is for here."""
