@@ -25,19 +25,17 @@ def send_one(writer: Client) -> None:
     writer.edit(b"%d.%d" % (writer.number, number), any_position(number % 1900, number % 1070))
 
 
-class Schedule(Generic[ClientT]):
-    """Writers take turns, evenly spaced; `late_s` says by how much each edit was sent after its time."""
+class Pace:
+    """Something done so many times a second, evenly spaced; `late_s` says how long after its time each."""
 
-    def __init__(
-        self, writers: Sequence[ClientT], edits_per_s_each: float, act: Callable[[ClientT], None] = send_one
-    ) -> None:
-        self._writers = writers
+    def __init__(self, per_s: float, act: Callable[[int], bool]) -> None:
+        """`act` is given the number of the turn and says whether to go on."""
+        self._gap_s = 1 / per_s
         self._act = act
-        self._gap_s = 1 / (len(writers) * edits_per_s_each)
         self.late_s = array("d")
 
     async def run(self, seconds: float) -> None:
-        """Sends for so long. Ends early when a writer's connection is lost."""
+        """Goes on for so long, or until `act` says no."""
         start = perf_counter()
         in_a_row = 0
         for number in range(round(seconds / self._gap_s)):
@@ -46,8 +44,23 @@ class Schedule(Generic[ClientT]):
             while (ahead := due - perf_counter()) > 0 or in_a_row >= EDITS_BETWEEN_READS:
                 in_a_row = 0
                 await asyncio.sleep(max(TIMER_RESOLUTION_S, ahead) if ahead > 0 else 0)
-            writer = self._writers[number % len(self._writers)]
-            if writer.lost is not None:
-                return
             self.late_s.append(perf_counter() - due)
-            self._act(writer)
+            if not self._act(number):
+                return
+
+
+class Schedule(Pace, Generic[ClientT]):
+    """Writers take turns. Ends early when a writer's connection is lost."""
+
+    def __init__(
+        self, writers: Sequence[ClientT], edits_per_s_each: float, act: Callable[[ClientT], None] = send_one
+    ) -> None:
+        super().__init__(len(writers) * edits_per_s_each, self._turn)
+        self._writers = writers
+        self._send = act
+
+    def _turn(self, number: int) -> bool:
+        writer = self._writers[number % len(self._writers)]
+        if writer.lost is None:
+            self._send(writer)
+        return writer.lost is None

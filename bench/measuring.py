@@ -7,10 +7,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from math import isnan
-from typing import Any
 
 from bench.client import Client
-from bench.load import Schedule
+from bench.load import Pace
 from bench.model import Curve, Figure, Place
 from bench.process import Moment, Probe
 from bench.servers import Room, Server
@@ -127,13 +126,11 @@ def collector_at_rest() -> Iterator[None]:
         gc.unfreeze()
 
 
-async def drive(
-    schedule: Schedule[Any], warm_up_s: float, seconds: float, probe: Probe
-) -> tuple[Moment, Moment]:
+async def drive(pace: Pace, warm_up_s: float, seconds: float, probe: Probe) -> tuple[Moment, Moment]:
     """Sends through warm-up and window; the moments at the window's ends."""
     with collector_at_rest():
         async with asyncio.TaskGroup() as group:
-            sending = group.create_task(schedule.run(warm_up_s + seconds))
+            sending = group.create_task(pace.run(warm_up_s + seconds))
             await asyncio.sleep(warm_up_s)
             before = probe.read()
             await sending

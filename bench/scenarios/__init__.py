@@ -7,6 +7,7 @@ from bench.scenarios.connect import ConnectLoad, IdleLoad
 from bench.scenarios.cursors import CursorsLoad
 from bench.scenarios.fanout import FanoutLoad
 from bench.scenarios.join import ColdJoinLoad, JoinLoad
+from bench.scenarios.rest import RestLoad
 from bench.scenarios.rooms import RoomsLoad
 
 SCENARIOS: tuple[type[Load], ...] = (
@@ -19,6 +20,7 @@ SCENARIOS: tuple[type[Load], ...] = (
     ConnectLoad,
     IdleLoad,
     AckLoad,
+    RestLoad,
 )
 """Each becomes a command of the command line, with an option for every field."""
 
@@ -53,4 +55,6 @@ def full_set(seconds: float) -> list[Load]:
         ConnectLoad(seconds=seconds),
         IdleLoad(),
         AckLoad(seconds=seconds),
+        RestLoad(seconds=seconds),
+        RestLoad(writes=0.1, seconds=seconds),
     ]

@@ -1,6 +1,6 @@
 """The servers that can be measured, by name."""
 
-from bench.servers.base import Room, Server, ServerError
+from bench.servers.base import Account, Room, Server, ServerError
 from bench.servers.peers import HocuspocusServer, YWebsocketServer
 from bench.servers.tmi import Tmi, TmiHocuspocus
 
@@ -9,4 +9,4 @@ SERVERS: dict[str, type[Server]] = {
 }
 OURS = frozenset((Tmi.name, TmiHocuspocus.name))
 
-__all__ = ["OURS", "SERVERS", "Room", "Server", "ServerError"]
+__all__ = ["OURS", "SERVERS", "Account", "Room", "Server", "ServerError"]

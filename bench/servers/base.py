@@ -31,6 +31,15 @@ class Room:
     dialect: Dialect
 
 
+@dataclass(frozen=True)
+class Account:
+    """Somebody who is signed in: where the REST API is, the token that speaks for them, and who they are."""
+
+    url: str
+    token: str
+    email: str
+
+
 class Server(ABC):
     """One server under test, as a process group of its own, pinned to a core."""
 
@@ -52,6 +61,10 @@ class Server(ABC):
     @abstractmethod
     async def room(self) -> Room:
         """A fresh, empty document."""
+
+    async def account(self, who: str) -> Account:
+        """Somebody signed in, of a server that offers `rest`. Raises `ServerError`."""
+        raise ServerError(f"{self.name} has no REST API; {who} cannot sign in")
 
     @abstractmethod
     def version(self) -> str:

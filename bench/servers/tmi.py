@@ -15,7 +15,7 @@ import httpx
 
 from bench.machine import ROOT, revision
 from bench.protocols import hocuspocus, y_websocket
-from bench.servers.base import HOST, Room, Server, ServerError, free_port
+from bench.servers.base import HOST, Account, Room, Server, ServerError, free_port
 
 START_TIMEOUT_S = 90.0
 SETTINGS = {
@@ -30,6 +30,8 @@ may be one user at one address.
 EVICTED_AFTER_S = 3.0
 """After the last one left, a room is gone by then."""
 CALLBACK = "http://127.0.0.1:9/callback"
+MAIL_DOMAIN = "tmi.local"
+"""Of everybody whom the development provider signs in."""
 
 
 class Rest:
@@ -41,8 +43,11 @@ class Rest:
     async def aclose(self) -> None:
         await self._http.aclose()
 
-    async def sign_in(self, who: str) -> None:
-        """The development provider's flow with PKCE (RFC 7636, S256). Raises `ServerError`."""
+    async def sign_in(self, who: str) -> str:
+        """The access token of the development provider's flow with PKCE (RFC 7636, S256).
+
+        Raises `ServerError`.
+        """
         verifier, state = secrets.token_urlsafe(48), secrets.token_urlsafe(16)
         digest = hashlib.sha256(verifier.encode()).digest()
         answer = await self._http.get("/oauth2/authorize", params={
@@ -60,6 +65,7 @@ class Rest:
             "redirect_uri": CALLBACK,
         })  # fmt: skip
         self._http.headers["Authorization"] = f"Bearer {tokens['access_token']}"
+        return tokens["access_token"]
 
     async def new_diagram(self) -> str:
         model = await self._post("/threat_models", {"name": "load test"})
@@ -107,7 +113,7 @@ class Tmi(Server):
             sys.executable, "-m", "tmi.cli", "serve", "--dev", "--host", HOST, "--port", str(self.port),
             "--data-dir", str(self._folder / "data"),
         ], core, clean, ROOT)  # fmt: skip
-        self._rest = Rest(f"http://{HOST}:{self.port}")
+        self._rest = Rest(self._url)
         await self._until_ready()
         await self._rest.sign_in("load")
 
@@ -123,6 +129,17 @@ class Tmi(Server):
         diagram = await self._rest.new_diagram()
         collab = await self._rest.collab(diagram)
         return Room(f"{collab['y_websocket_url']}/{diagram}?token={collab['token']}", y_websocket())
+
+    async def account(self, who: str) -> Account:
+        rest = Rest(self._url)
+        try:
+            return Account(self._url, await rest.sign_in(who), f"{who}@{MAIL_DOMAIN}")
+        finally:
+            await rest.aclose()
+
+    @property
+    def _url(self) -> str:
+        return f"http://{HOST}:{self.port}"
 
     @property
     def database_pid(self) -> int | None:

@@ -1,0 +1,224 @@
+"""The REST load against a small service, honest or not: its account must tell the difference."""
+
+import asyncio
+import os
+import uuid
+from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from aiohttp import web
+
+from bench.model import Place
+from bench.rest import JSON_PATCH
+from bench.scenarios.rest import Model, RestLoad
+from bench.servers import Account, Room, Server, ServerError
+from bench.servers.base import HOST
+
+LOAD = RestLoad(rate=200, writes=0.3, lists=0.2, models=30, seconds=0.5, warm_up_s=0.1)
+CORE = min(os.sched_getaffinity(0))
+ME = Account("", "the token", "me@example.org")
+
+Content = dict[str, Any]
+
+
+class Shelf(Server):
+    """A service of threat models, in this process. `spoil` may change what an answer says of a model."""
+
+    name = "shelf"
+    persistence = "none"
+
+    def __init__(self, spoil: Callable[[Content], Content]) -> None:
+        super().__init__()
+        self.spoil = spoil
+        self.models: dict[str, Content] = {}
+
+    async def start(self, core: int) -> None:
+        app = web.Application()
+        app.router.add_post("/threat_models", self._create)
+        app.router.add_get("/threat_models", self._list)
+        app.router.add_get("/threat_models/{id}", self._get)
+        app.router.add_patch("/threat_models/{id}", self._patch)
+        self._runner = web.AppRunner(app)
+        await self._runner.setup()
+        site = web.TCPSite(self._runner, HOST, 0)
+        await site.start()
+        self.port = self._runner.addresses[0][1]
+
+    async def stop(self) -> None:
+        await self._runner.cleanup()
+
+    async def room(self) -> Room:
+        raise NotImplementedError
+
+    async def account(self, who: str) -> Account:
+        return replace(ME, url=f"http://{HOST}:{self.port}")
+
+    def version(self) -> str:
+        return "0"
+
+    @property
+    def pid(self) -> int:
+        return os.getpid()
+
+    async def _create(self, request: web.Request) -> web.Response:
+        assert request.headers["Authorization"] == f"Bearer {ME.token}"
+        model = {"id": str(uuid.uuid4()), **await request.json()}
+        self.models[model["id"]] = model
+        return web.json_response(model, status=201)
+
+    async def _list(self, request: web.Request) -> web.Response:
+        newest = list(reversed(self.models.values()))[: int(request.query["limit"])]
+        return web.json_response(
+            {"threat_models": [self.spoil(model) for model in newest], "total": len(self.models)}
+        )
+
+    async def _get(self, request: web.Request) -> web.Response:
+        return web.json_response(self.spoil(self.models[request.match_info["id"]]))
+
+    async def _patch(self, request: web.Request) -> web.Response:
+        assert request.content_type == JSON_PATCH
+        [operation] = await request.json()
+        model = self.models[request.match_info["id"]]
+        model["name"] = operation["value"]
+        return web.json_response(model)
+
+
+def _as_it_is(model: Content) -> Content:
+    return model
+
+
+def _as_it_was(model: Content) -> Content:
+    return {**model, "name": model["name"].split(",")[0] + ", name 0"}
+
+
+def _another(model: Content) -> Content:
+    return {**model, "id": str(uuid.uuid4())}
+
+
+class _Forgetful(Shelf):
+    async def _patch(self, request: web.Request) -> web.Response:
+        [operation] = await request.json()
+        return web.json_response({**self.models[request.match_info["id"]], "name": operation["value"]})
+
+
+class _Failing(Shelf):
+    async def _patch(self, request: web.Request) -> web.Response:
+        raise web.HTTPServiceUnavailable
+
+
+class _Deaf(Shelf):
+    """It takes a rename for another one."""
+
+    async def _patch(self, request: web.Request) -> web.Response:
+        return web.json_response(self.models[request.match_info["id"]])
+
+
+@pytest.fixture
+async def shelf(request: pytest.FixtureRequest) -> AsyncIterator[Shelf]:
+    make, spoil = request.param
+    server: Shelf = make(spoil)
+    await server.start(0)
+    yield server
+    await server.stop()
+
+
+def _served(make: type[Shelf], spoil: Callable[[Content], Content] = _as_it_is) -> pytest.MarkDecorator:
+    return pytest.mark.parametrize("shelf", [(make, spoil)], indirect=True)
+
+
+async def _faults(shelf: Shelf) -> str:
+    run = await LOAD.measure(shelf, Place(CORE, CORE))
+    return "; ".join(run.faults)
+
+
+@_served(Shelf)
+async def test_an_honest_service_is_found_without_fault(shelf: Shelf) -> None:
+    run = await LOAD.measure(shelf, Place(CORE, CORE))
+    assert [] == run.faults
+    assert {"reads", "writes"} == run.curves.keys()
+    figures = run.figures
+    assert 0 < figures["read_p50_ms"] <= figures["read_p99_ms"]
+    assert 0 < figures["write_p50_ms"] <= figures["write_p99_ms"]
+    assert figures.keys() <= {figure.key for figure in LOAD.figures}
+
+
+@_served(Shelf)
+async def test_reads_only_have_no_figures_of_writes(shelf: Shelf) -> None:
+    run = await replace(LOAD, writes=0.0).measure(shelf, Place(CORE, CORE))
+    assert [] == run.faults
+    assert "write_p50_ms" not in run.figures
+    assert {"reads"} == run.curves.keys()
+
+
+@_served(Shelf, _as_it_was)
+async def test_a_read_that_gives_a_replaced_name_is_a_fault(shelf: Shelf) -> None:
+    faults = await _faults(shelf)
+    assert "GET of a model: 'model" in faults
+    assert "GET of the list: 'model" in faults
+    assert "was not its name then" in faults
+    assert "models have lost their last name" in faults
+
+
+@_served(Shelf, _another)
+async def test_a_read_of_another_model_is_a_fault(shelf: Shelf) -> None:
+    faults = await _faults(shelf)
+    assert "GET of a model: another model" in faults
+    assert "GET of the list: not the newest models" in faults
+
+
+@_served(_Forgetful)
+async def test_a_write_that_was_confirmed_and_lost_is_a_fault(shelf: Shelf) -> None:
+    assert "models have lost their last name" in await _faults(shelf)
+
+
+@_served(_Deaf)
+async def test_a_write_whose_answer_says_something_else_is_a_fault(shelf: Shelf) -> None:
+    assert "was written, and 'model" in await _faults(shelf)
+
+
+@_served(_Failing)
+async def test_any_other_status_is_a_fault(shelf: Shelf) -> None:
+    assert "x PATCH of a model: answered 503" in await _faults(shelf)
+
+
+@_served(Shelf)
+async def test_a_service_that_goes_away_is_a_fault(shelf: Shelf) -> None:
+    async def end() -> None:
+        await asyncio.sleep(0.3)
+        await shelf.stop()
+
+    ending = asyncio.create_task(end())
+    with pytest.raises(OSError, match="GET /threat_models/"):
+        await LOAD.measure(shelf, Place(CORE, CORE))
+    await ending
+
+
+async def test_a_server_without_rest_signs_nobody_in() -> None:
+    with pytest.raises(ServerError, match="shelf has no REST API"):
+        await Server.account(Shelf(_as_it_is), "alice")
+
+
+def test_only_names_of_the_time_of_a_request_may_be_read() -> None:
+    model = Model(3)
+    model.sent_at.extend((1, 5, 9))
+    model.known_at.extend((2, 6))
+    names = [f"model 3, name {change}" for change in range(3)]
+
+    def possible(sent_at: float, read_at: float) -> list[int]:
+        return [n for n, name in enumerate(names) if model.could_be(name, sent_at, read_at)]
+
+    assert [[0], [0, 1], [1], [1, 2], [0, 1, 2]] == [
+        possible(3, 4), possible(3, 7), possible(7, 8), possible(8, 20), possible(5, 10),
+    ]  # fmt: skip
+    assert model.is_changing
+    assert names[2] == model.last_name
+
+
+@pytest.mark.parametrize(
+    "parameters", [{"writes": 1.1}, {"lists": -1}, {"models": 0}, {"rate": 0}, {"seconds": 1e6}]
+)
+def test_an_impossible_load_is_refused(parameters: dict[str, float]) -> None:
+    with pytest.raises(ValueError, match=r"shares|models|positive|requests"):
+        RestLoad(**parameters)  # type: ignore[arg-type]
