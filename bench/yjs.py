@@ -19,7 +19,7 @@ Reading skips over every struct a Yjs server may send and reports keyed ones. It
 does not understand raise `ValueError`, since a load test that misreads its input proves nothing.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 EMPTY_UPDATE = b"\x00\x00"
@@ -30,6 +30,16 @@ _HAS_KEY, _HAS_RIGHT, _HAS_LEFT = 0x20, 0x40, 0x80
 _TYPES_WITH_A_NAME = (3, 5)
 _KNOWN_TYPES = 6
 _ANY_FIXED = {127: 0, 126: 0, 124: 4, 123: 8, 122: 8, 121: 0, 120: 0}
+
+
+class Struct(NamedTuple):
+    """So many clock ticks of one client; `key` is None where the struct itself names none."""
+
+    client: int
+    clock: int
+    length: int
+    key: bytes | None
+    content: bytes
 
 
 class KeyedStruct(NamedTuple):
@@ -95,6 +105,55 @@ class MapWriter:
         if not missing:
             return EMPTY_UPDATE
         return b"\x01" + var_uint(len(missing)) + self._id + var_uint(clock) + b"".join(missing) + b"\x00"
+
+
+class Overwriter:
+    """One Yjs client that sets one key of a root map again and again.
+
+    What was replaced is deleted, and Yjs keeps deleted neighbours as one struct. So a document has two structs
+    of such a client: one that is ever longer, and the value.
+
+        0x28 parent key value        the first value
+        0xa8 left-origin value       a later one, to the right of the one before
+        0x21 parent key length       all that was replaced; 0xa1 left-origin length from a later one on
+    """
+
+    def __init__(self, client: int, root: str, key: bytes) -> None:
+        self.client = client
+        self.key = key
+        self.count = 0
+        """How often it was set, and the clock of what comes next."""
+        self.content = b""
+        """What was set last."""
+        self._id = var_uint(client)
+        self._place = b"\x01" + var_bytes(root.encode()) + var_bytes(key)
+
+    def set(self, value: bytes) -> bytes:
+        """The update that sets the key to `value` (a lib0 `any`)."""
+        clock = self.count
+        self.content = b"\x01" + value
+        self.count += 1
+        return self._update(clock, [self._head(clock, _ANY) + self.content], max(0, clock - 1))
+
+    def since(self, clock: int) -> bytes:
+        """Everything from `clock` on: the answer to a SyncStep1."""
+        last = self.count - 1
+        if clock > last:
+            return EMPTY_UPDATE
+        gone = [self._head(clock, _DELETED) + var_uint(last - clock)] if clock < last else []
+        return self._update(clock, [*gone, self._head(last, _ANY) + self.content], 0)
+
+    def _head(self, clock: int, kind: int) -> bytes:
+        if clock == 0:
+            return bytes((kind | _HAS_KEY,)) + self._place
+        return bytes((kind | _HAS_KEY | _HAS_LEFT,)) + self._id + var_uint(clock - 1)
+
+    def _update(self, clock: int, parts: Sequence[bytes], deleted_from: int) -> bytes:
+        """With everything deleted from that clock on, up to the last one."""
+        head = b"\x01" + var_uint(len(parts)) + self._id + var_uint(clock)
+        count = self.count - 1 - deleted_from
+        gone = b"\x01" + self._id + b"\x01" + var_uint(deleted_from) + var_uint(count) if count else b"\x00"
+        return head + b"".join(parts) + gone
 
 
 class Reader:
@@ -182,19 +241,24 @@ class Reader:
 
 def keyed_structs(update: bytes) -> Iterator[KeyedStruct]:
     """The structs of an update that set a key. Raises `ValueError` for bytes that are no update."""
+    for client, clock, _, key, content in structs(update):
+        if key is not None:
+            yield KeyedStruct(client, clock, key, content)
+
+
+def structs(update: bytes) -> Iterator[Struct]:
+    """Everything that an update holds, without its gaps. Raises `ValueError` for bytes that are no update."""
     reader = Reader(update)
     for _ in range(reader.var_uint()):
         count, client, clock = reader.var_uint(), reader.var_uint(), reader.var_uint()
         for _ in range(count):
             info = reader.take(1)[0]
-            if info & 0x1F in (_GC, _SKIP):
-                clock += reader.var_uint()
-                continue
-            key = _parent_key(reader, info)
+            kind = info & 0x1F
+            key = None if kind in (_GC, _SKIP) else _parent_key(reader, info)
             start = reader.at
-            length = reader.skip_content(info & 0x1F)
-            if key is not None:
-                yield KeyedStruct(client, clock, key, update[start : reader.at])
+            length = reader.var_uint() if kind in (_GC, _SKIP) else reader.skip_content(kind)
+            if kind != _SKIP:
+                yield Struct(client, clock, length, key, update[start : reader.at])
             clock += length
 
 

@@ -6,6 +6,7 @@ from bench.scenarios.cold_open import ColdOpenLoad
 from bench.scenarios.connect import ConnectLoad, IdleLoad
 from bench.scenarios.cursors import CursorsLoad
 from bench.scenarios.fanout import FanoutLoad
+from bench.scenarios.growth import GrowthLoad
 from bench.scenarios.join import ColdJoinLoad, JoinLoad
 from bench.scenarios.rest import RestLoad
 from bench.scenarios.rooms import RoomsLoad
@@ -21,6 +22,7 @@ SCENARIOS: tuple[type[Load], ...] = (
     IdleLoad,
     AckLoad,
     RestLoad,
+    GrowthLoad,
 )
 """Each becomes a command of the command line, with an option for every field."""
 
@@ -57,4 +59,5 @@ def full_set(seconds: float) -> list[Load]:
         AckLoad(seconds=seconds),
         RestLoad(seconds=seconds),
         RestLoad(writes=0.1, seconds=seconds),
+        GrowthLoad(),
     ]

@@ -1,0 +1,144 @@
+"""Growth: the handmade overwrites against Yjs in Rust, and what a relay of edits does to the account."""
+
+import os
+from collections.abc import AsyncIterator
+
+import pycrdt
+import pytest
+
+from bench.model import Place
+from bench.scenarios.growth import GrowthLoad, Trails
+from bench.yjs import Overwriter, any_position, keyed_structs, structs
+from tests.unit.bench.test_fanout import Relay
+
+CORE = min(os.sched_getaffinity(0))
+LOAD = GrowthLoad(edits=10_000, writers=2, rate=200, seconds=0.3, warm_up_s=0.1)
+
+
+def _writer(client: int = 7, times: int = 0) -> tuple[Overwriter, list[bytes]]:
+    writer = Overwriter(client, "meta", b"node %d" % client)
+    return writer, [writer.set(any_position(n, client)) for n in range(times)]
+
+
+def _document(*updates: bytes) -> pycrdt.Doc[pycrdt.Map[object]]:
+    document: pycrdt.Doc[pycrdt.Map[object]] = pycrdt.Doc()
+    document.get("meta", type=pycrdt.Map)
+    for update in updates:
+        document.apply_update(update)
+    return document
+
+
+def _content(document: pycrdt.Doc[pycrdt.Map[object]]) -> object:
+    return document.get("meta", type=pycrdt.Map).to_py()
+
+
+@pytest.mark.parametrize("times", [1, 2, 3, 50])
+def test_the_last_value_is_what_yjs_reads(times: int) -> None:
+    _, updates = _writer(times=times)
+    assert {"node 7": [times - 1, 7]} == _content(_document(*updates))
+
+
+def test_a_document_does_not_grow_with_values_that_were_replaced() -> None:
+    few, many = (len(_document(*_writer(times=times)[1]).get_update()) for times in (10, 5000))
+    assert many <= few + 8
+
+
+@pytest.mark.parametrize("have", range(6))
+def test_the_rest_of_what_was_written_completes_a_document(have: int) -> None:
+    writer, updates = _writer(times=5)
+    behind = _document(*updates[:have])
+    behind.apply_update(writer.since(have))
+    assert _content(_document(*updates)) == _content(behind)
+    assert _document(*updates).get_state() == behind.get_state()
+
+
+def test_the_first_struct_of_a_document_names_the_key_and_the_last_has_the_value() -> None:
+    writer, updates = _writer(times=9)
+    found = list(structs(_document(*updates).get_update()))
+    assert [(0, 8, b"node 7"), (8, 1, None)] == [(s.clock, s.length, s.key) for s in found]
+    assert writer.content == found[-1].content
+    assert [(0, b"node 7")] == [(s.clock, s.key) for s in keyed_structs(_document(*updates).get_update())]
+
+
+def _trails(*updates: bytes) -> Trails:
+    trails = Trails()
+    for update in updates:
+        trails.follow(update)
+    return trails
+
+
+def test_a_trail_of_every_update_or_of_the_state_is_complete() -> None:
+    writer, updates = _writer(times=20)
+    state = _document(*updates).get_update()
+    earlier = _document(*updates[:9]).get_update()
+    for given in (updates, [state], [*updates[:5], state], [earlier, *updates[9:]]):
+        assert [] == _trails(*given).faults("one", [writer])
+
+
+@pytest.mark.parametrize(
+    ("kept", "fault"),
+    [
+        ([0, 1, 2, 3], "one lacks edits of 1 of 1 writers"),
+        ([0, 1, 3, 4], "one lacks edits of 1 of 1 writers"),
+        ([], "one lacks edits of 1 of 1 writers"),
+        ([1, 2, 3, 4], "one lacks edits of 1 of 1 writers"),
+    ],
+)
+def test_an_edit_that_is_missing_is_a_fault(kept: list[int], fault: str) -> None:
+    writer, updates = _writer(times=5)
+    assert fault in _trails(*(updates[n] for n in kept)).faults("one", [writer])
+
+
+def test_another_last_value_or_key_is_a_fault() -> None:
+    writer, updates = _writer(times=5)
+    forger, forged = Overwriter(7, "meta", b"node 8"), list[bytes]()
+    for n in range(5):
+        forged.append(forger.set(any_position(n, 8)))
+    fault = ["one lacks last values of 1 of 1 writers"]
+    assert fault == _trails(*updates[:4], forged[4]).faults("one", [writer])
+    assert fault == _trails(forged[0], *updates[1:]).faults("one", [writer])
+
+
+def _faithfully(_number: int, payload: bytes) -> bytes:
+    return payload
+
+
+def _not_all_to_the_onlooker(number: int, payload: bytes) -> bytes | None:
+    return None if number == 0 and any_position(700, 1) in payload else payload
+
+
+@pytest.fixture
+async def relay(request: pytest.FixtureRequest) -> AsyncIterator[Relay]:
+    server = Relay(request.param)
+    await server.start(0)
+    yield server
+    await server.stop()
+
+
+@pytest.mark.parametrize("relay", [_faithfully], indirect=True)
+async def test_an_honest_server_is_found_without_fault(relay: Relay) -> None:
+    run = await LOAD.measure(relay, Place(CORE, CORE))
+    assert [] == run.faults
+    assert [1000, 10_000] == [edits for edits, _ in run.curves["cost"].points]
+    assert run.figures.keys() <= {figure.key for figure in LOAD.figures}
+
+@pytest.mark.parametrize("relay", [_faithfully], indirect=True)
+async def test_a_server_that_keeps_a_log_is_told_from_one_that_keeps_a_document(relay: Relay) -> None:
+    run = await LOAD.measure(relay, Place(CORE, CORE))
+    assert run.figures["sync_growth"] > 10
+
+
+@pytest.mark.parametrize("relay", [_not_all_to_the_onlooker], indirect=True)
+async def test_one_copy_that_never_arrives_is_a_fault(relay: Relay) -> None:
+    run = await LOAD.measure(relay, Place(CORE, CORE))
+    assert ["the onlooker lacks edits of 1 of 2 writers"] == run.faults
+
+
+@pytest.mark.parametrize(
+    "parameters", [{"edits": 5000}, {"edits": 10**9}, {"writers": 0}, {"rate": 0}, {"rate": 5000}]
+)
+def test_an_impossible_load_is_refused(parameters: dict[str, float]) -> None:
+    with pytest.raises(ValueError, match=r"edits|writers"):
+        GrowthLoad(**parameters)  # type: ignore[arg-type]
+
+
