@@ -22,7 +22,8 @@ from bench.model import Load
 from bench.page import write_html
 from bench.runner import Plan, carry_out
 from bench.scenarios import SCENARIOS, full_set, short_set
-from bench.servers import SERVERS, Server, ServerError
+from bench.scenarios.itself import SelfLoad
+from bench.servers import SERVERS, Sender, Server, ServerError
 
 SHORT_SECONDS = 3.0
 FULL_SECONDS = 8.0
@@ -45,13 +46,16 @@ def _file(name: str, help_text: str) -> click.Option:
     return click.Option([f"--{name}", f"{name}_file"], type=FILE_TO_WRITE, help=help_text)
 
 
+def _servers() -> click.Parameter:
+    return click.Option(
+        ["--servers"], callback=_names, default="tmi,hocuspocus,y-websocket", show_default=True,
+        help="Which to measure, in which order.",
+    )  # fmt: skip
+
+
 def _common(repeat: int) -> list[click.Parameter]:
     """The options of every command that measures."""
     return [
-        click.Option(
-            ["--servers"], callback=_names, default="tmi,hocuspocus,y-websocket", show_default=True,
-            help="Which to measure, in which order.",
-        ),
         click.Option(
             ["--repeat"], type=click.IntRange(1, 100), default=repeat, show_default=True,
             help="Interleaved runs of each.",
@@ -72,17 +76,20 @@ def _fields_as_options(scenario: type[Load]) -> list[click.Parameter]:
     ]  # fmt: skip
 
 
-def _scenario_command(scenario: type[Load]) -> click.Command:
+def _scenario_command(scenario: type[Load], only: type[Server] | None = None) -> click.Command:
+    """`only` is the one server that this scenario can be measured on; otherwise they may be chosen."""
+
     def run(
-        repeat: int, servers: Sequence[str], json_file: Path | None, html_file: Path | None, **load: Any
+        repeat: int, json_file: Path | None, html_file: Path | None, servers: Sequence[str] = (), **load: Any
     ) -> None:
         try:
             loads = [scenario(**load)]
         except ValueError as unsound:
             raise click.UsageError(str(unsound)) from unsound
-        _carry_out(Plan(loads, _makers(servers), repeat, json_file, html_file))
+        makers = [only] if only else _makers(servers)
+        _carry_out(Plan(loads, makers, repeat, json_file, html_file))
 
-    parameters = [*_fields_as_options(scenario), *_common(1)]
+    parameters = [*_fields_as_options(scenario), *([] if only else [_servers()]), *_common(1)]
     return click.Command(scenario.scenario, callback=run, params=parameters, help=scenario.__doc__)
 
 
@@ -98,7 +105,8 @@ def _set_command(
         ["--seconds"], type=click.FloatRange(1, 600), default=seconds_each, show_default=True,
         help="Length of each measured window.",
     )  # fmt: skip
-    return click.Command(name, callback=run, params=[window, *_common(repeat_each)], help=help_text)
+    parameters = [window, _servers(), *_common(repeat_each)]
+    return click.Command(name, callback=run, params=parameters, help=help_text)
 
 
 def _document(context: click.Context, parameter: click.Parameter, value: Path) -> Document:
@@ -168,6 +176,7 @@ def _results(file: Document, html_file: Path | None) -> None:
 
 for known in SCENARIOS:
     main.add_command(_scenario_command(known))
+main.add_command(_scenario_command(SelfLoad, only=Sender))
 main.add_command(
     _set_command("short", "The sound short set, in less than five minutes.", short_set, SHORT_SECONDS, 1)
 )

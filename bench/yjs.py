@@ -110,8 +110,8 @@ class MapWriter:
 class Overwriter:
     """One Yjs client that sets one key of a root map again and again.
 
-    What was replaced is deleted, and Yjs keeps deleted neighbours as one struct. So a document has two structs
-    of such a client: one that is ever longer, and the value.
+    What was replaced is deleted, and Yjs keeps deleted neighbours as one struct. So a document has two
+    structs of such a client: one that is ever longer, and the value.
 
         0x28 parent key value        the first value
         0xa8 left-origin value       a later one, to the right of the one before
