@@ -58,18 +58,24 @@ lock: | $(VENV)/bin/python
 	$(BIN)/$(LOCK) -o requirements/runtime.txt
 	$(BIN)/$(LOCK) --group dev --extra bench -c requirements/runtime.txt -o requirements/dev.txt
 	$(BIN)/$(LOCK_OF) .ci/node.in -o .ci/node.txt
+	$(BIN)/$(LOCK_OF) bench/peers/requirements.in -o requirements/bench-peers.txt
 
 # The load tester: `make bench-peers` once, then `make bench` (see bench/README.md).
 .PHONY: bench bench-peers
-PEERS := bench/peers/node_modules/.installed
+PEERS := bench/peers/node_modules/.installed bench/peers/.venv/.installed
 
 bench: $(DEV) $(PEERS)
 	$(BIN)/python -m bench short --json build/bench.json --html build/bench.html $(ARGS)
 
 bench-peers: $(PEERS)
 
-$(PEERS): bench/peers/package.json bench/peers/package-lock.json
+bench/peers/node_modules/.installed: bench/peers/package.json bench/peers/package-lock.json
 	npm ci --prefix bench/peers --no-audit --no-fund --ignore-scripts
+	touch $@
+
+bench/peers/.venv/.installed: requirements/bench-peers.txt
+	$(PYTHON) -m venv --clear bench/peers/.venv
+	bench/peers/.venv/bin/python -m pip --disable-pip-version-check --quiet install --require-hashes -r $<
 	touch $@
 
 # The long runs of what the tests try briefly.

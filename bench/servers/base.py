@@ -70,6 +70,11 @@ class Server(ABC):
     def version(self) -> str:
         """What is measured, as its package names it."""
 
+    @classmethod
+    def lacks(cls) -> str | None:
+        """What keeps it from being started on this machine, as the rest of a sentence about it."""
+        return None
+
     @property
     def pid(self) -> int:
         if self._process is None or self._process.returncode is not None:
