@@ -8,9 +8,19 @@ import asyncio
 from array import array
 from time import perf_counter
 
-from picows import WSCloseCode, WSFrame, WSListener, WSMsgType, WSTransport, ws_connect
+from picows import (
+    WSCloseCode,
+    WSFrame,
+    WSHandshakeError,
+    WSListener,
+    WSMsgType,
+    WSTransport,
+    ws_connect,
+)
 
 from bench.protocols import Dialect
+from bench.refusals import Refused, with_setting
+from bench.tls import checking
 from bench.yjs import MapWriter, Reader, clock_in_state_vector
 
 RENEW_PRESENCE_S = 15.0
@@ -44,12 +54,16 @@ class Client(WSListener):
     async def join(self, url: str, source: str | None = None) -> None:
         """Connects, from a given address of this machine or any, and waits for the first sync.
 
-        Raises `OSError`, `TimeoutError` or `WSError`.
+        Raises `OSError` (`Refused` with the server's reason), `TimeoutError` or `WSError`.
         """
-        await ws_connect(
-            lambda: self, url, websocket_handshake_timeout=JOIN_TIMEOUT_S, max_frame_size=MAX_FRAME_BYTES,
-            local_addr=None if source is None else (source, 0),
-        )  # fmt: skip
+        try:
+            await ws_connect(
+                lambda: self, url, websocket_handshake_timeout=JOIN_TIMEOUT_S, max_frame_size=MAX_FRAME_BYTES,
+                local_addr=None if source is None else (source, 0), max_redirects=0,
+                ssl_context=checking() if url.startswith("wss:") else None,
+            )  # fmt: skip
+        except WSHandshakeError as refusal:
+            raise Refused.by(refusal) from refusal
         await asyncio.wait_for(self._joined, JOIN_TIMEOUT_S)
 
     def edit(self, key: bytes, value: bytes) -> None:
@@ -101,7 +115,8 @@ class Client(WSListener):
 
     def _on_other_frame(self, transport: WSTransport, frame: WSFrame) -> None:
         if frame.msg_type is WSMsgType.CLOSE:
-            self.lost = f"closed with {frame.get_close_code()} {frame.get_close_message()!r}"
+            told = (frame.get_close_message() or b"").decode(errors="replace")
+            self.lost = f"closed with {frame.get_close_code()}: {with_setting(told)}"
             transport.disconnect()
         elif frame.msg_type is not WSMsgType.PONG:
             self.lost = f"an unexpected frame: {frame.msg_type}"

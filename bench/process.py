@@ -72,6 +72,15 @@ def _all_processes() -> Iterator[Process]:
                 continue
 
 
+def name_of(pid: int) -> str | None:
+    """What a process is called; None for one that has ended, be it reaped or not."""
+    try:
+        line = (_PROC / str(pid) / "stat").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return None
+    return None if line.rsplit(") ", 1)[1].startswith("Z") else parse_stat(line).name
+
+
 def parse_stat(line: str) -> Process:
     """One line of /proc/PID/stat (proc_pid_stat(5)); the name may hold spaces and brackets."""
     pid, rest = line.split(" (", 1)

@@ -1,6 +1,7 @@
-"""The servers that can be measured, by name."""
+"""The servers that can be measured, by name. A `Deployment` is chosen by its address instead."""
 
 from bench.servers.base import Account, Room, Server, ServerError
+from bench.servers.deployment import Deployment
 from bench.servers.peers import HocuspocusServer, PycrdtWebsocketServer, YWebsocketServer
 from bench.servers.sender import Sender
 from bench.servers.tmi import Tmi, TmiHocuspocus
@@ -9,7 +10,8 @@ SERVERS: dict[str, type[Server]] = {
     server.name: server
     for server in (Tmi, TmiHocuspocus, HocuspocusServer, YWebsocketServer, PycrdtWebsocketServer)
 }
-OURS = frozenset((Tmi.name, TmiHocuspocus.name, Sender.name))
+DEFAULT = (Tmi.name, HocuspocusServer.name, YWebsocketServer.name, PycrdtWebsocketServer.name)
+OURS = frozenset((Tmi.name, TmiHocuspocus.name, Deployment.name, Sender.name))
 """What has goals to meet, the load generator included."""
 
-__all__ = ["OURS", "SERVERS", "Account", "Room", "Sender", "Server", "ServerError"]
+__all__ = ["DEFAULT", "OURS", "SERVERS", "Account", "Deployment", "Room", "Sender", "Server", "ServerError"]

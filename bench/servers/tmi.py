@@ -1,21 +1,18 @@
 """TMI from this checkout, with embedded Postgres and its own data directory; clients sign in as usual."""
 
 import asyncio
-import base64
-import hashlib
 import os
-import secrets
 import shutil
+import signal
 import sys
 import tempfile
+from contextlib import suppress
 from pathlib import Path
-from urllib.parse import parse_qs, urlsplit
-
-import httpx
 
 from bench.machine import ROOT, revision
-from bench.protocols import hocuspocus, y_websocket
+from bench.process import DATABASE, name_of
 from bench.servers.base import HOST, Account, Room, Server, ServerError, free_port
+from bench.servers.rest import MAIL_DOMAIN, Rest
 
 START_TIMEOUT_S = 90.0
 SETTINGS = {
@@ -30,65 +27,7 @@ be one user at one address, and each may write as fast as it can.
 """
 EVICTED_AFTER_S = 3.0
 """After the last one left, a room is gone by then."""
-CALLBACK = "http://127.0.0.1:9/callback"
-MAIL_DOMAIN = "tmi.local"
-"""Of everybody whom the development provider signs in."""
-
-
-class Rest:
-    """The few REST calls that a load test needs: sign in, make a diagram, get a collab token."""
-
-    def __init__(self, base_url: str) -> None:
-        self._http = httpx.AsyncClient(base_url=base_url, timeout=30, trust_env=False)
-
-    async def aclose(self) -> None:
-        await self._http.aclose()
-
-    async def sign_in(self, who: str) -> str:
-        """The access token of the development provider's flow with PKCE (RFC 7636, S256).
-
-        Raises `ServerError`.
-        """
-        verifier, state = secrets.token_urlsafe(48), secrets.token_urlsafe(16)
-        digest = hashlib.sha256(verifier.encode()).digest()
-        answer = await self._http.get("/oauth2/authorize", params={
-            "idp": "tmi", "login_hint": who, "client_callback": CALLBACK, "state": state, "scope": "openid",
-            "code_challenge": base64.urlsafe_b64encode(digest).rstrip(b"=").decode(),
-            "code_challenge_method": "S256",
-        })  # fmt: skip
-        if answer.status_code != httpx.codes.FOUND:
-            raise ServerError(f"sign-in was answered {answer.status_code}: {answer.text[:500]}")
-        returned = parse_qs(urlsplit(answer.headers["location"]).query)
-        if returned.get("state") != [state] or "code" not in returned:
-            raise ServerError(f"sign-in came back without its state or code: {sorted(returned)}")
-        tokens = await self._post("/oauth2/token", {
-            "grant_type": "authorization_code", "code": returned["code"][0], "code_verifier": verifier,
-            "redirect_uri": CALLBACK,
-        })  # fmt: skip
-        self._http.headers["Authorization"] = f"Bearer {tokens['access_token']}"
-        return tokens["access_token"]
-
-    async def new_diagram(self) -> str:
-        model = await self._post("/threat_models", {"name": "load test"})
-        content = {"name": "load test", "type": "DFD-1.0.0"}
-        diagram = await self._post(f"/threat_models/{model['id']}/diagrams", content)
-        return str(diagram["id"])
-
-    async def collab(self, diagram: str) -> dict[str, str]:
-        return await self._post("/collab/tokens", {"diagram_id": diagram})
-
-    async def ready(self) -> bool:
-        try:
-            return (await self._http.get("/readyz")).status_code == httpx.codes.OK
-        except httpx.TransportError:
-            return False
-
-    async def _post(self, path: str, body: dict[str, str]) -> dict[str, str]:
-        answer = await self._http.post(path, json=body)
-        if answer.is_error:
-            raise ServerError(f"POST {path} was answered {answer.status_code}: {answer.text[:500]}")
-        content: dict[str, str] = answer.json()
-        return content
+DATABASE_STOP_TIMEOUT_S = 10.0
 
 
 class Tmi(Server):
@@ -123,13 +62,24 @@ class Tmi(Server):
             await self._rest.aclose()
         await super().stop()
         if self._folder is not None:
+            await self._end_database()
             shutil.rmtree(self._folder, ignore_errors=True)
+
+    async def _end_database(self) -> None:
+        """A service that was killed leaves its database running, in a session of its own."""
+        pid = self.database_pid
+        if pid is None or name_of(pid) != DATABASE:
+            return
+        deadline = asyncio.get_running_loop().time() + DATABASE_STOP_TIMEOUT_S
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGQUIT)
+            while name_of(pid) == DATABASE and asyncio.get_running_loop().time() < deadline:
+                await asyncio.sleep(0.05)
+            os.killpg(pid, signal.SIGKILL)
 
     async def room(self) -> Room:
         assert self._rest is not None
-        diagram = await self._rest.new_diagram()
-        collab = await self._rest.collab(diagram)
-        return Room(f"{collab['y_websocket_url']}/{diagram}?token={collab['token']}", y_websocket())
+        return await self._rest.y_websocket_room()
 
     async def account(self, who: str) -> Account:
         rest = Rest(self._url)
@@ -170,6 +120,4 @@ class TmiHocuspocus(Tmi):
 
     async def room(self) -> Room:
         assert self._rest is not None
-        diagram = await self._rest.new_diagram()
-        collab = await self._rest.collab(diagram)
-        return Room(collab["hocuspocus_url"], hocuspocus(diagram, collab["token"]))
+        return await self._rest.hocuspocus_room()

@@ -1,0 +1,50 @@
+"""What a service says when a client meets one of its limits, and which setting of TMI that is."""
+
+import json
+from contextlib import suppress
+
+from picows import WSHandshakeError
+
+LIMITS = {
+    "this address has too many connections": "TMI_SOCKETS_PER_ADDRESS_MAX",
+    "this user has too many open documents": "TMI_DOCUMENTS_PER_USER_MAX",
+    "this diagram has as many clients as it may": "TMI_CLIENTS_PER_ROOM_MAX",
+    "this node has as many sockets as it may": "TMI_SOCKETS_MAX",
+    "the open diagrams take all the memory they may": "TMI_ROOMS_HARD_MAX_BYTES",
+    "too many edits wait for the database": "TMI_JOURNAL_MAX_BYTES",
+    "too many edits; come back": "TMI_CLIENT_EDITS_PER_S or TMI_CLIENT_BYTES_PER_S",
+    "this client does not read": "TMI_OUTBOX_MAX_BYTES",
+    "this diagram has reached its size limit": "TMI_DOCUMENT_MAX_BYTES",
+}
+"""TMI's words, and the setting that raises the limit."""
+
+ANY_OF = {
+    429: "TMI_SOCKETS_PER_ADDRESS_MAX, TMI_DOCUMENTS_PER_USER_MAX or TMI_CLIENTS_PER_ROOM_MAX",
+    503: "TMI_SOCKETS_MAX or TMI_ROOMS_HARD_MAX_BYTES, unless it is starting",
+}
+"""What it can be where the answer came without TMI's words."""
+
+
+class Refused(ConnectionError):
+    """A server did not let a client in; the text says why."""
+
+    @classmethod
+    def by(cls, handshake: WSHandshakeError) -> "Refused":
+        """The status of the answer, and what TMI says in its body."""
+        if handshake.response is None:
+            return cls(str(handshake))
+        status = handshake.response.status
+        told = status.phrase
+        if status in ANY_OF:
+            told += f" (the service's limit {ANY_OF[status]})"
+        with suppress(ValueError, KeyError, TypeError):
+            told = with_setting(str(json.loads(handshake.raw_body or b"")["error_description"]))
+        return cls(f"refused with {status.value}: {told}")
+
+
+def with_setting(told: str) -> str:
+    """What was said, and the setting to raise where it names a limit of TMI."""
+    for words, setting in LIMITS.items():
+        if words in told.lower():
+            return f"{told} (the service's limit {setting})"
+    return told

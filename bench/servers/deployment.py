@@ -1,0 +1,72 @@
+"""A TMI service that runs already, somewhere: it is signed in to, used and tidied up, and never stopped."""
+
+import asyncio
+
+from bench.servers.base import Room, Server, ServerError
+from bench.servers.rest import Rest
+from bench.target import NotAllowed, Target
+
+USER = "load"
+CLEAN_UP_TIMEOUT_S = 60.0
+
+
+class Deployment(Server):
+    """What is made there is one threat model, which `stop` deletes. Its processes are out of sight."""
+
+    name = "deployment"
+    persistence = "its own"
+    offers = frozenset({"acknowledgements"})
+    """When it evicts rooms is not known, so it does not prove durability, nor open diagrams cold."""
+
+    def __init__(self, target: Target) -> None:
+        super().__init__()
+        self._target = target
+        self._rest: Rest | None = None
+
+    async def start(self, core: int) -> None:  # noqa: ARG002 - it is where it is
+        self._rest = Rest(self._target.url)
+        if self._target.token is not None:
+            self._rest.bring(self._target.token)
+        else:
+            await _sign_in(self._rest)
+        collab = await self._rest.collab()
+        try:
+            self._target.check_sockets(collab["y_websocket_url"])
+        except NotAllowed as reason:
+            raise ServerError(str(reason)) from None
+
+    async def stop(self) -> None:
+        """Deletes what was made. Raises `ServerError` with the name of what is left."""
+        if self._rest is None:
+            return
+        try:
+            async with asyncio.timeout(CLEAN_UP_TIMEOUT_S):
+                await self._rest.clean_up()
+        except (ServerError, TimeoutError) as error:
+            reason = str(error) or f"no answer within {CLEAN_UP_TIMEOUT_S:.0f} s"
+            raise ServerError(
+                f"the threat model {self._rest.model_name!r} could not be deleted; do it by hand: {reason}"
+            ) from error
+        finally:
+            await self._rest.aclose()
+
+    async def room(self) -> Room:
+        assert self._rest is not None
+        return await self._rest.y_websocket_room()
+
+    def version(self) -> str:
+        return f"TMI at {self._target.url}"
+
+    @property
+    def measured_pid(self) -> int | None:
+        return None
+
+
+async def _sign_in(rest: Rest) -> None:
+    try:
+        await rest.sign_in(USER)
+    except ServerError as error:
+        raise ServerError(
+            f"{error}\nWithout a token the development provider is needed: give --token-file, "
+            "or TMI_BENCH_TOKEN in the environment."
+        ) from error
