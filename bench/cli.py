@@ -15,6 +15,7 @@ import uvloop
 from picows import WSError
 from rich.console import Console
 
+from bench.aim import OPTIONS, aimed
 from bench.compare import compare, print_comparison
 from bench.document import Document, NotResults, read_json
 from bench.markdown import markdown
@@ -23,7 +24,7 @@ from bench.page import write_html
 from bench.runner import Plan, carry_out
 from bench.scenarios import SCENARIOS, full_set, short_set
 from bench.scenarios.itself import SelfLoad
-from bench.servers import SERVERS, Sender, Server, ServerError
+from bench.servers import Sender, Server, ServerError
 
 SHORT_SECONDS = 3.0
 FULL_SECONDS = 8.0
@@ -33,24 +34,8 @@ FILE_TO_READ = click.Path(dir_okay=False, exists=True, path_type=Path)
 FILE_TO_WRITE = click.Path(dir_okay=False, writable=True, path_type=Path)
 
 
-def _names(context: click.Context, parameter: click.Parameter, value: str) -> tuple[str, ...]:
-    names = tuple(dict.fromkeys(name.strip() for name in value.split(",") if name.strip()))
-    unknown = [name for name in names if name not in SERVERS]
-    if unknown or not names:
-        there_are = f"there are {', '.join(SERVERS)}"
-        raise click.BadParameter(f"no server {', '.join(unknown)}; {there_are}", context, parameter)
-    return names
-
-
 def _file(name: str, help_text: str) -> click.Option:
     return click.Option([f"--{name}", f"{name}_file"], type=FILE_TO_WRITE, help=help_text)
-
-
-def _servers() -> click.Parameter:
-    return click.Option(
-        ["--servers"], callback=_names, default="tmi,hocuspocus,y-websocket", show_default=True,
-        help="Which to measure, in which order.",
-    )  # fmt: skip
 
 
 def _common(repeat: int) -> list[click.Parameter]:
@@ -78,34 +63,31 @@ def _fields_as_options(scenario: type[Load]) -> list[click.Parameter]:
 
 def _scenario_command(scenario: type[Load], only: type[Server] | None = None) -> click.Command:
     """`only` is the one server that this scenario can be measured on; otherwise they may be chosen."""
+    options = _fields_as_options(scenario)
 
-    def run(
-        repeat: int, json_file: Path | None, html_file: Path | None, servers: Sequence[str] = (), **load: Any
-    ) -> None:
+    def run(**given: Any) -> None:
+        load = {str(option.name): given.pop(str(option.name)) for option in options}
         try:
             loads = [scenario(**load)]
         except ValueError as unsound:
             raise click.UsageError(str(unsound)) from unsound
-        makers = [only] if only else _makers(servers)
-        _carry_out(Plan(loads, makers, repeat, json_file, html_file))
+        _carry_out(loads, only=only, **given)
 
-    parameters = [*_fields_as_options(scenario), *([] if only else [_servers()]), *_common(1)]
+    parameters = [*options, *([] if only else OPTIONS), *_common(1)]
     return click.Command(scenario.scenario, callback=run, params=parameters, help=scenario.__doc__)
 
 
 def _set_command(
     name: str, help_text: str, loads: Callable[[float], list[Load]], seconds_each: float, repeat_each: int
 ) -> click.Command:
-    def run(
-        seconds: float, repeat: int, servers: Sequence[str], json_file: Path | None, html_file: Path | None
-    ) -> None:
-        _carry_out(Plan(loads(seconds), _makers(servers), repeat, json_file, html_file))
+    def run(seconds: float, **given: Any) -> None:
+        _carry_out(loads(seconds), **given)
 
     window = click.Option(
         ["--seconds"], type=click.FloatRange(1, 600), default=seconds_each, show_default=True,
         help="Length of each measured window.",
     )  # fmt: skip
-    parameters = [window, _servers(), *_common(repeat_each)]
+    parameters = [window, *OPTIONS, *_common(repeat_each)]
     return click.Command(name, callback=run, params=parameters, help=help_text)
 
 
@@ -127,23 +109,25 @@ def _share(context: click.Context, parameter: click.Parameter, value: str) -> fl
     return share
 
 
-def _makers(names: Sequence[str]) -> list[Callable[[], Server]]:
-    return [SERVERS[name] for name in names]
-
-
 def _console() -> Console:
     return Console(width=None if sys.stdout.isatty() else WIDTH_WITHOUT_TERMINAL)
 
 
-def _carry_out(plan: Plan) -> None:
+def _carry_out(
+    loads: Sequence[Load], *, repeat: int, json_file: Path | None, html_file: Path | None,
+    only: type[Server] | None = None, **aim: Any,
+) -> None:  # fmt: skip
+    plan = Plan(loads, [only] if only else [], repeat, json_file, html_file)
+    if only is None:
+        plan = aimed(plan, **aim)
     console = _console()
     try:
-        sound = uvloop.run(carry_out(plan, console, sys.argv[1:]))
+        status = uvloop.run(carry_out(plan, console, sys.argv[1:]))
     except (ServerError, WSError, OSError, TimeoutError) as failure:
         raise click.ClickException(str(failure) or type(failure).__name__) from failure
-    if not sound:
-        console.print("[red]TMI lost or altered something, or broke off: see the tables.")
-        sys.exit(1)
+    if status == 1:
+        console.print("[red]Not sound, or not complete: see the tables and the remarks around them.")
+    sys.exit(status)
 
 
 @click.group()

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import NoReturn
 
@@ -46,6 +46,10 @@ class Document:
     scenarios: dict[str, ScenarioInfo]
     runs: list[Run]
     summaries: list[Summary]
+    is_complete: bool = True
+    """False where the measurement was cut short: `notes` say by what."""
+    notes: list[str] = field(default_factory=list)
+    """What a reader has to know besides: which servers were left out, died or did not start."""
 
     def figure(self, scenario: str, key: str) -> Figure:
         return next(figure for figure in self.scenarios[scenario].figures if figure.key == key)

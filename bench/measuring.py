@@ -10,7 +10,7 @@ from math import isnan
 
 from bench.client import Client
 from bench.load import Pace
-from bench.model import Curve, Figure, Place
+from bench.model import FELL_BEHIND, Curve, Figure, Place
 from bench.process import Moment, Probe
 from bench.servers import Room, Server
 from bench.statistics import distribution, percentile
@@ -21,6 +21,7 @@ QUIET_S = 0.25
 BUSY_LIMIT = 0.85
 SLIP_LIMIT_MS = 10.0
 NOISE_LIMIT = 0.05
+BEHIND_LIMIT = 0.98
 
 CONDITIONS = (
     Figure("server_busy", "server busy", "of its core", form=".0%", in_table=False),
@@ -107,6 +108,11 @@ def remarks_on(conditions: Mapping[str, float]) -> list[str]:
     if max(noise) > NOISE_LIMIT:
         remarks.append("noise")
     return remarks
+
+
+def behind(arrived: float, due: float) -> list[str]:
+    """A remark if not nearly all copies of what was sent within a window arrived within it."""
+    return [FELL_BEHIND] if arrived < BEHIND_LIMIT * due else []
 
 
 def probe_of(server: Server, place: Place) -> Probe:

@@ -56,6 +56,10 @@ class Place:
     server_core: int
 
 
+FELL_BEHIND = "fell behind"
+"""The remark on a run whose server did not keep up with the load."""
+
+
 @dataclass(frozen=True)
 class Run:
     """What one server did under one load, once. A figure that could not be read is left out."""
@@ -97,6 +101,10 @@ class Load(Protocol):
     @property
     def goals(self) -> tuple[Goal, ...]:
         """What TMI has to reach here; empty for a load that no target speaks of."""
+
+    @property
+    def clients_at_once(self) -> int:
+        """How many connections are open at the same time, at most, give or take a newcomer."""
 
     async def measure(self, server: Server, place: Place) -> Run:
         """One run. Raises `ServerError`, `OSError`, `TimeoutError` or `WSError`."""

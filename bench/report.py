@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from bench.model import Figure, Goal, Load, Run
+from bench.model import FELL_BEHIND, Figure, Goal, Load, Run
 from bench.servers import OURS
 from bench.statistics import Spread
 
@@ -66,14 +66,23 @@ def summarise(loads: Sequence[Load], runs: Sequence[Run]) -> list[Summary]:
 def best_peer(
     load: Load, groups: Mapping[str, Sequence[Run]], medians: Mapping[str, Mapping[str, Spread]]
 ) -> str | None:
-    """Of the peers without a fault in any run, the one whose cost under this load is best."""
-    sound = [
+    """Of the peers that did the whole work, the one whose cost under this load is best.
+
+    That is no fault in any run, and keeping up with the load in half of the runs or more: what a server needs
+    for a part of the work says nothing, while one slow run on a busy machine excludes nobody.
+    """
+    able = [
         server for server, group in groups.items()
-        if server not in OURS and load.cost in medians[server] and not any(run.faults for run in group)
+        if server not in OURS and load.cost in medians[server] and _did_the_work(group)
     ]  # fmt: skip
     better = next(figure.better for figure in load.figures if figure.key == load.cost)
     choose = max if better == "higher" else min
-    return choose(sound, key=lambda server: medians[server][load.cost].median, default=None)
+    return choose(able, key=lambda server: medians[server][load.cost].median, default=None)
+
+
+def _did_the_work(group: Sequence[Run]) -> bool:
+    behind = sum(FELL_BEHIND in run.remarks for run in group)
+    return not any(run.faults for run in group) and 2 * behind <= len(group)
 
 
 def _spreads(figures: Sequence[Figure], group: Sequence[Run]) -> dict[str, Spread]:

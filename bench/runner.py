@@ -5,14 +5,14 @@ another left behind, and a server that died under one load is there again for th
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
-from itertools import groupby
+from itertools import groupby, product
 from pathlib import Path
 
-from picows import WSError
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -25,16 +25,15 @@ from rich.progress import (
 
 from bench import page, report
 from bench.document import Document, ServerInfo, described, write_json
-from bench.machine import provenance
+from bench.ending import EndedEarly, Ending, may_end_early
+from bench.keeping import Kept
+from bench.machine import Provenance, provenance
 from bench.model import Load, Place, Run
 from bench.process import cores, open_files_limit, pin
 from bench.servers import Server, ServerError
 
 REDRAW_S = 1.0
 """A redraw takes about a millisecond of the generator's core, so it is rare."""
-
-RUN_TIMEOUT_S = 1800.0
-"""No single run takes longer, whatever a server does."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +45,10 @@ class Plan:
     repeat: int = 1
     json_file: Path | None = None
     html_file: Path | None = None
+    at_most_s: float | None = None
+    """After which the measurement is cut short."""
+    notes: Sequence[str] = ()
+    """What a reader of the results has to know beforehand, as which servers were left out."""
 
 
 @dataclass
@@ -55,29 +58,42 @@ class Outcome:
     runs: list[Run] = field(default_factory=list)
     summaries: list[report.Summary] = field(default_factory=list)
     servers: dict[str, ServerInfo] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+    is_complete: bool = False
+    has_left_something: bool = False
+    """Whether what was made on a running service is still there."""
 
 
-async def carry_out(plan: Plan, console: Console, command: list[str]) -> bool:
-    """Whether TMI delivered everything unaltered in every run.
+async def carry_out(plan: Plan, console: Console, command: list[str]) -> int:
+    """The exit status: 0 if TMI delivered everything unaltered in every run, and nothing was cut short.
 
-    Raises `ServerError` and `OSError` if a server does not start.
+    Whatever ends it, what is known by then is written. Raises `ServerError` if no server starts.
     """
     about = provenance(command)
     generator_core, server_core = cores()
     if generator_core == server_core:
         console.print("[yellow]One core only: generator and server share it.")
-    place = Place(generator_core, server_core)
-    outcome = Outcome()
     open_files_limit()
     pin(generator_core)
-    async with _progress(plan, console) as progress:
-        for _, loads in groupby(plan.loads, key=lambda load: load.scenario):
-            await _scenario(list(loads), plan, place, outcome, progress)
+    with may_end_early(plan.at_most_s) as ending:
+        measurement = _Measurement(plan, Place(generator_core, server_core), console, ending)
+        outcome = measurement.outcome
+        try:
+            await measurement.carry_out()
+        finally:
+            _write(plan, _document(about, plan.loads, outcome), console)
     for name, server in outcome.servers.items():
         console.print(f"{name}: {server.version}, persistence: {server.persistence}")
-    scenarios = described(plan.loads)
-    _write(plan, Document(about, outcome.servers, scenarios, outcome.runs, outcome.summaries), console)
-    return not report.lost_or_altered(outcome.runs)
+    if ending.reason is not None:
+        return ending.status
+    return int(not outcome.runs or outcome.has_left_something or report.lost_or_altered(outcome.runs))
+
+
+def _document(about: Provenance, loads: Sequence[Load], outcome: Outcome) -> Document:
+    return Document(
+        about, outcome.servers, described(loads), outcome.runs, outcome.summaries, outcome.is_complete,
+        outcome.notes,
+    )  # fmt: skip
 
 
 def _write(plan: Plan, document: Document, console: Console) -> None:
@@ -89,76 +105,75 @@ def _write(plan: Plan, document: Document, console: Console) -> None:
         console.print(f"Report: {plan.html_file}", highlight=False, soft_wrap=True)
 
 
-async def _scenario(
-    loads: Sequence[Load], plan: Plan, place: Place, outcome: Outcome, progress: "_Shown"
-) -> None:
-    """A, B, C, A, B, C, ...: a drift of the machine meets all servers alike."""
-    runs: list[Run] = []
-    async with AsyncExitStack() as stack:
-        progress.say(f"{loads[0].title}: starting the servers")
-        servers = [_Kept(make, place.server_core) for make in plan.servers if loads[0].needs <= make().offers]
-        for kept in servers:
-            stack.push_async_callback(kept.stop)
+class _Measurement:
+    """A plan on its way: `outcome` grows, also where it is cut short."""
+
+    def __init__(self, plan: Plan, place: Place, console: Console, ending: Ending) -> None:
+        self.outcome = Outcome()
+        self._plan = plan
+        self._place = place
+        self._console = console
+        self._ending = ending
+
+    async def carry_out(self) -> None:
+        """Raises `ServerError` if no server starts."""
+        for note in self._plan.notes:
+            self._tell(note)
+        try:
+            async with _progress(self._plan, self._console) as progress:
+                for _, loads in groupby(self._plan.loads, key=lambda load: load.scenario):
+                    await self._scenario(list(loads), progress)
+            self.outcome.is_complete = True
+        except EndedEarly as reason:
+            self._tell(f"Not complete: {reason}.")
+
+    def _tell(self, note: str) -> None:
+        self.outcome.notes.append(note)
+        self._console.print(f"[yellow]{escape(note)}", soft_wrap=True)
+
+    async def _scenario(self, loads: Sequence[Load], progress: "_Shown") -> None:
+        able = [make for make in self._plan.servers if loads[0].needs <= make().offers]
+        if not able:
+            self._tell(f"{loads[0].title}: none of these servers offers {', '.join(loads[0].needs)}.")
+            return
+        servers = [Kept(make, self._place.server_core, self._tell) for make in able]
+        runs: list[Run] = []
+        try:
+            async with AsyncExitStack() as stack:
+                for kept in servers:
+                    stack.push_async_callback(kept.stop)
+                with self._ending.measuring():
+                    progress.say(f"{loads[0].title}: starting the servers")
+                    await self._start(servers)
+                    await self._run_in_turns(loads, servers, runs, progress)
+        finally:
+            self.outcome.has_left_something |= any(kept.left_behind for kept in servers)
+            self._summarise(loads, runs)
+
+    async def _start(self, servers: Sequence[Kept]) -> None:
+        """All at once. Raises `ServerError` if none starts."""
         await asyncio.gather(*(kept.start() for kept in servers))
+        if all(kept.did_not_start for kept in servers):
+            raise ServerError("No server started, so there is nothing to measure.")
         for kept in servers:
-            outcome.servers.setdefault(kept.server.name, _described(kept.server))
-        for load, kept in _turns(plan.repeat, loads, servers):
+            self.outcome.servers.setdefault(kept.server.name, _described(kept.server))
+
+    async def _run_in_turns(
+        self, loads: Sequence[Load], servers: Sequence[Kept], runs: list[Run], progress: "_Shown"
+    ) -> None:
+        """A, B, C, A, B, C, ...: a drift of the machine meets all servers alike."""
+        for _, load, kept in product(range(self._plan.repeat), loads, servers):
+            self._ending.check()
             progress.say(f"{load.title}, {load.label}: {kept.server.name}")
-            runs.append(await _one_run(load, kept, place))
+            runs.append(await kept.run(load, self._place))
             progress.advance()
-    summaries = report.summarise(loads, runs)
-    if summaries:
-        report.print_table(progress.console, loads, summaries)
-    else:
-        progress.console.print(
-            f"{loads[0].title}: none of these servers offers {', '.join(loads[0].needs)}.\n"
-        )
-    outcome.runs.extend(runs)
-    outcome.summaries.extend(summaries)
 
-
-def _turns(repeat: int, loads: Sequence[Load], servers: "Sequence[_Kept]") -> "Iterator[tuple[Load, _Kept]]":
-    return ((load, kept) for _ in range(repeat) for load in loads for kept in servers)
-
-
-async def _one_run(load: Load, kept: "_Kept", place: Place) -> Run:
-    """A run that breaks off is a run with a fault, and its server is started again."""
-    try:
-        return await asyncio.wait_for(load.measure(kept.server, place), RUN_TIMEOUT_S)
-    except* (ServerError, WSError, OSError, TimeoutError) as group:
-        reason = _first(group)
-    fault = (
-        f"broke off: {str(reason).strip().splitlines()[-1] if str(reason).strip() else type(reason).__name__}"
-    )
-    name = kept.server.name
-    await kept.restart()
-    return Run(load.scenario, load.label, name, {}, {}, faults=[fault])
-
-
-def _first(group: BaseException) -> BaseException:
-    while isinstance(group, BaseExceptionGroup):
-        group = group.exceptions[0]
-    return group
-
-
-class _Kept:
-    """A server that can be started again."""
-
-    def __init__(self, make: Callable[[], Server], core: int) -> None:
-        self._make = make
-        self._core = core
-        self.server = make()
-
-    async def start(self) -> None:
-        await self.server.start(self._core)
-
-    async def stop(self) -> None:
-        await self.server.stop()
-
-    async def restart(self) -> None:
-        await self.stop()
-        self.server = self._make()
-        await self.start()
+    def _summarise(self, loads: Sequence[Load], runs: Sequence[Run]) -> None:
+        summaries = report.summarise(loads, runs)
+        if summaries:
+            report.print_table(self._console, loads, summaries)
+        self.outcome.runs.extend(runs)
+        self.outcome.summaries.extend(summaries)
 
 
 def _described(server: Server) -> ServerInfo:

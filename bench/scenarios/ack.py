@@ -122,6 +122,10 @@ class AckLoad:
         at_2000 = self.writers * self.rate == 2000
         return (Goal("p50_ms", limit=10), Goal("p99_ms", limit=50)) if at_2000 else ()
 
+    @property
+    def clients_at_once(self) -> int:
+        return self.writers
+
     async def measure(self, server: Server, place: Place) -> Run:
         """One run in a fresh room. Raises `ServerError`, `OSError`, `TimeoutError` or `WSError`."""
         room = await server.room()

@@ -135,6 +135,10 @@ class ColdOpenLoad:
     def goals(self) -> tuple[Goal, ...]:
         return (Goal("p99_ms", limit=50),) if self.cells == 5000 else ()
 
+    @property
+    def clients_at_once(self) -> int:
+        return self.opens
+
     async def measure(self, server: Server, place: Place) -> Run:
         """Opens each diagram once. Raises `ServerError`, `OSError`, `TimeoutError` or `WSError`."""
         rooms = [await server.room() for _ in range(self.opens)]

@@ -115,6 +115,10 @@ class ConnectLoad:
     def goals(self) -> tuple[Goal, ...]:
         return (Goal("accepted_per_s", ratio=1.2),)
 
+    @property
+    def clients_at_once(self) -> int:
+        return self.rooms + self.at_once
+
     async def measure(self, server: Server, place: Place) -> Run:
         """One closed loop. Raises `ServerError`, `OSError`, `TimeoutError` or `WSError`."""
         rooms = [await server.room() for _ in range(self.rooms)]
@@ -216,6 +220,10 @@ class IdleLoad:
     @property
     def goals(self) -> tuple[Goal, ...]:
         return (Goal("kib_per_socket", limit=8),) if self.sockets >= 1000 else ()
+
+    @property
+    def clients_at_once(self) -> int:
+        return self.sockets
 
     async def measure(self, server: Server, place: Place) -> Run:
         """Opens, holds, proves that all are alive.

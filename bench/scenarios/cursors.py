@@ -23,6 +23,7 @@ from bench.measuring import (
     CONDITIONS,
     QUIET_S,
     Cost,
+    behind,
     client_number,
     drive,
     join_all,
@@ -220,6 +221,10 @@ class CursorsLoad:
     def goals(self) -> tuple[Goal, ...]:
         return GOALS.get(self.clients, ()) if self.rate == 10 else ()
 
+    @property
+    def clients_at_once(self) -> int:
+        return self.clients
+
     async def measure(self, server: Server, place: Place) -> Run:
         """One run in a fresh room. Raises `ServerError`, `OSError`, `TimeoutError` or `WSError`."""
         room = await server.room()
@@ -254,7 +259,8 @@ class CursorsLoad:
         parameters = {"clients": self.clients, "rate": self.rate, "seconds": self.seconds}
         return Run(
             self.scenario, self.label, server, parameters, known(figures) | conditions,
-            {"latency": latency_curve(everybody)}, faults, remarks_on(conditions),
+            {"latency": latency_curve(everybody)}, faults,
+            [*remarks_on(conditions), *behind(sight.copies_in_window, due)],
         )  # fmt: skip
 
 

@@ -12,6 +12,7 @@ from bench.measuring import (
     CONDITIONS,
     QUIET_S,
     Cost,
+    behind,
     drive,
     join_all,
     known,
@@ -30,8 +31,6 @@ from bench.statistics import percentile
 MEMORY_LIMIT_BYTES = 4 << 30
 BYTES_A_COPY = 200
 """What the generator keeps for one copy that arrives in a frame of its own, at most."""
-
-BEHIND_LIMIT = 0.98
 
 GOALS: dict[float, tuple[Goal, ...]] = {
     10: (Goal("cpu_us", ratio=0.85), Goal("p50_ms", ratio=1.5)),
@@ -85,6 +84,10 @@ class FanoutLoad:
     def goals(self) -> tuple[Goal, ...]:
         return GOALS.get(self.rate, ()) if (self.clients, self.writers) == (50, 10) else ()
 
+    @property
+    def clients_at_once(self) -> int:
+        return self.clients
+
     async def measure(self, server: Server, place: Place) -> Run:
         """One run in a fresh room. Raises `ServerError`, `OSError`, `TimeoutError` or `WSError`."""
         room = await server.room()
@@ -107,9 +110,7 @@ class FanoutLoad:
         self, server: str, delivery: Delivery, cost: Cost, schedule: Schedule[Any], faults: list[str]
     ) -> Run:
         conditions = cost.conditions(schedule.late_s)
-        remarks = remarks_on(conditions)
-        if delivery.copies_in_window < BEHIND_LIMIT * delivery.sent_in_window * (self.clients - 1):
-            remarks.append("fell behind")
+        due = delivery.sent_in_window * (self.clients - 1)
         figures = {
             "cpu_us": cost.server_us_per(delivery.copies_in_window),
             "database_us": cost.database_us_per(delivery.copies_in_window),
@@ -130,7 +131,7 @@ class FanoutLoad:
             figures=known(figures) | conditions,
             curves={"latency": latency_curve(delivery.latencies_s)},
             faults=faults,
-            remarks=remarks,
+            remarks=[*remarks_on(conditions), *behind(delivery.copies_in_window, due)],
         )  # fmt: skip
 
 

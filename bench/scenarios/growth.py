@@ -23,6 +23,7 @@ from bench.load import TIMER_RESOLUTION_S, Schedule
 from bench.measuring import (
     CONDITIONS,
     Cost,
+    behind,
     client_number,
     drive,
     known,
@@ -36,7 +37,6 @@ from bench.model import Curve, Figure, Goal, Place, Run, option
 from bench.process import Probe
 from bench.protocols import Dialect
 from bench.scenarios.cold_open import states_in
-from bench.scenarios.fanout import BEHIND_LIMIT
 from bench.servers import Room, Server
 from bench.servers.tmi import EVICTED_AFTER_S
 from bench.yjs import Overwriter, Reader, any_position, clock_in_state_vector, structs
@@ -206,6 +206,10 @@ class GrowthLoad:
         goals = Goal("cost_growth", limit=1.2), Goal("sync_growth", limit=0.1)
         return (*goals, Goal("memory_growth", limit=4)) if self.edits >= ENOUGH_FOR_MEMORY else goals
 
+    @property
+    def clients_at_once(self) -> int:
+        return self.writers + 1
+
     async def measure(self, server: Server, place: Place) -> Run:
         """One room, step by step. Raises `ServerError`, `OSError`, `TimeoutError` or `WSError`."""
         room = await server.room()
@@ -238,13 +242,11 @@ class GrowthLoad:
         faults = trails.faults(f"a newcomer after {edits:,} edits", [writer.node for writer in writers])
         schedule = Schedule(writers, self.rate, Dragger.drag)
         before, after = await drive(schedule, self.warm_up_s, self.seconds, probe)
-        behind = sum(onlooker.behind(writer) for writer in writers)
+        under_way = sum(onlooker.behind(writer) for writer in writers)
         sent = sum(before.at <= at < after.at for writer in writers for at in writer.sent_at)
         cost = Cost.between(before, after)
         conditions = cost.conditions(schedule.late_s)
-        remarks = remarks_on(conditions)
-        if behind > (1 - BEHIND_LIMIT) * sent:
-            remarks.append("fell behind")
+        remarks = [*remarks_on(conditions), *behind(sent - under_way, sent)]
         return Step(edits, filled_per_s, sync_bytes, sent, cost, conditions, remarks, faults)
 
     def _run(self, server: str, steps: Sequence[Step], faults: Sequence[str]) -> Run:

@@ -88,6 +88,10 @@ class SelfLoad:
     def goals(self) -> tuple[Goal, ...]:
         return (Goal("copies_per_s", limit=300_000),) if self.at_once == AT_ONCE else ()
 
+    @property
+    def clients_at_once(self) -> int:
+        return self.clients
+
     async def measure(self, server: Server, place: Place) -> Run:
         """Raises `ServerError`, `OSError`, `TimeoutError` or `WSError`."""
         if not isinstance(server, Sender):

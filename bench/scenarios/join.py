@@ -99,6 +99,10 @@ class JoinLoad:
     def goals(self) -> tuple[Goal, ...]:
         return (Goal("cpu_ms", ratio=0.25),) if (self.joiners, self.kib) == (100, 800) else ()
 
+    @property
+    def clients_at_once(self) -> int:
+        return self.joiners
+
     async def measure(self, server: Server, place: Place) -> Run:
         """One storm on a fresh diagram. Raises `ServerError`, `OSError`, `TimeoutError` or `WSError`."""
         room = await server.room()

@@ -20,10 +20,18 @@ from typing import Any, ClassVar, NamedTuple
 
 from bench.ledger import Window
 from bench.load import Pace
-from bench.measuring import CONDITIONS, Cost, drive, known, latency_curve, probe_of, remarks_on
+from bench.measuring import (
+    CONDITIONS,
+    Cost,
+    behind,
+    drive,
+    known,
+    latency_curve,
+    probe_of,
+    remarks_on,
+)
 from bench.model import Figure, Goal, Place, Run, option
 from bench.rest import TIMEOUT_S, Answer, RestClient
-from bench.scenarios.fanout import BEHIND_LIMIT
 from bench.servers import Server
 from bench.statistics import percentile
 
@@ -221,6 +229,10 @@ class RestLoad:
         is_target = (self.rate, self.writes, self.lists) == (500, 0, 0.1)
         return (Goal("read_p99_ms", limit=20),) if is_target else ()
 
+    @property
+    def clients_at_once(self) -> int:
+        return CONNECTIONS
+
     async def measure(self, server: Server, place: Place) -> Run:
         """One run of a user of its own. Raises `ServerError`, `OSError` or `TimeoutError`."""
         account = await server.account(f"rest-{uuid.uuid4()}")
@@ -241,9 +253,7 @@ class RestLoad:
         answered = sum(window.start <= call.read_at < window.end for call in calls)
         reads, writes = (_took(sent, method) for method in ("GET", "PATCH"))
         conditions = cost.conditions(pace.late_s)
-        remarks = remarks_on(conditions)
-        if answered < BEHIND_LIMIT * self.rate * self.seconds:
-            remarks.append("fell behind")
+        remarks = [*remarks_on(conditions), *behind(answered, self.rate * self.seconds)]
         figures = {
             "read_p50_ms": percentile(reads, 0.50) * 1e3,
             "read_p99_ms": percentile(reads, 0.99) * 1e3,

@@ -17,6 +17,7 @@ from bench.measuring import (
     CONDITIONS,
     JOINS_AT_ONCE,
     Cost,
+    behind,
     drive,
     join_all,
     known,
@@ -28,7 +29,7 @@ from bench.measuring import (
     remarks_on,
 )
 from bench.model import Figure, Goal, Place, Run, option
-from bench.scenarios.fanout import BEHIND_LIMIT, settle
+from bench.scenarios.fanout import settle
 from bench.servers import Room, Server
 from bench.servers.tmi import EVICTED_AFTER_S
 from bench.statistics import percentile
@@ -77,6 +78,10 @@ class RoomsLoad:
     def goals(self) -> tuple[Goal, ...]:
         return (Goal("cpu_us", ratio=0.8),) if (self.rooms, self.clients, self.rate) == (200, 2, 5) else ()
 
+    @property
+    def clients_at_once(self) -> int:
+        return self.rooms * (self.clients + 1)
+
     async def measure(self, server: Server, place: Place) -> Run:
         """One run in fresh rooms. Raises `ServerError`, `OSError`, `TimeoutError` or `WSError`."""
         rooms = [await server.room() for _ in range(self.rooms)]
@@ -116,9 +121,7 @@ class RoomsLoad:
         edits, due = sum(one.edits for one in deliveries), sum(one.copies_due for one in deliveries)
         delivered = sum(one.copies_in_window for one in deliveries) / (self.clients - 1)
         conditions = cost.conditions(schedule.late_s)
-        remarks = remarks_on(conditions)
-        if delivered < BEHIND_LIMIT * sum(one.sent_in_window for one in deliveries):
-            remarks.append("fell behind")
+        sent = sum(one.sent_in_window for one in deliveries)
         counts = (
             (sum(one.copies_missing for one in deliveries), f"of {due} copies never arrived"),
             (sum(one.altered for one in deliveries), "edits arrived altered"),
@@ -142,7 +145,8 @@ class RoomsLoad:
         return Run(
             self.scenario, self.label, server, parameters, known(figures) | conditions,
             {"latency": latency_curve(latencies)},
-            [*faults, *(f"{count} {what}" for count, what in counts if count)], remarks,
+            [*faults, *(f"{count} {what}" for count, what in counts if count)],
+            [*remarks_on(conditions), *behind(delivered, sent)],
         )  # fmt: skip
 
 

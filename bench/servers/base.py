@@ -76,9 +76,16 @@ class Server(ABC):
         return None
 
     @property
+    def death(self) -> str | None:
+        """How it ended, with its last words, if it did so by itself."""
+        if self._process is None or self._process.returncode is None:
+            return None
+        return f"{self.name} ended with status {self._process.returncode}.{self._last_words()}"
+
+    @property
     def pid(self) -> int:
         if self._process is None or self._process.returncode is not None:
-            raise ServerError(f"{self.name} is not running.{self._last_words()}")
+            raise ServerError(self.death or f"{self.name} is not running.")
         return self._process.pid
 
     @property

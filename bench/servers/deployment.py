@@ -39,16 +39,16 @@ class Deployment(Server):
         """Deletes what was made. Raises `ServerError` with the name of what is left."""
         if self._rest is None:
             return
+        failure = None
         try:
             async with asyncio.timeout(CLEAN_UP_TIMEOUT_S):
                 await self._rest.clean_up()
         except (ServerError, TimeoutError) as error:
-            reason = str(error) or f"no answer within {CLEAN_UP_TIMEOUT_S:.0f} s"
-            raise ServerError(
-                f"the threat model {self._rest.model_name!r} could not be deleted; do it by hand: {reason}"
-            ) from error
-        finally:
-            await self._rest.aclose()
+            failure = str(error) or f"no answer within {CLEAN_UP_TIMEOUT_S:.0f} s"
+        rest, self._rest = self._rest, None
+        await rest.aclose()
+        if failure is not None:
+            raise ServerError(f"the threat model {rest.model_name!r} could not be deleted: {failure}")
 
     async def room(self) -> Room:
         assert self._rest is not None
