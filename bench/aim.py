@@ -70,7 +70,7 @@ def _at_servers(
     if lacking and names is not None:
         raise click.ClickException("; ".join(f"{name} {lack}" for name, lack in lacking.items()))
     makers = [SERVERS[name] for name in names or DEFAULT if name not in lacking]
-    return replace(plan, servers=makers, notes=[f"{name} {lack}" for name, lack in lacking.items()])
+    return replace(plan, servers=makers, notes=[f"Left out: {name} {lack}" for name, lack in lacking.items()])
 
 
 def _at_service(

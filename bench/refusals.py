@@ -37,9 +37,15 @@ class Refused(ConnectionError):
         told = status.phrase
         if status in ANY_OF:
             told += f" (the service's limit {ANY_OF[status]})"
-        with suppress(ValueError, KeyError, TypeError):
-            told = with_setting(str(json.loads(handshake.raw_body or b"")["error_description"]))
-        return cls(f"refused with {status.value}: {told}")
+        described = description(handshake.raw_body or b"")
+        return cls(f"refused with {status.value}: {told if described is None else with_setting(described)}")
+
+
+def description(body: bytes) -> str | None:
+    """What an answer of TMI that is an error says."""
+    with suppress(ValueError, KeyError, TypeError):
+        return str(json.loads(body)["error_description"])
+    return None
 
 
 def with_setting(told: str) -> str:

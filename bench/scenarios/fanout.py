@@ -110,7 +110,7 @@ class FanoutLoad:
         self, server: str, delivery: Delivery, cost: Cost, schedule: Schedule[Any], faults: list[str]
     ) -> Run:
         conditions = cost.conditions(schedule.late_s)
-        due = delivery.sent_in_window * (self.clients - 1)
+        due_by_its_end = (delivery.sent_in_window - 1) * (self.clients - 1)
         figures = {
             "cpu_us": cost.server_us_per(delivery.copies_in_window),
             "database_us": cost.database_us_per(delivery.copies_in_window),
@@ -131,7 +131,7 @@ class FanoutLoad:
             figures=known(figures) | conditions,
             curves={"latency": latency_curve(delivery.latencies_s)},
             faults=faults,
-            remarks=[*remarks_on(conditions), *behind(delivery.copies_in_window, due)],
+            remarks=[*remarks_on(conditions), *behind(delivery.copies_in_window, due_by_its_end)],
         )  # fmt: skip
 
 

@@ -9,7 +9,7 @@ from urllib.parse import parse_qs, urlsplit
 import httpx
 
 from bench.protocols import hocuspocus, y_websocket
-from bench.refusals import with_setting
+from bench.refusals import description, with_setting
 from bench.servers.base import Room, ServerError
 from bench.tls import checking
 
@@ -129,4 +129,4 @@ class Rest:
 
 
 def _told(answer: httpx.Response) -> str:
-    return f"{answer.status_code}: {with_setting(answer.text[:500])}"
+    return f"{answer.status_code}: {with_setting(description(answer.content) or answer.text[:500])}"
