@@ -143,7 +143,7 @@ class Server(ABC):
         size = self._log.seek(0, os.SEEK_END)
         self._log.seek(max(0, size - 2000))
         words = self._log.read().decode(errors="replace").strip()
-        return f" It said:\n{words}" if words else ""
+        return f"\nIt said:\n{words}" if words else ""
 
 
 def free_port() -> int:

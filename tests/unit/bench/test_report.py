@@ -10,7 +10,7 @@ from types import MappingProxyType
 import pytest
 from rich.console import Console
 
-from bench.model import Run
+from bench.model import FELL_BEHIND, Run
 from bench.process import parse_stat, usage
 from bench.protocols import hocuspocus, y_websocket
 from bench.report import Summary, lost_or_altered, print_table, summarise
@@ -52,6 +52,44 @@ def test_a_peer_that_lost_edits_is_no_best_peer() -> None:
     lossy = _run("y-websocket", 10, fault="1 of 9 copies never arrived")
     runs = [_run("tmi", 5), _run("hocuspocus", 20), lossy]
     assert 0.25 == _ratio(summarise([LOAD], runs)[0])
+
+
+def _behind(run: Run) -> Run:
+    return replace(run, remarks=["noise", FELL_BEHIND])
+
+
+def test_a_peer_that_did_not_keep_up_is_no_best_peer_however_little_it_needed() -> None:
+    runs = [_run("tmi", 5), _run("hocuspocus", 20), _behind(_run("y-websocket", 10))]
+    assert ("hocuspocus", 0.25) == (summarise([LOAD], runs)[0].best_peer, _ratio(summarise([LOAD], runs)[0]))
+
+
+def test_where_no_peer_kept_up_there_is_nothing_to_compare() -> None:
+    summary = summarise([LOAD], [_run("tmi", 5), _behind(_run("y-websocket", 10))])[0]
+    assert (None, {}) == (summary.best_peer, summary.ratios)
+
+
+@pytest.mark.parametrize(("behind", "best"), [(1, "y-websocket"), (2, "y-websocket"), (3, "hocuspocus")])
+def test_a_run_in_which_a_peer_fell_behind_excludes_it_only_if_most_did(behind: int, best: str) -> None:
+    often = [_run("y-websocket", 10) for _ in range(4)]
+    runs = [*(_behind(run) for run in often[:behind]), *often[behind:], _run("hocuspocus", 20)]
+    assert best == summarise([LOAD], runs)[0].best_peer
+
+
+def test_that_tmi_fell_behind_is_said_and_changes_no_ratio() -> None:
+    summary = summarise([LOAD], [_behind(_run("tmi", 5)), _run("y-websocket", 10)])[0]
+    assert (["noise", FELL_BEHIND], 0.5) == (summary.remarks, _ratio(summary))
+
+
+def test_a_service_of_which_the_processes_are_out_of_sight_is_judged_by_what_was_seen() -> None:
+    run = _run("deployment", 0)
+    del run.figures["cpu_us"]
+    load = replace(LOAD, rate=40)
+    summary = summarise([load], [replace(run, load=load.label)])[0]
+    assert [None, True] == [verdict.met for verdict in summary.verdicts]
+    console = Console(file=StringIO(), width=160)
+    print_table(console, [load], [summary])
+    assert isinstance(console.file, StringIO)
+    assert "p99 5 <= 20 ms" in console.file.getvalue()
 
 
 def test_a_row_without_peers_has_no_ratio_and_no_verdict_on_one() -> None:
@@ -102,6 +140,7 @@ def test_the_table_says_which_goals_are_met_and_which_are_short() -> None:
 def test_faults_of_ours_are_told_from_those_of_peers() -> None:
     assert not lost_or_altered([_run("tmi", 1), _run("y-websocket", 1, fault="lost")])
     assert lost_or_altered([_run("tmi", 1, fault="lost"), _run("y-websocket", 1)])
+    assert lost_or_altered([_run("deployment", 1, fault="lost")])
 
 
 @pytest.mark.parametrize(("clients", "writers"), [(1, 1), (5, 6), (5, 0)])

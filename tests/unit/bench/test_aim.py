@@ -1,0 +1,108 @@
+"""What the options of a command choose, and what they refuse."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import click
+import pytest
+from click.testing import CliRunner
+
+from bench.aim import TOKEN, aimed
+from bench.cli import main
+from bench.runner import Plan
+from bench.scenarios import SCENARIOS
+from bench.scenarios.fanout import FanoutLoad
+from bench.scenarios.rooms import RoomsLoad
+from bench.servers import SERVERS
+from bench.servers.peers import PycrdtWebsocketServer
+
+LOAD = FanoutLoad(clients=50)
+HERE = "http://127.0.0.1:8080"
+
+
+def _aim(plan: Plan | None = None, **changes: Any) -> Plan:
+    given = {
+        "url": None, "servers": None, "token_file": None, "is_own": False, "at_most_s": 300.0,
+        "at_most_clients": 1000,
+    }  # fmt: skip
+    return aimed(plan or Plan([LOAD], []), **(given | changes))
+
+
+@pytest.fixture
+def without_pycrdt(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(PycrdtWebsocketServer, "lacks", classmethod(lambda cls: "is not installed"))
+    for server in SERVERS.values():
+        if server is not PycrdtWebsocketServer:
+            monkeypatch.setattr(server, "lacks", classmethod(lambda cls: None))
+
+
+@pytest.mark.usefixtures("without_pycrdt")
+def test_by_default_a_peer_that_is_not_installed_is_left_out_and_named() -> None:
+    plan = _aim()
+    assert ["tmi", "hocuspocus", "y-websocket"] == [make().name for make in plan.servers]
+    assert ["Left out: pycrdt-websocket is not installed"] == plan.notes
+    assert plan.at_most_s is None
+
+
+@pytest.mark.usefixtures("without_pycrdt")
+def test_a_peer_that_was_asked_for_has_to_be_installed() -> None:
+    with pytest.raises(click.ClickException, match="pycrdt-websocket is not installed"):
+        _aim(servers=("tmi", "pycrdt-websocket"))
+
+
+def test_a_service_is_measured_alone_and_not_without_end() -> None:
+    plan = _aim(url=HERE)
+    assert (["deployment"], 300) == ([make().name for make in plan.servers], plan.at_most_s)
+    with pytest.raises(click.UsageError, match="leave --servers out"):
+        _aim(url=HERE, servers=("tmi",))
+
+
+@pytest.mark.parametrize(
+    ("load", "clients"), [(FanoutLoad(clients=51), 51), (RoomsLoad(rooms=17, clients=2), 51)]
+)  # fmt: skip
+def test_no_load_may_have_more_clients_than_was_said(load: FanoutLoad | RoomsLoad, clients: int) -> None:
+    plan = Plan([LOAD, load], [])
+    _aim(plan, url=HERE, at_most_clients=clients)
+    with pytest.raises(click.UsageError, match=re.escape(f"{load.label}: 51 clients at once")):
+        _aim(plan, url=HERE, at_most_clients=clients - 1)
+
+
+def test_every_load_says_how_many_clients_it_has() -> None:
+    assert all(load().clients_at_once >= 1 for load in SCENARIOS)
+
+
+def test_the_thousand_clients_of_a_service_are_a_default() -> None:
+    refused = CliRunner().invoke(main, ["fanout", "--clients", "1001", "--url", HERE])
+    assert (2, True) == (refused.exit_code, "--at-most-clients is 1,000" in refused.output)
+
+
+def test_what_goes_with_a_service_is_refused_without_one(tmp_path: Path) -> None:
+    for changes in ({"is_own": True}, {"token_file": tmp_path}):
+        with pytest.raises(click.UsageError, match="go with --url"):
+            _aim(servers=("tmi",), **changes)
+
+
+def _token(plan: Plan) -> str | None:
+    made = plan.servers[0]()
+    return made._target.token  # type: ignore[attr-defined, no-any-return]
+
+
+def test_a_token_comes_from_a_file_or_else_from_the_environment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "token"
+    file.write_text("from-file\n")
+    assert _token(_aim(url=HERE)) is None
+    monkeypatch.setenv(TOKEN, "from-environment")
+    assert "from-environment" == _token(_aim(url=HERE))
+    assert "from-file" == _token(_aim(url=HERE, token_file=file))
+
+
+@pytest.mark.parametrize("content", [b"", b" \n", b"two words", b"two\nlines", b"\xff\xfe"])
+def test_what_is_no_token_is_refused_and_not_repeated(tmp_path: Path, content: bytes) -> None:
+    file = tmp_path / "token"
+    file.write_bytes(content)
+    with pytest.raises(click.UsageError) as refusal:
+        _aim(url=HERE, token_file=file)
+    assert "two" not in refusal.value.message
