@@ -15,9 +15,9 @@ FAULTS_TOLD = 10
 HOW_TO_READ = (
     "Figures are medians of the runs, with the lowest and the highest run in brackets. Runs are interleaved, "
     "so that a drift of the machine meets all servers alike. A ratio, such as 0.50x, is to the best peer: of "
-    "those without a fault the one that did best under the same load in the same measurement. With a fault "
-    "in any run a target is unsound, whatever the figures say. What figures and remarks mean stands in "
-    "bench/README.md."
+    "those that kept up without a fault the one that did best under the same load in the same measurement. "
+    "With a fault in any run a target is unsound, whatever the figures say. What figures and remarks mean "
+    "stands in bench/README.md."
 )
 
 
@@ -32,6 +32,7 @@ def facts(document: Document) -> list[tuple[str, str]]:
         ("load before", ", ".join(f"{load:.2f}" for load in machine.load_before)),
         ("generator", ", ".join(f"{name} {version}" for name, version in about.generator.items())),
         ("command", command_line(["python", "-m", "bench", *about.command])),
+        *(("note", note.splitlines()[0]) for note in document.notes),
     ]
 
 

@@ -104,7 +104,7 @@ async def _until_there_are_diagrams(service: Service, count: int) -> str:
 
 
 def _sound_run(document: Json, server: str) -> dict[str, Any]:
-    assert document["complete"]
+    assert document["is_complete"]
     assert [server] == [run["server"] for run in document["runs"]]
     run: dict[str, Any] = document["runs"][0]
     assert ([], {"clients": 4, "writers": 2}) == (
@@ -138,7 +138,7 @@ async def test_a_signal_leaves_no_server_and_writes_what_is_known(
     process.send_signal(number)
     status, output = await bench.end_of(process)
     assert (128 + number, []) == (status, bench.left), output
-    assert (False, []) == (bench.document["complete"], bench.document["runs"])
+    assert (False, []) == (bench.document["is_complete"], bench.document["runs"])
     assert [f"Not complete: ended by {number.name}."] == bench.document["notes"]
 
 
@@ -159,7 +159,7 @@ async def test_a_signal_and_a_limit_leave_no_threat_model(bench: Bench, service:
     process.send_signal(signal.SIGINT)
     status, output = await bench.end_of(process)
     assert (130, {}) == (status, await _models(service)), output
-    assert (False, []) == (bench.document["complete"], bench.document["runs"][0]["faults"])
+    assert (False, []) == (bench.document["is_complete"], bench.document["runs"][0]["faults"])
 
     status, output = await bench.run(*LONG, "--url", service.url, "--at-most-s", "2")
     assert (1, {}) == (status, await _models(service)), output

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,12 @@ WHOLE = document([run("tmi", 5, remarks=["noise"]), run("y-websocket", 10, fault
 def test_what_was_written_is_read_again(tmp_path: Path) -> None:
     write_json(tmp_path / "build" / "out.json", WHOLE)
     assert WHOLE == read_json(tmp_path / "build" / "out.json")
+
+
+def test_what_is_known_of_a_measurement_that_was_cut_short_is_read_again(tmp_path: Path) -> None:
+    cut = replace(WHOLE, is_complete=False, notes=["Not complete: ended by SIGINT."])
+    write_json(tmp_path / "out.json", cut)
+    assert cut == read_json(tmp_path / "out.json")
 
 
 def _without_about(content: dict[str, Any]) -> None:

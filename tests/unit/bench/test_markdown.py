@@ -1,5 +1,6 @@
 """Results as Markdown: the right verdicts, every figure, and nothing that breaks a table."""
 
+from dataclasses import replace
 from pathlib import Path
 
 from click.testing import CliRunner
@@ -57,6 +58,13 @@ def test_it_says_where_and_with_what_but_no_folders() -> None:
     ):  # fmt: skip
         assert fact in text
     assert "/home/somebody" not in text
+
+
+def test_notes_are_told_without_the_last_words_of_a_server() -> None:
+    notes = ["Left out: hocuspocus is not installed", "tmi ended with status 1.\nIt said:\nsomething long"]
+    text = markdown(replace(document([run("tmi", 5)]), notes=notes))
+    assert "| note | Left out: hocuspocus is not installed |\n| note | tmi ended with status 1. |" in text
+    assert "something long" not in text
 
 
 def test_of_many_faults_the_first_are_told_and_the_rest_counted() -> None:
