@@ -50,6 +50,8 @@ class Kept:
         nothing = Run(load.scenario, load.label, self.server.name, {}, {})
         if self.did_not_start is not None:
             return replace(nothing, faults=[self.did_not_start])
+        if self.server.is_worn:
+            await self._restart()
         run, broke_off = nothing, False
         try:
             async with asyncio.timeout(RUN_TIMEOUT_S):

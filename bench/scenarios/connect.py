@@ -230,6 +230,7 @@ class IdleLoad:
 
         Raises `ServerError`, `OSError`, `TimeoutError` or `WSError`.
         """
+        server.is_worn = True
         rooms = [await server.room() for _ in range(self.rooms)]
         probe = probe_of(server, place)
         visitors = [Visitor(number, rooms[number % self.rooms]) for number in range(self.sockets)]

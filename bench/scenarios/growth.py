@@ -212,6 +212,7 @@ class GrowthLoad:
 
     async def measure(self, server: Server, place: Place) -> Run:
         """One room, step by step. Raises `ServerError`, `OSError`, `TimeoutError` or `WSError`."""
+        server.is_worn = True
         room = await server.room()
         writers = [Dragger(number, client_number(), room.dialect) for number in range(self.writers)]
         onlooker = Onlooker(self.writers, client_number(), room.dialect)

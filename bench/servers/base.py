@@ -49,6 +49,8 @@ class Server(ABC):
     """What not every server has, and some loads need: `rest`, `acknowledgements`, `durable`."""
 
     def __init__(self) -> None:
+        self.is_worn = False
+        """Set by a run that another one should not follow: the memory that it left would flatter that one."""
         self.port = 0
         self.command: list[str] = []
         self._process: asyncio.subprocess.Process | None = None

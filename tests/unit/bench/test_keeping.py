@@ -53,9 +53,10 @@ class Listener(Server):
 class Deed(FanoutLoad):
     """Does something to the server instead of measuring it."""
 
-    what: Literal["nothing", "kill", "kill and break off", "break off"] = "nothing"
+    what: Literal["nothing", "kill", "kill and break off", "break off", "wear out"] = "nothing"
 
     async def measure(self, server: Server, place: Place) -> Run:
+        server.is_worn = self.what == "wear out"
         if "kill" in self.what:
             os.kill(server.pid, signal.SIGKILL)
             await asyncio.sleep(0.2)
@@ -104,6 +105,13 @@ async def test_after_a_run_that_broke_off_a_server_is_started_anew() -> None:
     runs, told, processes = await _runs(LISTENS, [Deed(), Deed(what="break off"), Deed()])
     assert [[], ["broke off: gone"], []] == [run.faults for run in runs]
     assert ([], 2) == (told, len(set(processes)))
+
+
+async def test_one_that_is_worn_is_started_anew_before_the_next_run() -> None:
+    runs, told, processes = await _runs(LISTENS, [Deed(what="wear out"), Deed(), Deed()])
+    assert [[], [], []] == [run.faults for run in runs]
+    assert ([], 2) == (told, len(set(processes)))
+    assert processes[1] == processes[0] != processes[2] == processes[3]
 
 
 async def test_one_that_does_not_start_has_a_fault_in_every_run_and_says_why_once() -> None:
