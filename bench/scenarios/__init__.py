@@ -33,7 +33,7 @@ LONGEST_CURSORS_S = 5.0
 
 
 def short_set(seconds: float) -> list[Load]:
-    """Sound, and done in less than five minutes with three servers. `seconds` is the length of a window."""
+    """Sound, and done in less than five minutes with three peers. `seconds` is the length of a window."""
     return [
         *(FanoutLoad(50, 10, rate, seconds) for rate in RATES),
         CursorsLoad(50, 10, seconds),
