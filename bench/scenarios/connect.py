@@ -237,12 +237,12 @@ class IdleLoad:
         curve: list[tuple[float, float]] = []
         try:
             first = [Visitor(0, rooms[0]) for _ in range(self.at_once)]
-            await asyncio.gather(*(visitor.enter() for visitor in first))
+            await self._enter(first[:1])
+            await self._enter(first[1:])
             await leave_all(first)
             before = probe.read()
-            for start in range(0, self.sockets, self.at_once):
-                some = visitors[start : start + self.at_once]
-                await asyncio.gather(*(visitor.enter() for visitor in some))
+            await self._enter(visitors[: self.rooms])
+            await self._enter(visitors[self.rooms :])
             joined = probe.read()
             await asyncio.sleep(self.hold_s)
             after = probe.read()
@@ -268,6 +268,11 @@ class IdleLoad:
             {"memory": Curve("Memory against idle sockets", "sockets", "MiB", curve)} if curve else {},
             faults, remarks_on(conditions),
         )  # fmt: skip
+
+    async def _enter(self, visitors: Sequence[Visitor]) -> None:
+        """Some at a time. Who opens a room does so alone, as everywhere (see `join_all`)."""
+        for start in range(0, len(visitors), self.at_once):
+            await asyncio.gather(*(visitor.enter() for visitor in visitors[start : start + self.at_once]))
 
     async def _deaf(self, visitors: Sequence[Visitor]) -> list[str]:
         """An edit in every room has to reach all who idle there."""
