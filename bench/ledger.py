@@ -97,6 +97,18 @@ class Ledger:
                 seen[author][clock] = 1
         return self._unseen(seen, client)
 
+    def latencies(self, client: Client, window: Window) -> "array[float]":
+        """How long each edit of others took to this client, of those that were sent within the window."""
+        seen, found = self._nothing_seen(), array("d")
+        own = self._authors.get(client.writer.client)
+        for frame, read_at in zip(client.frames, client.read_at, strict=True):
+            for author, clock in self._edits_of(client, frame):
+                sent = self._clients[author].sent_at[clock]
+                if author != own and not seen[author][clock] and window.start <= sent < window.end:
+                    seen[author][clock] = 1
+                    found.append(read_at - sent)
+        return found
+
     def _unseen(self, seen: Sequence[bytearray], client: Client) -> int:
         own = self._authors.get(client.writer.client)
         return sum(clocks.count(0) for author, clocks in enumerate(seen) if author != own)

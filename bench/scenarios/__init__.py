@@ -8,6 +8,7 @@ from bench.scenarios.cursors import CursorsLoad
 from bench.scenarios.fanout import FanoutLoad
 from bench.scenarios.growth import GrowthLoad
 from bench.scenarios.join import ColdJoinLoad, JoinLoad
+from bench.scenarios.mixed import MixedLoad
 from bench.scenarios.rest import RestLoad
 from bench.scenarios.rooms import RoomsLoad
 
@@ -23,6 +24,7 @@ SCENARIOS: tuple[type[Load], ...] = (
     AckLoad,
     RestLoad,
     GrowthLoad,
+    MixedLoad,
 )
 """Each becomes a command of the command line, with an option for every field."""
 
@@ -60,4 +62,5 @@ def full_set(seconds: float) -> list[Load]:
         RestLoad(seconds=seconds),
         RestLoad(writes=0.1, seconds=seconds),
         GrowthLoad(),
+        MixedLoad(),
     ]

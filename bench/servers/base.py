@@ -68,6 +68,10 @@ class Server(ABC):
         """Somebody signed in, of a server that offers `rest`. Raises `ServerError`."""
         raise ServerError(f"{self.name} has no REST API; {who} cannot sign in")
 
+    def room_at(self, diagram: str, _collab: Mapping[str, str]) -> Room:
+        """Where the answer to `POST /collab/tokens` leads, of a server that offers `rest`."""
+        raise ServerError(f"{self.name} has no REST API, nor a diagram {diagram}")
+
     @abstractmethod
     def version(self) -> str:
         """What is measured, as its package names it."""

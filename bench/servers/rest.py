@@ -3,6 +3,7 @@
 import base64
 import hashlib
 import secrets
+from collections.abc import Mapping
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
@@ -82,14 +83,12 @@ class Rest:
     async def y_websocket_room(self) -> Room:
         """A new diagram for y-websocket clients."""
         diagram = await self.new_diagram()
-        collab = await self.collab(diagram)
-        return Room(f"{collab['y_websocket_url']}/{diagram}?token={collab['token']}", y_websocket())
+        return y_websocket_at(diagram, await self.collab(diagram))
 
     async def hocuspocus_room(self) -> Room:
         """A new diagram for Hocuspocus clients."""
         diagram = await self.new_diagram()
-        collab = await self.collab(diagram)
-        return Room(collab["hocuspocus_url"], hocuspocus(diagram, collab["token"]))
+        return hocuspocus_at(diagram, await self.collab(diagram))
 
     async def collab(self, diagram: str | None = None) -> dict[str, str]:
         """A token for the sockets of one diagram or of all, and where they are."""
@@ -126,6 +125,16 @@ class Rest:
         except httpx.HTTPError as error:
             reason = str(error) or type(error).__name__
             raise ServerError(f"{method} {path} on {self._http.base_url} failed: {reason}") from error
+
+
+def y_websocket_at(diagram: str, collab: Mapping[str, str]) -> Room:
+    """Where the answer to `POST /collab/tokens` leads y-websocket clients."""
+    return Room(f"{collab['y_websocket_url']}/{diagram}?token={collab['token']}", y_websocket())
+
+
+def hocuspocus_at(diagram: str, collab: Mapping[str, str]) -> Room:
+    """Where the same leads Hocuspocus clients."""
+    return Room(collab["hocuspocus_url"], hocuspocus(diagram, collab["token"]))
 
 
 def _told(answer: httpx.Response) -> str:

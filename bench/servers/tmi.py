@@ -6,13 +6,14 @@ import shutil
 import signal
 import sys
 import tempfile
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 
 from bench.machine import ROOT, revision
 from bench.process import DATABASE, name_of
 from bench.servers.base import HOST, Account, Room, Server, ServerError, free_port
-from bench.servers.rest import MAIL_DOMAIN, Rest
+from bench.servers.rest import MAIL_DOMAIN, Rest, hocuspocus_at, y_websocket_at
 
 START_TIMEOUT_S = 90.0
 SETTINGS = {
@@ -81,6 +82,9 @@ class Tmi(Server):
         assert self._rest is not None
         return await self._rest.y_websocket_room()
 
+    def room_at(self, diagram: str, collab: Mapping[str, str]) -> Room:
+        return y_websocket_at(diagram, collab)
+
     async def account(self, who: str) -> Account:
         rest = Rest(self._url)
         try:
@@ -121,3 +125,6 @@ class TmiHocuspocus(Tmi):
     async def room(self) -> Room:
         assert self._rest is not None
         return await self._rest.hocuspocus_room()
+
+    def room_at(self, diagram: str, collab: Mapping[str, str]) -> Room:
+        return hocuspocus_at(diagram, collab)
