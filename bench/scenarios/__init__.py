@@ -43,6 +43,7 @@ def short_set(seconds: float) -> list[Load]:
         JoinLoad(),
         ConnectLoad(seconds=seconds),
         AckLoad(seconds=seconds),
+        RestLoad(rate=100, seconds=seconds),
     ]
 
 
