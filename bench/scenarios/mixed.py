@@ -289,6 +289,10 @@ class MixedLoad:
     def goals(self) -> tuple[Goal, ...]:
         return ()
 
+    @property
+    def clients_at_once(self) -> int:
+        return self.users
+
     async def measure(self, server: Server, place: Place) -> Run:
         """One day. Raises `ServerError`, `OSError`, `TimeoutError` or `WSError`."""
         editor, viewer = [await server.account(f"{who}-{uuid.uuid4()}") for who in ("editor", "viewer")]
