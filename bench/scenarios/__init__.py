@@ -10,6 +10,7 @@ from bench.scenarios.growth import GrowthLoad
 from bench.scenarios.join import ColdJoinLoad, JoinLoad
 from bench.scenarios.rest import RestLoad
 from bench.scenarios.rooms import RoomsLoad
+from bench.scenarios.slow_reader import SlowReaderLoad
 
 SCENARIOS: tuple[type[Load], ...] = (
     FanoutLoad,
@@ -23,6 +24,7 @@ SCENARIOS: tuple[type[Load], ...] = (
     AckLoad,
     RestLoad,
     GrowthLoad,
+    SlowReaderLoad,
 )
 """Each becomes a command of the command line, with an option for every field."""
 
@@ -60,4 +62,6 @@ def full_set(seconds: float) -> list[Load]:
         RestLoad(seconds=seconds),
         RestLoad(writes=0.1, seconds=seconds),
         GrowthLoad(),
+        SlowReaderLoad(seconds=seconds),
+        SlowReaderLoad(slow=20, seconds=seconds),
     ]
