@@ -9,6 +9,7 @@ from bench.scenarios.fanout import FanoutLoad
 from bench.scenarios.growth import GrowthLoad
 from bench.scenarios.join import ColdJoinLoad, JoinLoad
 from bench.scenarios.rest import RestLoad
+from bench.scenarios.reconnect import ReconnectLoad
 from bench.scenarios.rooms import RoomsLoad
 from bench.scenarios.slow_reader import SlowReaderLoad
 
@@ -25,6 +26,7 @@ SCENARIOS: tuple[type[Load], ...] = (
     RestLoad,
     GrowthLoad,
     SlowReaderLoad,
+    ReconnectLoad,
 )
 """Each becomes a command of the command line, with an option for every field."""
 
@@ -64,4 +66,5 @@ def full_set(seconds: float) -> list[Load]:
         GrowthLoad(),
         SlowReaderLoad(seconds=seconds),
         SlowReaderLoad(slow=20, seconds=seconds),
+        ReconnectLoad(),
     ]
