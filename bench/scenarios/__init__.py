@@ -8,8 +8,9 @@ from bench.scenarios.cursors import CursorsLoad
 from bench.scenarios.fanout import FanoutLoad
 from bench.scenarios.growth import GrowthLoad
 from bench.scenarios.join import ColdJoinLoad, JoinLoad
-from bench.scenarios.rest import RestLoad
+from bench.scenarios.neighbours import NeighboursLoad, StallLoad
 from bench.scenarios.reconnect import ReconnectLoad
+from bench.scenarios.rest import RestLoad
 from bench.scenarios.rooms import RoomsLoad
 from bench.scenarios.slow_reader import SlowReaderLoad
 
@@ -27,6 +28,8 @@ SCENARIOS: tuple[type[Load], ...] = (
     GrowthLoad,
     SlowReaderLoad,
     ReconnectLoad,
+    NeighboursLoad,
+    StallLoad,
 )
 """Each becomes a command of the command line, with an option for every field."""
 
@@ -67,4 +70,6 @@ def full_set(seconds: float) -> list[Load]:
         SlowReaderLoad(seconds=seconds),
         SlowReaderLoad(slow=20, seconds=seconds),
         ReconnectLoad(),
+        NeighboursLoad(seconds=seconds),
+        StallLoad(),
     ]
