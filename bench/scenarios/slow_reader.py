@@ -184,7 +184,7 @@ class SlowReaderLoad:
             faults.extend(_lacking(slow, ledger, second.edits))
         finally:
             await leave_all([*others, *slow])
-        figures = self._memory(stages) | self._of_slow(slow, ledger, others[-1], stages)
+        figures = self.memory(stages) | self._of_slow(slow, ledger, others[-1], stages)
         return self._run(server.name, stages, first, second, schedule, figures, faults)
 
     async def _stages(self, schedule: Schedule[Client], slow: list[SlowReader], probe: Probe) -> Stages:
@@ -210,7 +210,7 @@ class SlowReaderLoad:
                 return
             await asyncio.sleep(QUIET_S)
 
-    def _memory(self, stages: Stages) -> dict[str, float]:
+    def memory(self, stages: Stages) -> dict[str, float]:
         grown = stages.grown()
         if grown is None:
             return {}
