@@ -14,6 +14,7 @@ import sys
 from array import array
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
+from signal import SIGKILL
 from time import perf_counter
 from typing import Generic, Protocol, TypeVar
 
@@ -43,6 +44,7 @@ class Beside(Generic[ResultT]):
         assert process.stdin is not None
         assert process.stdout is not None
         assert process.stderr is not None
+        self.pid = process.pid
         self._stdin, self._stdout, self._stderr = process.stdin, process.stdout, process.stderr
 
     async def prepare(self, task: Task[ResultT], timeout_s: float) -> None:
@@ -79,8 +81,9 @@ async def beside(task: Task[ResultT], timeout_s: float) -> AsyncIterator[Beside[
         await other.prepare(task, timeout_s)
         yield other
     finally:
-        with suppress(ProcessLookupError):
-            process.kill()
+        if process.returncode is None:
+            with suppress(ProcessLookupError):
+                os.kill(process.pid, SIGKILL)  # asyncio's own `kill` may reap it first, and then complain
         await process.wait()
 
 

@@ -308,6 +308,7 @@ class StallLoad:
     figures: ClassVar[tuple[Figure, ...]] = (
         *_FIGURES,
         Figure("storm_s", "all joined", "after s", "lower", ".2f"),
+        Figure("joined_p99_ms", "joined, p99", "ms", "lower", in_table=False),
         *CONDITIONS,
     )
 
