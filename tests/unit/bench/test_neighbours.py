@@ -46,12 +46,9 @@ def _faithfully(_number: int, payload: bytes) -> bytes:
     return payload
 
 
-def _not_all_to_the_busy_room(number: int, payload: bytes) -> bytes | None:
-    return None if number == FIRST_BUSY + 3 and b"0.5\x01" in payload else payload
-
-
-def _not_all_to_the_quiet_room(number: int, payload: bytes) -> bytes | None:
-    return None if number == 1 and b"0.5\x01" in payload else payload
+def _unfaithfully(number: int, payload: bytes) -> bytes | None:
+    """One copy less for the second client of the quiet room, and one for the last of the busy one."""
+    return None if number in (1, FIRST_BUSY + 3) and b"0.5\x01" in payload else payload
 
 
 @pytest.fixture
@@ -76,33 +73,21 @@ async def test_an_honest_server_is_found_without_fault_beside_a_busy_room(relay:
     assert [] == relay.sockets
 
 
-@pytest.mark.parametrize("relay", [(Relay, _faithfully)], indirect=True)
-async def test_an_honest_server_is_found_without_fault_beside_a_storm(relay: Relay) -> None:
-    run = await STORM.measure(relay, Place(CORE, CORE))
-    assert [] == run.faults
-    assert run.figures["storm_s"] > 0
-    assert run.figures.keys() <= {figure.key for figure in STORM.figures}
-    assert [] == relay.sockets
-
-
-@pytest.mark.parametrize("relay", [(Relay, _not_all_to_the_busy_room)], indirect=True)
-async def test_one_copy_that_never_arrives_in_the_busy_room_is_a_fault(relay: Relay) -> None:
+@pytest.mark.parametrize("relay", [(Relay, _unfaithfully)], indirect=True)
+async def test_a_copy_that_never_arrives_is_a_fault_in_either_room(relay: Relay) -> None:
     run = await BUSY.measure(relay, Place(CORE, CORE))
-    assert ["1 of 210 copies never arrived"] == run.faults
-
-
-@pytest.mark.parametrize("relay", [(Relay, _not_all_to_the_quiet_room)], indirect=True)
-async def test_one_copy_that_never_arrives_in_a_quiet_room_is_a_fault(relay: Relay) -> None:
-    run = await BUSY.measure(relay, Place(CORE, CORE))
-    assert len(run.faults) == 1
-    assert run.faults[0].startswith("1 of ")
+    assert "1 of 210 copies never arrived" in run.faults
+    assert ["1 of"] * 2 == [fault[:4] for fault in run.faults]
 
 
 @pytest.mark.parametrize("relay", [(Hesitant, _faithfully)], indirect=True)
-async def test_a_pause_during_the_storm_is_seen(relay: Relay) -> None:
+async def test_a_pause_during_a_storm_is_seen(relay: Relay) -> None:
     run = await STORM.measure(relay, Place(CORE, CORE))
     assert [] == run.faults
     assert run.figures["max_alone_ms"] < PAUSE_S * 1e3 <= run.figures["max_beside_ms"]
+    assert run.figures["storm_s"] > 0
+    assert run.figures.keys() <= {figure.key for figure in STORM.figures}
+    assert [] == relay.sockets
 
 
 async def test_a_process_that_could_not_run_is_found_out() -> None:
