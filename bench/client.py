@@ -6,6 +6,9 @@ What the frames say is found out afterwards (see `bench.ledger`), so that work s
 
 import asyncio
 from array import array
+from contextlib import suppress
+from itertools import islice
+from socket import socket
 from time import perf_counter
 
 from picows import (
@@ -17,11 +20,20 @@ from picows import (
     WSTransport,
     ws_connect,
 )
+from picows.url import WSParsedURL
 
 from bench.protocols import Dialect
 from bench.refusals import Refused, with_setting
 from bench.tls import checking
-from bench.yjs import MapWriter, Reader, clock_in_state_vector
+from bench.yjs import (
+    EMPTY_STATE_VECTOR,
+    EMPTY_UPDATE,
+    MapWriter,
+    Reader,
+    clock_in_state_vector,
+    keyed_structs,
+    state_vector,
+)
 
 RENEW_PRESENCE_S = 15.0
 JOIN_TIMEOUT_S = 20.0
@@ -44,6 +56,9 @@ class Client(WSListener):
         self._asked = dialect.asked
         self._answered = dialect.answered
         self._joined: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._have = EMPTY_STATE_VECTOR
+        self._clocks: dict[int, int] = {}
+        self._clocks_of_frames = 0
         self._transport: WSTransport | None = None
         self._read_starts = True
         self._now = 0.0
@@ -60,11 +75,35 @@ class Client(WSListener):
             await ws_connect(
                 lambda: self, url, websocket_handshake_timeout=JOIN_TIMEOUT_S, max_frame_size=MAX_FRAME_BYTES,
                 local_addr=None if source is None else (source, 0), max_redirects=0,
-                ssl_context=checking() if url.startswith("wss:") else None,
+                ssl_context=checking() if url.startswith("wss:") else None, socket_factory=self._socket,
             )  # fmt: skip
         except WSHandshakeError as refusal:
             raise Refused.by(refusal) from refusal
         await asyncio.wait_for(self._joined, JOIN_TIMEOUT_S)
+
+    async def rejoin(self, url: str, have: bytes) -> None:
+        """Connects again, as a stock client does: asks for what lies beyond `have`, its state vector.
+
+        Raises `OSError`, `TimeoutError` or `WSError`.
+        """
+        await self.cut()
+        self._joined = asyncio.get_running_loop().create_future()
+        self._have, self._leaving, self._read_starts, self.lost = have, False, True, None
+        await self.join(url)
+
+    def state_vector(self) -> bytes:
+        """Of the document that a stock client would have made of what it wrote and of the frames read so far.
+
+        Those read since it was last asked for are decoded. One that cannot be read brings nothing.
+        """
+        clocks = self._clocks
+        for frame in islice(self.frames, self._clocks_of_frames, None):
+            with suppress(ValueError):
+                for struct in keyed_structs(self.dialect.update_in(frame) or EMPTY_UPDATE):
+                    if struct.clock == clocks.get(struct.client, 0):
+                        clocks[struct.client] = struct.clock + 1
+        self._clocks_of_frames = len(self.frames)
+        return state_vector({**clocks, self.writer.client: len(self.writer.written)})
 
     def edit(self, key: bytes, value: bytes) -> None:
         """Sends one edit. Its clock is its index in `sent_at`."""
@@ -72,6 +111,13 @@ class Client(WSListener):
         frame = self.dialect.tell(self.writer.set(key, value))
         self.sent_at.append(perf_counter())
         self._transport.send(WSMsgType.BINARY, frame)
+
+    async def cut(self) -> None:
+        """Ends the connection without a word to the server."""
+        self._leaving = True
+        if self._transport is not None and not self._transport.is_disconnected:
+            self._transport.disconnect(graceful=False)
+            await asyncio.wait_for(self._transport.wait_disconnected(), JOIN_TIMEOUT_S)
 
     async def leave(self) -> None:
         self._leaving = True
@@ -86,7 +132,7 @@ class Client(WSListener):
         self._transport = transport
         if self.dialect.opening is not None:
             transport.send(WSMsgType.BINARY, self.dialect.opening)
-        transport.send(WSMsgType.BINARY, self.dialect.ask())
+        transport.send(WSMsgType.BINARY, self.dialect.ask(self._have))
         self._renew_presence()
 
     def on_ws_frame(self, transport: WSTransport, frame: WSFrame) -> None:
@@ -112,6 +158,10 @@ class Client(WSListener):
             self.lost = "the connection was lost"
         if not self._joined.done():
             self._joined.set_exception(ConnectionError(self.lost or "closed before the first sync"))
+
+    def _socket(self, _url: WSParsedURL) -> socket | None:
+        """What to connect with; None for the system's defaults."""
+        return None
 
     def _on_other_frame(self, transport: WSTransport, frame: WSFrame) -> None:
         if frame.msg_type is WSMsgType.CLOSE:

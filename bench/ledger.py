@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from bench.client import Client
-from bench.yjs import Reader, keyed_structs
+from bench.yjs import keyed_structs
 
 EditId = tuple[int, int]
 
@@ -109,6 +109,22 @@ class Ledger:
                     found.append(read_at - sent)
         return found
 
+    def current_at(self, client: Client, moment: float) -> float | None:
+        """When it had read every edit of others that was sent before `moment`; None if it never had."""
+        own = self._authors.get(client.writer.client)
+        lacking = {
+            (author, clock)
+            for author, one in enumerate(self._clients)
+            if author != own
+            for clock, sent in enumerate(one.sent_at)
+            if sent < moment
+        }
+        for frame, read_at in zip(client.frames, client.read_at, strict=True):
+            lacking.difference_update(self._edits_of(client, frame))
+            if not lacking:
+                return read_at
+        return None
+
     def _unseen(self, seen: Sequence[bytearray], client: Client) -> int:
         own = self._authors.get(client.writer.client)
         return sum(clocks.count(0) for author, clocks in enumerate(seen) if author != own)
@@ -120,11 +136,9 @@ class Ledger:
         return known
 
     def _decode(self, client: Client, frame: bytes) -> tuple[EditId, ...]:
-        head = next((start for start in client.dialect.updates if frame.startswith(start)), None)
-        if head is None:
-            return ()
         try:
-            structs = list(keyed_structs(Reader(frame[len(head) :]).chunk()))
+            update = client.dialect.update_in(frame)
+            structs = [] if update is None else list(keyed_structs(update))
         except ValueError:
             self._undecodable += 1
             return ()

@@ -6,7 +6,7 @@ tells and `01 vb(...)` is presence. Hocuspocus puts the document's name before e
 
 from dataclasses import dataclass
 
-from bench.yjs import EMPTY_STATE_VECTOR, var_bytes, var_uint
+from bench.yjs import EMPTY_STATE_VECTOR, Reader, var_bytes, var_uint
 
 _ASK, _ANSWER, _TELL = b"\x00\x00", b"\x00\x01", b"\x00\x02"
 
@@ -18,8 +18,9 @@ class Dialect:
     prefix: bytes
     opening: bytes | None
 
-    def ask(self) -> bytes:
-        return self.prefix + _ASK + var_bytes(EMPTY_STATE_VECTOR)
+    def ask(self, have: bytes = EMPTY_STATE_VECTOR) -> bytes:
+        """Asks for everything, or for what lies beyond the state vector `have`."""
+        return self.prefix + _ASK + var_bytes(have)
 
     def answer(self, update: bytes) -> bytes:
         return self.prefix + _ANSWER + var_bytes(update)
@@ -41,6 +42,11 @@ class Dialect:
     def updates(self) -> tuple[bytes, bytes]:
         """How a frame begins that carries an update."""
         return self.prefix + _ANSWER, self.prefix + _TELL
+
+    def update_in(self, frame: bytes) -> bytes | None:
+        """The update that a frame carries, if it is such a frame. Raises `ValueError` where it is cut off."""
+        head = next((start for start in self.updates if frame.startswith(start)), None)
+        return None if head is None else Reader(frame[len(head) :]).chunk()
 
     @property
     def present(self) -> bytes:

@@ -19,7 +19,7 @@ Reading skips over every struct a Yjs server may send and reports keyed ones. It
 does not understand raise `ValueError`, since a load test that misreads its input proves nothing.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 EMPTY_UPDATE = b"\x00\x00"
@@ -275,6 +275,12 @@ def _parent_key(reader: Reader, info: int) -> bytes | None:
     else:
         reader.skip_id()
     return reader.chunk() if info & _HAS_KEY else None
+
+
+def state_vector(clocks: Mapping[int, int]) -> bytes:
+    """What says that one has so much of each client."""
+    entries = [(client, clock) for client, clock in clocks.items() if clock]
+    return var_uint(len(entries)) + b"".join(var_uint(client) + var_uint(clock) for client, clock in entries)
 
 
 def clock_in_state_vector(state_vector: bytes, client: int) -> int:

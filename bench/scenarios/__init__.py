@@ -9,8 +9,11 @@ from bench.scenarios.fanout import FanoutLoad
 from bench.scenarios.growth import GrowthLoad
 from bench.scenarios.join import ColdJoinLoad, JoinLoad
 from bench.scenarios.mixed import MixedLoad
+from bench.scenarios.neighbours import NeighboursLoad, StallLoad
+from bench.scenarios.reconnect import ReconnectLoad
 from bench.scenarios.rest import RestLoad
 from bench.scenarios.rooms import RoomsLoad
+from bench.scenarios.slow_reader import SlowReaderLoad
 
 SCENARIOS: tuple[type[Load], ...] = (
     FanoutLoad,
@@ -25,6 +28,10 @@ SCENARIOS: tuple[type[Load], ...] = (
     RestLoad,
     GrowthLoad,
     MixedLoad,
+    SlowReaderLoad,
+    ReconnectLoad,
+    NeighboursLoad,
+    StallLoad,
 )
 """Each becomes a command of the command line, with an option for every field."""
 
@@ -64,4 +71,9 @@ def full_set(seconds: float) -> list[Load]:
         RestLoad(writes=0.1, seconds=seconds),
         GrowthLoad(),
         MixedLoad(),
+        SlowReaderLoad(seconds=seconds),
+        SlowReaderLoad(slow=20, seconds=seconds),
+        ReconnectLoad(),
+        NeighboursLoad(seconds=seconds),
+        StallLoad(),
     ]

@@ -32,7 +32,7 @@ from bench.model import Figure, Goal, Place, Run, option
 from bench.servers import Room, Server, ServerError
 from bench.servers.tmi import EVICTED_AFTER_S
 from bench.statistics import percentile
-from bench.yjs import KeyedStruct, Reader, any_int, keyed_structs, var_bytes, var_uint
+from bench.yjs import KeyedStruct, any_int, keyed_structs, var_bytes, var_uint
 
 CELLS_A_FRAME = 250
 PAUSE_S = 0.1
@@ -224,6 +224,6 @@ async def _until_there(room: Room, drawing: Draughtsman) -> None:
 def states_in(client: Client) -> Iterator[bytes]:
     """The updates among the frames of a client."""
     for frame in client.frames:
-        for head in client.dialect.updates:
-            if frame.startswith(head):
-                yield Reader(frame[len(head) :]).chunk()
+        update = client.dialect.update_in(frame)
+        if update is not None:
+            yield update

@@ -101,7 +101,9 @@ class FanoutLoad:
             window = Window(before.at, after.at)
             delivery = await settle(clients, ledger, window, self.settle_s)
             await newcomer.join(room.url)
-            faults = _faults(clients, delivery, ledger.missing(newcomer))
+            faults = [*lost_connections(clients), *delivery_faults(delivery)]
+            if unseen := ledger.missing(newcomer):
+                faults.append(f"a newcomer was not given {unseen} of {delivery.edits} edits")
         finally:
             await leave_all([*clients, newcomer])
         return self._run(server.name, delivery, Cost.between(before, after), schedule, faults)
@@ -147,14 +149,13 @@ async def settle(clients: Sequence[Client], ledger: Ledger, window: Window, limi
         await asyncio.sleep(QUIET_S)
 
 
-def _faults(clients: Sequence[Client], delivery: Delivery, unseen_by_newcomer: int) -> list[str]:
-    faults = lost_connections(clients)
+def delivery_faults(delivery: Delivery) -> list[str]:
+    """What was lost or altered on the way."""
+    faults = []
     if delivery.copies_missing:
         faults.append(f"{delivery.copies_missing} of {delivery.copies_due} copies never arrived")
     if delivery.altered:
         faults.append(f"{delivery.altered} edits arrived altered")
     if delivery.undecodable:
         faults.append(f"{delivery.undecodable} frames could not be read")
-    if unseen_by_newcomer:
-        faults.append(f"a newcomer was not given {unseen_by_newcomer} of {delivery.edits} edits")
     return faults

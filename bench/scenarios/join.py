@@ -116,7 +116,7 @@ class JoinLoad:
             witnesses.append(await until_complete(room, ledger))
             await self._prepare([seeder, *witnesses])
             before, after, took_s = await storm(joiners, room, probe_of(server, place))
-            faults = [*lost_connections(joiners), *_faults(joiners, ledger, len(seeder.sent_at))]
+            faults = [*lost_connections(joiners), *joiner_faults(joiners, ledger, len(seeder.sent_at))]
         finally:
             await leave_all([seeder, *witnesses, *joiners])
         return self._run(server.name, Cost.between(before, after), took_s, joiners, faults)
@@ -192,7 +192,7 @@ async def storm(joiners: Sequence[Client], room: Room, probe: Probe) -> tuple[Mo
         return before, probe.read(), array("d", sorted(took_s))
 
 
-def _faults(joiners: Sequence[Client], ledger: Ledger, properties: int) -> list[str]:
+def joiner_faults(joiners: Sequence[Client], ledger: Ledger, properties: int) -> list[str]:
     lacking = [missing for missing in map(ledger.missing, joiners) if missing]
     if not lacking:
         return []

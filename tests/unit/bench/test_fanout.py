@@ -13,6 +13,7 @@ from bench.protocols import y_websocket
 from bench.scenarios.fanout import FanoutLoad
 from bench.servers import Room, Server
 from bench.servers.base import HOST
+from bench.yjs import Reader
 
 LOAD = FanoutLoad(clients=4, writers=2, rate=50, seconds=0.5, warm_up_s=0.2, settle_s=0.6)
 CORE = min(os.sched_getaffinity(0))
@@ -45,6 +46,11 @@ class Relay(Server):
     async def room(self) -> Room:
         return Room(f"ws://{HOST}:{self.port}/room", y_websocket())
 
+    def beyond(self, have: bytes) -> bytes:
+        """What it gives to a client whose state vector is `have`."""
+        everything = pycrdt.merge_updates(*self.updates, pycrdt.Doc().get_update())
+        return pycrdt.get_update(everything, have)
+
     def version(self) -> str:
         return "0"
 
@@ -70,13 +76,13 @@ class RelaySocket(WSListener):
             return
         payload = frame.get_payload_as_bytes()
         if payload.startswith(y_websocket().asked):
-            everything = pycrdt.merge_updates(*self.relay.updates, pycrdt.Doc().get_update())
-            transport.send(WSMsgType.BINARY, y_websocket().answer(everything))
+            have = Reader(payload[len(y_websocket().asked) :]).chunk()
+            transport.send(WSMsgType.BINARY, y_websocket().answer(self.relay.beyond(have)))
         elif payload.startswith(UPDATE):
             self._relay(payload)
 
     def _relay(self, payload: bytes) -> None:
-        self.relay.updates.append(payload[3:])
+        self.relay.updates.append(Reader(payload[len(UPDATE) :]).chunk())
         for number, socket in enumerate(self.relay.sockets):
             spoilt = self.relay.spoil(number, payload)
             if spoilt is not None:

@@ -1,0 +1,167 @@
+"""Quiet rooms beside a load in another process: what becomes of its faults, and of pauses."""
+
+import asyncio
+import os
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass
+
+import pytest
+from picows import WSMsgType
+
+from bench.beside import Watch, beside
+from bench.ledger import Window
+from bench.model import Place
+from bench.scenarios.neighbours import NeighboursLoad, StallLoad
+from tests.unit.bench.test_fanout import Relay
+
+BUSY = NeighboursLoad(
+    clients=4, writers=2, busy_rate=50, quiet_rooms=1, rate=20, seconds=0.5, warm_up_s=0.2, settle_s=0.6
+)
+STORM = StallLoad(joiners=40, kib=100, rate=50, seconds=0.3, warm_up_s=0.1, settle_s=0.6)
+CORE = min(os.sched_getaffinity(0))
+PAUSE_S = 0.15
+FIRST_BUSY = 2
+"""The relay is one room for all; the two clients of the quiet one come first."""
+
+PRESENT_BEFORE_THE_STORM = 3
+Spoil = Callable[[int, bytes], bytes | None]
+
+
+class Hesitant(Relay):
+    """Keeps what the second client of the quiet room is to get for a while, as long as a storm is on."""
+
+    def __init__(self, _spoil: Spoil) -> None:
+        super().__init__(self._keep_back)
+
+    def _keep_back(self, number: int, payload: bytes) -> bytes | None:
+        if number != 1 or len(self.sockets) <= PRESENT_BEFORE_THE_STORM:
+            return payload
+        send = self.sockets[1].send
+        asyncio.get_running_loop().call_later(PAUSE_S, send, WSMsgType.BINARY, payload)
+        return None
+
+
+def _faithfully(_number: int, payload: bytes) -> bytes:
+    return payload
+
+
+def _unfaithfully(number: int, payload: bytes) -> bytes | None:
+    """One copy less for the second client of the quiet room, and one for the last of the busy one."""
+    return None if number in (1, FIRST_BUSY + 3) and b"0.5\x01" in payload else payload
+
+
+@pytest.fixture
+async def relay(request: pytest.FixtureRequest) -> AsyncIterator[Relay]:
+    kind, spoil = request.param
+    server: Relay = kind(spoil)
+    await server.start(0)
+    yield server
+    await server.stop()
+
+
+@pytest.mark.parametrize("relay", [(Relay, _faithfully)], indirect=True)
+async def test_an_honest_server_is_found_without_fault_beside_a_busy_room(relay: Relay) -> None:
+    run = await BUSY.measure(relay, Place(CORE, CORE))
+    assert [] == run.faults
+    figures = run.figures
+    assert 16 <= figures["copies"] <= 24
+    assert 0 < figures["p50_alone_ms"] <= figures["p99_alone_ms"] <= figures["max_alone_ms"]
+    assert 0 < figures["p50_beside_ms"] <= figures["p99_beside_ms"] <= figures["max_beside_ms"]
+    assert pytest.approx(300, rel=0.1) == figures["copies_per_s"]
+    assert figures.keys() <= {figure.key for figure in BUSY.figures}
+    assert [] == relay.sockets
+
+
+@pytest.mark.parametrize("relay", [(Relay, _unfaithfully)], indirect=True)
+async def test_a_copy_that_never_arrives_is_a_fault_in_either_room(relay: Relay) -> None:
+    run = await BUSY.measure(relay, Place(CORE, CORE))
+    assert "1 of 210 copies never arrived" in run.faults
+    assert ["1 of"] * 2 == [fault[:4] for fault in run.faults]
+
+
+@pytest.mark.parametrize("relay", [(Hesitant, _faithfully)], indirect=True)
+async def test_a_pause_during_a_storm_is_seen(relay: Relay) -> None:
+    run = await STORM.measure(relay, Place(CORE, CORE))
+    assert [] == run.faults
+    assert run.figures["max_alone_ms"] < PAUSE_S * 1e3 <= run.figures["max_beside_ms"]
+    assert run.figures["storm_s"] > 0
+    assert run.figures.keys() <= {figure.key for figure in STORM.figures}
+    assert [] == relay.sockets
+
+
+async def test_a_process_that_could_not_run_is_found_out() -> None:
+    watch = Watch()
+    watching = asyncio.create_task(watch.run())
+    await asyncio.sleep(0.02)
+    start = time.perf_counter()
+    time.sleep(0.1)  # noqa: ASYNC251 - what is to be noticed
+    await asyncio.sleep(0.02)
+    watching.cancel()
+    assert watch.late_s(Window(start - 0.01, start + 0.1))[-1] > 0.08
+    assert not watch.late_s(Window(start + 1, start + 2))
+
+
+@dataclass(frozen=True)
+class Sum:
+    """Adds up, in another process."""
+
+    numbers: tuple[int, ...]
+
+    async def run(self, until_told: Callable[[], Awaitable[None]]) -> tuple[int, int, int]:
+        if not self.numbers:
+            raise OSError("nothing to add")
+        await until_told()
+        if sum(self.numbers) < 0:
+            raise OSError("too little")
+        return os.getpid(), os.sched_getscheduler(0), sum(self.numbers)
+
+
+async def test_a_task_is_done_by_another_process_that_gives_way_to_this_one() -> None:
+    async with beside(Sum((1, 2)), 20) as other:
+        pid, policy, total = await other.go(20)
+    assert pid != os.getpid()
+    assert (os.SCHED_IDLE, 3) == (policy, total)
+
+
+@pytest.mark.parametrize(("numbers", "why"), [((), "nothing to add"), ((1, -2), "too little")])
+async def test_what_ends_the_other_process_is_told(numbers: tuple[int, ...], why: str) -> None:
+    with pytest.raises(ChildProcessError, match=why):
+        async with beside(Sum(numbers), 20) as other:
+            await other.go(20)
+
+
+async def test_a_process_that_is_never_told_to_go_ends_with_the_context() -> None:
+    async with beside(Sum((1,)), 20) as other:
+        pid = other.pid
+    with pytest.raises(ProcessLookupError):
+        os.kill(pid, 0)
+
+
+@pytest.mark.parametrize(
+    ("load", "why"),
+    [
+        ({"quiet_rooms": 0}, "quiet rooms"),
+        ({"clients": 5, "writers": 6}, "at most as many writers"),
+        ({"busy_rate": 0}, "positive"),
+        ({"quiet_rooms": 200, "rate": 1000}, "fewer quiet rooms"),
+        ({"seconds": 600}, "4 GiB of frames"),
+    ],
+)  # fmt: skip
+def test_impossible_neighbours_are_refused(load: dict[str, int], why: str) -> None:
+    with pytest.raises(ValueError, match=why):
+        NeighboursLoad(**load)
+
+
+@pytest.mark.parametrize(
+    ("load", "why"),
+    [
+        ({"joiners": 0}, "1 to 5,000 joiners"),
+        ({"rate": 0}, "positive"),
+        ({"joiners": 600}, "4 GiB"),
+        ({"rate": 100_000}, "fewer quiet rooms"),
+    ],
+)  # fmt: skip
+def test_an_impossible_storm_is_refused(load: dict[str, int], why: str) -> None:
+    with pytest.raises(ValueError, match=why):
+        StallLoad(**load)
