@@ -13,7 +13,7 @@ from time import perf_counter
 from typing import ClassVar
 
 from bench.beside import Task, Watch, beside
-from bench.client import Client
+from bench.client import Client, DistantClient
 from bench.ledger import Ledger, Window
 from bench.load import Schedule
 from bench.measuring import (
@@ -113,7 +113,8 @@ class JoinStorm:
         seeder = Seeder(0, client_number(), self.room.dialect)
         ledger = Ledger([seeder])
         present: list[Client] = [seeder]
-        joiners = [new_client(number, self.room) for number in range(1, self.joiners + 1)]
+        numbers = range(1, self.joiners + 1)
+        joiners = [DistantClient(number, client_number(), self.room.dialect) for number in numbers]
         try:
             await seeder.join(self.room.url)
             seeder.write(self.kib * KIB)

@@ -1,20 +1,16 @@
 """A client stops reading its socket: what others in the room feel of it, and what the server keeps for it.
 
 All read through a first window; through a second one of the same length the slow client does not; then it
-reads again. The load is the same all the time. The slow client connects as over Ethernet, with small segments
-and a small receive buffer: with loopback's sizes the kernel would take four megabytes for it before the
-server noticed anything. Where the server ends its connection, it comes back as a stock client does.
+reads again. The load is the same all the time. Where the server ends the slow client's connection, it comes
+back as a stock client does.
 """
 
 import asyncio
 from dataclasses import dataclass
 from functools import partial
-from socket import IPPROTO_TCP, SO_RCVBUF, SOL_SOCKET, TCP_MAXSEG, socket
 from typing import ClassVar
 
-from picows.url import WSParsedURL
-
-from bench.client import Client
+from bench.client import Client, DistantClient
 from bench.ledger import Delivery, Ledger, Window
 from bench.load import Schedule
 from bench.measuring import (
@@ -42,8 +38,6 @@ from bench.servers import Server
 from bench.statistics import percentile
 
 MIB = 1 << 20
-SEGMENT_BYTES = 1400
-RECEIVE_BUFFER_BYTES = 64 << 10
 RECONNECT_S = 0.1
 """y-websocket's first pause before it connects again."""
 
@@ -55,7 +49,7 @@ ENOUGH_SLOW = 10
 """With fewer of them, what is kept for each is lost in the noise of the server's memory."""
 
 
-class SlowReader(Client):
+class SlowReader(DistantClient):
     """One that can stop reading."""
 
     def __init__(self, number: int, client_id: int, dialect: Dialect) -> None:
@@ -76,13 +70,6 @@ class SlowReader(Client):
             if self.lost is not None:
                 self.times_lost += 1
                 await self.rejoin(url, self.state_vector())
-
-    def _socket(self, _url: WSParsedURL) -> socket:
-        connection = socket()
-        connection.setblocking(False)
-        connection.setsockopt(IPPROTO_TCP, TCP_MAXSEG, SEGMENT_BYTES)
-        connection.setsockopt(SOL_SOCKET, SO_RCVBUF, RECEIVE_BUFFER_BYTES)
-        return connection
 
 
 @dataclass(frozen=True)
