@@ -51,6 +51,9 @@ READY_TIMEOUT_S = 120.0
 LOAD_TIMEOUT_S = 300.0
 """From the beginning of the other load to the end of its own check."""
 
+SETTLED_AFTER_S = 3.0
+"""By then a server has stored a large diagram that was just written, and is about to do nothing."""
+
 SLIP_LIMIT_MS = 5.0
 
 
@@ -120,6 +123,7 @@ class JoinStorm:
             seeder.write(self.kib * KIB)
             present.append(await until_complete(self.room, ledger))
             await seeder.leave()
+            await asyncio.sleep(SETTLED_AFTER_S)
             await until_told()
             before, after, took_s = await storm(joiners, self.room, self.probe)
             faults = [*lost_connections(joiners), *joiner_faults(joiners, ledger, len(seeder.sent_at))]
