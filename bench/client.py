@@ -8,7 +8,7 @@ import asyncio
 from array import array
 from contextlib import suppress
 from itertools import islice
-from socket import IPPROTO_TCP, SO_RCVBUF, SOL_SOCKET, TCP_MAXSEG, socket
+from socket import AF_INET, AF_INET6, IPPROTO_TCP, SO_RCVBUF, SOL_SOCKET, TCP_MAXSEG, socket
 from time import perf_counter
 
 from picows import (
@@ -194,8 +194,8 @@ class DistantClient(Client):
     does not read, and hands over as much in one call, in which nobody else on that core gets a turn.
     """
 
-    def _socket(self, _url: WSParsedURL) -> socket:
-        connection = socket()
+    def _socket(self, url: WSParsedURL) -> socket:
+        connection = socket(AF_INET6 if ":" in url.host else AF_INET)
         connection.setblocking(False)
         connection.setsockopt(IPPROTO_TCP, TCP_MAXSEG, SEGMENT_BYTES)
         connection.setsockopt(SOL_SOCKET, SO_RCVBUF, RECEIVE_BUFFER_BYTES)

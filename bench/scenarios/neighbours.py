@@ -97,10 +97,9 @@ class BusyRoom:
             faults = [*lost_connections(clients), *delivery_faults(delivery)]
         finally:
             await leave_all(clients)
-        due = self.writers * self.rate * self.seconds * (self.clients - 1)
-        fell_behind = behind(delivery.copies_in_window, due)
+        due_by_its_end = (delivery.sent_in_window - 1) * (self.clients - 1)
         figures = {"copies_per_s": delivery.copies_in_window / window.seconds}
-        return Neighbour(before, after, figures, faults, ["the busy room fell behind"] if fell_behind else [])
+        return Neighbour(before, after, figures, faults, behind(delivery.copies_in_window, due_by_its_end))
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from bench.measuring import (
     CONDITIONS,
     QUIET_S,
     Cost,
+    behind,
     client_number,
     collector_at_rest,
     join_all,
@@ -152,6 +153,7 @@ class SlowReaderLoad:
 
     async def measure(self, server: Server, place: Place) -> Run:
         """One run in a fresh room. Raises `ServerError`, `OSError`, `TimeoutError` or `WSError`."""
+        server.is_worn = True
         room = await server.room()
         others = [new_client(number, room) for number in range(self.clients)]
         slow = [SlowReader(self.clients + n, client_number(), room.dialect) for n in range(self.slow)]
@@ -236,7 +238,9 @@ class SlowReaderLoad:
         figures: dict[str, float], faults: list[str],
     ) -> Run:  # fmt: skip
         conditions = Cost.between(stages.reading, stages.resumed).conditions(schedule.late_s)
-        remarks = remarks_on(conditions)
+        due = (first.sent_in_window + second.sent_in_window - 2) * (self.clients - 1)
+        behind_due = behind(first.copies_in_window + second.copies_in_window, due)
+        remarks = [*remarks_on(conditions), *behind_due]
         if self.seconds < TARGET_SECONDS:
             remarks.append(f"short: the targets speak of {TARGET_SECONDS:.0f} s")
         if figures["withheld_mib"] < ENOUGH_MIB:
