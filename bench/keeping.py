@@ -63,6 +63,9 @@ class Kept:
         death = self.server.death
         if death is not None:
             self._tell(death)
+        elif broke_off:
+            self._tell(f"{load.label}, {self.server.name}: {run.faults[0]}.{self.server.last_words()}")
+        if death is not None:
             run = replace(run, faults=["the server died", *run.faults])
         if broke_off or death is not None:
             await self._restart()

@@ -1,8 +1,11 @@
 """One timer for all rooms of a process: who is due, and when."""
 
 import asyncio
-from collections.abc import Callable
+import logging
+from collections.abc import Callable, Iterable
 from heapq import heappop, heappush
+
+log = logging.getLogger(__name__)
 
 _TICKING_S = 0.05
 _PACED_BYTES_PER_S = 1 << 30
@@ -16,7 +19,8 @@ class Ticker:
         self._soon: list[Callable[[], None]] = []
         self._later: list[tuple[float, int, Callable[[], None]]] = []
         self._order = 0
-        self._timer: asyncio.TimerHandle | None = None
+        self._timer: asyncio.Handle | None = None
+        self._timer_at = 0.0
         self._paced_until = 0.0
 
     def now(self) -> float:
@@ -37,7 +41,7 @@ class Ticker:
             return
         self._order += 1
         heappush(self._later, (when, self._order, callback))
-        if self._timer is None or when < self._timer.when():
+        if self._timer is None or when < self._timer_at:
             self._set_timer(when)
 
     def paced(self, size: int, callback: Callable[[], None]) -> None:
@@ -55,12 +59,13 @@ class Ticker:
     def _set_timer(self, when: float) -> None:
         if self._timer is not None:
             self._timer.cancel()
+        # uvloop gives a handle without `when()` where less than its resolution is left.
         self._timer = self._loop.call_at(when, self._run_later)
+        self._timer_at = when
 
     def _run_soon(self) -> None:
         due, self._soon = self._soon, []
-        for callback in due:
-            callback()
+        _run(due)
 
     def _run_later(self) -> None:
         self._timer = None
@@ -71,8 +76,7 @@ class Ticker:
             due.append(heappop(self._later)[2])
         if self._later:
             self._set_timer(self._later[0][0])
-        for callback in due:
-            callback()
+        _run(due)
 
     def close(self) -> None:
         """Forget everything that is not due yet."""
@@ -81,3 +85,11 @@ class Ticker:
         self._timer = None
         self._later.clear()
         self._soon.clear()
+
+
+def _run(due: Iterable[Callable[[], None]]) -> None:
+    for callback in due:
+        try:
+            callback()
+        except Exception:
+            log.exception("what was due in a room failed; the other rooms go on")

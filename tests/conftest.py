@@ -5,11 +5,12 @@ import os
 import shutil
 import tempfile
 import uuid
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from pathlib import Path
 
 import asyncpg
 import pytest
+import uvloop
 
 from persistence.postgres.database import PostgresDatabase
 from tests.postgres import PostgresServer, running_postgres
@@ -29,6 +30,11 @@ def pytest_configure(config: pytest.Config) -> None:
     root = Path(tempfile.mkdtemp(prefix="tmi-tests-"))
     config.stash[TEMPORARY_ROOT] = root
     os.environ["PYTEST_DEBUG_TEMPROOT"] = str(root)
+
+
+def pytest_asyncio_loop_factories() -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:
+    """Tests run on the service's own loop: transports and timers differ from asyncio's."""
+    return {"uvloop": uvloop.new_event_loop}
 
 
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:

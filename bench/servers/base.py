@@ -15,6 +15,7 @@ from typing import IO
 from bench.process import pinned_to
 from bench.protocols import Dialect
 
+LAST_WORDS_BYTES = 4000
 HOST = "127.0.0.1"
 STOP_TIMEOUT_S = 20.0
 
@@ -86,7 +87,7 @@ class Server(ABC):
         """How it ended, with its last words, if it did so by itself."""
         if self._process is None or self._process.returncode is None:
             return None
-        return f"{self.name} ended with status {self._process.returncode}.{self._last_words()}"
+        return f"{self.name} ended with status {self._process.returncode}.{self.last_words()}"
 
     @property
     def pid(self) -> int:
@@ -141,13 +142,14 @@ class Server(ABC):
             writer.close()
             await writer.wait_closed()
             return
-        raise ServerError(f"{self.name} does not listen after {timeout_s:.0f} s.{self._last_words()}")
+        raise ServerError(f"{self.name} does not listen after {timeout_s:.0f} s.{self.last_words()}")
 
-    def _last_words(self) -> str:
+    def last_words(self) -> str:
+        """The end of what it printed, or nothing."""
         if self._log is None or self._log.closed:
             return ""
         size = self._log.seek(0, os.SEEK_END)
-        self._log.seek(max(0, size - 2000))
+        self._log.seek(max(0, size - LAST_WORDS_BYTES))
         words = self._log.read().decode(errors="replace").strip()
         return f"\nIt said:\n{words}" if words else ""
 

@@ -114,7 +114,7 @@ class Tmi(Server):
             if await self._rest.ready():
                 return
             await asyncio.sleep(0.1)
-        raise ServerError(f"tmi is not ready after {START_TIMEOUT_S:.0f} s.{self._last_words()}")
+        raise ServerError(f"tmi is not ready after {START_TIMEOUT_S:.0f} s.{self.last_words()}")
 
 
 class TmiHocuspocus(Tmi):

@@ -28,3 +28,20 @@ async def test_large_states_go_out_one_after_the_other_and_let_others_in_between
     assert ["state 0", "edit"] == called
     await asyncio.sleep(0.15)
     assert ["state 0", "edit", "state 1", "state 2", "state 3"] == called
+
+
+async def test_what_is_due_within_the_loops_resolution_can_be_followed_by_more() -> None:
+    ticker, called = Ticker(asyncio.get_running_loop()), list[int]()
+    for n in range(1, 9):
+        ticker.at(ticker.now() + n * 1e-4, lambda n=n: called.append(n))  # type: ignore[misc]
+    await asyncio.sleep(0.05)
+    assert [1, 2, 3, 4, 5, 6, 7, 8] == called
+
+
+async def test_what_fails_keeps_nothing_else_from_being_called() -> None:
+    ticker, called = Ticker(asyncio.get_running_loop()), list[str]()
+    for when, what in ((0.0, "at once"), (ticker.now() + 0.01, "later")):
+        ticker.at(when, lambda: called.remove("never added"))
+        ticker.at(when, lambda what=what: called.append(what))  # type: ignore[misc]
+    await asyncio.sleep(0.05)
+    assert ["at once", "later"] == called

@@ -104,7 +104,8 @@ async def test_one_whose_death_breaks_the_run_off_has_both_faults() -> None:
 async def test_after_a_run_that_broke_off_a_server_is_started_anew() -> None:
     runs, told, processes = await _runs(LISTENS, [Deed(), Deed(what="break off"), Deed()])
     assert [[], ["broke off: gone"], []] == [run.faults for run in runs]
-    assert ([], 2) == (told, len(set(processes)))
+    what = "50 clients, 10 writers x 10/s, listener: broke off: gone.\nIt said:\nlast words"
+    assert ([what], 2) == (told, len(set(processes)))
 
 
 async def test_one_that_is_worn_is_started_anew_before_the_next_run() -> None:

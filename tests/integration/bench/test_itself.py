@@ -10,7 +10,7 @@ from bench.ledger import Delivery
 from bench.model import Place
 from bench.scenarios.itself import SelfLoad, faults_of
 from bench.servers import Sender, ServerError
-from tests.unit.bench.test_fanout import Relay
+from tests.integration.bench.test_fanout import Relay
 
 CORE = min(os.sched_getaffinity(0))
 LOAD = SelfLoad(clients=3, edits=1000, at_once=7)

@@ -11,7 +11,7 @@ from bench.measuring import leave_all, new_client
 from bench.model import Place
 from bench.process import Moment, Usage
 from bench.scenarios.slow_reader import SlowReader, SlowReaderLoad, Stages
-from tests.unit.bench.test_fanout import Relay
+from tests.integration.bench.test_fanout import Relay
 
 LOAD = SlowReaderLoad(
     clients=3, writers=2, rate=50, slow=2, seconds=0.4, warm_up_s=0.2, catch_up_s=0.2, settle_s=1

@@ -13,7 +13,7 @@ from bench.beside import Watch, beside
 from bench.ledger import Window
 from bench.model import Place
 from bench.scenarios.neighbours import NeighboursLoad, StallLoad
-from tests.unit.bench.test_fanout import Relay
+from tests.integration.bench.test_fanout import Relay
 
 BUSY = NeighboursLoad(
     clients=4, writers=2, busy_rate=50, quiet_rooms=1, rate=20, seconds=0.5, warm_up_s=0.2, settle_s=0.6

@@ -9,7 +9,7 @@ import pytest
 from bench.model import Place
 from bench.scenarios.growth import GrowthLoad, Trails
 from bench.yjs import Overwriter, any_position, keyed_structs, structs
-from tests.unit.bench.test_fanout import Relay
+from tests.integration.bench.test_fanout import Relay
 
 CORE = min(os.sched_getaffinity(0))
 LOAD = GrowthLoad(edits=10_000, writers=2, rate=200, seconds=0.3, warm_up_s=0.1)

@@ -14,7 +14,7 @@ from bench.protocols import y_websocket
 from bench.scenarios.join import KIB
 from bench.scenarios.reconnect import ReconnectLoad
 from bench.yjs import EMPTY_STATE_VECTOR, EMPTY_UPDATE, any_position, clock_in_state_vector
-from tests.unit.bench.test_fanout import Relay
+from tests.integration.bench.test_fanout import Relay
 
 LOAD = ReconnectLoad(clients=4, rooms=1, rate=50, kib=8, together_s=0.2, away_s=0.3, settle_s=0.6)
 CORE = min(os.sched_getaffinity(0))
