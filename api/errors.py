@@ -14,7 +14,6 @@ from tmi.domain.errors import (
     Forbidden,
     LastOwner,
     NotFound,
-    StaleFence,
     TmiError,
     TooLarge,
     TooManyRequests,
@@ -84,7 +83,6 @@ _STATUSES: tuple[tuple[type[TmiError], int, str, Mapping[str, str]], ...] = (
     (Conflict, 409, "conflict", {}),
     (TooManyRequests, 429, "too_many_requests", _RETRY),
     (Unavailable, 503, "service_unavailable", _RETRY),
-    (StaleFence, 503, "service_unavailable", _RETRY),
 )
 
 _DETAIL_CODES: tuple[tuple[type[TmiError], str], ...] = (
@@ -100,7 +98,6 @@ _CLOSE_CODES: tuple[tuple[type[TmiError], int], ...] = (
     (Forbidden, closing.NO_LONGER_ALLOWED),
     (NotFound, closing.DIAGRAM_DELETED),
     (Draining, closing.SERVICE_RESTART),
-    (StaleFence, closing.SERVICE_RESTART),
     (TooManyRequests, closing.TRY_AGAIN_LATER),
     (Unavailable, closing.TRY_AGAIN_LATER),
 )

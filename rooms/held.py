@@ -8,11 +8,13 @@ applied by itself, after what is held. An edit that is held has no number yet, s
 from collections.abc import Callable, Sequence
 from itertools import groupby
 from typing import Generic, NamedTuple, TypeVar
+from uuid import UUID
 
 from crdt.document import Applied, Document, merge
 from tmi.domain.ids import UserId
 
 SessionT = TypeVar("SessionT")
+_NOBODY = UserId(UUID(int=0))
 
 
 class Outcome(NamedTuple, Generic[SessionT]):
@@ -57,11 +59,11 @@ class Held(Generic[SessionT]):
         return Outcome(applied, () if alone else edits, edits if alone else ())
 
 
-def by_author(edits: Sequence[tuple[SessionT, bytes]], author: Callable[[SessionT], UserId]) -> list[
+def by_author(edits: Sequence[tuple[SessionT, bytes]], author: Callable[[SessionT], UserId | None]) -> list[
     tuple[SessionT, bytes]
 ]:  # fmt: skip
     """One update for each author, with a session of theirs. The log keeps who brought what."""
-    ordered = sorted(edits, key=lambda edit: author(edit[0]))
+    ordered = sorted(edits, key=lambda edit: author(edit[0]) or _NOBODY)
     rows = []
     for _, group in groupby(ordered, lambda edit: author(edit[0])):
         mine = list(group)

@@ -4,6 +4,7 @@ from collections.abc import Hashable
 from dataclasses import dataclass
 from typing import Protocol
 
+from rooms.effects import SessionNumber
 from tmi.domain.ids import SignInId, UserId
 from tmi.domain.roles import Role
 
@@ -51,3 +52,10 @@ class Peer(Protocol):
 
     def close(self, code: int, reason: str) -> None:
         """End the connection for this document (see WebSocket close codes in `rooms.closing`)."""
+
+
+class Follower(Peer, Protocol):
+    """Another node, which follows the room for clients of its own. Its `framing` is None."""
+
+    def hear(self, body: bytes, but: SessionNumber | None) -> None:
+        """A broadcast, for all of its clients but the one behind this session, if that is one of its own."""

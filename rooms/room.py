@@ -18,49 +18,39 @@ stands down), the store refusing this room's rows (the room ends; its clients ke
 to the next room).
 """
 
-from collections import deque
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 from crdt import y_websocket
-from crdt.document import EMPTY_STATE_VECTOR, EMPTY_UPDATE, Applied, Document, merge
+from crdt.document import EMPTY_UPDATE, Applied, Document, merge
 from crdt.messages import Awareness, Message, QueryAwareness, SyncStep1, SyncStep2, Update
 from rooms import closing
+from rooms.audience import READ_ONLY, Audience, Seat
 from rooms.effects import (
     NOTHING,
     Acknowledge,
     Broadcast,
-    ChangeRole,
-    Close,
     Effect,
     Effects,
     FlushAt,
     Journal,
     Refuse,
     Send,
-    SendState,
     SessionNumber,
-    Subscribe,
-    Unsubscribe,
 )
 from rooms.held import Held, by_author
-from rooms.lifecycle import NEXT, Happening, Phase
+from rooms.lifecycle import Happening, Phase
 from rooms.pacing import Pacer
-from rooms.peer import Member
 from rooms.presence import Presence
 from rooms.size import SizeLimit
 from rooms.unsaved import Unsaved
 from tmi.domain.errors import BadFrame, TooLarge
 from tmi.domain.ids import DiagramId, Fence, Seq, UserId
 from tmi.domain.ports import Origin, RoomBatch
-from tmi.domain.roles import Action, Role, may
 
 _JOURNAL = Journal()
-_MAX_ASKED = 16
-"""SyncStep1s to one session that may be unanswered."""
 
 TOO_LARGE = "this diagram has reached its size limit: only deleting helps"
-READ_ONLY = "your role on this threat model does not allow editing"
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,48 +75,19 @@ class RoomLimits:
     sessions_max: int = 5_000
 
 
-@dataclass(slots=True)
-class _Session:
-    number: SessionNumber
-    member: Member
-    may_edit: bool
-    wants_acknowledgements: bool
-    greeted: bool = False
-    """Its first SyncStep1 was answered."""
-    behind: bytes | None = None
-    """The state vector it had when it stopped reading."""
-    behind_version: int = -1
-    """The document's version of that moment."""
-    asked_at: int = -1
-    """The document version at which it was last asked to fill a gap."""
-    refused: int = 0
-    """How many of its edits were refused."""
-    answers: deque[int] = field(default_factory=deque)
-    """Our SyncStep1s that it has not answered yet: for each how many refused edits its answer makes good.
-
-    The Hocuspocus provider counts one for the first sync of a connection and one for each Update, refused or
-    not, and believes itself saved when as many were accepted. So nobody is asked twice for the same thing,
-    and the answer that brings refused edits accepts them all.
-    """
-
-
-class Room:
+class Room(Audience):
     """See the module's text. Not thread-safe; every method returns at once."""
 
     def __init__(
         self, diagram: DiagramId, fence: Fence, document: Document, seq: Seq, limits: RoomLimits
     ) -> None:
-        self.diagram = diagram
+        super().__init__(diagram, document, limits.sessions_max)
         self.fence = fence
-        self.document = document
-        self.phase = Phase.OPEN
         self._limits = limits
-        self._sessions: dict[SessionNumber, _Session] = {}
-        self._next_number = 1
         self._presence = Presence(
             ids_per_session=limits.ids_per_session, state_max_bytes=limits.awareness_max_bytes
         )
-        self._held: Held[_Session] = Held(document)
+        self._held: Held[Seat] = Held(document)
         self._relay: list[bytes] = []
         self._relay_from: SessionNumber | None = None
         self._unsaved = Unsaved(
@@ -136,37 +97,7 @@ class Room:
         self._edits = Pacer(limits.tick_s, limits.quiet_copies_per_s)
         self._cursors = Pacer(limits.awareness_tick_s, limits.quiet_copies_per_s)
 
-    # --- sessions -------------------------------------------------------------------------------
-
-    @property
-    def members(self) -> Mapping[SessionNumber, Member]:
-        """Who is connected, by session."""
-        return {number: session.member for number, session in self._sessions.items()}
-
-    @property
-    def is_open(self) -> bool:
-        """Sessions come and go, edits are applied."""
-        return self.phase is Phase.OPEN
-
-    @property
-    def is_over(self) -> bool:
-        """Nothing more will come of this room; it may be forgotten."""
-        return self.phase is Phase.CLOSED
-
-    @property
-    def session_count(self) -> int:
-        """How many sessions are connected."""
-        return len(self._sessions)
-
-    @property
-    def is_full(self) -> bool:
-        """No further session may join."""
-        return len(self._sessions) >= self._limits.sessions_max
-
-    @property
-    def is_empty(self) -> bool:
-        """Nobody is connected."""
-        return not self._sessions
+    # --- figures --------------------------------------------------------------------------------
 
     @property
     def seq(self) -> Seq:
@@ -193,84 +124,48 @@ class Room:
         """How many messages wait for a commit."""
         return self._unsaved.messages
 
-    def join(self, member: Member, wants_acknowledgements: bool = True) -> SessionNumber:
-        """Let somebody in who may watch this diagram. Only while the phase is OPEN.
+    # --- sessions -------------------------------------------------------------------------------
 
-        Without `wants_acknowledgements` no commit is told to this session, which saves the counting.
-        """
-        number = self._next_number
-        self._next_number += 1
-        self._sessions[number] = _Session(
-            number, member, may(member.role, Action.EDIT), wants_acknowledgements
-        )
-        return number
+    def follow(self) -> SessionNumber:
+        """Let a node in that follows this room for clients of its own."""
+        return self._seat(None, may_edit=True, wants_acknowledgements=True)
 
-    def leave(self, number: SessionNumber, now: float) -> Effects:
-        """The session's connection is gone. Calling it again does nothing."""
-        session = self._sessions.pop(number, None)
-        if session is None:
-            return NOTHING
-        effects: list[Effect] = [Unsubscribe(number)] if session.greeted else []
-        if self._presence.leave(number):
-            effects.append(FlushAt(self._cursors.due(now, len(self._sessions))))
-        return effects
+    def _left(self, seat: Seat, now: float) -> Effects:
+        if self._presence.leave(seat.number):
+            return (FlushAt(self._cursors.due(now, len(self._sessions))),)
+        return NOTHING
 
-    def change_role(self, number: SessionNumber, role: Role | None, now: float) -> Effects:
-        """The member's role changed; None or a role that may not watch ends the session."""
-        session = self._sessions.get(number)
-        if session is None or session.member.role == role:
-            return NOTHING
-        if role is None or not may(role, Action.WATCH):
-            return self._end(number, closing.NO_LONGER_ALLOWED, "you may no longer read this diagram", now)
-        could_edit, session.may_edit = session.may_edit, may(role, Action.EDIT)
-        session.member = Member(session.member.user, session.member.sign_in, role)
-        effects: list[Effect] = [ChangeRole(number, role)]
-        if session.refused and session.may_edit and not could_edit:
-            # What it drew as a reader was refused, and exists only there.
-            effects.extend(self._settle(now))
-            effects.extend(self._ask(session))
-        return effects
-
-    def end_session(self, number: SessionNumber, code: int, reason: str, now: float) -> Effects:
-        """Close one session from our side."""
-        return self._end(number, code, reason, now) if number in self._sessions else NOTHING
-
-    def close_writers(self, code: int, reason: str, now: float) -> Effects:
-        """Close everybody who may edit; readers stay."""
-        writers = [number for number, session in self._sessions.items() if session.may_edit]
-        return [effect for number in writers for effect in self._end(number, code, reason, now)]
-
-    def _end(self, number: SessionNumber, code: int, reason: str, now: float) -> Effects:
-        return [*self.leave(number, now), Close(number, code, reason)]
+    def _present(self) -> bytes | None:
+        return self._presence.everybody()
 
     # --- what sessions send ---------------------------------------------------------------------
 
     def receive(self, number: SessionNumber, message: Message, now: float) -> Effects:
         """Handle one message. A client's fault ends its session, and changes nothing else."""
-        session = self._sessions.get(number)
-        if session is None:
+        seat = self._sessions.get(number)
+        if seat is None:
             return NOTHING
-        if isinstance(message, Update) and self._hold(session, message.update):
+        if isinstance(message, Update) and self._hold(seat, message.update):
             return self._held_back(now)
         effects = NOTHING if isinstance(message, Awareness) else self._settle(now)
         if number not in self._sessions:
             return effects  # something that it sent before was at fault
         try:
-            return [*effects, *self._answer(session, message, now)]
+            return [*effects, *self._answer(seat, message, now)]
         except BadFrame as fault:
             return [*effects, *self._end(number, closing.BAD_FRAME, str(fault)[:120], now)]
 
-    def _answer(self, session: _Session, message: Message, now: float) -> Effects:
+    def _answer(self, seat: Seat, message: Message, now: float) -> Effects:
         if isinstance(message, Update):
-            return self._edit(session, message.update, Origin.UPDATE, now)
+            return self._edit(seat, message.update, Origin.UPDATE, now)
         if isinstance(message, Awareness):
-            return self._aware(session, message.data, now)
+            return self._aware(seat, message.data, now)
         if isinstance(message, SyncStep2):
-            return self._edit(session, message.update, Origin.SYNC, now)
+            return self._edit(seat, message.update, Origin.SYNC, now)
         if isinstance(message, SyncStep1):
-            return self._sync(session, message.state_vector)
+            return self._sync(seat, message.state_vector)
         if isinstance(message, QueryAwareness):
-            return self._everybody(session.number)
+            return self._everybody(seat.number)
         raise BadFrame(f"a room takes no {type(message).__name__}")
 
     def hold(self, number: SessionNumber, update: bytes) -> bool:
@@ -278,18 +173,18 @@ class Room:
 
         Nearly all edits of a busy room go this way.
         """
-        session = self._sessions.get(number)
+        seat = self._sessions.get(number)
         return (
-            session is not None
+            seat is not None
             and 0 < self._held.size < self._limits.held_max_bytes
-            and self._hold(session, update)
+            and self._hold(seat, update)
         )
 
-    def _hold(self, session: _Session, update: bytes) -> bool:
+    def _hold(self, seat: Seat, update: bytes) -> bool:
         held = self._held
         is_small = self._size.clearly_allows(held.size + len(update))
         try:
-            return session.may_edit and is_small and held.take(session, update)
+            return seat.may_edit and is_small and held.take(seat, update)
         except BadFrame:
             return False  # it will be told when what came before it is applied
 
@@ -298,72 +193,40 @@ class Room:
             return (FlushAt(self._edits.due(now, len(self._sessions))),)
         return self._settle(now) if self._held.size > self._limits.held_max_bytes else NOTHING
 
-    def _sync(self, session: _Session, state_vector: bytes) -> Effects:
-        number = session.number
-        effects: list[Effect] = [self._difference(number, state_vector)]
-        if session.greeted:
-            # Hocuspocus' `forceSync` counts on being asked in return.
-            effects.extend(self._ask(session))
-            return effects
-        session.greeted = True
-        effects.append(Subscribe(number))
-        effects.extend(self._ask(session))
-        effects.extend(self._everybody(number))
-        return effects
-
-    def _difference(self, number: SessionNumber, state_vector: bytes) -> Effect:
-        if state_vector == EMPTY_STATE_VECTOR:
-            return SendState(number, *self.document.parts())
-        return Send(number, y_websocket.sync_step2(self.document.difference(state_vector)))
-
-    def _ask(self, session: _Session) -> Effects:
-        """Ask for what the session has and the room has not."""
-        if len(session.answers) >= _MAX_ASKED:
-            return NOTHING  # one of the answers that are under way will bring it
-        session.answers.append(session.refused)
-        session.refused = 0
-        return [Send(session.number, y_websocket.sync_step1(self.document.state_vector()))]
-
-    def _everybody(self, number: SessionNumber) -> Effects:
-        present = self._presence.everybody()
-        return NOTHING if present is None else [Send(number, y_websocket.awareness(present))]
-
-    def _aware(self, session: _Session, data: bytes, now: float) -> Effects:
+    def _aware(self, seat: Seat, data: bytes, now: float) -> Effects:
+        if seat.author is None:
+            return NOTHING
         was_dirty = self._presence.dirty
-        back = self._presence.receive(session.number, session.member.user, data)
+        back = self._presence.receive(seat.number, seat.author, data)
         effects: list[Effect] = []
         if back is not None:
-            effects.append(Send(session.number, y_websocket.awareness(back)))
+            effects.append(Send(seat.number, y_websocket.awareness(back)))
         if self._presence.dirty:
             self._cursors.count(now)
             if not was_dirty:
                 effects.append(FlushAt(self._cursors.due(now, len(self._sessions))))
         return effects
 
-    def _edit(self, session: _Session, update: bytes, origin: Origin, now: float) -> Effects:
-        syncs, updates = self._worth(session, origin)
-        if not session.may_edit:
+    def _edit(self, seat: Seat, update: bytes, origin: Origin, now: float) -> Effects:
+        syncs, updates = seat.worth(origin)
+        if not seat.may_edit:
             if self.document.would_add(update):
-                session.refused += syncs + updates
-                return (Refuse(session.number, READ_ONLY),)
-            return self._acknowledge_later(session, syncs, updates)
+                seat.refused += syncs + updates
+                return (Refuse(seat.number, READ_ONLY),)
+            return self._acknowledge_later(seat, syncs, updates)
         if not self._size.allows(update, now):
-            return self._end(session.number, closing.DOCUMENT_TOO_LARGE, TOO_LARGE, now)
+            return self._end(seat.number, closing.DOCUMENT_TOO_LARGE, TOO_LARGE, now)
         self._edits.count(now)
         applied = self.document.apply(update)
         if not applied.adds:
-            return self._acknowledge_later(session, syncs, updates)
-        effects = self._number(applied.journal, session.member.user, origin)
-        effects.extend(self._relay_later(applied.relay, session if applied.relay == update else None, now))
-        if session.wants_acknowledgements:
-            self._unsaved.wait(session.number, syncs, updates)
+            return self._acknowledge_later(seat, syncs, updates)
+        effects = self._number(applied.journal, seat.author, origin)
+        effects.extend(self._relay_later(applied.relay, seat if applied.relay == update else None, now))
+        if seat.wants_acknowledgements:
+            self._unsaved.wait(seat.number, syncs, updates)
         if applied.gap:
-            effects.extend(self._ask_for_gap(session))
+            effects.extend(self._ask_for_gap(seat))
         return effects
-
-    def settle(self, now: float) -> Effects:
-        """Apply what is held: the document is as its editors see it."""
-        return self._settle(now)
 
     def _settle(self, now: float) -> list[Effect]:
         if not self._held:
@@ -373,46 +236,39 @@ class Room:
         effects: list[Effect] = []
         if applied is not None and len(edits) == 1 and applied.adds and not applied.gap:
             # Most edits of quiet rooms: the same as below, at half the cost.
-            session = edits[0][0]
-            self._relay_later(applied.relay, session if applied.relay == applied.journal else None, now)
-            effects = self._number(applied.journal, session.member.user, Origin.UPDATE)
-            if session.wants_acknowledgements:
-                self._unsaved.wait(session.number, 0, 1)
+            seat = edits[0][0]
+            self._relay_later(applied.relay, seat if applied.relay == applied.journal else None, now)
+            effects = self._number(applied.journal, seat.author, Origin.UPDATE)
+            if seat.wants_acknowledgements:
+                self._unsaved.wait(seat.number, 0, 1)
             return effects
         if applied is not None and applied.adds:
             effects.extend(self._number_together(applied, edits))
             first = edits[0][0] if edits else None
-            is_from_one = first is not None and all(session is first for session, _ in edits)
+            is_from_one = first is not None and all(seat is first for seat, _ in edits)
             has_its_own = is_from_one and (applied.relay == applied.journal)
             # The flush that the first held edit asked for will find it.
             self._relay_later(applied.relay, first if has_its_own else None, now)
-        for session, _ in edits:
-            effects.extend(self._acknowledge_later(session, 0, 1))
+        for seat, _ in edits:
+            effects.extend(self._acknowledge_later(seat, 0, 1))
             if applied is not None and applied.gap:
-                effects.extend(self._ask_for_gap(session))
-        for session, update in alone:
+                effects.extend(self._ask_for_gap(seat))
+        for seat, update in alone:
             try:
-                effects.extend(self._edit(session, update, Origin.UPDATE, now))
+                effects.extend(self._edit(seat, update, Origin.UPDATE, now))
             except BadFrame as fault:
-                effects.extend(self.end_session(session.number, closing.BAD_FRAME, str(fault)[:120], now))
+                effects.extend(self.end_session(seat.number, closing.BAD_FRAME, str(fault)[:120], now))
         return effects
 
-    def _number_together(self, applied: Applied, edits: Sequence[tuple[_Session, bytes]]) -> list[Effect]:
+    def _number_together(self, applied: Applied, edits: Sequence[tuple[Seat, bytes]]) -> list[Effect]:
         """Number what was applied as one: an update for each user."""
-        users = {session.member.user for session, _ in edits}
+        users = {seat.author for seat, _ in edits}
         if len(users) <= 1:
             return self._number(applied.journal, users.pop() if users else None, Origin.UPDATE)
         effects: list[Effect] = []
-        for session, update in by_author(edits, lambda session: session.member.user):
-            effects.extend(self._number(update, session.member.user, Origin.UPDATE))
+        for seat, update in by_author(edits, lambda seat: seat.author):
+            effects.extend(self._number(update, seat.author, Origin.UPDATE))
         return effects
-
-    def _worth(self, session: _Session, origin: Origin) -> tuple[int, int]:
-        """How many messages the commit of this one acknowledges: SyncStep2 and Update."""
-        if origin is not Origin.SYNC:
-            return 0, 1
-        refused = session.answers.popleft() if session.answers else 0
-        return 1, max(refused - 1, 0)
 
     def _number(self, update: bytes, author: UserId | None, origin: Origin) -> list[Effect]:
         """Number an applied update, and queue it for the journal."""
@@ -421,7 +277,7 @@ class Room:
         self.document.bytes_estimate += len(update)
         return effects
 
-    def _relay_later(self, relay: bytes, source: _Session | None, now: float) -> Effects:
+    def _relay_later(self, relay: bytes, source: Seat | None, now: float) -> Effects:
         """Queue what was integrated for everybody but `source`, who has all of it."""
         if relay == EMPTY_UPDATE:
             return NOTHING  # all of it waits for something; it goes out when that has come
@@ -431,19 +287,19 @@ class Room:
         self._relay.append(relay)
         return (FlushAt(self._edits.due(now, len(self._sessions))),) if is_first else NOTHING
 
-    def _ask_for_gap(self, session: _Session) -> Effects:
-        if session.answers or session.asked_at == self.document.version:
+    def _ask_for_gap(self, seat: Seat) -> Effects:
+        if seat.answers or seat.asked_at == self.document.version:
             return NOTHING  # an answer that is under way will bring it
-        session.asked_at = self.document.version
-        return self._ask(session)
+        seat.asked_at = self.document.version
+        return self._ask(seat)
 
-    def _acknowledge_later(self, session: _Session, syncs: int, updates: int) -> Effects:
+    def _acknowledge_later(self, seat: Seat, syncs: int, updates: int) -> Effects:
         """It added nothing: it is as durable as what the room has applied so far."""
-        if not session.wants_acknowledgements:
+        if not seat.wants_acknowledgements:
             return NOTHING
         if self._unsaved.seq == self._unsaved.committed_seq:
-            return (Acknowledge(session.number, syncs, updates),)
-        self._unsaved.wait(session.number, syncs, updates)
+            return (Acknowledge(seat.number, syncs, updates),)
+        self._unsaved.wait(seat.number, syncs, updates)
         return NOTHING
 
     def edit(
@@ -496,30 +352,6 @@ class Room:
         self._relay = []
         self._relay_from = None
 
-    def pause(self, number: SessionNumber, now: float) -> Effects:
-        """The session reads too slowly: send it no more until `resume`."""
-        session = self._sessions.get(number)
-        if session is None or session.behind is not None or not session.greeted:
-            return NOTHING
-        effects: list[Effect] = []
-        # What is applied and not flushed would be in the state vector, and yet never sent: flush it first.
-        self._flush_edits(effects, now)
-        session.behind, session.behind_version = self.document.state_vector(), self.document.version
-        effects.append(Unsubscribe(number))
-        return effects
-
-    def resume(self, number: SessionNumber, now: float) -> Effects:
-        """The session reads again: one difference brings it up to date."""
-        session = self._sessions.get(number)
-        if session is None or session.behind is None:
-            return NOTHING
-        effects = self._settle(now)
-        behind, session.behind = session.behind, None
-        if session.behind_version != self.document.version:
-            effects.append(Send(number, y_websocket.update(self.document.difference(behind))))
-        effects.append(Subscribe(number))
-        return [*effects, *self._everybody(number)]
-
     # --- the journal ----------------------------------------------------------------------------
 
     def take_batch(self) -> RoomBatch | None:
@@ -545,9 +377,6 @@ class Room:
 
     # --- the end --------------------------------------------------------------------------------
 
-    def _become(self, happening: Happening) -> None:
-        self.phase = NEXT[self.phase, happening]
-
     def close_if_idle(self) -> None:
         """Nobody is here: end after the last commit."""
         if self.is_empty:
@@ -572,15 +401,7 @@ class Room:
         self._become(Happening.LOG_REFUSED)
         return self._close_all(closing.INTERNAL_ERROR, "this diagram cannot be saved at present", now)
 
-    def deleted(self, now: float) -> Effects:
-        """The diagram is gone."""
-        self._become(Happening.DELETED)
-        return self._close_all(closing.DIAGRAM_DELETED, "this diagram was deleted", now)
-
     def _finish(self, happening: Happening) -> None:
         self._become(happening)
         if not self.unsaved:
             self._become(Happening.SAVED)
-
-    def _close_all(self, code: int, reason: str, now: float) -> Effects:
-        return [e for number in list(self._sessions) for e in self._end(number, code, reason, now)]

@@ -1,201 +1,35 @@
-"""The shell around one room: it performs the room's effects on real peers, timers and the journal.
+"""The shell around one room: what `rooms/hosting.py` does for any document, and the journal's side of it."""
 
-A failure in here or in the room that is not the client's fault is our bug: it is logged with its traceback,
-counted, and ends the one session it happened in.
-"""
+from collections.abc import Callable
 
-import logging
-from collections import Counter
-from collections.abc import Callable, Hashable, Iterable, Mapping
-
-from crdt import y_websocket
-from crdt.document import EMPTY_UPDATE, Document
-from crdt.messages import Message, SyncStep1, Update
-from rooms import closing
-from rooms.effects import (
-    Acknowledge,
-    Broadcast,
-    ChangeRole,
-    Close,
-    Effect,
-    Effects,
-    FlushAt,
-    Journal,
-    Refuse,
-    Send,
-    SendState,
-    SessionNumber,
-    Subscribe,
-    Unsubscribe,
-)
-from rooms.peer import Member, Peer
+from crdt.document import Document
+from rooms.effects import Journal
+from rooms.hosting import Runner, Session
+from rooms.peer import Follower
 from rooms.room import Room
 from rooms.ticker import Ticker
 from tmi.domain.ids import UserId
 from tmi.domain.ports import Origin
-from tmi.domain.roles import Role
-
-log = logging.getLogger(__name__)
-
-_LARGE_BYTES = 256 * 1024
-_ASKING_MAX = 16
-_WIRES_MAX = 4
-_WIRES_KEPT_S = 3.0
 
 UPDATE_WEIGHT = 64
 """What replaying one more update costs, in bytes of state that cost the same."""
 
 
-class Session:
-    """One member's presence in one room: what a socket holds on to."""
-
-    __slots__ = ("_number", "_runner")
-
-    def __init__(self, runner: "RoomRunner", number: SessionNumber) -> None:
-        self._runner = runner
-        self._number = number
-
-    def receive(self, message: Message) -> None:
-        """Hand a message to the room. A client's fault closes its peer with 4400; nothing is raised."""
-        self._runner.receive(self._number, message)
-
-    def receive_update(self, update: bytes) -> None:
-        """Hand over what an Update message carries; as `receive`, and cheaper."""
-        if not self._runner.room.hold(self._number, update):
-            self._runner.receive(self._number, Update(update))
-
-    def pause(self) -> None:
-        """The socket's write buffer has passed its high mark: no more broadcasts until `resume`."""
-        # The buffer may fill up in the middle of a broadcast, and `pause` flushes: wait for this turn's end.
-        self._runner.later(lambda: self._runner.pause(self._number))
-
-    def resume(self) -> None:
-        """The write buffer has drained: bring the peer up to date."""
-        self._runner.later(lambda: self._runner.resume(self._number))
-
-    def leave(self) -> None:
-        """The connection is gone. Calling it again does nothing."""
-        self._runner.leave(self._number)
-
-
-class RoomRunner:
+class RoomRunner(Runner[Room]):
     """Performs what `room` decides. `on_journal` is told when there is something to commit."""
 
     def __init__(self, room: Room, ticker: Ticker, on_journal: Callable[["RoomRunner"], None]) -> None:
-        self.room = room
-        self.idle_since = ticker.now()
-        self.faults = 0
+        super().__init__(room, ticker)
         self.snapshot_bytes = 0
         """Size of the newest snapshot."""
         self.tail_weight = 0
         """What loading would have to replay after it, in bytes, with a share for each update."""
-        self.closes: Counter[int] = Counter()
-        """Sessions that the room has ended, by code; the service gives all its rooms the same one."""
-        self._ticker = ticker
         self._on_journal = on_journal
-        self._peers: dict[SessionNumber, Peer] = {}
-        self._groups: dict[Hashable, dict[SessionNumber, Peer]] = {}
-        self._flush_at: float | None = None
-        self._asking: Counter[SessionNumber] = Counter()
-        """How many SyncStep1s of whom wait for their turn."""
-        self._wires: dict[Hashable, tuple[bytes, bytes]] = {}
-        """States as they were last framed."""
-        self._perform_one: dict[type[Effect], Callable[..., None]] = {
-            Send: self._send,
-            SendState: self._send_state,
-            Broadcast: self._broadcast,
-            Subscribe: self._subscribe,
-            Unsubscribe: self._unsubscribe,
-            Acknowledge: self._acknowledge,
-            Refuse: self._refuse,
-            ChangeRole: self._change_role,
-            Close: self._close,
-            FlushAt: self._schedule_flush,
-            Journal: self._journal,
-        }
+        self._perform_one[Journal] = self._journal
 
-    # --- from the sockets -----------------------------------------------------------------------
-
-    def join(self, member: Member, peer: Peer) -> Session:
-        """Let a peer in; the room's phase must be OPEN."""
-        number = self.room.join(member, peer.wants_acknowledgements)
-        self._peers[number] = peer
-        return Session(self, number)
-
-    def receive(self, number: SessionNumber, message: Message) -> None:
-        """Hand a message of a session to the room."""
-        size = self.room.document.bytes_estimate
-        if size > _LARGE_BYTES and isinstance(message, SyncStep1):
-            self._receive_in_turn(number, message, size)
-        else:
-            self._receive(number, message)
-
-    def _receive_in_turn(self, number: SessionNumber, message: SyncStep1, size: int) -> None:
-        if self._asking[number] >= _ASKING_MAX:
-            self.end_session(number, closing.TRY_AGAIN_LATER, "too many requests for a large document")
-            return
-        self._asking[number] += 1
-
-        def answer() -> None:
-            self._asking[number] -= 1
-            if not self._asking[number]:
-                del self._asking[number]
-            self._receive(number, message)
-
-        self._ticker.paced(size, answer)
-
-    def _receive(self, number: SessionNumber, message: Message) -> None:
-        try:
-            effects = self.room.receive(number, message, self._ticker.now())
-        except Exception:
-            self.faults += 1
-            log.exception("room %s: a message could not be handled", self.room.diagram)
-            self.end_session(number, closing.INTERNAL_ERROR, "internal error")
-        else:
-            if effects:
-                self.perform(effects)
-
-    def pause(self, number: SessionNumber) -> None:
-        """Stop broadcasts to a slow reader."""
-        self.perform(self.room.pause(number, self._ticker.now()))
-
-    def resume(self, number: SessionNumber) -> None:
-        """Bring a slow reader up to date."""
-        self.perform(self.room.resume(number, self._ticker.now()))
-
-    def leave(self, number: SessionNumber) -> None:
-        """A session's connection is gone."""
-        self.perform(self.room.leave(number, self._ticker.now()))
-        self._forget(number)
-
-    def settle(self) -> None:
-        """Bring the document up to what has arrived."""
-        self.perform(self.room.settle(self._ticker.now()))
-
-    def later(self, callback: Callable[[], None]) -> None:
-        """Call back at the end of this turn of the loop."""
-        self._ticker.at(0.0, callback)
-
-    # --- from the service -----------------------------------------------------------------------
-
-    def end_session(self, number: SessionNumber, code: int, reason: str) -> None:
-        """Close one session."""
-        self.perform(self.room.end_session(number, code, reason, self._ticker.now()))
-
-    def change_roles(self, roles: Mapping[UserId, Role | None]) -> None:
-        """Give the sessions of these users the roles they have now."""
-        now = self._ticker.now()
-        for number, member in self.room.members.items():
-            if member.user in roles:
-                self.perform(self.room.change_role(number, roles[member.user], now))
-
-    def close_writers(self, code: int, reason: str) -> None:
-        """Close every session that may edit."""
-        self.perform(self.room.close_writers(code, reason, self._ticker.now()))
-
-    def end(self, how: Callable[[float], Effects]) -> None:
-        """End the room by one of its own methods (`drain`, `fence_lost`, `log_refused`, `deleted`)."""
-        self.perform(how(self._ticker.now()))
+    def follow(self, follower: Follower) -> Session:
+        """Let a node in that follows the room; the room's phase must be OPEN."""
+        return self._enter(self.room.follow(), follower)
 
     def edit(self, change: Callable[[Document], bytes | None], author: UserId | None, origin: Origin) -> None:
         """Change the document from the server's side."""
@@ -209,98 +43,6 @@ class RoomRunner:
         effects = room.committed()
         self.tail_weight += unsaved_bytes - room.unsaved_bytes + (unsaved - room.unsaved) * UPDATE_WEIGHT
         self.perform(effects)
-
-    # --- effects --------------------------------------------------------------------------------
-
-    def perform(self, effects: Iterable[Effect]) -> None:
-        """Do what the room asks for, in order."""
-        table = self._perform_one
-        for effect in effects:
-            table[type(effect)](effect)
-
-    def _send(self, effect: Send) -> None:
-        peer = self._peers.get(effect.session)
-        if peer is not None:
-            peer.write(peer.frame(effect.body))
-
-    def _send_state(self, effect: SendState) -> None:
-        peer = self._peers.get(effect.session)
-        if peer is None:
-            return
-        if effect.later == EMPTY_UPDATE:
-            peer.write(self._shared_wire(peer, effect.base, y_websocket.sync_step2))
-        else:
-            peer.write(self._shared_wire(peer, effect.base, y_websocket.update))
-            peer.write(peer.frame(y_websocket.sync_step2(effect.later)))
-
-    def _shared_wire(self, peer: Peer, state: bytes, message: Callable[[bytes], bytes]) -> bytes:
-        """Frame a state, for all newcomers of these seconds the same bytes."""
-        if len(state) < _LARGE_BYTES:
-            return peer.frame(message(state))
-        key = peer.framing, message
-        known = self._wires.get(key)
-        if known is None or known[0] is not state:
-            if not self._wires or len(self._wires) >= _WIRES_MAX:
-                self._wires.clear()
-                self._ticker.at(self._ticker.now() + _WIRES_KEPT_S, self._wires.clear)
-            known = self._wires[key] = state, peer.frame(message(state))
-        return known[1]
-
-    def _broadcast(self, effect: Broadcast) -> None:
-        but, body = effect.but, effect.body
-        for group in self._groups.values():
-            wire = None
-            for number, peer in group.items():
-                if number == but:
-                    continue
-                if wire is None:
-                    wire = peer.frame(body)
-                peer.write(wire)
-
-    def _subscribe(self, effect: Subscribe) -> None:
-        peer = self._peers[effect.session]
-        self._groups.setdefault(peer.framing, {})[effect.session] = peer
-
-    def _unsubscribe(self, effect: Unsubscribe) -> None:
-        peer = self._peers.get(effect.session)
-        group = self._groups.get(peer.framing) if peer is not None else None
-        if peer is not None and group is not None:
-            group.pop(effect.session, None)
-            if not group:
-                del self._groups[peer.framing]
-
-    def _acknowledge(self, effect: Acknowledge) -> None:
-        peer = self._peers.get(effect.session)
-        if peer is not None:
-            peer.acknowledge(effect.syncs, effect.updates)
-
-    def _refuse(self, effect: Refuse) -> None:
-        self._peers[effect.session].refuse(effect.reason)
-
-    def _change_role(self, effect: ChangeRole) -> None:
-        self._peers[effect.session].role_changed(effect.role)
-
-    def _close(self, effect: Close) -> None:
-        peer = self._forget(effect.session)
-        if peer is not None:
-            self.closes[effect.code] += 1
-            peer.close(effect.code, effect.reason)
-
-    def _forget(self, number: SessionNumber) -> Peer | None:
-        if self.room.is_empty:
-            self.idle_since = self._ticker.now()
-        return self._peers.pop(number, None)
-
-    def _schedule_flush(self, effect: FlushAt) -> None:
-        if self._flush_at is None or effect.at < self._flush_at:
-            self._flush_at = effect.at
-            self._ticker.at(effect.at, self._flush)
-
-    def _flush(self) -> None:
-        # A flush that was overtaken by an earlier one finds nothing due, and costs next to nothing.
-        self._flush_at = None
-        if not self.room.is_over:
-            self.perform(self.room.flush(self._ticker.now()))
 
     def _journal(self, _effect: Journal) -> None:
         self._on_journal(self)

@@ -11,10 +11,11 @@ from typing import Any
 
 from crdt.document import Document
 from rooms import closing
+from rooms.hosting import Session
 from rooms.journal import Journal, JournalLimits
 from rooms.peer import Member, Peer
 from rooms.room import Room, RoomLimits
-from rooms.runner import UPDATE_WEIGHT, RoomRunner, Session
+from rooms.runner import UPDATE_WEIGHT, RoomRunner
 from rooms.snapshots import SnapshotLimits, Snapshotter
 from rooms.ticker import Ticker
 from tmi.domain.errors import DatabaseUnavailable, Draining, NotFound, TooManyRequests, Unavailable

@@ -34,7 +34,7 @@ from crdt import hocuspocus, y_websocket
 from crdt.hocuspocus import Auth, BroadcastStateless, CloseDocument, Envelope, Ping, Pong, Stateless
 from crdt.messages import Message
 from rooms import closing
-from rooms.runner import Session
+from rooms.hosting import Session
 from rooms.service import Rooms
 from tmi.domain.errors import BadFrame, Forbidden, TmiError, Unavailable
 from tmi.domain.ids import UserId

@@ -7,7 +7,7 @@ from api.live.socket import LiveSocket, binary_frame
 from api.live.sockets import Sockets
 from crdt import y_websocket
 from rooms.peer import Member
-from rooms.runner import Session
+from rooms.hosting import Session
 from rooms.service import Rooms
 from tmi.domain.ids import DiagramId
 from tmi.domain.roles import Role

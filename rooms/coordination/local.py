@@ -1,6 +1,9 @@
 """Ownership on one node: every room is ours, and Postgres still counts the terms."""
 
-from tmi.domain.ids import DiagramId, Fence
+from collections.abc import Sequence
+
+from tmi.domain.ids import DiagramId, Fence, NodeId
+from tmi.domain.model import Node
 from tmi.domain.ports import UpdateLog
 
 
@@ -11,9 +14,13 @@ class LocalCoordinator:
         self._log = log
         self._owner = owner
 
-    async def claim(self, diagram: DiagramId) -> Fence:
+    async def claim(self, diagram: DiagramId, disowned: NodeId | None = None) -> Fence:  # noqa: ARG002
         """Raise the fence in the log."""
         return await self._log.claim(diagram, self._owner)
 
     async def release(self, diagram: DiagramId, fence: Fence) -> None:
         """Nothing to give back: the fence stays with the last owner until the next claim."""
+
+    def peers(self) -> Sequence[Node]:
+        """There are none."""
+        return ()

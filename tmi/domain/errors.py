@@ -3,6 +3,8 @@
 `api/errors.py` is the only place that maps them to HTTP statuses and close codes.
 """
 
+from tmi.domain.model import Node
+
 
 class TmiError(Exception):
     """Something went wrong in TMI."""
@@ -69,8 +71,12 @@ class Draining(Unavailable):
     """This node is shutting down; connect again."""
 
 
-class StaleFence(TmiError):
-    """Another node owns this room."""
+class OwnedElsewhere(Unavailable):
+    """Another node owns this room: `owner`."""
+
+    def __init__(self, owner: Node) -> None:
+        super().__init__(f"node {owner.name} owns this room")
+        self.owner = owner
 
 
 class StartupError(TmiError):

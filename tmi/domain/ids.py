@@ -17,3 +17,6 @@ Seq = NewType("Seq", int)
 
 Fence = NewType("Fence", int)
 """A term of ownership of a room; rises with each claim. 0 means never claimed."""
+
+NodeId = NewType("NodeId", UUID)
+"""One run of one serving process: started again it is another node."""

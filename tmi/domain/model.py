@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from datetime import datetime
 
-from tmi.domain.ids import DiagramId, SignInId, ThreatModelId, UserId
+from tmi.domain.ids import DiagramId, NodeId, SignInId, ThreatModelId, UserId
 from tmi.domain.roles import Grant
 
 
@@ -101,3 +101,14 @@ class AuthorizationCode:
     code_challenge: str
     """PKCE S256 challenge (RFC 7636, section 4.2)."""
     scope: str
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """A serving process, as its peers know it."""
+
+    id: NodeId
+    name: str
+    """For people: the machine, or what the operator calls it."""
+    url: str
+    """Where its peers reach it: `unix:/path` or `ws://host:port`."""

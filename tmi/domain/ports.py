@@ -11,11 +11,12 @@ from datetime import timedelta
 from enum import Enum
 from typing import Protocol
 
-from tmi.domain.ids import DiagramId, Fence, Seq, SignInId, ThreatModelId, UserId
+from tmi.domain.ids import DiagramId, Fence, NodeId, Seq, SignInId, ThreatModelId, UserId
 from tmi.domain.model import (
     AuthorizationCode,
     Diagram,
     NewThreatModel,
+    Node,
     SignIn,
     SigningKey,
     ThreatModel,
@@ -113,13 +114,20 @@ class UpdateLog(Protocol):
 
 
 class Coordinator(Protocol):
-    """Decides which node owns which room."""
+    """Says which node owns which room. It advises: the fence in the update log decides."""
 
-    async def claim(self, diagram: DiagramId) -> Fence:
-        """Become the owner. Raises NotFound (no such diagram) or Unavailable."""
+    async def claim(self, diagram: DiagramId, disowned: NodeId | None = None) -> Fence:
+        """Become the owner: the fence is raised. `disowned` is a node that says the room is not its own,
+        whatever is recorded.
+
+        Raises NotFound (no such diagram), OwnedElsewhere (by a node that is alive) or Unavailable.
+        """
 
     async def release(self, diagram: DiagramId, fence: Fence) -> None:
-        """Give a room up after its last commit. Never raises for a room that is no longer ours."""
+        """Give a room up after its last commit. Never raises; does nothing for a room that is no longer ours."""
+
+    def peers(self) -> Sequence[Node]:
+        """The other nodes that are alive, as last heard."""
 
 
 # --- who may do what ----------------------------------------------------------------------------

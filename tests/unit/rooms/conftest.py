@@ -17,9 +17,9 @@ from persistence.memory.threat_models import MemoryThreatModels
 from persistence.memory.update_log import MemoryUpdateLog
 from persistence.memory.users import MemoryUsers
 from rooms.coordination.local import LocalCoordinator
+from rooms.hosting import Session
 from rooms.journal import JournalLimits
 from rooms.peer import Member
-from rooms.runner import Session
 from rooms.service import Rooms, RoomsLimits
 from rooms.snapshots import SnapshotLimits
 from tmi.domain.ids import DiagramId, SignInId, ThreatModelId

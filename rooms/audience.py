@@ -1,0 +1,277 @@
+"""Everybody who looks at one document through this process, without any I/O.
+
+The part that a room (`rooms/room.py`) and the replica of a room that another node owns
+(`rooms/nodes/replica.py`) have in common: who is connected and with which role, what a newcomer is sent, who
+reads too slowly, and which answers a session still owes. Where its edits go is the other part.
+"""
+
+from abc import ABC, abstractmethod
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from crdt import y_websocket
+from crdt.document import EMPTY_STATE_VECTOR, Document
+from crdt.messages import Message
+from rooms import closing
+from rooms.effects import (
+    NOTHING,
+    ChangeRole,
+    Close,
+    Effect,
+    Effects,
+    Send,
+    SendState,
+    SessionNumber,
+    Subscribe,
+    Unsubscribe,
+)
+from rooms.lifecycle import NEXT, Happening, Phase
+from rooms.peer import Member
+from tmi.domain.ids import DiagramId, UserId
+from tmi.domain.ports import Origin
+from tmi.domain.roles import Action, Role, may
+
+_MAX_ASKED = 16
+"""SyncStep1s to one session that may be unanswered."""
+
+READ_ONLY = "your role on this threat model does not allow editing"
+
+
+@dataclass(slots=True)
+class Seat:
+    """One session, as its room knows it."""
+
+    number: SessionNumber
+    member: Member | None
+    """None: a node that follows this room."""
+    may_edit: bool
+    wants_acknowledgements: bool
+    greeted: bool = False
+    """Its first SyncStep1 was answered."""
+    behind: bytes | None = None
+    """The state vector it had when it stopped reading."""
+    behind_version: int = -1
+    """The document's version of that moment."""
+    asked_at: int = -1
+    """The document version at which it was last asked to fill a gap."""
+    refused: int = 0
+    """How many of its edits were refused."""
+    answers: deque[int] = field(default_factory=deque)
+    """Our SyncStep1s that it has not answered yet: for each how many refused edits its answer makes good.
+
+    The Hocuspocus provider counts one for the first sync of a connection and one for each Update, refused or
+    not, and believes itself saved when as many were accepted. So nobody is asked twice for the same thing,
+    and the answer that brings refused edits accepts them all.
+    """
+
+    @property
+    def author(self) -> UserId | None:
+        """Who may be said to have made its Updates."""
+        return None if self.member is None else self.member.user
+
+    def worth(self, origin: Origin) -> tuple[int, int]:
+        """How many messages the commit of this one acknowledges: SyncStep2 and Update."""
+        if origin is not Origin.SYNC:
+            return 0, 1
+        refused = self.answers.popleft() if self.answers else 0
+        return 1, max(refused - 1, 0)
+
+
+class Audience(ABC):
+    """The sessions of one document. Not thread-safe; every method returns at once."""
+
+    def __init__(self, diagram: DiagramId, document: Document, sessions_max: int) -> None:
+        self.diagram = diagram
+        self.document = document
+        self.phase = Phase.OPEN
+        self._sessions_max = sessions_max
+        self._sessions: dict[SessionNumber, Seat] = {}
+        self._next_number = 1
+
+    # --- what the two kinds do each in their way ------------------------------------------------
+
+    @abstractmethod
+    def receive(self, number: SessionNumber, message: Message, now: float) -> Effects:
+        """Handle one message. A client's fault ends its session, and changes nothing else."""
+
+    @abstractmethod
+    def hold(self, number: SessionNumber, update: bytes) -> bool:
+        """Take an Update message in that needs nothing else done; False if it is for `receive`."""
+
+    @abstractmethod
+    def flush(self, now: float) -> Effects:
+        """Send out what is due; says when to call again if something has to wait."""
+
+    @abstractmethod
+    def _settle(self, now: float) -> list[Effect]:
+        """Apply what has arrived: the document is as its editors see it."""
+
+    @abstractmethod
+    def _flush_edits(self, effects: list[Effect], now: float) -> None:
+        """Send out every edit that is applied."""
+
+    @abstractmethod
+    def _left(self, seat: Seat, now: float) -> Effects:
+        """Tell the others that a session is gone."""
+
+    @abstractmethod
+    def _present(self) -> bytes | None:
+        """Everybody's awareness, encoded; None if nobody is here."""
+
+    # --- sessions -------------------------------------------------------------------------------
+
+    @property
+    def members(self) -> Mapping[SessionNumber, Member]:
+        """Who is connected, by session."""
+        return {number: seat.member for number, seat in self._sessions.items() if seat.member is not None}
+
+    @property
+    def is_open(self) -> bool:
+        """Sessions come and go, edits are applied."""
+        return self.phase is Phase.OPEN
+
+    @property
+    def is_over(self) -> bool:
+        """Nothing more will come of this room; it may be forgotten."""
+        return self.phase is Phase.CLOSED
+
+    @property
+    def session_count(self) -> int:
+        """How many sessions are connected, nodes that follow included."""
+        return len(self._sessions)
+
+    @property
+    def is_full(self) -> bool:
+        """No further session may join."""
+        return len(self._sessions) >= self._sessions_max
+
+    @property
+    def is_empty(self) -> bool:
+        """Nobody is connected."""
+        return not self._sessions
+
+    def join(self, member: Member, wants_acknowledgements: bool = True) -> SessionNumber:
+        """Let somebody in who may watch this diagram. Only while the phase is OPEN.
+
+        Without `wants_acknowledgements` no commit is told to this session, which saves the counting.
+        """
+        return self._seat(member, may(member.role, Action.EDIT), wants_acknowledgements)
+
+    def _seat(self, member: Member | None, may_edit: bool, wants_acknowledgements: bool) -> SessionNumber:
+        number = self._next_number
+        self._next_number += 1
+        self._sessions[number] = Seat(number, member, may_edit, wants_acknowledgements)
+        return number
+
+    def leave(self, number: SessionNumber, now: float) -> Effects:
+        """The session's connection is gone. Calling it again does nothing."""
+        seat = self._sessions.pop(number, None)
+        if seat is None:
+            return NOTHING
+        effects: list[Effect] = [Unsubscribe(number)] if seat.greeted else []
+        effects.extend(self._left(seat, now))
+        return effects
+
+    def change_role(self, number: SessionNumber, role: Role | None, now: float) -> Effects:
+        """The member's role changed; None or a role that may not watch ends the session."""
+        seat = self._sessions.get(number)
+        if seat is None or seat.member is None or seat.member.role == role:
+            return NOTHING
+        if role is None or not may(role, Action.WATCH):
+            return self._end(number, closing.NO_LONGER_ALLOWED, "you may no longer read this diagram", now)
+        could_edit, seat.may_edit = seat.may_edit, may(role, Action.EDIT)
+        seat.member = Member(seat.member.user, seat.member.sign_in, role)
+        effects: list[Effect] = [ChangeRole(number, role)]
+        if seat.refused and seat.may_edit and not could_edit:
+            # What it drew as a reader was refused, and exists only there.
+            effects.extend(self._settle(now))
+            effects.extend(self._ask(seat))
+        return effects
+
+    def end_session(self, number: SessionNumber, code: int, reason: str, now: float) -> Effects:
+        """Close one session from our side."""
+        return self._end(number, code, reason, now) if number in self._sessions else NOTHING
+
+    def close_writers(self, code: int, reason: str, now: float) -> Effects:
+        """Close everybody who may edit; readers stay, and so do nodes that follow."""
+        writers = [number for number, seat in self._sessions.items() if seat.may_edit and seat.member]
+        return [effect for number in writers for effect in self._end(number, code, reason, now)]
+
+    def _end(self, number: SessionNumber, code: int, reason: str, now: float) -> Effects:
+        return [*self.leave(number, now), Close(number, code, reason)]
+
+    def _close_all(self, code: int, reason: str, now: float) -> Effects:
+        return [e for number in list(self._sessions) for e in self._end(number, code, reason, now)]
+
+    # --- joining --------------------------------------------------------------------------------
+
+    def _sync(self, seat: Seat, state_vector: bytes) -> Effects:
+        number = seat.number
+        effects: list[Effect] = [self._difference(number, state_vector)]
+        if seat.greeted:
+            # Hocuspocus' `forceSync` counts on being asked in return.
+            effects.extend(self._ask(seat))
+            return effects
+        seat.greeted = True
+        effects.append(Subscribe(number))
+        effects.extend(self._ask(seat))
+        effects.extend(self._everybody(number))
+        return effects
+
+    def _difference(self, number: SessionNumber, state_vector: bytes) -> Effect:
+        if state_vector == EMPTY_STATE_VECTOR:
+            return SendState(number, *self.document.parts())
+        return Send(number, y_websocket.sync_step2(self.document.difference(state_vector)))
+
+    def _ask(self, seat: Seat) -> Effects:
+        """Ask for what the session has and the room has not."""
+        if len(seat.answers) >= _MAX_ASKED:
+            return NOTHING  # one of the answers that are under way will bring it
+        seat.answers.append(seat.refused)
+        seat.refused = 0
+        return [Send(seat.number, y_websocket.sync_step1(self.document.state_vector()))]
+
+    def _everybody(self, number: SessionNumber) -> Effects:
+        present = self._present()
+        return NOTHING if present is None else [Send(number, y_websocket.awareness(present))]
+
+    def settle(self, now: float) -> Effects:
+        """Apply what is held: the document is as its editors see it."""
+        return self._settle(now)
+
+    # --- slow readers ---------------------------------------------------------------------------
+
+    def pause(self, number: SessionNumber, now: float) -> Effects:
+        """The session reads too slowly: send it no more until `resume`."""
+        seat = self._sessions.get(number)
+        if seat is None or seat.behind is not None or not seat.greeted:
+            return NOTHING
+        effects: list[Effect] = []
+        # What is applied and not flushed would be in the state vector, and yet never sent: flush it first.
+        self._flush_edits(effects, now)
+        seat.behind, seat.behind_version = self.document.state_vector(), self.document.version
+        effects.append(Unsubscribe(number))
+        return effects
+
+    def resume(self, number: SessionNumber, now: float) -> Effects:
+        """The session reads again: one difference brings it up to date."""
+        seat = self._sessions.get(number)
+        if seat is None or seat.behind is None:
+            return NOTHING
+        effects = self._settle(now)
+        behind, seat.behind = seat.behind, None
+        if seat.behind_version != self.document.version:
+            effects.append(Send(number, y_websocket.update(self.document.difference(behind))))
+        effects.append(Subscribe(number))
+        return [*effects, *self._everybody(number)]
+
+    # --- the end --------------------------------------------------------------------------------
+
+    def _become(self, happening: Happening) -> None:
+        self.phase = NEXT[self.phase, happening]
+
+    def deleted(self, now: float) -> Effects:
+        """The diagram is gone."""
+        self._become(Happening.DELETED)
+        return self._close_all(closing.DIAGRAM_DELETED, "this diagram was deleted", now)

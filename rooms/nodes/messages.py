@@ -1,0 +1,210 @@
+"""What two nodes say to each other about the rooms that one of them owns and the other follows.
+
+A room that is followed has a channel of its own, whose number the follower chose. Bodies are y-protocols
+messages, as on clients' sockets; sessions are the follower's, by the number its replica gave them, and
+0 is the replica itself.
+
+The encoding is lib0's: `varUint channel, varUint kind`, then the fields. Several messages share a frame.
+Peers are authenticated, and yet nothing they claim is believed before it is compared with the bytes there.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from uuid import UUID
+
+from crdt.lib0 import Decoder, var_bytes, var_string, write_var_uint
+from rooms.effects import SessionNumber
+from rooms.peer import Member
+from tmi.domain.errors import BadFrame
+from tmi.domain.ids import DiagramId, SignInId, UserId
+from tmi.domain.roles import Role
+
+Channel = int
+REPLICA: SessionNumber = 0
+"""The session that stands for the replica as such."""
+
+
+# --- from the follower --------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Follow:
+    """Open the channel: 'I have so much of this diagram, and want the rest and all that comes'."""
+
+    diagram: DiagramId
+    state_vector: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Unfollow:
+    """Close the channel, with all its sessions."""
+
+
+@dataclass(frozen=True, slots=True)
+class Enter:
+    """Somebody has joined at the follower."""
+
+    session: SessionNumber
+    member: Member
+
+
+@dataclass(frozen=True, slots=True)
+class Leave:
+    """A session at the follower is over."""
+
+    session: SessionNumber
+
+
+@dataclass(frozen=True, slots=True)
+class Say:
+    """A session sends a y-protocols message."""
+
+    session: SessionNumber
+    body: bytes
+
+
+# --- from the owner -----------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Hear:
+    """For every session but one, which has it already (0: none has)."""
+
+    body: bytes
+    but: SessionNumber
+
+
+@dataclass(frozen=True, slots=True)
+class Tell:
+    """For one session."""
+
+    session: SessionNumber
+    body: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Acknowledged:
+    """The session's next messages, in the order it sent them, are committed."""
+
+    session: SessionNumber
+    syncs: int
+    updates: int
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """One edit of the session was not accepted."""
+
+    session: SessionNumber
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class RoleChanged:
+    """The session's role is another one now."""
+
+    session: SessionNumber
+    role: Role
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """The session has to be closed."""
+
+    session: SessionNumber
+    code: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Lost:
+    """The channel is over: this node does not own the room, or no longer. Look for its owner again."""
+
+    reason: str
+
+
+Asked = Follow | Unfollow | Enter | Leave | Say
+Answered = Hear | Tell | Acknowledged | Refused | RoleChanged | Ended | Lost
+Message = Asked | Answered
+
+
+# --- the encoding -------------------------------------------------------------------------------
+
+
+def encode(channel: Channel, message: Message) -> bytes:
+    """One message. Several may be joined into a frame."""
+    kind, write = _WRITERS[type(message)]
+    return write_var_uint(channel) + kind + write(message)
+
+
+def decode(frame: bytes) -> Iterator[tuple[Channel, Message]]:
+    """The messages of a frame, each with its channel. Raises BadFrame."""
+    decoder = Decoder(frame)
+    while decoder.remaining():
+        channel = decoder.read_var_uint()
+        read = _READERS.get(decoder.read_byte())
+        if read is None:
+            raise BadFrame("another node sent a message of an unknown kind")
+        yield channel, read(decoder)
+
+
+def _read_uuid(decoder: Decoder) -> UUID:
+    try:
+        return UUID(bytes=decoder.read_var_bytes())
+    except ValueError:
+        raise BadFrame("an id is not a UUID") from None
+
+
+def _read_role(decoder: Decoder) -> Role:
+    number = decoder.read_byte()
+    try:
+        return Role(number)
+    except ValueError:
+        raise BadFrame(f"there is no role {number}") from None
+
+
+def _write_enter(message: Enter) -> bytes:
+    member = message.member
+    ids = var_bytes(member.user.bytes) + var_bytes(member.sign_in.bytes)
+    return write_var_uint(message.session) + ids + bytes((member.role,))
+
+
+def _read_enter(decoder: Decoder) -> Enter:
+    session = decoder.read_var_uint()
+    user, sign_in = UserId(_read_uuid(decoder)), SignInId(_read_uuid(decoder))
+    return Enter(session, Member(user, sign_in, _read_role(decoder)))
+
+
+_WRITERS: dict[type[Message], tuple[bytes, Callable[..., bytes]]] = {
+    Follow: (b"\x00", lambda m: var_bytes(m.diagram.bytes) + var_bytes(m.state_vector)),
+    Unfollow: (b"\x01", lambda _: b""),
+    Enter: (b"\x02", _write_enter),
+    Leave: (b"\x03", lambda m: write_var_uint(m.session)),
+    Say: (b"\x04", lambda m: write_var_uint(m.session) + var_bytes(m.body)),
+    Hear: (b"\x05", lambda m: write_var_uint(m.but) + var_bytes(m.body)),
+    Tell: (b"\x06", lambda m: write_var_uint(m.session) + var_bytes(m.body)),
+    Acknowledged: (b"\x07", lambda m: b"".join(map(write_var_uint, (m.session, m.syncs, m.updates)))),
+    Refused: (b"\x08", lambda m: write_var_uint(m.session) + var_string(m.reason)),
+    RoleChanged: (b"\x09", lambda m: write_var_uint(m.session) + bytes((m.role,))),
+    Ended: (b"\x0a", lambda m: write_var_uint(m.session) + write_var_uint(m.code) + var_string(m.reason)),
+    Lost: (b"\x0b", lambda m: var_string(m.reason)),
+}
+
+_READERS: dict[int, Callable[[Decoder], Message]] = {
+    0: lambda d: Follow(DiagramId(_read_uuid(d)), d.read_var_bytes()),
+    1: lambda _: Unfollow(),
+    2: _read_enter,
+    3: lambda d: Leave(d.read_var_uint()),
+    4: lambda d: Say(d.read_var_uint(), d.read_var_bytes()),
+    5: lambda d: _hear(d.read_var_uint(), d.read_var_bytes()),
+    6: lambda d: Tell(d.read_var_uint(), d.read_var_bytes()),
+    7: lambda d: Acknowledged(d.read_var_uint(), d.read_var_uint(), d.read_var_uint()),
+    8: lambda d: Refused(d.read_var_uint(), d.read_var_string()),
+    9: lambda d: RoleChanged(d.read_var_uint(), _read_role(d)),
+    10: lambda d: Ended(d.read_var_uint(), d.read_var_uint(), d.read_var_string()),
+    11: lambda d: Lost(d.read_var_string()),
+}
+
+
+def _hear(but: SessionNumber, body: bytes) -> Hear:
+    return Hear(body, but)
