@@ -47,33 +47,34 @@ RoomT = TypeVar("RoomT", bound=Audience)
 class Session:
     """One member's presence in one room: what a socket holds on to."""
 
-    __slots__ = ("_number", "_runner")
+    __slots__ = ("_runner", "number")
 
     def __init__(self, runner: "Runner[Any]", number: SessionNumber) -> None:
         self._runner = runner
-        self._number = number
+        self.number = number
+        """The room's number for it."""
 
     def receive(self, message: Message) -> None:
         """Hand a message to the room. A client's fault closes its peer with 4400; nothing is raised."""
-        self._runner.receive(self._number, message)
+        self._runner.receive(self.number, message)
 
     def receive_update(self, update: bytes) -> None:
         """Hand over what an Update message carries; as `receive`, and cheaper."""
-        if not self._runner.room.hold(self._number, update):
-            self._runner.receive(self._number, Update(update))
+        if not self._runner.room.hold(self.number, update):
+            self._runner.receive(self.number, Update(update))
 
     def pause(self) -> None:
         """The socket's write buffer has passed its high mark: no more broadcasts until `resume`."""
         # The buffer may fill up in the middle of a broadcast, and `pause` flushes: wait for this turn's end.
-        self._runner.later(lambda: self._runner.pause(self._number))
+        self._runner.later(lambda: self._runner.pause(self.number))
 
     def resume(self) -> None:
         """The write buffer has drained: bring the peer up to date."""
-        self._runner.later(lambda: self._runner.resume(self._number))
+        self._runner.later(lambda: self._runner.resume(self.number))
 
     def leave(self) -> None:
         """The connection is gone. Calling it again does nothing."""
-        self._runner.leave(self._number)
+        self._runner.leave(self.number)
 
 
 class Runner(Generic[RoomT]):

@@ -84,11 +84,10 @@ class Tell:
 
 @dataclass(frozen=True, slots=True)
 class Acknowledged:
-    """The session's next messages, in the order it sent them, are committed."""
+    """So many of the session's messages that carry edits, the oldest ones, are committed."""
 
     session: SessionNumber
-    syncs: int
-    updates: int
+    count: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,7 +182,7 @@ _WRITERS: dict[type[Message], tuple[bytes, Callable[..., bytes]]] = {
     Say: (b"\x04", lambda m: write_var_uint(m.session) + var_bytes(m.body)),
     Hear: (b"\x05", lambda m: write_var_uint(m.but) + var_bytes(m.body)),
     Tell: (b"\x06", lambda m: write_var_uint(m.session) + var_bytes(m.body)),
-    Acknowledged: (b"\x07", lambda m: b"".join(map(write_var_uint, (m.session, m.syncs, m.updates)))),
+    Acknowledged: (b"\x07", lambda m: write_var_uint(m.session) + write_var_uint(m.count)),
     Refused: (b"\x08", lambda m: write_var_uint(m.session) + var_string(m.reason)),
     RoleChanged: (b"\x09", lambda m: write_var_uint(m.session) + bytes((m.role,))),
     Ended: (b"\x0a", lambda m: write_var_uint(m.session) + write_var_uint(m.code) + var_string(m.reason)),
@@ -198,7 +197,7 @@ _READERS: dict[int, Callable[[Decoder], Message]] = {
     4: lambda d: Say(d.read_var_uint(), d.read_var_bytes()),
     5: lambda d: _hear(d.read_var_uint(), d.read_var_bytes()),
     6: lambda d: Tell(d.read_var_uint(), d.read_var_bytes()),
-    7: lambda d: Acknowledged(d.read_var_uint(), d.read_var_uint(), d.read_var_uint()),
+    7: lambda d: Acknowledged(d.read_var_uint(), d.read_var_uint()),
     8: lambda d: Refused(d.read_var_uint(), d.read_var_string()),
     9: lambda d: RoleChanged(d.read_var_uint(), _read_role(d)),
     10: lambda d: Ended(d.read_var_uint(), d.read_var_uint(), d.read_var_string()),

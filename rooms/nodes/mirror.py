@@ -1,0 +1,213 @@
+"""The owner's side of a room that another node follows.
+
+The follower takes one seat for itself, over which it gets all that is broadcast, once, and offers what it has and the
+owner has not. Each of its clients takes a seat of its own: so roles, presence, limits, refusals and
+acknowledgements are decided here, by the same code as for the clients of this node.
+"""
+
+from collections.abc import Callable, Hashable
+
+from crdt import y_websocket
+from crdt.messages import SyncStep1
+from rooms import closing
+from rooms.effects import SessionNumber
+from rooms.hosting import Session
+from rooms.nodes.messages import (
+    REPLICA,
+    Acknowledged,
+    Answered,
+    Asked,
+    Ended,
+    Enter,
+    Hear,
+    Leave,
+    Lost,
+    Refused,
+    RoleChanged,
+    Say,
+    Tell,
+)
+from rooms.runner import RoomRunner
+from tmi.domain.roles import Role
+
+Answer = Callable[[Answered], None]
+
+
+class Mirror:
+    """One follower of one room. `answer` sends to it; `is_over` once the room has sent it away."""
+
+    def __init__(self, runner: RoomRunner, state_vector: bytes, answer: Answer) -> None:
+        """The room's phase must be OPEN. Begins with what the follower lacks."""
+        self._runner = runner
+        self._answer = answer
+        self._seats: dict[SessionNumber, _Seat] = {}
+        self._numbers: dict[SessionNumber, SessionNumber] = {}
+        """The follower's numbers, by ours."""
+        self.is_over = False
+        self._session = runner.follow(_Follower(self))
+        self._session.receive(SyncStep1(state_vector))
+
+    def receive(self, message: Asked) -> None:
+        """Handle what the follower says. Raises BadFrame for a body that no client could have sent."""
+        if self.is_over:
+            return
+        if isinstance(message, Say):
+            self._say(message)
+        elif isinstance(message, Enter):
+            self._enter(message)
+        elif isinstance(message, Leave):
+            seat = self._forget(message.session)
+            if seat is not None:
+                seat.session.leave()
+
+    def _say(self, message: Say) -> None:
+        if message.session == REPLICA:
+            session = self._session
+        else:
+            seat = self._seats.get(message.session)
+            if seat is None:
+                return  # it was sent away meanwhile
+            session = seat.session
+        update = y_websocket.lone_update(message.body)
+        if update is not None:
+            session.receive_update(update)
+            return
+        for part in y_websocket.decode(message.body):
+            session.receive(part)
+
+    def _enter(self, message: Enter) -> None:
+        if message.session == REPLICA or message.session in self._seats:
+            return
+        if self._runner.room.is_full:
+            reason = "this diagram has as many clients as it may"
+            self._answer(Ended(message.session, closing.TRY_AGAIN_LATER, reason))
+            return
+        seat = _Seat(self, message.session)
+        seat.session = self._runner.join(message.member, seat)
+        self._seats[message.session] = seat
+        self._numbers[seat.session.number] = message.session
+
+    def pause(self) -> None:
+        """The link is full: no more broadcasts until `resume`."""
+        self._session.pause()
+
+    def resume(self) -> None:
+        """The link has drained: one difference brings the follower up to date."""
+        self._session.resume()
+
+    def close(self) -> None:
+        """The follower has gone, and all of its clients with it."""
+        self.is_over = True
+        seats, self._seats = self._seats, {}
+        for seat in seats.values():
+            seat.session.leave()
+        self._session.leave()
+
+    # --- told by the seats ----------------------------------------------------------------------
+
+    def answer(self, message: Answered) -> None:
+        """Send to the follower."""
+        if not self.is_over:
+            self._answer(message)
+
+    def hear(self, body: bytes, but: SessionNumber | None) -> None:
+        """A broadcast."""
+        self._answer(Hear(body, REPLICA if but is None else self._numbers.get(but, REPLICA)))
+
+    def sent_away(self, session: SessionNumber, code: int, reason: str) -> None:
+        """The room has closed one of the follower's clients."""
+        self._forget(session)
+        # When the whole room moves on, its clients there stay connected.
+        if code != closing.SERVICE_RESTART:
+            self.answer(Ended(session, code, reason))
+
+    def dismissed(self, code: int, reason: str) -> None:
+        """The room has closed the follower's own seat: the room is over."""
+        is_moving = code == closing.SERVICE_RESTART
+        self.answer(Lost(reason) if is_moving else Ended(REPLICA, code, reason))
+        self.is_over = True
+
+    def _forget(self, session: SessionNumber) -> "_Seat | None":
+        seat = self._seats.pop(session, None)
+        if seat is not None:
+            self._numbers.pop(seat.session.number, None)
+        return seat
+
+
+class _Seat:
+    """A client of the follower, as the room's peer. It is never subscribed."""
+
+    __slots__ = ("_mirror", "_number", "session")
+
+    def __init__(self, mirror: Mirror, number: SessionNumber) -> None:
+        self._mirror = mirror
+        self._number = number
+        self.session: Session
+
+    @property
+    def framing(self) -> Hashable:
+        """Bodies travel bare."""
+        return None
+
+    @property
+    def wants_acknowledgements(self) -> bool:
+        """The follower keeps what is not acknowledged, to offer it to the next owner."""
+        return True
+
+    def frame(self, body: bytes) -> bytes:
+        return body
+
+    def write(self, wire: bytes) -> None:
+        self._mirror.answer(Tell(self._number, wire))
+
+    def acknowledge(self, syncs: int, updates: int) -> None:
+        self._mirror.answer(Acknowledged(self._number, syncs + updates))
+
+    def refuse(self, reason: str) -> None:
+        self._mirror.answer(Refused(self._number, reason))
+
+    def role_changed(self, role: Role) -> None:
+        self._mirror.answer(RoleChanged(self._number, role))
+
+    def close(self, code: int, reason: str) -> None:
+        self._mirror.sent_away(self._number, code, reason)
+
+
+class _Follower:
+    """The follower itself, as the room's peer."""
+
+    __slots__ = ("_mirror",)
+
+    def __init__(self, mirror: Mirror) -> None:
+        self._mirror = mirror
+
+    @property
+    def framing(self) -> Hashable:
+        """See `rooms.peer.Follower`."""
+        return None
+
+    @property
+    def wants_acknowledgements(self) -> bool:
+        """Of what it offered."""
+        return True
+
+    def frame(self, body: bytes) -> bytes:
+        return body
+
+    def write(self, wire: bytes) -> None:
+        self._mirror.answer(Tell(REPLICA, wire))
+
+    def hear(self, body: bytes, but: SessionNumber | None) -> None:
+        self._mirror.hear(body, but)
+
+    def acknowledge(self, syncs: int, updates: int) -> None:
+        self._mirror.answer(Acknowledged(REPLICA, syncs + updates))
+
+    def refuse(self, reason: str) -> None:
+        """Never: a node may edit."""
+
+    def role_changed(self, role: Role) -> None:
+        """Never: a node has no role."""
+
+    def close(self, code: int, reason: str) -> None:
+        self._mirror.dismissed(code, reason)
