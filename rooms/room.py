@@ -18,7 +18,6 @@ stands down), the store refusing this room's rows (the room ends; its clients ke
 to the next room).
 """
 
-from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -101,12 +100,12 @@ class _Session:
     """The document version at which it was last asked to fill a gap."""
     refused: int = 0
     """How many of its edits were refused."""
-    answers: deque[int] = field(default_factory=deque)
+    answers: list[int] = field(default_factory=list)
     """Our SyncStep1s that it has not answered yet: for each how many refused edits its answer makes good.
 
     The Hocuspocus provider counts one for the first sync of a connection and one for each Update, refused or
     not, and believes itself saved when as many were accepted. So nobody is asked twice for the same thing,
-    and the answer that brings refused edits accepts them all.
+    and the answer that brings refused edits accepts them all. A list, since an empty deque takes 600 bytes.
     """
 
 
@@ -411,7 +410,7 @@ class Room:
         """How many messages the commit of this one acknowledges: SyncStep2 and Update."""
         if origin is not Origin.SYNC:
             return 0, 1
-        refused = session.answers.popleft() if session.answers else 0
+        refused = session.answers.pop(0) if session.answers else 0
         return 1, max(refused - 1, 0)
 
     def _number(self, update: bytes, author: UserId | None, origin: Origin) -> list[Effect]:
