@@ -6,7 +6,6 @@ reads too slowly, and which answers a session still owes. Where its edits go is 
 """
 
 from abc import ABC, abstractmethod
-from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -57,12 +56,12 @@ class Seat:
     """The document version at which it was last asked to fill a gap."""
     refused: int = 0
     """How many of its edits were refused."""
-    answers: deque[int] = field(default_factory=deque)
+    answers: list[int] = field(default_factory=list)
     """Our SyncStep1s that it has not answered yet: for each how many refused edits its answer makes good.
 
     The Hocuspocus provider counts one for the first sync of a connection and one for each Update, refused or
     not, and believes itself saved when as many were accepted. So nobody is asked twice for the same thing,
-    and the answer that brings refused edits accepts them all.
+    and the answer that brings refused edits accepts them all. A list, since an empty deque takes 600 bytes.
     """
 
     @property
@@ -74,7 +73,7 @@ class Seat:
         """How many messages the commit of this one acknowledges: SyncStep2 and Update."""
         if origin is not Origin.SYNC:
             return 0, 1
-        refused = self.answers.popleft() if self.answers else 0
+        refused = self.answers.pop(0) if self.answers else 0
         return 1, max(refused - 1, 0)
 
 

@@ -40,8 +40,8 @@ class Presence:
     ) -> None:
         self._known: dict[int, _Known] = {}
         self._own: dict[SessionNumber, int] = {}
-        self._ids: dict[SessionNumber, set[int]] = {}
-        """The client ids that each session speaks for."""
+        self._ids: dict[SessionNumber, list[int]] = {}
+        """The client ids that each session speaks for: few, and a set takes 200 bytes."""
         self._present: dict[int, None] = {}
         self._changed: dict[int, None] = {}
         self._departed: dict[int, None] = {}
@@ -107,9 +107,9 @@ class Presence:
         if known.session == session:
             return
         if known.session is not None:
-            self._ids[known.session].discard(known.client)
+            self._ids[known.session].remove(known.client)
         known.session = session
-        self._ids.setdefault(session, set()).add(known.client)
+        self._ids.setdefault(session, []).append(known.client)
 
     def leave(self, session: SessionNumber) -> bool:
         """The session is gone, and everybody it spoke for. True if anybody has to be told."""
@@ -135,7 +135,7 @@ class Presence:
             del self._departed[oldest]
             known = self._known.pop(oldest)
             if known.session is not None:
-                self._ids[known.session].discard(oldest)
+                self._ids[known.session].remove(oldest)
 
     @property
     def dirty(self) -> bool:

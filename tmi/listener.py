@@ -198,6 +198,8 @@ class Listener:
 class _Head(asyncio.Protocol):
     """A connection until its first head is complete."""
 
+    __slots__ = ("_deadline", "_listener", "_received", "_transport")
+
     def __init__(self, listener: Listener) -> None:
         self._listener = listener
         self._received = bytearray()
@@ -229,6 +231,8 @@ class _Head(asyncio.Protocol):
             self._refuse(_HEAD_TOO_LARGE)
         elif end >= 0:
             self._done()
+            # uvloop's transport knows its first protocol to the end: leave nothing in it.
+            self._received, self._transport = bytearray(), None
             self._listener.decide(bytes(received), end, transport)
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002
@@ -243,6 +247,7 @@ class _Head(asyncio.Protocol):
         self._listener.heads.discard(self)
         if self._deadline is not None:
             self._deadline.cancel()
+            self._deadline = None
 
     def _refuse(self, problem: Problem) -> None:
         self._done()

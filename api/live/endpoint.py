@@ -132,13 +132,7 @@ class LiveEndpoint:
         tells_saved = head.parameter("saved") == "1"
         member = await self._admission.member(claims, diagram)
         self.sockets.take_seat(member.user)
-        socket = YWebsocketSocket(
-            self._options,
-            self.sockets,
-            tells_saved=tells_saved,
-            on_ended=lambda: self.sockets.leave_seat(member.user),
-        )
-        socket.user = member.user
+        socket = YWebsocketSocket(self._options, self.sockets, member.user, tells_saved=tells_saved)
         try:
             await socket.join(self._rooms, diagram, member)
         except BaseException:

@@ -31,7 +31,8 @@ class LiveOptions:
     outbox_max_bytes: int = MIB
     """What may be queued for a client that does not read, besides one state that was under way."""
     write_high_bytes: int = 256 * KIB
-    read_buffer_bytes: int = 2 * KIB
+    read_buffer_bytes: int = KIB
+    """To begin with; picows lets it grow with what comes. Most of what an idle socket takes."""
 
     edits_per_s: float = 1_000.0
     """Frames that one connection may send in the long run; each counts, cursors too."""

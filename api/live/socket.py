@@ -226,7 +226,7 @@ class LiveSocket(WSListener):
     def on_ws_connected(self, transport: WSTransport) -> None:
         # The handshake is over; its headers were a quarter of an idle socket's memory.
         transport.request.headers.clear()
-        transport.response.headers.clear()
+        transport.response.headers = transport.request.headers
         self._ws = transport
         self._tcp = tcp = transport.underlying_transport
         tcp.set_write_buffer_limits(high=self.options.write_high_bytes)

@@ -1,6 +1,6 @@
 """The y-websocket protocol: one socket, one diagram; everything is decided before the upgrade."""
 
-from collections.abc import Callable, Hashable
+from collections.abc import Hashable
 
 from api.live.options import LiveOptions
 from api.live.socket import LiveSocket, binary_frame
@@ -9,7 +9,7 @@ from crdt import y_websocket
 from rooms.peer import Member
 from rooms.hosting import Session
 from rooms.service import Rooms
-from tmi.domain.ids import DiagramId
+from tmi.domain.ids import DiagramId, UserId
 from tmi.domain.roles import Role
 
 _KEEPALIVE = binary_frame(y_websocket.KEEPALIVE)
@@ -19,18 +19,18 @@ FRAMING = "y-websocket"
 class YWebsocketSocket(LiveSocket):
     """A y-websocket client: the socket is itself the room's peer."""
 
-    __slots__ = ("_committed", "_is_synced", "_on_ended", "_session", "_tells_saved")
+    __slots__ = ("_committed", "_is_synced", "_session", "_tells_saved")
 
-    def __init__(
-        self, options: LiveOptions, sockets: Sockets, *, tells_saved: bool, on_ended: Callable[[], None]
-    ) -> None:
-        """`tells_saved`: the client asked for `saved` frames. `on_ended` is called once, at the very end."""
+    def __init__(self, options: LiveOptions, sockets: Sockets, user: UserId, *, tells_saved: bool) -> None:
+        """`user` has taken a seat, which is left at the end. `tells_saved`: the client asked for `saved`
+        frames.
+        """
         super().__init__(options, sockets)
+        self.user = user
         self._session: Session | None = None
         self._tells_saved = tells_saved
         self._committed = 0
         self._is_synced = False
-        self._on_ended = on_ended
 
     async def join(self, rooms: Rooms, diagram: DiagramId, member: Member) -> None:
         """Take a seat in the room, before the upgrade. Raises what `Rooms.join` raises."""
@@ -53,7 +53,8 @@ class YWebsocketSocket(LiveSocket):
         session, self._session = self._session, None
         if session is not None:
             session.leave()
-        self._on_ended()
+        if self.user is not None:
+            self._sockets.leave_seat(self.user)
 
     def paused(self) -> None:
         if self._session is not None:

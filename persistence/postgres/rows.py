@@ -3,7 +3,7 @@
 from persistence.postgres.database import Record
 from tmi.domain.ids import DiagramId, ThreatModelId, UserId
 from tmi.domain.model import Diagram, User
-from tmi.domain.roles import Grant, Principal, Role
+from tmi.domain.roles import Grant, Principal, PrincipalType, Role
 
 
 def user(row: Record) -> User:
@@ -33,13 +33,13 @@ def diagram(row: Record) -> Diagram:
     )
 
 
-def grant(row: Record) -> Grant:
-    """A row of grants."""
-    principal = Principal(
-        principal_type=row["principal_type"],
-        provider=row["provider"],
-        provider_id=row["provider_id"],
-        email=row["email"],
-        display_name=row["display_name"],
-    )
-    return Grant(principal, Role(row["role"]))
+def grant(
+    principal_type: PrincipalType,
+    provider: str,
+    provider_id: str,
+    email: str | None,
+    display_name: str | None,
+    role: int,
+) -> Grant:
+    """The columns of a row of grants."""
+    return Grant(Principal(principal_type, provider, provider_id, email, display_name), Role(role))

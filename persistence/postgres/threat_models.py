@@ -1,7 +1,7 @@
-"""Threat models on PostgreSQL. A list takes four queries, whatever its length."""
+"""Threat models on PostgreSQL. A list takes two queries, whatever its length."""
 
-from collections import defaultdict
 from collections.abc import Sequence
+from typing import Any
 from uuid import UUID, uuid4
 
 from persistence.grants import unique, with_creator
@@ -41,27 +41,24 @@ SELECT (SELECT count(*) FROM mine) AS total,
 
 MODELS = """
 SELECT t.id, t.alias, t.name, t.description, t.threat_model_framework, t.issue_uri, t.is_confidential,
-       t.created_by, t.created_at, t.modified_at, t.version, (
-           SELECT u.id FROM grants g JOIN users u
-               ON u.provider = g.provider
-              AND (u.provider_id = g.provider_id
-                   OR lower(u.email COLLATE "C") = lower(g.provider_id COLLATE "C"))
-           WHERE g.threat_model_id = t.id AND g.principal_type = 'user' AND g.role = 3
-           ORDER BY g.position, u.provider_id = g.provider_id DESC, u.created_at, u.id LIMIT 1
-       ) AS owner,
-       (SELECT count(*) FROM diagrams d WHERE d.threat_model_id = t.id) AS diagram_count
+       t.created_at, t.modified_at, t.version,
+       (SELECT count(*) FROM diagrams d WHERE d.threat_model_id = t.id) AS diagram_count,
+       ARRAY(SELECT ROW(g.principal_type, g.provider, g.provider_id, g.email, g.display_name, g.role)
+             FROM grants g WHERE g.threat_model_id = t.id ORDER BY g.position) AS grants,
+       (SELECT ROW(u.id, u.provider, u.provider_id, u.email, u.name, u.created_at)
+        FROM users u WHERE u.id = t.created_by) AS created_by,
+       (SELECT ROW(u.id, u.provider, u.provider_id, u.email, u.name, u.created_at)
+        FROM grants g JOIN users u
+            ON u.provider = g.provider
+           AND (u.provider_id = g.provider_id
+                OR lower(u.email COLLATE "C") = lower(g.provider_id COLLATE "C"))
+        WHERE g.threat_model_id = t.id AND g.principal_type = 'user' AND g.role = 3
+        ORDER BY g.position, u.provider_id = g.provider_id DESC, u.created_at, u.id LIMIT 1
+       ) AS owner
 FROM threat_models t WHERE t.id = ANY($1::uuid[]) ORDER BY t.alias DESC
 """
-"""`owner`: the first of the list's owners who has signed in; the creator, while that one is an owner."""
-
-GRANTS = """
-SELECT threat_model_id, principal_type, provider, provider_id, email, display_name, role
-FROM grants WHERE threat_model_id = ANY($1::uuid[]) ORDER BY threat_model_id, position
-"""
-
-USERS = """
-SELECT u.id, u.provider, u.provider_id, u.email, u.name, u.created_at
-FROM users u WHERE u.id = ANY($1::uuid[])
+"""One query with everything, since a round trip costs as much as what it asks for. `owner`: the first of the
+list's owners who has signed in; the creator, while that one is an owner.
 """
 
 UPDATE = """
@@ -168,16 +165,10 @@ async def _get(connection: PooledConnection, model: ThreatModelId) -> ThreatMode
 
 
 async def _summaries(connection: PooledConnection, models: Sequence[UUID]) -> Sequence[ThreatModelSummary]:
-    found = await connection.fetch(MODELS, models)
-    grants: dict[UUID, list[Grant]] = defaultdict(list)
-    for row in await connection.fetch(GRANTS, models):
-        grants[row["threat_model_id"]].append(rows.grant(row))
-    named = {row["owner"] for row in found} | {row["created_by"] for row in found}
-    users = {row["id"]: rows.user(row) for row in await connection.fetch(USERS, list(named - {None}))}
-    return [_summary(row, grants[row["id"]], users) for row in found]
+    return [_summary(row) for row in await connection.fetch(MODELS, models)]
 
 
-def _summary(row: Record, grants: Sequence[Grant], users: dict[UUID, User]) -> ThreatModelSummary:
+def _summary(row: Record) -> ThreatModelSummary:
     model = ThreatModel(
         id=ThreatModelId(row["id"]),
         alias=row["alias"],
@@ -186,11 +177,15 @@ def _summary(row: Record, grants: Sequence[Grant], users: dict[UUID, User]) -> T
         threat_model_framework=row["threat_model_framework"],
         issue_uri=row["issue_uri"],
         is_confidential=row["is_confidential"],
-        owner=users.get(row["owner"]),
-        created_by=users.get(row["created_by"]),
-        grants=tuple(grants),
+        owner=_user(row["owner"]),
+        created_by=_user(row["created_by"]),
+        grants=tuple(rows.grant(*grant) for grant in row["grants"]),
         created_at=row["created_at"],
         modified_at=row["modified_at"],
         version=row["version"],
     )
     return ThreatModelSummary(model, row["diagram_count"])
+
+
+def _user(columns: Sequence[Any] | None) -> User | None:
+    return None if columns is None else User(*columns)
