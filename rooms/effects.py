@@ -98,6 +98,13 @@ class Journal:
     """The room has updates to commit: ask `Room.take_batch` when its last batch is done."""
 
 
+@dataclass(frozen=True, slots=True)
+class Forward:
+    """A replica has something to say to the room's owner: one of `rooms.nodes.messages.Asked`."""
+
+    message: object
+
+
 Effect = (
     Send
     | SendState
@@ -110,6 +117,7 @@ Effect = (
     | Close
     | FlushAt
     | Journal
+    | Forward
 )
 Effects = tuple[Effect, ...] | list[Effect]
 NOTHING: Effects = ()

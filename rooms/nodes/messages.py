@@ -16,7 +16,7 @@ from crdt.lib0 import Decoder, var_bytes, var_string, write_var_uint
 from rooms.effects import SessionNumber
 from rooms.peer import Member
 from tmi.domain.errors import BadFrame
-from tmi.domain.ids import DiagramId, SignInId, UserId
+from tmi.domain.ids import DiagramId, Seq, SignInId, UserId
 from tmi.domain.roles import Role
 
 Channel = int
@@ -68,18 +68,20 @@ class Say:
 
 @dataclass(frozen=True, slots=True)
 class Hear:
-    """For every session but one, which has it already (0: none has)."""
+    """For every session but one, which has it already (0: none has). `seq` numbers the last update before."""
 
     body: bytes
     but: SessionNumber
+    seq: Seq
 
 
 @dataclass(frozen=True, slots=True)
 class Tell:
-    """For one session."""
+    """For one session; for the replica itself `seq` numbers the last update before."""
 
     session: SessionNumber
     body: bytes
+    seq: Seq
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,14 +176,24 @@ def _read_enter(decoder: Decoder) -> Enter:
     return Enter(session, Member(user, sign_in, _read_role(decoder)))
 
 
+def _read_hear(decoder: Decoder) -> Hear:
+    but, seq = decoder.read_var_uint(), Seq(decoder.read_var_uint())
+    return Hear(decoder.read_var_bytes(), but, seq)
+
+
+def _read_tell(decoder: Decoder) -> Tell:
+    session, seq = decoder.read_var_uint(), Seq(decoder.read_var_uint())
+    return Tell(session, decoder.read_var_bytes(), seq)
+
+
 _WRITERS: dict[type[Message], tuple[bytes, Callable[..., bytes]]] = {
     Follow: (b"\x00", lambda m: var_bytes(m.diagram.bytes) + var_bytes(m.state_vector)),
     Unfollow: (b"\x01", lambda _: b""),
     Enter: (b"\x02", _write_enter),
     Leave: (b"\x03", lambda m: write_var_uint(m.session)),
     Say: (b"\x04", lambda m: write_var_uint(m.session) + var_bytes(m.body)),
-    Hear: (b"\x05", lambda m: write_var_uint(m.but) + var_bytes(m.body)),
-    Tell: (b"\x06", lambda m: write_var_uint(m.session) + var_bytes(m.body)),
+    Hear: (b"\x05", lambda m: write_var_uint(m.but) + write_var_uint(m.seq) + var_bytes(m.body)),
+    Tell: (b"\x06", lambda m: write_var_uint(m.session) + write_var_uint(m.seq) + var_bytes(m.body)),
     Acknowledged: (b"\x07", lambda m: write_var_uint(m.session) + write_var_uint(m.count)),
     Refused: (b"\x08", lambda m: write_var_uint(m.session) + var_string(m.reason)),
     RoleChanged: (b"\x09", lambda m: write_var_uint(m.session) + bytes((m.role,))),
@@ -195,8 +207,8 @@ _READERS: dict[int, Callable[[Decoder], Message]] = {
     2: _read_enter,
     3: lambda d: Leave(d.read_var_uint()),
     4: lambda d: Say(d.read_var_uint(), d.read_var_bytes()),
-    5: lambda d: _hear(d.read_var_uint(), d.read_var_bytes()),
-    6: lambda d: Tell(d.read_var_uint(), d.read_var_bytes()),
+    5: _read_hear,
+    6: _read_tell,
     7: lambda d: Acknowledged(d.read_var_uint(), d.read_var_uint()),
     8: lambda d: Refused(d.read_var_uint(), d.read_var_string()),
     9: lambda d: RoleChanged(d.read_var_uint(), _read_role(d)),
@@ -204,6 +216,3 @@ _READERS: dict[int, Callable[[Decoder], Message]] = {
     11: lambda d: Lost(d.read_var_string()),
 }
 
-
-def _hear(but: SessionNumber, body: bytes) -> Hear:
-    return Hear(body, but)

@@ -1,7 +1,7 @@
 """The owner's side of a room that another node follows.
 
-The follower takes one seat for itself, over which it gets all that is broadcast, once, and offers what it has and the
-owner has not. Each of its clients takes a seat of its own: so roles, presence, limits, refusals and
+The follower takes one seat for itself, over which it gets all that is broadcast, once, and offers what it has
+and the owner has not. Each of its clients takes a seat of its own: so roles, presence, limits, refusals and
 acknowledgements are decided here, by the same code as for the clients of this node.
 """
 
@@ -105,6 +105,10 @@ class Mirror:
 
     # --- told by the seats ----------------------------------------------------------------------
 
+    def tell(self, session: SessionNumber, body: bytes) -> None:
+        """For one session, or for the follower itself."""
+        self.answer(Tell(session, body, self._runner.room.seq))
+
     def answer(self, message: Answered) -> None:
         """Send to the follower."""
         if not self.is_over:
@@ -112,7 +116,8 @@ class Mirror:
 
     def hear(self, body: bytes, but: SessionNumber | None) -> None:
         """A broadcast."""
-        self._answer(Hear(body, REPLICA if but is None else self._numbers.get(but, REPLICA)))
+        source = REPLICA if but is None else self._numbers.get(but, REPLICA)
+        self._answer(Hear(body, source, self._runner.room.seq))
 
     def sent_away(self, session: SessionNumber, code: int, reason: str) -> None:
         """The room has closed one of the follower's clients."""
@@ -158,7 +163,7 @@ class _Seat:
         return body
 
     def write(self, wire: bytes) -> None:
-        self._mirror.answer(Tell(self._number, wire))
+        self._mirror.tell(self._number, wire)
 
     def acknowledge(self, syncs: int, updates: int) -> None:
         self._mirror.answer(Acknowledged(self._number, syncs + updates))
@@ -195,7 +200,7 @@ class _Follower:
         return body
 
     def write(self, wire: bytes) -> None:
-        self._mirror.answer(Tell(REPLICA, wire))
+        self._mirror.tell(REPLICA, wire)
 
     def hear(self, body: bytes, but: SessionNumber | None) -> None:
         self._mirror.hear(body, but)

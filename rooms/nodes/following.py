@@ -1,0 +1,74 @@
+"""The shell around a replica: effects on real peers, and a way to the owner that may be lost."""
+
+import asyncio
+import logging
+from collections.abc import Callable
+
+from rooms.effects import Forward
+from rooms.hosting import Runner, Session
+from rooms.nodes.messages import Answered, Asked, Lost
+from rooms.nodes.replica import Replica
+from rooms.peer import Member, Peer
+from rooms.ticker import Ticker
+
+log = logging.getLogger(__name__)
+
+
+class ReplicaRunner(Runner[Replica]):
+    """Performs what `room`, a replica, decides."""
+
+    def __init__(self, replica: Replica, ticker: Ticker) -> None:
+        super().__init__(replica, ticker)
+        self.synced = asyncio.Event()
+        """The document is one that an owner had: newcomers may be answered."""
+        self.lost = asyncio.Event()
+        """There is no way to an owner."""
+        self.lost.set()
+        self.is_disowned = False
+        """The last owner said that it is none."""
+        self._upstream: Callable[[Asked], None] | None = None
+        self._perform_one[Forward] = self._forward
+
+    def join(self, member: Member, peer: Peer) -> Session:
+        """Let a peer in, and tell the owner."""
+        session = super().join(member, peer)
+        self.perform(self.room.entered(session.number))
+        return session
+
+    def attach(self, upstream: Callable[[Asked], None]) -> None:
+        """There is a way to an owner. `upstream` may not answer before it returns."""
+        self._upstream = upstream
+        self.is_disowned = False
+        self.lost.clear()
+        self.perform(self.room.attach(self._ticker.now()))
+
+    def detach(self) -> None:
+        """The way to the owner is gone. Calling it again does nothing."""
+        self.room.detach()
+        self._upstream = None
+        self.lost.set()
+
+    def hear(self, message: Answered) -> None:
+        """Handle what the owner says. What cannot be handled ends this way to it, and nothing else."""
+        if self._upstream is None:
+            return
+        if isinstance(message, Lost):
+            self.is_disowned = True
+            self.detach()
+            return
+        try:
+            effects = self.room.hear(message, self._ticker.now())
+        except Exception:
+            self.faults += 1
+            log.exception("room %s: what its owner said could not be handled", self.room.diagram)
+            self.detach()
+            return
+        self.perform(effects)
+        if self.room.is_synced:
+            self.synced.set()
+        if self.room.is_over:
+            self.detach()
+
+    def _forward(self, effect: Forward) -> None:
+        if self._upstream is not None:
+            self._upstream(effect.message)  # type: ignore[arg-type]  # see Forward

@@ -1,0 +1,89 @@
+"""Who is here, as a replica knows it: what the owner said of all, and this node's clients of themselves.
+
+The owner decides whose an entry is. Here stale entries are dropped before they travel, since y-websocket 3.x
+repeats whatever it hears; and what this node's clients said last is kept for the next owner.
+"""
+
+from crdt import awareness
+from crdt.awareness import GONE, Entry
+from rooms.effects import SessionNumber
+
+_ENTRIES_MAX = 100_000
+
+
+class HeardPresence:
+    """Bounded: client ids per session, bytes per state, remembered departures."""
+
+    def __init__(self, *, ids_per_session: int, state_max_bytes: int, remembered: int = 1024) -> None:
+        self._heard: dict[int, Entry] = {}
+        self._departed: dict[int, None] = {}
+        self._doubted: set[int] = set()
+        self._said: dict[SessionNumber, dict[int, Entry]] = {}
+        self._ids_per_session = ids_per_session
+        self._state_max_bytes = state_max_bytes
+        self._remembered = remembered
+
+    def say(self, session: SessionNumber, data: bytes) -> bytes | None:
+        """What of a session's awareness the owner has to hear; None for nothing. Raises BadFrame."""
+        entries = awareness.parse(data, max_entries=1024, max_state_bytes=self._state_max_bytes)
+        said = self._said.setdefault(session, {})
+        fresh = [entry for entry in entries if self._is_fresh(entry, said)]
+        for entry in fresh:
+            if entry.client in said or len(said) < self._ids_per_session:
+                said[entry.client] = entry
+        return awareness.encode(fresh) if fresh else None
+
+    def _is_fresh(self, entry: Entry, said: dict[int, Entry]) -> bool:
+        known = said.get(entry.client)
+        if known is None:
+            # Its own, first of all: the owner answers it even where the clock is one that departed.
+            known = self._heard.get(entry.client)
+            return known is None or known.state == GONE or _is_newer(entry, known)
+        return _is_newer(entry, known)
+
+    def hear(self, data: bytes) -> None:
+        """The owner has spoken. Raises BadFrame."""
+        for entry in awareness.parse(data, max_entries=_ENTRIES_MAX, max_state_bytes=self._state_max_bytes):
+            self._heard[entry.client] = entry
+            self._doubted.discard(entry.client)
+            if entry.state == GONE:
+                self._departed[entry.client] = None
+            else:
+                self._departed.pop(entry.client, None)
+        while len(self._departed) > self._remembered:
+            oldest = next(iter(self._departed))
+            del self._departed[oldest], self._heard[oldest]
+
+    def everybody(self) -> bytes | None:
+        """All who are here, encoded; None if nobody is."""
+        present = [entry for entry in self._heard.values() if entry.state != GONE]
+        return awareness.encode(present) if present else None
+
+    def said_by(self, session: SessionNumber) -> bytes | None:
+        """What a session said last of everybody it speaks for, for an owner who has not heard it."""
+        said = self._said.get(session)
+        return awareness.encode(said.values()) if said else None
+
+    def leave(self, session: SessionNumber) -> None:
+        """The session is gone."""
+        self._said.pop(session, None)
+
+    def doubt(self) -> None:
+        """There is a new owner, who knows nobody yet: whoever is here is heard of again, or `give_up` ends
+        it.
+        """
+        self._doubted = {client for client, entry in self._heard.items() if entry.state != GONE}
+
+    def give_up(self) -> bytes | None:
+        """Those of whom no word came since `doubt` are gone: what to tell about it, if anything."""
+        gone = [Entry(client, self._heard[client].clock, GONE) for client in sorted(self._doubted)]
+        self._doubted = set()
+        if not gone:
+            return None
+        data = awareness.encode(gone)
+        self.hear(data)
+        return data
+
+
+def _is_newer(entry: Entry, known: Entry) -> bool:
+    return entry.clock > known.clock or (entry.clock == known.clock and entry.state == GONE != known.state)

@@ -1,0 +1,351 @@
+"""A room that another node owns, as the clients of this node see it, without any I/O.
+
+What it holds true:
+
+- **The owner decides.** An edit goes to the owner, is applied, numbered and committed there, and comes back
+  with what is broadcast: only then does it enter the document here. So the document is always what the owner
+  had after some update, and nobody here sees updates in another order than there.
+- **Nothing is given up before it is committed.** What a client sent stays here until the owner reports the
+  commit. When the link or the owner is lost, the clients stay connected: the next owner is offered the
+  document, is told once more whatever was not acknowledged, and acknowledges that.
+- **A new owner gets everything.** What this replica has and the new owner has not, since the old one sent it
+  out before it committed it, is offered as the answer to the owner's SyncStep1.
+
+What can go wrong: more waits for an owner than `pending_max_bytes`. Then the writer is closed with 1013, and
+keeps its edits, as all Yjs clients do.
+"""
+
+from collections import deque
+from dataclasses import dataclass, field
+
+from crdt import y_websocket
+from crdt.document import EMPTY_UPDATE, Document, merge
+from crdt.messages import Awareness, Message, QueryAwareness, SyncStep1, SyncStep2, Update
+from rooms import closing
+from rooms.audience import READ_ONLY, Audience, Seat
+from rooms.effects import (
+    NOTHING,
+    Acknowledge,
+    Broadcast,
+    Effect,
+    Effects,
+    FlushAt,
+    Forward,
+    Refuse,
+    Send,
+    SessionNumber,
+)
+from rooms.lifecycle import Happening
+from rooms.nodes.messages import (
+    REPLICA,
+    Acknowledged,
+    Answered,
+    Asked,
+    Ended,
+    Enter,
+    Follow,
+    Hear,
+    Leave,
+    Refused,
+    RoleChanged,
+    Say,
+    Tell,
+    Unfollow,
+)
+from rooms.nodes.presence import HeardPresence
+from rooms.peer import Member
+from tmi.domain.errors import BadFrame, BadUpdate
+from tmi.domain.ids import DiagramId, Seq
+from tmi.domain.ports import Origin
+
+
+@dataclass(frozen=True, slots=True)
+class ReplicaLimits:
+    """Bounds of a replica."""
+
+    sessions_max: int = 5_000
+    pending_max_bytes: int = 8 * 1024 * 1024
+    """What may wait for an acknowledgement."""
+    awareness_max_bytes: int = 64 * 1024
+    ids_per_session: int = 16
+    doubt_s: float = 5.0
+    """So long after a change of owner, those of whom nobody has spoken are gone."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Waiting:
+    """An edit that the owner has not acknowledged."""
+
+    body: bytes
+    syncs: int
+    updates: int
+
+
+@dataclass(slots=True)
+class _Unacknowledged:
+    """What a session waits for, oldest first."""
+
+    member: Member | None
+    edits: deque[_Waiting] = field(default_factory=deque)
+
+
+class Replica(Audience):
+    """See the module's text."""
+
+    def __init__(self, diagram: DiagramId, limits: ReplicaLimits, document: Document | None = None) -> None:
+        super().__init__(diagram, document or Document(), limits.sessions_max)
+        self._limits = limits
+        self._presence = HeardPresence(
+            ids_per_session=limits.ids_per_session, state_max_bytes=limits.awareness_max_bytes
+        )
+        self._waiting: dict[SessionNumber, _Unacknowledged] = {}
+        self._give_up_at: float | None = None
+        self.seq = Seq(0)
+        """The number of the last update in the document; provisional until committed."""
+        self.unsaved = 0
+        """How many edits wait for the owner's acknowledgement."""
+        self.unsaved_bytes = 0
+        self.is_attached = False
+        """There is an owner to talk to."""
+        self.is_synced = False
+        """The document is one that an owner had."""
+
+    # --- from the clients -----------------------------------------------------------------------
+
+    def receive(self, number: SessionNumber, message: Message, now: float) -> Effects:
+        """Answer what can be answered here; everything else is the owner's."""
+        seat = self._sessions.get(number)
+        if seat is None:
+            return NOTHING
+        try:
+            return self._answer(seat, message, now)
+        except BadFrame as fault:
+            return self._end(number, closing.BAD_FRAME, str(fault)[:120], now)
+
+    def hold(self, number: SessionNumber, update: bytes) -> bool:  # noqa: ARG002
+        """Never: the owner has the edits wait for their tick."""
+        return False
+
+    def _answer(self, seat: Seat, message: Message, now: float) -> Effects:
+        if isinstance(message, Update):
+            return self._pass_on(seat, message.update, Origin.UPDATE, now)
+        if isinstance(message, Awareness):
+            fresh = self._presence.say(seat.number, message.data)
+            return NOTHING if fresh is None else self._forward(Say(seat.number, y_websocket.awareness(fresh)))
+        if isinstance(message, SyncStep2):
+            return self._pass_on(seat, message.update, Origin.SYNC, now)
+        if isinstance(message, SyncStep1):
+            return self._sync(seat, message.state_vector)
+        if isinstance(message, QueryAwareness):
+            return self._everybody(seat.number)
+        raise BadFrame(f"a room takes no {type(message).__name__}")
+
+    def _pass_on(self, seat: Seat, update: bytes, origin: Origin, now: float) -> Effects:
+        syncs, updates = seat.worth(origin)
+        if not seat.may_edit and self.document.would_add(update):
+            seat.refused += syncs + updates
+            return (Refuse(seat.number, READ_ONLY),)
+        body = y_websocket.sync_step2(update) if origin is Origin.SYNC else y_websocket.update(update)
+        if self.unsaved_bytes + len(body) > self._limits.pending_max_bytes:
+            reason = "too many edits wait for the node that owns this diagram"
+            return self._end(seat.number, closing.TRY_AGAIN_LATER, reason, now)
+        self._wait(seat.number, seat.member, _Waiting(body, syncs, updates))
+        return self._forward(Say(seat.number, body))
+
+    def _wait(self, number: SessionNumber, member: Member | None, edit: _Waiting) -> None:
+        waiting = self._waiting.get(number)
+        if waiting is None:
+            waiting = self._waiting[number] = _Unacknowledged(member)
+        waiting.edits.append(edit)
+        self.unsaved += 1
+        self.unsaved_bytes += len(edit.body)
+
+    def _forward(self, *messages: Asked) -> Effects:
+        return [Forward(message) for message in messages] if self.is_attached else NOTHING
+
+    def entered(self, number: SessionNumber) -> Effects:
+        """Tell the owner of a session that has joined."""
+        seat = self._sessions[number]
+        assert seat.member is not None
+        return self._forward(Enter(number, seat.member))
+
+    def _left(self, seat: Seat, now: float) -> Effects:  # noqa: ARG002
+        self._presence.leave(seat.number)
+        effects = list(self._forward(Leave(seat.number)))
+        waiting = self._waiting.pop(seat.number, None)
+        if waiting is not None:
+            # It is not told of any commit now; the replica waits for them instead, in its own name.
+            self.unsaved -= len(waiting.edits)
+            self.unsaved_bytes -= sum(len(edit.body) for edit in waiting.edits)
+            effects.extend(self._adopt(waiting))
+        return effects
+
+    def _adopt(self, left: _Unacknowledged) -> Effects:
+        updates = [part.update for edit in left.edits for part in y_websocket.decode(edit.body)
+                   if isinstance(part, Update | SyncStep2)]  # fmt: skip
+        try:
+            merged = merge(updates)
+        except BadUpdate:
+            return NOTHING  # the owner will not take it either
+        self._wait(REPLICA, None, _Waiting(y_websocket.sync_step2(merged), 0, 0))
+        return self._forward(Say(REPLICA, y_websocket.sync_step2(EMPTY_UPDATE)))
+
+    # --- the owner ------------------------------------------------------------------------------
+
+    def attach(self, now: float) -> Effects:
+        """There is an owner: tell it what is here, who is here, and what has not been acknowledged."""
+        self.is_attached = True
+        self._presence.doubt()
+        self._give_up_at = now + self._limits.doubt_s
+        effects: list[Effect] = [Forward(Follow(self.diagram, self.document.state_vector()))]
+        for number, seat in self._sessions.items():
+            if seat.member is not None:
+                effects.append(Forward(Enter(number, seat.member)))
+            said = self._presence.said_by(number)
+            if said is not None:
+                effects.append(Forward(Say(number, y_websocket.awareness(said))))
+        for number, waiting in self._waiting.items():
+            effects.extend(Forward(Say(number, edit.body)) for edit in waiting.edits)
+        effects.append(FlushAt(self._give_up_at))
+        return effects
+
+    def detach(self) -> None:
+        """The owner is lost; the clients stay, and what they send waits for the next one."""
+        self.is_attached = False
+
+    def hear(self, message: Answered, now: float) -> Effects:
+        """Handle what the owner says. Raises BadFrame for what no owner says."""
+        if isinstance(message, Hear):
+            self.seq = message.seq
+            return self._take(message.body, message.but or None)
+        if isinstance(message, Tell):
+            if message.session == REPLICA:
+                self.seq = message.seq
+                return self._take(message.body, None)
+            return self._told(message)
+        if isinstance(message, Acknowledged):
+            return self._acknowledged(message)
+        if isinstance(message, Refused):
+            return self._refused(message)
+        if isinstance(message, RoleChanged):
+            return self.change_role(message.session, message.role, now)
+        if isinstance(message, Ended):
+            return self._ended(message, now)
+        return NOTHING
+
+    def _take(self, body: bytes, but: SessionNumber | None) -> Effects:
+        effects: list[Effect] = []
+        for part in y_websocket.decode(body):
+            if isinstance(part, Awareness):
+                self._presence.hear(part.data)
+                effects.append(Broadcast(body, but))
+            elif isinstance(part, SyncStep1):
+                effects.extend(self._offer(part.state_vector))
+            elif isinstance(part, Update | SyncStep2):
+                effects.extend(self._integrate(part, but))
+        return effects
+
+    def _integrate(self, part: Update | SyncStep2, but: SessionNumber | None) -> Effects:
+        self.is_synced = self.is_synced or isinstance(part, SyncStep2)
+        applied = self.document.apply(part.update)
+        self.document.bytes_estimate += len(part.update)
+        effects: list[Effect] = []
+        if applied.relay != EMPTY_UPDATE:
+            effects.append(Broadcast(y_websocket.update(applied.relay), but))
+        if applied.gap:
+            state_vector = self.document.state_vector()
+            effects.extend(self._forward(Say(REPLICA, y_websocket.sync_step1(state_vector))))
+        return effects
+
+    def _offer(self, state_vector: bytes) -> Effects:
+        body = y_websocket.sync_step2(self.document.difference(state_vector))
+        # It needs no keeping: the document is offered to every owner.
+        self._wait(REPLICA, None, _Waiting(y_websocket.sync_step2(EMPTY_UPDATE), 0, 0))
+        return self._forward(Say(REPLICA, body))
+
+    def _told(self, message: Tell) -> Effects:
+        seat = self._sessions.get(message.session)
+        if seat is None:
+            return NOTHING
+        if message.body.startswith(b"\x00\x00"):
+            # The owner misses something of this session's: the question is counted here.
+            return self._ask(seat)
+        return (Send(message.session, message.body),)
+
+    def _acknowledged(self, message: Acknowledged) -> Effects:
+        waiting = self._waiting.get(message.session)
+        if waiting is None:
+            return NOTHING
+        syncs = updates = 0
+        for _ in range(min(message.count, len(waiting.edits))):
+            edit = self._drop_oldest(waiting)
+            syncs += edit.syncs
+            updates += edit.updates
+        if not waiting.edits:
+            del self._waiting[message.session]
+        seat = self._sessions.get(message.session)
+        if seat is None or not seat.wants_acknowledgements:
+            return NOTHING
+        return (Acknowledge(message.session, syncs, updates),)
+
+    def _refused(self, message: Refused) -> Effects:
+        """The owner knows of a demotion that had not arrived here yet."""
+        seat, waiting = self._sessions.get(message.session), self._waiting.get(message.session)
+        if seat is None or waiting is None:
+            return NOTHING
+        edit = self._drop_oldest(waiting)
+        if not waiting.edits:
+            del self._waiting[message.session]
+        seat.refused += edit.syncs + edit.updates
+        return (Refuse(message.session, message.reason),)
+
+    def _drop_oldest(self, waiting: _Unacknowledged) -> _Waiting:
+        edit = waiting.edits.popleft()
+        self.unsaved -= 1
+        self.unsaved_bytes -= len(edit.body)
+        return edit
+
+    def _ended(self, message: Ended, now: float) -> Effects:
+        if message.session != REPLICA:
+            return self.end_session(message.session, message.code, message.reason, now)
+        self._become(Happening.DELETED if message.code == closing.DIAGRAM_DELETED else Happening.LOG_REFUSED)
+        return self._close_all(message.code, message.reason, now)
+
+    # --- what every audience does ---------------------------------------------------------------
+
+    def _settle(self, now: float) -> list[Effect]:  # noqa: ARG002
+        return []
+
+    def _flush_edits(self, effects: list[Effect], now: float) -> None:
+        """Nothing waits here."""
+
+    def _present(self) -> bytes | None:
+        return self._presence.everybody()
+
+    def flush(self, now: float) -> Effects:
+        """Give up those who did not come back with the new owner."""
+        if self._give_up_at is None or not self.is_attached:
+            return NOTHING
+        if now < self._give_up_at:
+            return (FlushAt(self._give_up_at),)
+        self._give_up_at = None
+        gone = self._presence.give_up()
+        return NOTHING if gone is None else (Broadcast(y_websocket.awareness(gone)),)
+
+    # --- the end --------------------------------------------------------------------------------
+
+    def close_if_idle(self) -> Effects:
+        """Nobody is here, and everything is acknowledged: end."""
+        if not self.is_empty or self.unsaved:
+            return NOTHING
+        effects = self._forward(Unfollow())
+        self._become(Happening.IDLE)
+        self._become(Happening.SAVED)
+        self.is_attached = False
+        return effects
+
+    def drain(self, now: float) -> Effects:
+        """Send everybody away to come back elsewhere. What is not acknowledged stays with the clients."""
+        effects = self._close_all(closing.SERVICE_RESTART, "this node is restarting; connect again", now)
+        self._become(Happening.DRAIN)
+        return effects
