@@ -1,11 +1,12 @@
 """Signed tokens: short, asymmetric, each good for one purpose.
 
-Two kinds exist, told apart by their type *and* their audience:
+Three kinds exist, told apart by their type *and* their audience:
 
 - An **access token** (`typ` `at+jwt`, RFC 9068; `aud` `tmi`) is the bearer token of REST. No socket takes it.
 - A **collab token** (`typ` `collab+jwt`; `aud` `tmi-collab`) opens live sockets and may stand in a URL, since
   stock Yjs clients can put it nowhere else. REST does not take it. It names a user, a sign-in session and
   perhaps one diagram, never a role: roles are looked up when it is used.
+- A **node token** (`typ` `node+jwt`; `aud` the node that it is for) proves to another node who dials or answers.
 
 What holds true (RFC 8725, JSON Web Token Best Current Practices):
 
@@ -38,7 +39,7 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from tmi.domain.errors import StartupError, Unauthenticated
-from tmi.domain.ids import DiagramId, SignInId, UserId
+from tmi.domain.ids import DiagramId, NodeId, SignInId, UserId
 from tmi.domain.model import SigningKey, User
 from tmi.domain.ports import SigningKeys
 
@@ -52,7 +53,11 @@ _ACCESS_TYPE = "at+jwt"
 _ACCESS_AUDIENCE = "tmi"
 _COLLAB_TYPE = "collab+jwt"
 _COLLAB_AUDIENCE = "tmi-collab"
-_REQUIRED_CLAIMS = ["iss", "aud", "sub", "sid", "iat", "exp", "jti"]
+_NODE_TYPE = "node+jwt"
+_NODE_TTL = timedelta(seconds=30)
+_OF_NODES = ["iss", "aud", "sub", "iat", "exp", "jti", "nonce"]
+_OF_USERS = ["iss", "aud", "sub", "sid", "iat", "exp", "jti"]
+"""What has to be in a token."""
 _HEADER_MEMBERS = frozenset({"alg", "kid", "typ"})
 _CLOCK_SKEW = timedelta(seconds=5)
 """What nodes' clocks may differ by."""
@@ -127,13 +132,24 @@ class Tokens:
 
     def access_token(self, user: User, sign_in: SignInId) -> str:
         """A bearer token for REST."""
-        claims = {"email": user.email, "idp": user.provider}
-        return self._sign(_ACCESS_TYPE, _ACCESS_AUDIENCE, user.id, sign_in, self.access_ttl, claims)
+        claims = {"sid": str(sign_in), "email": user.email, "idp": user.provider}
+        return self._sign(_ACCESS_TYPE, _ACCESS_AUDIENCE, user.id, self.access_ttl, claims)
 
     def collab_token(self, user: UserId, sign_in: SignInId, diagram: DiagramId | None) -> str:
         """A token for live sockets: of one diagram, or of all that the user may watch."""
-        claims = {} if diagram is None else {"did": str(diagram)}
-        return self._sign(_COLLAB_TYPE, _COLLAB_AUDIENCE, user, sign_in, self.collab_ttl, claims)
+        claims = {"sid": str(sign_in)} | ({} if diagram is None else {"did": str(diagram)})
+        return self._sign(_COLLAB_TYPE, _COLLAB_AUDIENCE, user, self.collab_ttl, claims)
+
+    def issue(self, sender: NodeId, receiver: NodeId, nonce: str) -> str:
+        """A node token (see `rooms.nodes.links.NodeTokens`)."""
+        return self._sign(_NODE_TYPE, _node_audience(receiver), sender, _NODE_TTL, {"nonce": nonce})
+
+    def verify(self, token: str, receiver: NodeId) -> tuple[NodeId, str]:
+        """The sender of a node token, and its nonce. Raises Unauthenticated."""
+        if len(token) > MAX_TOKEN_LENGTH:
+            raise Unauthenticated("this is not a token of this service")
+        claims = self._verify_anew(token, _NODE_TYPE, _node_audience(receiver), _OF_NODES)
+        return NodeId(_uuid(claims["sub"])), str(claims["nonce"])
 
     def verify_access(self, token: str) -> AccessClaims:
         """Raises Unauthenticated."""
@@ -151,8 +167,7 @@ class Tokens:
         self,
         type_: str,
         audience: str,
-        user: UserId,
-        sign_in: SignInId,
+        subject: UUID,
         ttl: timedelta,
         claims: Mapping[str, str],
     ) -> str:
@@ -160,8 +175,7 @@ class Tokens:
         payload = {
             "iss": self._issuer,
             "aud": audience,
-            "sub": str(user),
-            "sid": str(sign_in),
+            "sub": str(subject),
             "iat": now,
             "exp": now + ttl,
             "jti": uuid4().hex,
@@ -181,7 +195,7 @@ class Tokens:
         name = type_, sha256(token.encode(errors="surrogatepass")).digest()
         verified = self._verified.get(name)
         if verified is None:
-            raw = self._verify_anew(token, type_, audience)
+            raw = self._verify_anew(token, type_, audience, _OF_USERS)
             verified = raw["exp"], read(raw)
             if len(self._verified) >= _REMEMBERED_MAX:
                 del self._verified[next(iter(self._verified))]
@@ -191,7 +205,9 @@ class Tokens:
             raise Unauthenticated("the token has expired")
         return verified[1]
 
-    def _verify_anew(self, token: str, type_: str, audience: str) -> Mapping[str, Any]:
+    def _verify_anew(
+        self, token: str, type_: str, audience: str, required: list[str]
+    ) -> Mapping[str, Any]:
         if not _COMPACT_JWS.fullmatch(token):
             raise Unauthenticated("this is not a token of this service")
         try:
@@ -203,7 +219,7 @@ class Tokens:
                 audience=audience,
                 issuer=self._issuer,
                 leeway=_CLOCK_SKEW,
-                options={"require": _REQUIRED_CLAIMS, "strict_aud": True},
+                options={"require": required, "strict_aud": True},
             )
         except jwt.ExpiredSignatureError:
             raise Unauthenticated("the token has expired") from None
@@ -219,6 +235,10 @@ class Tokens:
         if kid not in self._public_keys:
             raise ValueError("not a key of ours")
         return self._public_keys[kid]
+
+
+def _node_audience(node: NodeId) -> str:
+    return f"tmi-node:{node}"
 
 
 def _private_key(key: SigningKey) -> Ed25519PrivateKey:

@@ -13,6 +13,7 @@ from crdt.document import Document
 from rooms import closing
 from rooms.hosting import Session
 from rooms.journal import Journal, JournalLimits
+from rooms.nodes.mirror import Answer, Mirror
 from rooms.peer import Member, Peer
 from rooms.room import Room, RoomLimits
 from rooms.runner import UPDATE_WEIGHT, RoomRunner
@@ -136,6 +137,13 @@ class Rooms:
             # The role was looked up before the room was ready, perhaps before the change.
             self._spawn(self._reread(diagram))
         return session
+
+    def mirror(self, diagram: DiagramId, state_vector: bytes, answer: Answer) -> Mirror | None:
+        """Let another node follow a room that is open here; None if it is not."""
+        runner = self._open.get(diagram)
+        if runner is None or not runner.room.is_open or self._draining:
+            return None
+        return Mirror(runner, state_vector, answer)
 
     async def _room(self, diagram: DiagramId) -> RoomRunner:
         for _ in range(_OPENING_TRIES):

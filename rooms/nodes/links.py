@@ -1,0 +1,304 @@
+"""Links between nodes: WebSockets on a listener of their own, never on the port of clients.
+
+A node that follows rooms of another dials it, so two nodes have at most one link in each direction. Many rooms share a
+link; what one turn of the loop has to say goes out in one frame.
+
+Both sides prove who they are with tokens of the deployment's signing keys, each good for one receiver and for
+seconds: the dialling node in its request, and the other one in its first frame, which repeats what the dialling
+node made up. Nothing of a room is said before.
+
+A peer that is paused or cut off without a word is found out by pings; then its link is gone, and the replicas
+look for their owners again.
+"""
+
+import asyncio
+import contextlib
+import logging
+import secrets
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+from typing import Protocol
+from urllib.parse import urlsplit
+
+from picows import (
+    WSError,
+    WSFrame,
+    WSListener,
+    WSMsgType,
+    WSTransport,
+    WSUpgradeRequest,
+    WSUpgradeResponse,
+    WSUpgradeResponseWithListener,
+    ws_connect,
+    ws_create_server,
+)
+
+from rooms.nodes.ends import FollowersEnd, Owned, OwnersEnd
+from rooms.nodes.following import ReplicaRunner
+from rooms.nodes.messages import Channel, Message, decode, encode
+from tmi.domain.errors import BadFrame, Unauthenticated, Unavailable
+from tmi.domain.ids import NodeId
+from tmi.domain.model import Node
+
+log = logging.getLogger(__name__)
+
+PATH = "/link"
+_BEARER = "Bearer "
+
+
+@dataclass(frozen=True, slots=True)
+class LinkLimits:
+    """Bounds of a link; times in seconds."""
+
+    dial_timeout_s: float = 1.0
+    """For connecting and for both proofs."""
+    ping_after_s: float = 0.5
+    """A link on which nothing came for so long is asked whether it is alive."""
+    ping_timeout_s: float = 1.0
+    frame_max_bytes: int = 1 << 30
+    """A whole document, and all that one turn of the loop has to say."""
+    write_high_bytes: int = 1024 * 1024
+    """From here on broadcasts wait, and one difference makes them good."""
+    write_max_bytes: int = 1 << 30
+    """From here on the link is given up."""
+
+
+class NodeTokens(Protocol):
+    """Proofs of nodes to each other."""
+
+    def issue(self, sender: NodeId, receiver: NodeId, nonce: str) -> str:
+        """A token that says: `sender` speaks to `receiver`, and repeats `nonce`."""
+
+    def verify(self, token: str, receiver: NodeId) -> tuple[NodeId, str]:
+        """Its sender and its nonce. Raises Unauthenticated unless it is for `receiver`, and still good."""
+
+
+class Links:
+    """All links of this node."""
+
+    def __init__(
+        self, node: NodeId, owned: Owned, tokens: NodeTokens, limits: LinkLimits | None = None
+    ) -> None:
+        self._node = node
+        self._owned = owned
+        self._tokens = tokens
+        self._limits = limits or LinkLimits()
+        self._dialled: dict[NodeId, _Dialled] = {}
+        self._dialling: dict[NodeId, asyncio.Task[_Dialled]] = {}
+        self._accepted: set[_Accepted] = set()
+
+    @contextlib.asynccontextmanager
+    async def listening(self, host: str, port: int) -> AsyncIterator[int]:
+        """Accept other nodes' links; yields the port. All links end with it."""
+        server = await ws_create_server(
+            self._accept,
+            host,
+            port,
+            websocket_handshake_timeout=self._limits.dial_timeout_s,
+            enable_auto_ping=True,
+            auto_ping_idle_timeout=self._limits.ping_after_s,
+            auto_ping_reply_timeout=self._limits.ping_timeout_s,
+            max_frame_size=self._limits.frame_max_bytes,
+        )
+        try:
+            yield server.sockets[0].getsockname()[1]
+        finally:
+            server.close()
+            self.close()
+
+    def close(self) -> None:
+        """End all links."""
+        for task in self._dialling.values():
+            task.cancel()
+        for connection in [*self._dialled.values(), *self._accepted]:
+            connection.disconnect()
+
+    # --- following ------------------------------------------------------------------------------
+
+    async def follow(self, owner: Node, runner: ReplicaRunner) -> None:
+        """Attach a replica to its owner. Raises Unavailable when that node cannot be reached."""
+        dialled = self._dialled.get(owner.id)
+        if dialled is None:
+            dialled = await asyncio.shield(self._dial_once(owner))
+        dialled.end.open(runner)
+
+    def _dial_once(self, owner: Node) -> "asyncio.Task[_Dialled]":
+        task = self._dialling.get(owner.id)
+        if task is None:
+            task = asyncio.create_task(self._dial(owner), name=f"dial-{owner.name}")
+            self._dialling[owner.id] = task
+            task.add_done_callback(lambda _: self._dialling.pop(owner.id, None))
+        return task
+
+    async def _dial(self, owner: Node) -> "_Dialled":
+        nonce = secrets.token_urlsafe(16)
+        token = self._tokens.issue(self._node, owner.id, nonce)
+
+        def is_proof(proof: bytes) -> bool:
+            sender, repeated = self._tokens.verify(proof.decode("ascii", "replace"), self._node)
+            return sender == owner.id and secrets.compare_digest(repeated, nonce)
+
+        dialled = _Dialled(self._limits, is_proof, lambda: self._lost(owner.id))
+        try:
+            async with asyncio.timeout(self._limits.dial_timeout_s):
+                await ws_connect(
+                    lambda: dialled,
+                    owner.url + PATH,
+                    websocket_handshake_timeout=self._limits.dial_timeout_s,
+                    enable_auto_ping=True,
+                    auto_ping_idle_timeout=self._limits.ping_after_s,
+                    auto_ping_reply_timeout=self._limits.ping_timeout_s,
+                    max_frame_size=self._limits.frame_max_bytes,
+                    max_redirects=0,
+                    extra_headers={"Authorization": _BEARER + token},
+                )
+                await dialled.proven.wait()
+        except (OSError, TimeoutError, WSError) as error:
+            dialled.disconnect()
+            raise Unavailable(f"node {owner.name} cannot be reached") from error
+        if not dialled.is_open:
+            raise Unavailable(f"node {owner.name} cannot be reached")
+        self._dialled[owner.id] = dialled
+        return dialled
+
+    def _lost(self, owner: NodeId) -> None:
+        self._dialled.pop(owner, None)
+
+    # --- being followed -------------------------------------------------------------------------
+
+    def _accept(self, request: WSUpgradeRequest) -> "_Accepted | WSUpgradeResponseWithListener":
+        try:
+            sender, nonce = self._tokens.verify(_bearer(request), self._node)
+        except Unauthenticated as error:
+            log.warning("a node was refused a link: %s", error)
+            refusal = WSUpgradeResponse.create_error_response(401, b"this listener is for nodes")
+            return WSUpgradeResponseWithListener(refusal, None)
+        accepted = _Accepted(self._limits, self._owned, self._tokens.issue(self._node, sender, nonce))
+        self._accepted.add(accepted)
+        accepted.on_closed = lambda: self._accepted.discard(accepted)
+        return accepted
+
+
+def _bearer(request: WSUpgradeRequest) -> str:
+    given = request.headers.getall("Authorization", [])
+    if len(given) != 1 or not given[0].startswith(_BEARER):
+        raise Unauthenticated("no token")
+    return given[0].removeprefix(_BEARER)
+
+
+class _Connection(WSListener):  # type: ignore[misc]  # compiled, and Any to mypy
+    """One link: messages out in one frame a turn, messages in to its end."""
+
+    def __init__(self, limits: LinkLimits) -> None:
+        self.is_open = False
+        self._limits = limits
+        self._transport: WSTransport | None = None
+        self._outgoing: list[bytes] = []
+
+    def send(self, channel: Channel, message: Message) -> None:
+        """Say something; it goes out at the end of this turn of the loop."""
+        if not self._outgoing:
+            asyncio.get_running_loop().call_soon(self._flush)
+        self._outgoing.append(encode(channel, message))
+
+    def _flush(self) -> None:
+        frame, self._outgoing = b"".join(self._outgoing), []
+        if self._transport is None or not self.is_open:
+            return
+        self._transport.send(WSMsgType.BINARY, frame)
+        if self._transport.underlying_transport.get_write_buffer_size() > self._limits.write_max_bytes:
+            log.error("a link to another node is given up: that one does not read")
+            self.disconnect()
+
+    def disconnect(self) -> None:
+        """End the link."""
+        if self._transport is not None:
+            self._transport.disconnect()
+
+    def received(self, frame: bytes) -> None:
+        """Handle a frame. Raises BadFrame."""
+        raise NotImplementedError
+
+    def closed(self) -> None:
+        """The link is gone; called once."""
+        raise NotImplementedError
+
+    # --- called by picows -----------------------------------------------------------------------
+
+    def on_ws_connected(self, transport: WSTransport) -> None:
+        self._transport = transport
+        self.is_open = True
+        transport.underlying_transport.set_write_buffer_limits(high=self._limits.write_high_bytes)
+
+    def on_ws_disconnected(self, transport: WSTransport) -> None:  # noqa: ARG002
+        self.is_open = False
+        self.closed()
+
+    def on_ws_frame(self, transport: WSTransport, frame: WSFrame) -> None:
+        if frame.msg_type is WSMsgType.CLOSE:
+            transport.disconnect()
+        elif frame.msg_type is WSMsgType.BINARY:
+            try:
+                self.received(frame.get_payload_as_bytes())
+            except (BadFrame, Unauthenticated) as error:
+                log.warning("a link to another node is given up: %s", error)
+                transport.disconnect()
+            except Exception:
+                log.exception("a link to another node is given up")
+                transport.disconnect()
+
+
+class _Dialled(_Connection):
+    """A link over which this node follows another."""
+
+    def __init__(
+        self, limits: LinkLimits, is_proof: Callable[[bytes], bool], on_closed: Callable[[], None]
+    ) -> None:
+        super().__init__(limits)
+        self.end = FollowersEnd(self.send)
+        self.proven = asyncio.Event()
+        """The other one has proved who it is, or the link is gone."""
+        self._is_proof = is_proof
+        self._on_closed = on_closed
+
+    def received(self, frame: bytes) -> None:
+        if self.proven.is_set():
+            for channel, message in decode(frame):
+                self.end.receive(channel, message)
+        elif self._is_proof(frame):
+            self.proven.set()
+        else:
+            raise Unauthenticated("it is another one than was dialled")
+
+    def closed(self) -> None:
+        self._on_closed()
+        self.proven.set()
+        self.end.close()
+
+
+class _Accepted(_Connection):
+    """A link over which another node follows this one."""
+
+    def __init__(self, limits: LinkLimits, owned: Owned, proof: str) -> None:
+        super().__init__(limits)
+        self.end = OwnersEnd(owned, self.send)
+        self.on_closed: Callable[[], None] = lambda: None
+        self._proof = proof
+
+    def on_ws_connected(self, transport: WSTransport) -> None:
+        super().on_ws_connected(transport)
+        transport.send(WSMsgType.BINARY, self._proof.encode())
+
+    def received(self, frame: bytes) -> None:
+        for channel, message in decode(frame):
+            self.end.receive(channel, message)
+
+    def closed(self) -> None:
+        self.on_closed()
+        self.end.close()
+
+    def pause_writing(self) -> None:
+        self.end.pause()
+
+    def resume_writing(self) -> None:
+        self.end.resume()

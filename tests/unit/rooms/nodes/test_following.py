@@ -1,0 +1,342 @@
+"""Clients of one node in a room that another node owns."""
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from crdt import awareness, y_websocket
+from crdt.awareness import Entry
+from crdt.messages import Awareness, SyncStep1, Update
+from rooms import closing
+from rooms.nodes.ends import FollowersEnd, OwnersEnd
+from rooms.nodes.following import ReplicaRunner
+from rooms.nodes.messages import Channel, Message, decode, encode
+from rooms.nodes.replica import Replica, ReplicaLimits
+from rooms.service import Rooms
+from rooms.ticker import Ticker
+from tests.unit.rooms.conftest import Editor, World, until
+from tmi.domain.roles import Role
+
+
+class Link:
+    """Two ends, and between them the real encoding, in order and in another turn of the loop."""
+
+    def __init__(self, rooms: Rooms) -> None:
+        self.owner = OwnersEnd(rooms, self._to_follower)
+        self.follower = FollowersEnd(self._to_owner)
+        self.is_cut = False
+        self.is_deaf = False
+        """What the owner says is lost."""
+
+    def _to_follower(self, channel: Channel, message: Message) -> None:
+        if not self.is_deaf:
+            self._carry(self.follower.receive, channel, message)
+
+    def _to_owner(self, channel: Channel, message: Message) -> None:
+        self._carry(self.owner.receive, channel, message)
+
+    def _carry(self, receive: Callable[[Channel, Message], None], channel: Channel, message: Message) -> None:
+        frame = encode(channel, message)
+
+        def deliver() -> None:
+            for one in decode(frame):
+                if not self.is_cut:
+                    receive(*one)
+
+        asyncio.get_running_loop().call_soon(deliver)
+
+    def cut(self) -> None:
+        self.is_cut = True
+        self.owner.close()
+        self.follower.close()
+
+
+class Outpost:
+    """A node with clients of the world's diagram, which it does not own."""
+
+    def __init__(self, world: World, limits: ReplicaLimits | None = None) -> None:
+        self.world = world
+        self.runner = ReplicaRunner(
+            Replica(world.diagram, limits or ReplicaLimits()), Ticker(asyncio.get_running_loop())
+        )
+
+    async def follow(self, rooms: Rooms | None = None) -> Link:
+        link = Link(rooms or self.world.rooms)
+        link.follower.open(self.runner)
+        async with asyncio.timeout(5):
+            await self.runner.synced.wait()
+        return link
+
+    def join(self, editor: Editor) -> Editor:
+        editor.closed = None
+        editor.session = self.runner.join(editor.member, editor)
+        editor.session.receive(SyncStep1(editor.doc.get_state()))
+        return editor
+
+
+def cells(editor: Editor) -> dict[str, Any]:
+    return dict(editor.cells.to_py() or {})
+
+
+def says(editor: Editor, client: int, clock: int, state: bytes = b'{"x":1}') -> None:
+    assert editor.session is not None
+    editor.session.receive(Awareness(awareness.encode([Entry(client, clock, state)])))
+
+
+def heard(editor: Editor) -> dict[int, bytes]:
+    """The newest awareness of each client that an editor was sent."""
+    found = {}
+    for wire in editor.wires:
+        for message in y_websocket.decode(wire):
+            if isinstance(message, Awareness):
+                found.update({entry.client: entry.state for entry in awareness.parse(message.data)})
+    return found
+
+
+async def test_edits_cross_both_ways_and_are_acknowledged_after_their_commit(world: World) -> None:
+    here = await world.editor().join()
+    here.edit("before", 1)
+    outpost = Outpost(world)
+    await outpost.follow()
+    there = outpost.join(world.editor(world.other))
+    assert {"before": 1.0} == cells(there)
+    there.edit("there", 2)
+    here.edit("here", 3)
+    await until(lambda: cells(here) == cells(there) == {"before": 1.0, "there": 2.0, "here": 3.0})
+    # One for the answer to the room's SyncStep1, one for the edit.
+    await until(lambda: there.acknowledged == 2)
+    assert world.stored >= 3
+    assert world.other.id in {row.author for row in world.store.logs[world.diagram].rows}
+    assert (0, 0) == (outpost.runner.room.unsaved, outpost.runner.room.unsaved_bytes)
+    assert world.rooms.runners is not None
+    assert next(world.rooms.runners).room.seq == outpost.runner.room.seq
+
+
+async def test_nothing_is_acknowledged_before_the_commit(world: World) -> None:
+    await world.editor().join()
+    outpost = Outpost(world)
+    await outpost.follow()
+    there = outpost.join(world.editor())
+    await until(lambda: there.acknowledged == 1)
+    world.store.unavailable = True
+    there.edit("a")
+    await asyncio.sleep(0.1)
+    assert (1, 1) == (there.acknowledged, outpost.runner.room.unsaved)
+    world.store.unavailable = False
+    await until(lambda: there.acknowledged == 2)
+
+
+async def test_an_edit_reaches_the_other_clients_there_once_and_not_its_author(world: World) -> None:
+    await world.editor().join()
+    outpost = Outpost(world)
+    await outpost.follow()
+    author, other = outpost.join(world.editor()), outpost.join(world.editor())
+    await until(lambda: author.acknowledged == other.acknowledged == 1)
+    author.wires.clear()
+    other.wires.clear()
+    author.edit("a")
+    await until(lambda: cells(other) == {"a": 1.0})
+    assert ([], 1) == (author.wires, len(other.wires))
+
+
+async def test_presence_crosses_and_ends_with_its_session(world: World) -> None:
+    here = await world.editor().join()
+    outpost = Outpost(world)
+    await outpost.follow()
+    there = outpost.join(world.editor(world.other))
+    says(here, 11, 1)
+    says(there, 22, 1)
+    await until(lambda: 22 in heard(here) and 11 in heard(there))
+    newcomer = outpost.join(world.editor())
+    await until(lambda: {11, 22} <= heard(newcomer).keys())
+    assert there.session is not None
+    there.session.leave()
+    await until(lambda: heard(here)[22] == heard(newcomer)[22] == b"null")
+
+
+async def test_what_is_known_of_presence_already_does_not_travel(world: World) -> None:
+    here = await world.editor().join()
+    outpost = Outpost(world)
+    await outpost.follow()
+    there = outpost.join(world.editor(world.other))
+    says(here, 11, 5)
+    await until(lambda: 11 in heard(there))
+    sent: list[Message] = []
+    outpost.runner._upstream = sent.append  # type: ignore[assignment]
+    says(there, 11, 5)
+    says(there, 11, 4)
+    assert [] == sent
+    says(there, 22, 1)
+    assert 1 == len(sent)
+
+
+async def test_a_reader_there_is_refused_and_promotion_brings_the_edit(world: World) -> None:
+    here = await world.editor().join()
+    await world.grant(Role.READER)
+    outpost = Outpost(world)
+    await outpost.follow()
+    there = outpost.join(world.editor(world.other, Role.READER))
+    there.edit("drawn", 1)
+    await until(lambda: there.refused == 1)
+    assert {} == cells(here)
+    await world.grant(Role.WRITER)
+    await world.rooms.access_changed([world.diagram])
+    await until(lambda: cells(here) == {"drawn": 1.0})
+    assert [Role.WRITER] == there.roles
+
+
+@pytest.mark.parametrize("happening", ["removed", "deleted"])
+async def test_who_may_no_longer_read_is_closed_there(world: World, happening: str) -> None:
+    here = await world.editor().join()
+    outpost = Outpost(world)
+    await outpost.follow()
+    there = outpost.join(world.editor(world.other))
+    await until(lambda: there.acknowledged == 1)
+    if happening == "removed":
+        await world.grant(None)
+        await world.rooms.access_changed([world.diagram])
+        code = closing.NO_LONGER_ALLOWED
+    else:
+        world.rooms.deleted([world.diagram])
+        code = closing.DIAGRAM_DELETED
+    await until(lambda: there.closed is not None)
+    assert there.closed is not None
+    assert code == there.closed[0]
+    assert (here.closed is None) is (happening == "removed")
+    assert outpost.runner.room.is_over is (happening == "deleted")
+
+
+async def test_a_bad_update_closes_its_sender_alone(world: World) -> None:
+    here = await world.editor().join()
+    outpost = Outpost(world)
+    await outpost.follow()
+    there, bad = outpost.join(world.editor()), outpost.join(world.editor(world.other))
+    assert bad.session is not None
+    bad.session.receive(Update(b"\x01\x01\x07\x00\x04\x01\x01a\xff\x00"))
+    await until(lambda: bad.closed is not None)
+    there.edit("a")
+    await until(lambda: cells(here) == {"a": 1.0})
+    assert bad.closed is not None
+    assert (closing.BAD_FRAME, None) == (bad.closed[0], there.closed)
+
+
+async def test_clients_stay_while_the_link_is_away_and_nothing_is_lost(world: World) -> None:
+    here = await world.editor().join()
+    outpost = Outpost(world)
+    link = await outpost.follow()
+    there = outpost.join(world.editor())
+    await until(lambda: there.acknowledged == 1)
+    link.cut()
+    there.edit("there", 1)
+    here.edit("here", 2)
+    newcomer = outpost.join(world.editor(world.other))
+    assert ({}, {"there": 1.0}) == (cells(newcomer), cells(there))
+    await asyncio.sleep(0.05)
+    assert (1, None) == (there.acknowledged, there.closed)
+    await outpost.follow()
+    both = {"there": 1.0, "here": 2.0}
+    await until(lambda: cells(here) == cells(there) == cells(newcomer) == both)
+    await until(lambda: there.acknowledged == 2)
+    assert 0 == outpost.runner.room.unsaved
+
+
+async def test_what_was_sent_and_never_acknowledged_is_said_again_to_the_next_owner(world: World) -> None:
+    here = await world.editor().join()
+    outpost = Outpost(world)
+    link = await outpost.follow()
+    there, leaver = outpost.join(world.editor()), outpost.join(world.editor(world.other))
+    await until(lambda: there.acknowledged == leaver.acknowledged == 1)
+    world.store.unavailable = True
+    there.edit("there", 1)
+    leaver.edit("leaver", 2)
+    here.edit("here", 3)
+    await until(lambda: cells(there) == {"there": 1.0, "leaver": 2.0, "here": 3.0})
+    # The owner dies with everything uncommitted; one of the clients goes as well.
+    link.is_deaf = True
+    link.cut()
+    assert leaver.session is not None
+    leaver.session.leave()
+    world.store.unavailable = False
+    successor = world.service()
+    async with successor.running():
+        elsewhere = world.editor()
+        elsewhere.session = await successor.join(world.diagram, elsewhere.member, elsewhere)
+        elsewhere.session.receive(SyncStep1(elsewhere.doc.get_state()))
+        await outpost.follow(successor)
+        await until(lambda: cells(elsewhere) == {"there": 1.0, "leaver": 2.0, "here": 3.0})
+        await until(lambda: there.acknowledged == 2 and outpost.runner.room.unsaved == 0)
+        assert await successor.journal.flushed(5)
+        assert (None, None) == (there.closed, elsewhere.closed)
+
+
+async def test_an_owner_that_moves_the_room_keeps_the_clients_there_connected(world: World) -> None:
+    here = await world.editor().join()
+    outpost = Outpost(world)
+    await outpost.follow()
+    there = outpost.join(world.editor())
+    await until(lambda: there.acknowledged == 1)
+    await world.rooms.drain(1)
+    await until(outpost.runner.lost.is_set)
+    assert outpost.runner.is_disowned
+    assert here.closed is not None
+    assert (closing.SERVICE_RESTART, None) == (here.closed[0], there.closed)
+
+
+async def test_more_than_may_wait_for_an_owner_closes_the_writer(world: World) -> None:
+    await world.editor().join()
+    outpost = Outpost(world, ReplicaLimits(pending_max_bytes=1000))
+    link = await outpost.follow()
+    there, quiet = outpost.join(world.editor()), outpost.join(world.editor())
+    await until(lambda: there.acknowledged == quiet.acknowledged == 1)
+    link.cut()
+    for n in range(50):
+        if there.closed is None:
+            there.edit(f"key {n}", "x" * 50)
+    assert there.closed is not None
+    assert (closing.TRY_AGAIN_LATER, None) == (there.closed[0], quiet.closed)
+
+
+async def test_a_full_link_gets_one_difference_later(world: World) -> None:
+    here = await world.editor().join()
+    outpost = Outpost(world)
+    link = await outpost.follow()
+    there = outpost.join(world.editor())
+    await until(lambda: there.acknowledged == 1)
+    link.owner.pause()
+    await asyncio.sleep(0)
+    there.wires.clear()
+    for n in range(20):
+        here.edit(f"key {n}", n)
+    await asyncio.sleep(0.1)
+    assert [] == there.wires
+    link.owner.resume()
+    await until(lambda: len(cells(there)) == 20)
+    assert 1 == len(there.wires)
+
+
+async def test_a_room_is_not_followed_where_it_is_not_open(world: World) -> None:
+    outpost = Outpost(world)
+    link = Link(world.rooms)
+    link.follower.open(outpost.runner)
+    await until(outpost.runner.lost.is_set)
+    assert outpost.runner.is_disowned
+    assert not link.follower.following
+
+
+async def test_a_replica_that_nobody_uses_ends_and_the_owner_forgets_it(world: World) -> None:
+    here = await world.editor().join()
+    outpost = Outpost(world)
+    link = await outpost.follow()
+    there = outpost.join(world.editor())
+    there.edit("a")
+    await until(lambda: there.acknowledged == 2)
+    assert there.session is not None
+    there.session.leave()
+    await until(lambda: not outpost.runner.room.unsaved)
+    outpost.runner.perform(outpost.runner.room.close_if_idle())
+    await until(lambda: link.owner.followed == 0)
+    assert outpost.runner.room.is_over
+    assert 1 == next(world.rooms.runners).room.session_count
+    assert here.closed is None
