@@ -6,7 +6,7 @@ Three kinds exist, told apart by their type *and* their audience:
 - A **collab token** (`typ` `collab+jwt`; `aud` `tmi-collab`) opens live sockets and may stand in a URL, since
   stock Yjs clients can put it nowhere else. REST does not take it. It names a user, a sign-in session and
   perhaps one diagram, never a role: roles are looked up when it is used.
-- A **node token** (`typ` `node+jwt`; `aud` the node that it is for) proves to another node who dials or answers.
+- A **node token** (`typ` `node+jwt`; `aud` the node it is for) proves to another node who dials or answers.
 
 What holds true (RFC 8725, JSON Web Token Best Current Practices):
 

@@ -109,6 +109,11 @@ class Runner(Generic[RoomT]):
             FlushAt: self._schedule_flush,
         }
 
+    @property
+    def peers_here(self) -> int:
+        """How many clients of this node are connected."""
+        return sum(peer.framing is not None for peer in self._peers.values())
+
     # --- from the sockets -----------------------------------------------------------------------
 
     def join(self, member: Member, peer: Peer) -> Session:

@@ -11,16 +11,28 @@ from typing import Any
 
 from crdt.document import Document
 from rooms import closing
-from rooms.hosting import Session
+from rooms.hosting import Runner, Session
 from rooms.journal import Journal, JournalLimits
+from rooms.nodes.following import ReplicaRunner
+from rooms.nodes.keeper import Keeper, NodeLinks
+from rooms.nodes.loopback import Loopback
 from rooms.nodes.mirror import Answer, Mirror
+from rooms.nodes.replica import Replica, ReplicaLimits
 from rooms.peer import Member, Peer
 from rooms.room import Room, RoomLimits
 from rooms.runner import UPDATE_WEIGHT, RoomRunner
 from rooms.snapshots import SnapshotLimits, Snapshotter
 from rooms.ticker import Ticker
-from tmi.domain.errors import DatabaseUnavailable, Draining, NotFound, TooManyRequests, Unavailable
-from tmi.domain.ids import DiagramId, Seq, SignInId
+from tmi.domain.errors import (
+    DatabaseUnavailable,
+    Draining,
+    NotFound,
+    OwnedElsewhere,
+    TooManyRequests,
+    Unavailable,
+)
+from tmi.domain.ids import DiagramId, NodeId, Seq, SignInId
+from tmi.domain.model import Node
 from tmi.domain.ports import AccessControl, Coordinator, StoredDocument, UpdateLog
 from tmi.domain.roles import Action, may
 
@@ -83,6 +95,9 @@ class Rooms:
         self._snapshotter = Snapshotter(store, self._limits.snapshots)
         self.journal = Journal(store, self._limits.journal, self._snapshotter.on_committed)
         self._open: dict[DiagramId, RoomRunner] = {}
+        self._following: dict[DiagramId, ReplicaRunner] = {}
+        """Replicas of rooms that other nodes own, or owned until a moment ago."""
+        self._keeper: Keeper | None = None
         self._opening: dict[DiagramId, asyncio.Task[RoomRunner]] = {}
         self._ending: dict[DiagramId, RoomRunner] = {}
         self._load_slots = asyncio.Semaphore(self._limits.loads_at_once)
@@ -101,6 +116,10 @@ class Rooms:
     def is_hurried(self) -> bool:
         """A commit or the end of a tick is awaited: each is several turns of the loop away."""
         return self.journal.in_flight > 0 or self._ticker.is_ticking
+
+    def use(self, links: NodeLinks) -> None:
+        """Follow rooms that other nodes own over these links. Without, joining one raises OwnedElsewhere."""
+        self._keeper = Keeper(self._own, links, Loopback(self))
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator["Rooms"]:
@@ -133,34 +152,79 @@ class Rooms:
             self.refusals["journal"] += 1
             raise Unavailable("too many edits wait for the database; try again shortly")
         session = runner.join(member, peer)
-        if diagram in self._changed_at:
-            # The role was looked up before the room was ready, perhaps before the change.
-            self._spawn(self._reread(diagram))
+        self._look_again(diagram)
         return session
+
+    def _look_again(self, diagram: DiagramId) -> None:
+        """A newcomer's role was looked up before it was let in, perhaps before a change."""
+        if diagram in self._changed_at:
+            self._spawn(self._reread(diagram))
 
     def mirror(self, diagram: DiagramId, state_vector: bytes, answer: Answer) -> Mirror | None:
         """Let another node follow a room that is open here; None if it is not."""
         runner = self._open.get(diagram)
         if runner is None or not runner.room.is_open or self._draining:
             return None
-        return Mirror(runner, state_vector, answer)
+        return Mirror(runner, state_vector, answer, lambda: self._look_again(diagram))
 
-    async def _room(self, diagram: DiagramId) -> RoomRunner:
+    def is_between(self, diagram: DiagramId) -> bool:
+        """Whether a room is being opened here, or its last edits are being committed."""
+        return diagram in self._opening or diagram in self._ending or diagram in self._open
+
+    async def _room(self, diagram: DiagramId) -> Runner[Any]:
+        """The room, opened here if need be, or else its replica."""
+        owned = self._owned(diagram)
+        if owned is not None:
+            return owned
+        replica = self._following.get(diagram)
+        if replica is None or not replica.room.is_open:
+            try:
+                return await self._own(diagram)
+            except OwnedElsewhere as elsewhere:
+                if self._keeper is None:
+                    raise
+                replica = self._following.get(diagram)
+                if replica is None or not replica.room.is_open:
+                    replica = self._follow(diagram, elsewhere.owner, self._keeper)
+        try:
+            async with asyncio.timeout(self._limits.load_timeout_s):
+                await replica.synced.wait()
+        except TimeoutError:
+            raise Unavailable("the node that owns this diagram does not answer") from None
+        if not replica.room.is_open:
+            raise Unavailable("the diagram's room does not stay open; try again shortly")
+        return replica
+
+    def _owned(self, diagram: DiagramId) -> RoomRunner | None:
+        if self._draining:
+            raise Draining
+        runner = self._open.get(diagram)
+        if runner is not None and not runner.room.is_open:
+            self._retire(diagram, runner)
+            return None
+        return runner
+
+    def _follow(self, diagram: DiagramId, owner: Node, keeper: Keeper) -> ReplicaRunner:
+        limits = ReplicaLimits(sessions_max=self._limits.room.sessions_max)
+        runner = ReplicaRunner(Replica(diagram, limits), self._ticker)
+        runner.closes = self.closes
+        self._following[diagram] = runner
+        self._spawn(keeper.keep(runner, owner))
+        return runner
+
+    async def _own(self, diagram: DiagramId, disowned: NodeId | None = None) -> RoomRunner:
+        """The room, opened here. Raises OwnedElsewhere."""
         for _ in range(_OPENING_TRIES):
-            if self._draining:
-                raise Draining
-            runner = self._open.get(diagram)
+            runner = self._owned(diagram)
             if runner is not None:
-                if runner.room.is_open:
-                    return runner
-                self._retire(diagram, runner)
+                return runner
             opening = self._opening.get(diagram)
             if opening is None:
                 self._refuse_beyond_memory()
                 if len(self._opening) >= self._limits.loads_waiting_max:
                     self.refusals["loads_waiting"] += 1
                     raise Unavailable("too many diagrams are being opened; try again shortly")
-                opening = asyncio.create_task(self._load(diagram), name=f"open-{diagram}")
+                opening = asyncio.create_task(self._load(diagram, disowned), name=f"open-{diagram}")
                 self._opening[diagram] = opening
                 opening.add_done_callback(lambda _: self._opening.pop(diagram, None))
             # Who gives up waiting does not end the load that others wait for.
@@ -177,11 +241,11 @@ class Rooms:
             self.refusals["rooms_memory"] += 1
             raise Unavailable("the open diagrams take all the memory they may; try again shortly")
 
-    async def _load(self, diagram: DiagramId) -> RoomRunner:
+    async def _load(self, diagram: DiagramId, disowned: NodeId | None) -> RoomRunner:
         try:
             async with asyncio.timeout(self._limits.load_timeout_s), self._load_slots:
                 await self._saved(diagram)
-                fence = await self._coordinator.claim(diagram)
+                fence = await self._coordinator.claim(diagram, disowned)
                 stored = await self._store.load(diagram)
         except TimeoutError:
             raise DatabaseUnavailable("opening the diagram took too long") from None
@@ -264,9 +328,9 @@ class Rooms:
     async def sign_in_ended(self, sign_in: SignInId) -> None:
         """Close every session behind this sign-in with 4401."""
         for runner in list(self._open.values()):
-            for number, member in runner.room.members.items():
-                if member.sign_in == sign_in:
-                    runner.end_session(number, closing.SIGN_IN_ENDED, "your sign-in session has ended")
+            _end_sign_in(runner, sign_in)
+        for replica in list(self._following.values()):
+            _end_sign_in(replica, sign_in)
 
     def deleted(self, diagrams: Sequence[DiagramId]) -> None:
         """These diagrams are gone: close their sessions with 4404."""
@@ -274,6 +338,9 @@ class Rooms:
             runner = self._open.pop(diagram, None) or self._ending.pop(diagram, None)
             if runner is not None:
                 runner.end(runner.room.deleted)
+            replica = self._following.get(diagram)
+            if replica is not None:
+                replica.end(replica.room.deleted)
 
     # --- closing --------------------------------------------------------------------------------
 
@@ -286,6 +353,8 @@ class Rooms:
         for runner in list(self._open.values()):
             runner.end(runner.room.drain)
             await asyncio.sleep(0)
+        for replica in list(self._following.values()):
+            replica.end(replica.room.drain)
         await self.journal.flushed(deadline_s)
         return self.journal.unsaved()
 
@@ -295,6 +364,7 @@ class Rooms:
             try:
                 self.journal.keep_within_bound()
                 self._close_idle()
+                self._close_idle_replicas()
             except Exception:
                 log.exception("the sweep of rooms failed; it goes on")
 
@@ -336,6 +406,15 @@ class Rooms:
             if now - changed_at > self._limits.recent_change_s:
                 del self._changed_at[diagram]
 
+    def _close_idle_replicas(self) -> None:
+        idle_since = self._ticker.now() - self._limits.idle_s
+        for diagram, replica in list(self._following.items()):
+            if replica.room.is_empty and replica.idle_since < idle_since:
+                replica.perform(replica.room.close_if_idle())
+            if replica.room.is_over:
+                replica.detach()
+                del self._following[diagram]
+
     def _retire(self, diagram: DiagramId, runner: RoomRunner) -> None:
         del self._open[diagram]
         self._ending[diagram] = runner
@@ -375,7 +454,14 @@ class Rooms:
     @property
     def sessions(self) -> int:
         """Sessions in all rooms."""
-        return sum(runner.room.session_count for runner in self._open.values())
+        runners = chain[Runner[Any]](self._open.values(), self._following.values())
+        return sum(runner.peers_here for runner in runners)
+
+
+def _end_sign_in(runner: Runner[Any], sign_in: SignInId) -> None:
+    for number, member in runner.room.members.items():
+        if member.sign_in == sign_in:
+            runner.end_session(number, closing.SIGN_IN_ENDED, "your sign-in session has ended")
 
 
 def memory_of(runner: RoomRunner) -> int:

@@ -6,8 +6,8 @@ from api.live.options import LiveOptions
 from api.live.socket import LiveSocket, binary_frame
 from api.live.sockets import Sockets
 from crdt import y_websocket
-from rooms.peer import Member
 from rooms.hosting import Session
+from rooms.peer import Member
 from rooms.service import Rooms
 from tmi.domain.ids import DiagramId, UserId
 from tmi.domain.roles import Role

@@ -15,7 +15,6 @@ from tmi.domain.ids import DiagramId
 
 Send = Callable[[Channel, Message], None]
 
-NOT_THE_OWNER = "this node does not own the room"
 
 
 class Owned(Protocol):
@@ -23,6 +22,9 @@ class Owned(Protocol):
 
     def mirror(self, diagram: DiagramId, state_vector: bytes, answer: Answer) -> Mirror | None:
         """Let a follower into a room that is open here; None if it is not."""
+
+    def is_between(self, diagram: DiagramId) -> bool:
+        """Whether the room is being opened here, or its last edits are being committed."""
 
 
 class OwnersEnd:
@@ -60,7 +62,7 @@ class OwnersEnd:
 
         mirror = self._owned.mirror(message.diagram, message.state_vector, answer)
         if mirror is None:
-            self._send(channel, Lost(NOT_THE_OWNER))
+            self._send(channel, Lost(is_disowned=not self._owned.is_between(message.diagram)))
         elif not mirror.is_over:
             self._mirrors[channel] = mirror
 

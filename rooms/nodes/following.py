@@ -53,7 +53,7 @@ class ReplicaRunner(Runner[Replica]):
         if self._upstream is None:
             return
         if isinstance(message, Lost):
-            self.is_disowned = True
+            self.is_disowned = message.is_disowned
             self.detach()
             return
         try:

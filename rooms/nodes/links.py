@@ -1,11 +1,11 @@
 """Links between nodes: WebSockets on a listener of their own, never on the port of clients.
 
-A node that follows rooms of another dials it, so two nodes have at most one link in each direction. Many rooms share a
-link; what one turn of the loop has to say goes out in one frame.
+A node that follows rooms of another dials it, so two nodes have at most one link in each direction. Many
+rooms share a link; what one turn of the loop has to say goes out in one frame.
 
 Both sides prove who they are with tokens of the deployment's signing keys, each good for one receiver and for
-seconds: the dialling node in its request, and the other one in its first frame, which repeats what the dialling
-node made up. Nothing of a room is said before.
+seconds: the dialling node in its request, and the other one in its first frame, which repeats what the
+dialling node made up. Nothing of a room is said before.
 
 A peer that is paused or cut off without a word is found out by pings; then its link is gone, and the replicas
 look for their owners again.
@@ -18,7 +18,6 @@ import secrets
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from typing import Protocol
-from urllib.parse import urlsplit
 
 from picows import (
     WSError,

@@ -119,9 +119,13 @@ class Ended:
 
 @dataclass(frozen=True, slots=True)
 class Lost:
-    """The channel is over: this node does not own the room, or no longer. Look for its owner again."""
+    """The channel is over: look for the owner again.
 
-    reason: str
+    `is_disowned`: this node does not own the room, and never mind what is recorded. Otherwise it is about
+    to open it, or to let it go.
+    """
+
+    is_disowned: bool
 
 
 Asked = Follow | Unfollow | Enter | Leave | Say
@@ -198,7 +202,7 @@ _WRITERS: dict[type[Message], tuple[bytes, Callable[..., bytes]]] = {
     Refused: (b"\x08", lambda m: write_var_uint(m.session) + var_string(m.reason)),
     RoleChanged: (b"\x09", lambda m: write_var_uint(m.session) + bytes((m.role,))),
     Ended: (b"\x0a", lambda m: write_var_uint(m.session) + write_var_uint(m.code) + var_string(m.reason)),
-    Lost: (b"\x0b", lambda m: var_string(m.reason)),
+    Lost: (b"\x0b", lambda m: bytes((m.is_disowned,))),
 }
 
 _READERS: dict[int, Callable[[Decoder], Message]] = {
@@ -213,6 +217,6 @@ _READERS: dict[int, Callable[[Decoder], Message]] = {
     8: lambda d: Refused(d.read_var_uint(), d.read_var_string()),
     9: lambda d: RoleChanged(d.read_var_uint(), _read_role(d)),
     10: lambda d: Ended(d.read_var_uint(), d.read_var_uint(), d.read_var_string()),
-    11: lambda d: Lost(d.read_var_string()),
+    11: lambda d: Lost(d.read_byte() != 0),
 }
 

@@ -36,10 +36,15 @@ Answer = Callable[[Answered], None]
 class Mirror:
     """One follower of one room. `answer` sends to it; `is_over` once the room has sent it away."""
 
-    def __init__(self, runner: RoomRunner, state_vector: bytes, answer: Answer) -> None:
-        """The room's phase must be OPEN. Begins with what the follower lacks."""
+    def __init__(
+        self, runner: RoomRunner, state_vector: bytes, answer: Answer, entered: Callable[[], None]
+    ) -> None:
+        """The room's phase must be OPEN. Begins with what the follower lacks. `entered` is called after each
+        client that takes a seat.
+        """
         self._runner = runner
         self._answer = answer
+        self._entered = entered
         self._seats: dict[SessionNumber, _Seat] = {}
         self._numbers: dict[SessionNumber, SessionNumber] = {}
         """The follower's numbers, by ours."""
@@ -86,6 +91,7 @@ class Mirror:
         seat.session = self._runner.join(message.member, seat)
         self._seats[message.session] = seat
         self._numbers[seat.session.number] = message.session
+        self._entered()
 
     def pause(self) -> None:
         """The link is full: no more broadcasts until `resume`."""
@@ -129,7 +135,7 @@ class Mirror:
     def dismissed(self, code: int, reason: str) -> None:
         """The room has closed the follower's own seat: the room is over."""
         is_moving = code == closing.SERVICE_RESTART
-        self.answer(Lost(reason) if is_moving else Ended(REPLICA, code, reason))
+        self.answer(Lost(is_disowned=False) if is_moving else Ended(REPLICA, code, reason))
         self.is_over = True
 
     def _forget(self, session: SessionNumber) -> "_Seat | None":

@@ -348,4 +348,5 @@ class Replica(Audience):
         """Send everybody away to come back elsewhere. What is not acknowledged stays with the clients."""
         effects = self._close_all(closing.SERVICE_RESTART, "this node is restarting; connect again", now)
         self._become(Happening.DRAIN)
+        self._become(Happening.SAVED)
         return effects

@@ -38,7 +38,7 @@ EVERY_KIND: list[Message] = [
     Refused(4, "your role is reader, \u00fcber"),
     RoleChanged(4, Role.READER),
     Ended(4, 4403, "gone"),
-    Lost("moved"),
+    Lost(is_disowned=True),
 ]
 
 
@@ -62,7 +62,7 @@ def test_a_message_that_ends_too_early_is_refused(message: Message) -> None:
         b"\x01\x00\x0f" + bytes(15) + b"\x00",
         b"\x01\x09\x04\x00",
         b"\x01\x09\x04\x09",
-        b"\x01\x0b\x02\xff\xff",
+        b"\x01\x08\x01\x02\xff\xff",
     ],
 )
 def test_what_no_node_sends_is_refused(frame: bytes) -> None:

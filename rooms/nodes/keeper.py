@@ -1,0 +1,76 @@
+"""Keeps replicas attached to whoever owns their rooms, whatever becomes of the owners.
+
+The same few steps find the owner at first, after a link broke, after an owner died and after it handed the
+room over: claim the room; if another node owns it, follow that one; if that one cannot be reached, try again.
+The coordinator says when the room of a dead node may be claimed. A node that succeeds follows itself: its
+clients stay with the replica, and are none the wiser.
+"""
+
+import asyncio
+import logging
+import random
+from collections.abc import Awaitable, Callable
+from typing import Protocol
+
+from rooms.nodes.following import ReplicaRunner
+from rooms.nodes.loopback import Loopback
+from tmi.domain.errors import NotFound, OwnedElsewhere, Unavailable
+from tmi.domain.ids import DiagramId, NodeId
+from tmi.domain.model import Node
+
+log = logging.getLogger(__name__)
+
+_PAUSE_S = 0.03, 0.1
+"""Between two tries, at random, so that nodes that look for the same owner do not keep step."""
+
+Own = Callable[[DiagramId, NodeId | None], Awaitable[object]]
+"""Open a room on this node; the second is a node that says it does not own it. Raises OwnedElsewhere."""
+
+
+class NodeLinks(Protocol):
+    """The way to other nodes."""
+
+    async def follow(self, owner: Node, runner: ReplicaRunner) -> None:
+        """Attach a replica to its owner. Raises Unavailable when that node cannot be reached."""
+
+
+class Keeper:
+    """Looks after the replicas of this node."""
+
+    def __init__(self, own: Own, links: NodeLinks, loopback: Loopback) -> None:
+        self._own = own
+        self._links = links
+        self._loopback = loopback
+
+    async def keep(self, runner: ReplicaRunner, owner: Node | None) -> None:
+        """Until the replica is over. `owner` is where to look first."""
+        disowned: NodeId | None = None
+        while not runner.room.is_over:
+            try:
+                await self._attach(runner, owner, disowned)
+            except OwnedElsewhere as elsewhere:
+                disowned, is_new = None, owner != elsewhere.owner
+                owner = elsewhere.owner
+                if not is_new:
+                    await _pause()
+            except NotFound:
+                runner.end(runner.room.deleted)
+            except Unavailable as error:
+                log.debug("room %s: %s", runner.room.diagram, error)
+                owner = disowned = None
+                await _pause()
+            else:
+                await runner.lost.wait()
+                disowned = owner.id if owner is not None and runner.is_disowned else None
+                owner = None
+
+    async def _attach(self, runner: ReplicaRunner, owner: Node | None, disowned: NodeId | None) -> None:
+        if owner is not None:
+            await self._links.follow(owner, runner)
+            return
+        await self._own(runner.room.diagram, disowned)
+        self._loopback.follower.open(runner)
+
+
+async def _pause() -> None:
+    await asyncio.sleep(random.uniform(*_PAUSE_S))  # noqa: S311 - not a secret
