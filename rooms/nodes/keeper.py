@@ -22,6 +22,7 @@ log = logging.getLogger(__name__)
 
 _PAUSE_S = 0.03, 0.1
 """Between two tries, at random, so that nodes that look for the same owner do not keep step."""
+_FAULT_PAUSE_S = 1.0
 
 Own = Callable[[DiagramId, NodeId | None], Awaitable[object]]
 """Open a room on this node; the second is a node that says it does not own it. Raises OwnedElsewhere."""
@@ -59,6 +60,10 @@ class Keeper:
                 log.debug("room %s: %s", runner.room.diagram, error)
                 owner = disowned = None
                 await _pause()
+            except Exception:
+                log.exception("room %s: looking for its owner failed; it goes on", runner.room.diagram)
+                owner = disowned = None
+                await asyncio.sleep(_FAULT_PAUSE_S)
             else:
                 await runner.lost.wait()
                 disowned = owner.id if owner is not None and runner.is_disowned else None

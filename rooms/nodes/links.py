@@ -53,7 +53,8 @@ class LinkLimits:
     """For connecting and for both proofs."""
     ping_after_s: float = 0.5
     """A link on which nothing came for so long is asked whether it is alive."""
-    ping_timeout_s: float = 1.0
+    ping_timeout_s: float = 0.5
+    """For its answer; at most as long as `ping_after_s`."""
     frame_max_bytes: int = 1 << 30
     """A whole document, and all that one turn of the loop has to say."""
     write_high_bytes: int = 1024 * 1024

@@ -1,0 +1,222 @@
+"""Several nodes in one process: real links between them, and rooms that change hands."""
+
+import asyncio
+import contextlib
+import random
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+from uuid import uuid4
+
+import pytest
+from picows import WSError, WSListener, ws_connect
+
+from api.tokens import Tokens, new_signing_key
+from crdt.messages import SyncStep1
+from persistence.memory.access import MemoryAccessControl
+from rooms import closing
+from rooms.coordination.memory import Leases, MemoryCoordinator
+from rooms.nodes.following import ReplicaRunner
+from rooms.nodes.links import LinkLimits, Links
+from rooms.nodes.replica import Replica, ReplicaLimits
+from rooms.service import Rooms
+from rooms.ticker import Ticker
+from tests.unit.rooms.conftest import LIMITS, Editor, World, until
+from tmi.domain.errors import Unavailable
+from tmi.domain.ids import NodeId
+from tmi.domain.model import Node
+
+HOST = "127.0.0.1"
+LINK_LIMITS = LinkLimits(dial_timeout_s=0.5, ping_after_s=0.2, ping_timeout_s=0.2)
+
+
+class Member:
+    """One node."""
+
+    def __init__(self, node: Node, rooms: Rooms, links: Links, end: Callable[[], None]) -> None:
+        self.node = node
+        self.rooms = rooms
+        self.links = links
+        self.end = end
+        """Dies at once, without a word."""
+        self.editors: list[Editor] = []
+
+    async def join(self, editor: Editor) -> Editor:
+        editor.closed = None
+        self.editors.append(editor)
+        editor.session = await self.rooms.join(editor.world.diagram, editor.member, editor)
+        editor.session.receive(SyncStep1(editor.doc.get_state()))
+        return editor
+
+    @property
+    def owns(self) -> int:
+        return len(self.rooms._open)
+
+
+class Cluster:
+    """Nodes over one log, and who is alive."""
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+        self.leases = Leases()
+        self.tokens = Tokens([new_signing_key()], "tmi")
+
+    @contextlib.asynccontextmanager
+    async def node(self, name: str) -> AsyncIterator[Member]:
+        key = NodeId(uuid4())
+        log = self.world.log
+        coordinator = MemoryCoordinator(self.leases, log, Node(key, name, ""))
+        rooms = Rooms(log, coordinator, MemoryAccessControl(self.world.store), LIMITS)
+        links = Links(key, rooms, self.tokens, LINK_LIMITS)
+        rooms.use(links)
+        async with contextlib.AsyncExitStack() as stack:
+            await stack.enter_async_context(rooms.running())
+            port = await stack.enter_async_context(links.listening(HOST, 0))
+            node = Node(key, name, f"ws://{HOST}:{port}")
+            self.leases.alive[key] = node
+
+            def end() -> None:
+                del self.leases.alive[key]
+                links.close()
+                rooms._draining = True  # it does nothing any more
+                rooms._open.clear()
+
+            yield Member(node, rooms, links, end)
+
+
+@pytest.fixture
+async def world() -> World:
+    made = World()
+    await made.prepare()
+    return made
+
+
+@pytest.fixture
+async def cluster(world: World) -> Cluster:
+    return Cluster(world)
+
+
+def cells(editor: Editor) -> dict[str, Any]:
+    return dict(editor.cells.to_py() or {})
+
+
+async def test_clients_of_two_nodes_edit_one_diagram(cluster: Cluster) -> None:
+    async with cluster.node("a") as a, cluster.node("b") as b:
+        here, there = await a.join(cluster.world.editor()), await b.join(cluster.world.editor())
+        here.edit("here", 1)
+        there.edit("there", 2)
+        await until(lambda: cells(here) == cells(there) == {"here": 1.0, "there": 2.0})
+        await until(lambda: there.acknowledged == here.acknowledged == 2)
+        assert (1, 0) == (a.owns, b.owns)
+        assert (1, 1) == (a.rooms.sessions, b.rooms.sessions)
+
+
+async def test_a_large_document_crosses_the_link(cluster: Cluster) -> None:
+    async with cluster.node("a") as a, cluster.node("b") as b:
+        here = await a.join(cluster.world.editor())
+        for n in range(40):
+            here.edit(f"text {n}", "x" * 50_000)
+        there = await b.join(cluster.world.editor())
+        await until(lambda: len(cells(there)) == 40)
+
+
+async def test_when_the_owner_dies_clients_elsewhere_stay_and_nothing_acknowledged_is_lost(
+    cluster: Cluster,
+) -> None:
+    async with cluster.node("a") as a, cluster.node("b") as b, cluster.node("c") as c:
+        doomed = await a.join(cluster.world.editor())
+        first, second = await b.join(cluster.world.editor()), await c.join(cluster.world.editor())
+        doomed.edit("before", 0)
+        await until(lambda: len(cells(first)) == len(cells(second)) == 1)
+        cluster.world.store.unavailable = True
+        first.edit("first", 1)
+        second.edit("second", 2)
+        await until(lambda: len(cells(first)) == len(cells(second)) == 3)
+        a.end()
+        cluster.world.store.unavailable = False
+        first.edit("meanwhile", 3)
+        await until(lambda: cells(first) == cells(second) and len(cells(first)) == 4)
+        await until(lambda: (first.acknowledged, second.acknowledged) == (3, 2))
+        assert (None, None) == (first.closed, second.closed)
+        assert 1 == b.owns + c.owns
+        late = await (c if b.owns else b).join(cluster.world.editor())
+        await until(lambda: cells(late) == cells(first))
+
+
+async def test_a_node_that_drains_hands_its_rooms_over(cluster: Cluster) -> None:
+    async with cluster.node("a") as a, cluster.node("b") as b:
+        here, there = await a.join(cluster.world.editor()), await b.join(cluster.world.editor())
+        there.edit("there", 1)
+        await until(lambda: len(cells(here)) == 1)
+        assert {} == await a.rooms.drain(5)
+        assert here.closed is not None
+        assert closing.SERVICE_RESTART == here.closed[0]
+        there.edit("after", 2)
+        await until(lambda: there.acknowledged == 3)
+        await b.join(here)
+        await until(lambda: cells(here) == {"there": 1.0, "after": 2.0})
+        assert there.closed is None
+        assert 1 == b.owns
+
+
+@pytest.mark.parametrize("seed", range(10))
+async def test_everything_converges_while_owners_come_and_go(cluster: Cluster, seed: int) -> None:
+    chance = random.Random(seed)
+    async with contextlib.AsyncExitStack() as stack:
+        nodes = [await stack.enter_async_context(cluster.node(name)) for name in "abc"]
+        editors = [await nodes[n % 3].join(cluster.world.editor()) for n in range(6)]
+        expected = set()
+        for round_ in range(3):
+            for n in range(30):
+                editor = chance.choice(editors)
+                if editor.closed is None:
+                    editor.edit(f"{round_} {n}", n)
+                    expected.add(f"{round_} {n}")
+                await asyncio.sleep(chance.random() * 0.01)
+            (dying,) = (node for node in nodes if node.owns)
+            nodes.remove(dying)
+            dying.end()
+            nodes.append(await stack.enter_async_context(cluster.node(f"new {round_}")))
+            for editor in dying.editors:
+                await chance.choice(nodes).join(editor)
+        await until(lambda: all(cells(editor).keys() == expected for editor in editors))
+        await until(lambda: sum(node.owns for node in nodes) == 1)
+        fresh = await nodes[-1].join(cluster.world.editor())
+        await until(lambda: cells(fresh).keys() == expected)
+
+
+# --- links --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("proof", ["", "Bearer ", "Bearer x.y.z", "Basic abc", "for another", "of others"])
+async def test_a_link_without_proof_is_refused(cluster: Cluster, proof: str) -> None:
+    async with cluster.node("a") as a:
+        if proof == "for another":
+            proof = "Bearer " + cluster.tokens.issue(NodeId(uuid4()), NodeId(uuid4()), "n")
+        elif proof == "of others":
+            others = Tokens([new_signing_key()], "tmi")
+            proof = "Bearer " + others.issue(NodeId(uuid4()), a.node.id, "n")
+        with pytest.raises(WSError, match="401"):
+            await ws_connect(
+                WSListener, a.node.url + "/link", extra_headers={"Authorization": proof} if proof else None
+            )
+
+
+async def test_a_node_that_is_not_the_one_dialled_is_told_nothing(cluster: Cluster) -> None:
+    async with cluster.node("a") as a, cluster.node("b") as b:
+        impostor = Node(NodeId(uuid4()), "c", b.node.url)
+        runner = ReplicaRunner(
+            Replica(cluster.world.diagram, ReplicaLimits()), Ticker(asyncio.get_running_loop())
+        )
+        with pytest.raises(Unavailable):
+            await a.links.follow(impostor, runner)
+        assert runner.lost.is_set()
+
+
+async def test_a_node_that_cannot_be_reached_is_said_to_be_so(cluster: Cluster) -> None:
+    async with cluster.node("a") as a:
+        nobody = Node(NodeId(uuid4()), "nobody", f"ws://{HOST}:9")
+        runner = ReplicaRunner(
+            Replica(cluster.world.diagram, ReplicaLimits()), Ticker(asyncio.get_running_loop())
+        )
+        with pytest.raises(Unavailable, match="nobody"):
+            await a.links.follow(nobody, runner)
