@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Coroutine, Iterator, Mapping, Sequenc
 from dataclasses import dataclass, field
 from itertools import chain
 from typing import Any
+from uuid import UUID
 
 from crdt.document import Document
 from rooms import closing
@@ -33,7 +34,15 @@ from tmi.domain.errors import (
 )
 from tmi.domain.ids import DiagramId, NodeId, Seq, SignInId
 from tmi.domain.model import Node
-from tmi.domain.ports import AccessControl, Coordinator, StoredDocument, UpdateLog
+from tmi.domain.ports import (
+    AccessControl,
+    Coordinator,
+    Happened,
+    Signal,
+    Signals,
+    StoredDocument,
+    UpdateLog,
+)
 from tmi.domain.roles import Action, may
 
 log = logging.getLogger(__name__)
@@ -90,6 +99,7 @@ class Rooms:
         self._store = store
         self._coordinator = coordinator
         self._access = access
+        self._signals: Signals | None = None
         self._limits = limits or RoomsLimits()
         self._ticker = Ticker(asyncio.get_running_loop())
         self._snapshotter = Snapshotter(store, self._limits.snapshots)
@@ -117,9 +127,12 @@ class Rooms:
         """A commit or the end of a tick is awaited: each is several turns of the loop away."""
         return self.journal.in_flight > 0 or self._ticker.is_ticking
 
-    def use(self, links: NodeLinks) -> None:
-        """Follow rooms that other nodes own over these links. Without, joining one raises OwnedElsewhere."""
+    def use(self, links: NodeLinks, signals: Signals) -> None:
+        """Be one node of several: follow rooms that others own over these links, and tell them what happens
+        here. Whoever hears others' signals hands them to `hear`.
+        """
         self._keeper = Keeper(self._own, links, Loopback(self))
+        self._signals = signals
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator["Rooms"]:
@@ -299,7 +312,48 @@ class Rooms:
     # --- rights ---------------------------------------------------------------------------------
 
     async def access_changed(self, diagrams: Sequence[DiagramId]) -> None:
-        """Roles on these diagrams may have changed: read them again for everybody who is connected.
+        """Roles on these diagrams may have changed: see to it on every node."""
+        if not await self._announced(Happened.ACCESS_CHANGED, diagrams):
+            await self._access_changed(diagrams)
+
+    def deleted(self, diagrams: Sequence[DiagramId]) -> None:
+        """These diagrams are gone: close their sessions with 4404, on every node."""
+        self._deleted(diagrams)
+        self._spawn(self._announce(Happened.DELETED, diagrams))
+
+    async def sign_in_ended(self, sign_in: SignInId) -> None:
+        """Close every session behind this sign-in with 4401, on every node."""
+        self._sign_in_ended(sign_in)
+        await self._announce(Happened.SIGN_IN_ENDED, [sign_in])
+
+    async def _announce(self, happened: Happened, ids: Sequence[UUID]) -> None:
+        await self._announced(happened, ids)
+
+    async def _announced(self, happened: Happened, ids: Sequence[UUID]) -> bool:
+        """Tell all nodes, this one included; False if only this one can be told now."""
+        if self._signals is None or not ids:
+            return False
+        try:
+            await self._signals.publish(Signal(happened, tuple(ids)))
+        except DatabaseUnavailable:
+            # The others' connections are gone as well: they look at everything again when it is back.
+            return False
+        return True
+
+    def hear(self, signal: Signal | None) -> None:
+        """A node has told all what happened; None: some of it may have been missed."""
+        if signal is None:
+            self._spawn(self._access_changed([*self._open]))
+        elif signal.happened is Happened.ACCESS_CHANGED:
+            self._spawn(self._access_changed([DiagramId(key) for key in signal.ids]))
+        elif signal.happened is Happened.DELETED:
+            self._deleted([DiagramId(key) for key in signal.ids])
+        else:
+            for key in signal.ids:
+                self._sign_in_ended(SignInId(key))
+
+    async def _access_changed(self, diagrams: Sequence[DiagramId]) -> None:
+        """Read the roles again of everybody who is connected here.
 
         Demotes and promotes open sessions, and closes with 4403 those who may no longer read. While the
         database is away the rights last known hold, and this is tried again until it answers.
@@ -316,7 +370,7 @@ class Rooms:
             try:
                 roles = await self._access.to_diagram_of_all(users, diagram)
             except NotFound:
-                self.deleted([diagram])
+                self._deleted([diagram])
                 return
             except DatabaseUnavailable:
                 await asyncio.sleep(self._limits.rights_retry_s)
@@ -325,15 +379,13 @@ class Rooms:
             if all(member.user in roles for member in runner.room.members.values()):
                 return
 
-    async def sign_in_ended(self, sign_in: SignInId) -> None:
-        """Close every session behind this sign-in with 4401."""
+    def _sign_in_ended(self, sign_in: SignInId) -> None:
         for runner in list(self._open.values()):
             _end_sign_in(runner, sign_in)
         for replica in list(self._following.values()):
             _end_sign_in(replica, sign_in)
 
-    def deleted(self, diagrams: Sequence[DiagramId]) -> None:
-        """These diagrams are gone: close their sessions with 4404."""
+    def _deleted(self, diagrams: Sequence[DiagramId]) -> None:
         for diagram in diagrams:
             runner = self._open.pop(diagram, None) or self._ending.pop(diagram, None)
             if runner is not None:

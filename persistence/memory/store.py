@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from tmi.domain.errors import DatabaseUnavailable, NotFound
 from tmi.domain.ids import DiagramId, Fence, Seq, SignInId, ThreatModelId, UserId
 from tmi.domain.model import AuthorizationCode, Diagram, SigningKey, ThreatModel, User
-from tmi.domain.ports import LoggedUpdate
+from tmi.domain.ports import LoggedUpdate, Signal
 
 
 def _now() -> datetime:
@@ -69,6 +69,9 @@ class MemoryStore:
     refresh_tokens: dict[bytes, RefreshToken] = field(default_factory=dict)
     signing_keys: dict[str, SigningKey] = field(default_factory=dict)
     single_writer: bool = False
+    sharing_writers: int = 0
+    """Services that hold the single-writer lock among nodes."""
+    listeners: list[Callable[[Signal | None], None]] = field(default_factory=list)
 
     def standing(self, sign_in: SignInId) -> Session | None:
         """The session if it has neither ended nor expired."""

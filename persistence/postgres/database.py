@@ -196,11 +196,21 @@ class PostgresDatabase:
             return False
         return True
 
-    def hold_single_writer_lock(self) -> AbstractAsyncContextManager[AsyncIterator[bool]]:
+    def hold_single_writer_lock(
+        self, *, among_nodes: bool = False
+    ) -> AbstractAsyncContextManager[AsyncIterator[bool]]:
         """The lock that keeps a second service without Redis off this database. Raises Conflict."""
         return single_writer_lock(
-            lambda: self._connect_directly(LOCK_TIMEOUT_S, command_timeout_s=self._options.connect_timeout_s)
+            lambda: self._connect_directly(LOCK_TIMEOUT_S, command_timeout_s=self._options.connect_timeout_s),
+            among_nodes=among_nodes,
         )
+
+    async def connect_aside(self) -> Connection:
+        """A connection outside the pool, for who has to keep one. Raises DatabaseUnavailable."""
+        with translated():
+            return await self._connect_directly(
+                LOCK_TIMEOUT_S, command_timeout_s=self._options.connect_timeout_s
+            )
 
     async def purge_expired(self, batch: int = 1000) -> int:
         """Delete up to `batch` rows each of expired codes, tokens and sign-ins; returns how many went."""

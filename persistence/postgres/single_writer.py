@@ -1,4 +1,4 @@
-"""The single-writer lock: without Redis, one service per database.
+"""The single-writer lock: without Redis, one service per database. Services with Redis share it.
 
 A PostgreSQL advisory lock belongs to a server session, so it lives as long as its connection and falls with
 a process that is killed. Rooms do not depend on it: their fences decide. It exists so that a second service
@@ -46,6 +46,10 @@ WHERE l.locktype = 'advisory' AND l.objsubid = 1 AND l.granted
 """
 
 
+_TRY_ALONE = "SELECT pg_try_advisory_lock($1)"
+_TRY_SHARED = "SELECT pg_try_advisory_lock_shared($1)"
+
+
 @dataclass(frozen=True, slots=True)
 class Backend:
     """A server session: a process id alone may be used again."""
@@ -55,9 +59,11 @@ class Backend:
 
 
 @asynccontextmanager
-async def single_writer_lock(connect: Connect) -> AsyncIterator[AsyncIterator[bool]]:
+async def single_writer_lock(
+    connect: Connect, *, among_nodes: bool = False
+) -> AsyncIterator[AsyncIterator[bool]]:
     """Hold the lock while the body runs; yields the changes (see the port). Raises Conflict."""
-    lock = _Lock(connect)
+    lock = _Lock(connect, _TRY_SHARED if among_nodes else _TRY_ALONE)
     with translated():
         await lock.take_first()
     try:
@@ -67,6 +73,12 @@ async def single_writer_lock(connect: Connect) -> AsyncIterator[AsyncIterator[bo
         await lock.let_go()
 
 
+_TAKEN = {
+    _TRY_ALONE: "Another tmi service already uses this database. Several need TMI_REDIS_URL, each of them.",
+    _TRY_SHARED: "A tmi service without TMI_REDIS_URL already uses this database.",
+}
+
+
 class _Outcome(Enum):
     OURS = "ours"
     AGAIN = "nobody else has it: try again"
@@ -74,8 +86,9 @@ class _Outcome(Enum):
 
 
 class _Lock:
-    def __init__(self, connect: Connect) -> None:
+    def __init__(self, connect: Connect, try_lock: str) -> None:
         self._connect = connect
+        self._try = try_lock
         self._connection: Connection | None = None
         self._backend: Backend | None = None
         self._lost = asyncio.Event()
@@ -85,7 +98,7 @@ class _Lock:
             if await self._take() is _Outcome.OURS:
                 return
             await asyncio.sleep(FIRST_RETRY_S)
-        raise Conflict("Another tmi service without Redis already uses this database.")
+        raise Conflict(_TAKEN[self._try])
 
     async def changes(self) -> AsyncGenerator[bool, None]:
         while True:
@@ -112,7 +125,7 @@ class _Lock:
         return outcome
 
     async def _try_lock(self, connection: Connection) -> _Outcome:
-        if await connection.fetchval("SELECT pg_try_advisory_lock($1)", LOCK):
+        if await connection.fetchval(self._try, LOCK):
             self._backend = await _own_backend(connection)
             self._hold(connection)
             return _Outcome.OURS

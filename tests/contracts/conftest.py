@@ -10,6 +10,7 @@ from persistence.memory.access import MemoryAccessControl
 from persistence.memory.database import MemoryDatabase
 from persistence.memory.diagrams import MemoryDiagrams
 from persistence.memory.sign_ins import MemorySignIns
+from persistence.memory.signals import MemorySignals
 from persistence.memory.signing_keys import MemorySigningKeys
 from persistence.memory.store import MemoryStore
 from persistence.memory.threat_models import MemoryThreatModels
@@ -19,6 +20,7 @@ from persistence.postgres.access import PostgresAccessControl
 from persistence.postgres.database import PostgresDatabase
 from persistence.postgres.diagrams import PostgresDiagrams
 from persistence.postgres.sign_ins import PostgresSignIns
+from persistence.postgres.signals import PostgresSignals
 from persistence.postgres.signing_keys import PostgresSigningKeys
 from persistence.postgres.threat_models import PostgresThreatModels
 from persistence.postgres.update_log import PostgresUpdateLog
@@ -29,6 +31,7 @@ from tmi.domain.ports import (
     AccessControl,
     Database,
     Diagrams,
+    Signals,
     SigningKeys,
     SignIns,
     ThreatModels,
@@ -53,6 +56,7 @@ class Ports:
     sign_ins: SignIns
     signing_keys: SigningKeys
     database: Database
+    signals: Signals
     add_to_group: AddToGroup
 
     async def user(self, name: str = "alice") -> User:
@@ -86,6 +90,7 @@ def memory_ports(store: MemoryStore) -> Ports:
         sign_ins=MemorySignIns(store),
         signing_keys=MemorySigningKeys(store),
         database=MemoryDatabase(store),
+        signals=MemorySignals(store),
         add_to_group=add_to_group,
     )
 
@@ -117,6 +122,7 @@ def postgres_ports(database: PostgresDatabase) -> Ports:
         sign_ins=PostgresSignIns(database),
         signing_keys=PostgresSigningKeys(database),
         database=database,
+        signals=PostgresSignals(database),
         add_to_group=add_to_group,
     )
 

@@ -23,6 +23,18 @@ async def test_a_second_service_is_told_that_the_first_is_there(ports: Ports) ->
                 await ports.database.hold_single_writer_lock().__aenter__()
 
 
+async def test_services_with_redis_share_the_lock_and_keep_one_without_away(ports: Ports) -> None:
+    database = ports.database
+    async with database.hold_single_writer_lock(among_nodes=True):
+        async with database.hold_single_writer_lock(among_nodes=True):
+            pass
+        with pytest.raises(Conflict, match="already uses this"):
+            await database.hold_single_writer_lock().__aenter__()
+    async with database.hold_single_writer_lock():
+        with pytest.raises(Conflict, match="without"):
+            await database.hold_single_writer_lock(among_nodes=True).__aenter__()
+
+
 async def test_a_lock_that_was_let_go_can_be_taken_again(ports: Ports) -> None:
     for _ in range(3):
         async with ports.database.hold_single_writer_lock():

@@ -13,6 +13,7 @@ from picows import WSError, WSListener, ws_connect
 from api.tokens import Tokens, new_signing_key
 from crdt.messages import SyncStep1
 from persistence.memory.access import MemoryAccessControl
+from persistence.memory.signals import MemorySignals
 from rooms import closing
 from rooms.coordination.memory import Leases, MemoryCoordinator
 from rooms.nodes.following import ReplicaRunner
@@ -24,6 +25,7 @@ from tests.unit.rooms.conftest import LIMITS, Editor, World, until
 from tmi.domain.errors import Unavailable
 from tmi.domain.ids import NodeId
 from tmi.domain.model import Node
+from tmi.domain.roles import Role
 
 HOST = "127.0.0.1"
 LINK_LIMITS = LinkLimits(dial_timeout_s=0.5, ping_after_s=0.2, ping_timeout_s=0.2)
@@ -67,9 +69,11 @@ class Cluster:
         coordinator = MemoryCoordinator(self.leases, log, Node(key, name, ""))
         rooms = Rooms(log, coordinator, MemoryAccessControl(self.world.store), LIMITS)
         links = Links(key, rooms, self.tokens, LINK_LIMITS)
-        rooms.use(links)
+        signals = MemorySignals(self.world.store)
+        rooms.use(links, signals)
         async with contextlib.AsyncExitStack() as stack:
             await stack.enter_async_context(rooms.running())
+            await stack.enter_async_context(signals.hearing(rooms.hear))
             port = await stack.enter_async_context(links.listening(HOST, 0))
             node = Node(key, name, f"ws://{HOST}:{port}")
             self.leases.alive[key] = node
@@ -182,6 +186,41 @@ async def test_everything_converges_while_owners_come_and_go(cluster: Cluster, s
         await until(lambda: sum(node.owns for node in nodes) == 1)
         fresh = await nodes[-1].join(cluster.world.editor())
         await until(lambda: cells(fresh).keys() == expected)
+
+
+@pytest.mark.parametrize("who", ["owner", "follower"])
+async def test_a_change_of_rights_reaches_clients_of_every_node(cluster: Cluster, who: str) -> None:
+    world = cluster.world
+    async with cluster.node("a") as a, cluster.node("b") as b:
+        here, there = await a.join(world.editor(world.other)), await b.join(world.editor(world.other))
+        await until(lambda: there.acknowledged == 1)
+        told = a if who == "owner" else b
+        await world.grant(Role.READER)
+        await told.rooms.access_changed([world.diagram])
+        await until(lambda: here.roles == there.roles == [Role.READER])
+        await world.grant(None)
+        await told.rooms.access_changed([world.diagram])
+        await until(lambda: here.closed and there.closed)
+        assert here.closed is not None
+        assert there.closed is not None
+        assert closing.NO_LONGER_ALLOWED == here.closed[0] == there.closed[0]
+
+
+@pytest.mark.parametrize("who", ["owner", "follower"])
+async def test_the_end_of_a_sign_in_and_of_a_diagram_reaches_every_node(cluster: Cluster, who: str) -> None:
+    world = cluster.world
+    async with cluster.node("a") as a, cluster.node("b") as b:
+        here, there, other = [await node.join(world.editor()) for node in (a, b, b)]
+        await until(lambda: there.acknowledged == other.acknowledged == 1)
+        told = a if who == "owner" else b
+        for editor in (here, there):
+            await told.rooms.sign_in_ended(editor.member.sign_in)
+        await until(lambda: here.closed and there.closed)
+        assert closing.SIGN_IN_ENDED == here.closed[0] == there.closed[0]  # type: ignore[index]
+        assert other.closed is None
+        told.rooms.deleted([world.diagram])
+        await until(lambda: other.closed)
+        assert closing.DIAGRAM_DELETED == other.closed[0]  # type: ignore[index]
 
 
 # --- links --------------------------------------------------------------------------------------

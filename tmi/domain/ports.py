@@ -4,12 +4,13 @@ Each has one contract test suite in `tests/contracts` that every adapter passes,
 Any method may raise `DatabaseUnavailable` when the store does not answer; the caller may try again.
 """
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from datetime import timedelta
 from enum import Enum
 from typing import Protocol
+from uuid import UUID
 
 from tmi.domain.ids import DiagramId, Fence, NodeId, Seq, SignInId, ThreatModelId, UserId
 from tmi.domain.model import (
@@ -128,6 +129,37 @@ class Coordinator(Protocol):
 
     def peers(self) -> Sequence[Node]:
         """The other nodes that are alive, as last heard."""
+
+
+class Happened(Enum):
+    """What nodes tell each other, so that open sockets follow."""
+
+    ACCESS_CHANGED = "access_changed"
+    """Roles on these diagrams may have changed."""
+    DELETED = "deleted"
+    """These diagrams are gone."""
+    SIGN_IN_ENDED = "sign_in_ended"
+    """These sign-in sessions are over."""
+
+
+@dataclass(frozen=True, slots=True)
+class Signal:
+    """Something that every node has to know at once."""
+
+    happened: Happened
+    ids: tuple[UUID, ...]
+
+
+class Signals(Protocol):
+    """Reaches every service of this database."""
+
+    async def publish(self, signal: Signal) -> None:
+        """Tell all of them, this one included."""
+
+    def hearing(self, handle: Callable[[Signal | None], None]) -> AbstractAsyncContextManager[None]:
+        """While the body runs, `handle` is called with what is published; with None when some may have been
+        missed.
+        """
 
 
 # --- who may do what ----------------------------------------------------------------------------
@@ -295,9 +327,12 @@ class Database(Protocol):
     async def ping(self, timeout_s: float) -> bool:
         """Whether a query is answered in time. Never raises."""
 
-    def hold_single_writer_lock(self) -> AbstractAsyncContextManager[AsyncIterator[bool]]:
+    def hold_single_writer_lock(
+        self, *, among_nodes: bool = False
+    ) -> AbstractAsyncContextManager[AsyncIterator[bool]]:
         """Hold the lock that keeps a second service without Redis off this database.
 
-        Raises Conflict if another service holds it. The iterator yields False when the connection behind the
+        `among_nodes`: this service has Redis, and shares the lock with others that have it. Raises Conflict if
+        another service holds it. The iterator yields False when the connection behind the
         lock was lost, True when it was won back; it ends when another service has taken it.
         """
