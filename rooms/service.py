@@ -80,6 +80,8 @@ class RoomsLimits:
     sweep_s: float = 0.1
     loads_at_once: int = 4
     load_timeout_s: float = 30.0
+    read_timeout_s: float = 5.0
+    """For reading a document from the node that owns it."""
     loads_waiting_max: int = 1000
     rights_retry_s: float = 0.5
     recent_change_s: float = 60.0
@@ -186,27 +188,36 @@ class Rooms:
 
     async def _room(self, diagram: DiagramId) -> Runner[Any]:
         """The room, opened here if need be, or else its replica."""
-        owned = self._owned(diagram)
-        if owned is not None:
-            return owned
+        for _ in range(_OPENING_TRIES):
+            owned = self._owned(diagram)
+            if owned is not None:
+                return owned
+            replica = self._following.get(diagram)
+            if replica is None or not replica.room.is_open:
+                try:
+                    return await self._own(diagram)
+                except OwnedElsewhere as elsewhere:
+                    replica = self._replica_at(diagram, elsewhere)
+            await self._synced(replica)
+            if replica.room.is_open:
+                return replica
+        raise Unavailable("the diagram's room does not stay open; try again shortly")
+
+    def _replica_at(self, diagram: DiagramId, elsewhere: OwnedElsewhere) -> ReplicaRunner:
+        if self._keeper is None:
+            raise elsewhere
+        # Somebody else may have been quicker.
         replica = self._following.get(diagram)
-        if replica is None or not replica.room.is_open:
-            try:
-                return await self._own(diagram)
-            except OwnedElsewhere as elsewhere:
-                if self._keeper is None:
-                    raise
-                replica = self._following.get(diagram)
-                if replica is None or not replica.room.is_open:
-                    replica = self._follow(diagram, elsewhere.owner, self._keeper)
+        if replica is not None and replica.room.is_open:
+            return replica
+        return self._follow(diagram, elsewhere.owner, self._keeper)
+
+    async def _synced(self, replica: ReplicaRunner) -> None:
         try:
             async with asyncio.timeout(self._limits.load_timeout_s):
                 await replica.synced.wait()
         except TimeoutError:
             raise Unavailable("the node that owns this diagram does not answer") from None
-        if not replica.room.is_open:
-            raise Unavailable("the diagram's room does not stay open; try again shortly")
-        return replica
 
     def _owned(self, diagram: DiagramId) -> RoomRunner | None:
         if self._draining:
@@ -298,16 +309,32 @@ class Rooms:
     async def read(self, diagram: DiagramId) -> tuple[Seq, Document]:
         """The document as its editors see it now, with the number of its last update.
 
-        A diagram without a room is read from the log and not claimed. Do not change the document.
-        Raises NotFound and DatabaseUnavailable.
+        A diagram whose room another node owns is read there; one without a room from the log, and is not
+        claimed. Do not change the document. Raises NotFound, Unavailable and DatabaseUnavailable.
         """
         runner = self._open.get(diagram) or self._ending.get(diagram)
         if runner is not None and not runner.room.is_over:
             runner.settle()
             return runner.room.seq, runner.room.document
+        replica = await self._replica(diagram)
+        if replica is not None:
+            try:
+                async with asyncio.timeout(self._limits.read_timeout_s):
+                    await replica.up_to_date()
+            except TimeoutError:
+                raise Unavailable("the node that owns this diagram does not answer") from None
+            return replica.room.seq, replica.room.document
         async with self._load_slots:
             stored = await self._store.load(diagram)
         return stored.seq, Document.load(stored.snapshot, stored.tail, is_whole=stored.is_whole)
+
+    async def _replica(self, diagram: DiagramId) -> ReplicaRunner | None:
+        """Of a room that another node owns."""
+        replica = self._following.get(diagram)
+        if self._keeper is None or (replica is not None and replica.room.is_open):
+            return replica
+        owner = await self._coordinator.owner(diagram)
+        return None if owner is None else self._follow(diagram, owner, self._keeper)
 
     # --- rights ---------------------------------------------------------------------------------
 

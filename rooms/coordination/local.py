@@ -21,6 +21,10 @@ class LocalCoordinator:
     async def release(self, diagram: DiagramId, fence: Fence) -> None:
         """Nothing to give back: the fence stays with the last owner until the next claim."""
 
+    async def owner(self, diagram: DiagramId) -> Node | None:  # noqa: ARG002
+        """There is no other."""
+        return None
+
     def peers(self) -> Sequence[Node]:
         """There are none."""
         return ()

@@ -46,6 +46,11 @@ class MemoryCoordinator:
         if self._leases.holders.get(diagram) == self._node.id:
             del self._leases.holders[diagram]
 
+    async def owner(self, diagram: DiagramId) -> Node | None:
+        """Whoever holds the lease, is alive and is not this node."""
+        holder = self._leases.holders.get(diagram)
+        return None if holder is None or holder == self._node.id else self._leases.alive.get(holder)
+
     def peers(self) -> Sequence[Node]:
         """All others that are alive."""
         return [node for node in self._leases.alive.values() if node.id != self._node.id]

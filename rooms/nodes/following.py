@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+from collections import deque
 from collections.abc import Callable
 
 from rooms.effects import Forward
@@ -10,6 +11,7 @@ from rooms.nodes.messages import Answered, Asked, Lost
 from rooms.nodes.replica import Replica
 from rooms.peer import Member, Peer
 from rooms.ticker import Ticker
+from tmi.domain.errors import Unavailable
 
 log = logging.getLogger(__name__)
 
@@ -27,6 +29,7 @@ class ReplicaRunner(Runner[Replica]):
         self.is_disowned = False
         """The last owner said that it is none."""
         self._upstream: Callable[[Asked], None] | None = None
+        self._questions: deque[tuple[int, asyncio.Future[None]]] = deque()
         self._perform_one[Forward] = self._forward
 
     def join(self, member: Member, peer: Peer) -> Session:
@@ -47,6 +50,22 @@ class ReplicaRunner(Runner[Replica]):
         self.room.detach()
         self._upstream = None
         self.lost.set()
+        while self._questions:
+            _, answer = self._questions.popleft()
+            if not answer.done():
+                answer.set_exception(Unavailable("the way to the node that owns this diagram was lost"))
+
+    async def up_to_date(self) -> None:
+        """Wait until the document holds all that its owner has now. Raises Unavailable; takes no longer than
+        the caller lets it.
+        """
+        await self.synced.wait()
+        if self._upstream is None:
+            raise Unavailable("there is no way to the node that owns this diagram")
+        answer = asyncio.get_running_loop().create_future()
+        self._questions.append((self.room.asked + 1, answer))
+        self.perform(self.room.ask())
+        await answer
 
     def hear(self, message: Answered) -> None:
         """Handle what the owner says. What cannot be handled ends this way to it, and nothing else."""
@@ -64,8 +83,13 @@ class ReplicaRunner(Runner[Replica]):
             self.detach()
             return
         self.perform(effects)
-        if self.room.is_synced:
+        if self.room.is_synced and not self.synced.is_set():
+            self.idle_since = self._ticker.now()
             self.synced.set()
+        while self._questions and self._questions[0][0] <= self.room.answered:
+            _, answer = self._questions.popleft()
+            if not answer.done():
+                answer.set_result(None)
         if self.room.is_over:
             self.detach()
 

@@ -109,6 +109,10 @@ class Replica(Audience):
         """There is an owner to talk to."""
         self.is_synced = False
         """The document is one that an owner had."""
+        self.asked = 0
+        """How often an owner was asked for all that it has."""
+        self.answered = 0
+        """How many of these questions are answered, or will never be."""
 
     # --- from the clients -----------------------------------------------------------------------
 
@@ -195,6 +199,7 @@ class Replica(Audience):
     def attach(self, now: float) -> Effects:
         """There is an owner: tell it what is here, who is here, and what has not been acknowledged."""
         self.is_attached = True
+        self.asked += 1
         self._presence.doubt()
         self._give_up_at = now + self._limits.doubt_s
         effects: list[Effect] = [Forward(Follow(self.diagram, self.document.state_vector()))]
@@ -212,6 +217,12 @@ class Replica(Audience):
     def detach(self) -> None:
         """The owner is lost; the clients stay, and what they send waits for the next one."""
         self.is_attached = False
+        self.answered = self.asked
+
+    def ask(self) -> Effects:
+        """Ask the owner for all that it has by now."""
+        self.asked += 1
+        return self._forward(Say(REPLICA, y_websocket.sync_step1(self.document.state_vector())))
 
     def hear(self, message: Answered, now: float) -> Effects:
         """Handle what the owner says. Raises BadFrame for what no owner says."""
@@ -246,15 +257,16 @@ class Replica(Audience):
         return effects
 
     def _integrate(self, part: Update | SyncStep2, but: SessionNumber | None) -> Effects:
-        self.is_synced = self.is_synced or isinstance(part, SyncStep2)
+        if isinstance(part, SyncStep2):
+            self.is_synced = True
+            self.answered = min(self.answered + 1, self.asked)
         applied = self.document.apply(part.update)
         self.document.bytes_estimate += len(part.update)
         effects: list[Effect] = []
         if applied.relay != EMPTY_UPDATE:
             effects.append(Broadcast(y_websocket.update(applied.relay), but))
         if applied.gap:
-            state_vector = self.document.state_vector()
-            effects.extend(self._forward(Say(REPLICA, y_websocket.sync_step1(state_vector))))
+            effects.extend(self.ask())
         return effects
 
     def _offer(self, state_vector: bytes) -> Effects:

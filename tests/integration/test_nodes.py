@@ -9,6 +9,7 @@ from uuid import uuid4
 
 import pytest
 from picows import WSError, WSListener, ws_connect
+from pycrdt import Map
 
 from api.tokens import Tokens, new_signing_key
 from crdt.messages import SyncStep1
@@ -221,6 +222,23 @@ async def test_the_end_of_a_sign_in_and_of_a_diagram_reaches_every_node(cluster:
         told.rooms.deleted([world.diagram])
         await until(lambda: other.closed)
         assert closing.DIAGRAM_DELETED == other.closed[0]  # type: ignore[index]
+
+
+async def test_what_one_node_reads_is_what_the_owner_has_now(cluster: Cluster) -> None:
+    diagram = cluster.world.diagram
+    async with cluster.node("a") as a, cluster.node("b") as b:
+        here = await a.join(cluster.world.editor())
+        for n in range(20):
+            here.edit(f"key {n}", n)
+            seq, document = await b.rooms.read(diagram)
+            assert n + 1 == len(document.doc.get("cells", type=Map)) == seq
+        assert (1, 0) == (a.owns, b.owns)
+
+
+async def test_a_diagram_that_nobody_has_open_is_read_from_the_log(cluster: Cluster) -> None:
+    async with cluster.node("a") as a, cluster.node("b") as b:
+        assert 0 == (await b.rooms.read(cluster.world.unopened))[0]
+        assert (0, 0) == (a.owns, b.owns)
 
 
 # --- links --------------------------------------------------------------------------------------

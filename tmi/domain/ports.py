@@ -127,6 +127,9 @@ class Coordinator(Protocol):
     async def release(self, diagram: DiagramId, fence: Fence) -> None:
         """Give a room up after its last commit. Never raises; does nothing for a room that is no longer ours."""
 
+    async def owner(self, diagram: DiagramId) -> Node | None:
+        """The other node that owns a room and is alive; None where there is none, or nobody knows."""
+
     def peers(self) -> Sequence[Node]:
         """The other nodes that are alive, as last heard."""
 
