@@ -20,7 +20,7 @@ from tmi.domain.errors import StartupError
 
 PREFIX = "TMI_"
 FILE_SUFFIX = "_file"
-SECRETS = ("database_url", "metrics_token")
+SECRETS = ("database_url", "metrics_token", "redis_url")
 METRICS_TOKEN_MIN = 16
 SECRET_FILE_MAX_BYTES = 64 * 1024
 KIB = 1024
@@ -74,6 +74,16 @@ class Settings(BaseSettings):
     """None: an embedded PostgreSQL in `data_dir`."""
     database_max_connections: Annotated[int, Field(ge=2, le=30)] = 10
     data_dir: Path = Path("data")
+
+    # several nodes
+    redis_url: SecretStr | None = None
+    """Redis or Valkey, by which several nodes share one database; None: this one is alone."""
+    node_listen: str = "127.0.0.1:0"
+    """Host and port where other nodes reach this one, and nobody else should. Port 0 takes a free one."""
+    node_url: str | None = None
+    """What other nodes call this place, like ws://10.0.0.5:7946; None: as `node_listen` says."""
+    node_name: str | None = None
+    """For logs and people; None: the machine's name and the process."""
 
     # development
     dev: bool = False
@@ -155,12 +165,44 @@ class Settings(BaseSettings):
             raise ValueError("give a URL like postgresql://user:password@host/database")
         return value
 
+    @field_validator("redis_url")
+    @classmethod
+    def _is_redis(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None and urlsplit(value.get_secret_value()).scheme not in ("redis", "rediss", "unix"):
+            raise ValueError("give a URL like redis://user:password@host:6379/0, rediss:// or unix://")
+        return value
+
+    @field_validator("node_listen")
+    @classmethod
+    def _is_place(cls, value: str) -> str:
+        host, port = split_place(value)
+        if not host or not port.isdecimal() or int(port) > 65535:
+            raise ValueError("give a host and a port, like 10.0.0.5:7946 or [fd00::5]:7946")
+        return value
+
+    @field_validator("node_url")
+    @classmethod
+    def _is_websocket(cls, value: str | None) -> str | None:
+        if value is None:
+            return None
+        parts = urlsplit(value)
+        if parts.scheme not in ("ws", "wss") or not parts.hostname or parts.path.strip("/") or parts.query:
+            raise ValueError("give a URL like ws://10.0.0.5:7946")
+        return value.rstrip("/")
+
     @field_validator("metrics_token")
     @classmethod
     def _is_long(cls, value: SecretStr | None) -> SecretStr | None:
         if value is not None and len(value.get_secret_value()) < METRICS_TOKEN_MIN:
             raise ValueError(f"give at least {METRICS_TOKEN_MIN} characters")
         return value
+
+    @model_validator(mode="after")
+    def _node_can_be_reached(self) -> Self:
+        host, _ = split_place(self.node_listen)
+        if self.redis_url is not None and self.node_url is None and host in ("0.0.0.0", "::"):  # noqa: S104
+            raise ValueError("TMI_NODE_LISTEN is everywhere: say in TMI_NODE_URL where other nodes reach it")
+        return self
 
     @model_validator(mode="after")
     def _rooms_fit(self) -> Self:
@@ -194,6 +236,12 @@ def describe_settings() -> list[tuple[str, str, str]]:
         ((PREFIX + name).upper(), str(field.get_default()), " ".join((field.description or "").split()))
         for name, field in Settings.model_fields.items()
     ]
+
+
+def split_place(place: str) -> tuple[str, str]:
+    """Host and port of `host:port`; an IPv6 address stands in brackets."""
+    host, _, port = place.rpartition(":")
+    return host.removeprefix("[").removesuffix("]"), port
 
 
 def is_loopback(host: str) -> bool:

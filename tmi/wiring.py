@@ -6,10 +6,11 @@ import logging
 import os
 import socket
 from collections.abc import AsyncIterator, Coroutine
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, closing
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
+from uuid import uuid4
 
 from api.app import RestApp, create_app
 from api.live.endpoint import LiveEndpoint
@@ -21,18 +22,25 @@ from persistence.postgres.access import PostgresAccessControl
 from persistence.postgres.database import PostgresDatabase
 from persistence.postgres.diagrams import PostgresDiagrams
 from persistence.postgres.sign_ins import PostgresSignIns
+from persistence.postgres.signals import PostgresSignals
 from persistence.postgres.signing_keys import PostgresSigningKeys
 from persistence.postgres.threat_models import PostgresThreatModels
 from persistence.postgres.update_log import PostgresUpdateLog
 from persistence.postgres.users import PostgresUsers
 from rooms.coordination.local import LocalCoordinator
+from rooms.coordination.redis import RedisCoordinator, connected
 from rooms.journal import JournalLimits
+from rooms.nodes.links import Links
 from rooms.room import RoomLimits
 from rooms.service import Rooms, RoomsLimits
 from tmi.domain.errors import DatabaseUnavailable, StartupError, TmiError
+from tmi.domain.ids import NodeId
+from tmi.domain.model import Node
+from tmi.domain.ports import AccessControl
 from tmi.embedded.data_directory import locked
 from tmi.embedded.postgres import embedded_postgres
-from tmi.settings import Settings
+from tmi.settings import Settings, split_place
+from tmi.starting import open_port
 
 log = logging.getLogger(__name__)
 
@@ -84,17 +92,16 @@ async def build(settings: Settings) -> AsyncIterator[Service]:
         database = await stack.enter_async_context(open_database(settings))
         for name in await database.migrate():
             log.info("applied migration %s", name)
-        changes = await stack.enter_async_context(database.hold_single_writer_lock())
+        changes = await stack.enter_async_context(
+            database.hold_single_writer_lock(among_nodes=settings.redis_url is not None)
+        )
         taken_over = asyncio.Event()
         await stack.enter_async_context(_background(_watch_lock(changes, taken_over), "single-writer-lock"))
         await stack.enter_async_context(_background(_purge(database), "purge"))
         access = PostgresAccessControl(database)
-        update_log = PostgresUpdateLog(database)
-        coordinator = LocalCoordinator(update_log, f"{socket.gethostname()}/{os.getpid()}")
-        rooms = Rooms(update_log, coordinator, access, _rooms_limits(settings))
-        await stack.enter_async_context(rooms.running())
-        sign_ins = PostgresSignIns(database)
         tokens = await _tokens(settings, database)
+        rooms = await stack.enter_async_context(_rooms(settings, database, access, tokens))
+        sign_ins = PostgresSignIns(database)
         live = LiveEndpoint(rooms, tokens, access, _live_options(settings))
         metrics = Metrics(rooms, live.sockets, lambda: database.open_connections)
         await stack.enter_async_context(metrics.running())
@@ -111,6 +118,41 @@ async def build(settings: Settings) -> AsyncIterator[Service]:
             metrics=metrics,
         )
         yield Service(create_app(services), live, rooms, services.health, taken_over)
+
+
+@asynccontextmanager
+async def _rooms(
+    settings: Settings, database: PostgresDatabase, access: AccessControl, tokens: Tokens
+) -> AsyncIterator[Rooms]:
+    """The rooms of a node that is alone, or of one among several."""
+    update_log = PostgresUpdateLog(database)
+    name = settings.node_name or f"{socket.gethostname()}/{os.getpid()}"
+    limits = _rooms_limits(settings)
+    if settings.redis_url is None:
+        async with Rooms(update_log, LocalCoordinator(update_log, name), access, limits).running() as rooms:
+            yield rooms
+        return
+    signals = PostgresSignals(database)
+    host, port = split_place(settings.node_listen)
+    async with AsyncExitStack() as stack:
+        listening = stack.enter_context(closing(open_port(host, int(port))))
+        node = Node(NodeId(uuid4()), name, settings.node_url or node_url(host, listening))
+        redis = await stack.enter_async_context(connected(settings.redis_url.get_secret_value()))
+        coordinator = RedisCoordinator(update_log, redis, node)
+        await stack.enter_async_context(coordinator.running())
+        rooms = await stack.enter_async_context(Rooms(update_log, coordinator, access, limits).running())
+        links = Links(node.id, rooms, tokens)
+        rooms.use(links, signals)
+        await stack.enter_async_context(links.listening(listening))
+        await stack.enter_async_context(signals.hearing(rooms.hear))
+        log.info("this is node %s, for others at %s", name, node.url)
+        yield rooms
+
+
+def node_url(host: str, listening: socket.socket) -> str:
+    """Where a socket that listens on this host is reached."""
+    port = listening.getsockname()[1]
+    return f"ws://[{host}]:{port}" if ":" in host else f"ws://{host}:{port}"
 
 
 async def _tokens(settings: Settings, database: PostgresDatabase) -> Tokens:

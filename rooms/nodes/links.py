@@ -15,6 +15,7 @@ import asyncio
 import contextlib
 import logging
 import secrets
+import socket
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from typing import Protocol
@@ -88,12 +89,11 @@ class Links:
         self._accepted: set[_Accepted] = set()
 
     @contextlib.asynccontextmanager
-    async def listening(self, host: str, port: int) -> AsyncIterator[int]:
-        """Accept other nodes' links; yields the port. All links end with it."""
+    async def listening(self, sock: socket.socket) -> AsyncIterator[None]:
+        """Accept other nodes' links on a socket that listens. All links end with it."""
         server = await ws_create_server(
             self._accept,
-            host,
-            port,
+            sock=sock,
             websocket_handshake_timeout=self._limits.dial_timeout_s,
             enable_auto_ping=True,
             auto_ping_idle_timeout=self._limits.ping_after_s,
@@ -101,7 +101,7 @@ class Links:
             max_frame_size=self._limits.frame_max_bytes,
         )
         try:
-            yield server.sockets[0].getsockname()[1]
+            yield
         finally:
             server.close()
             self.close()

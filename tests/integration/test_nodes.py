@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import random
+import socket
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 from uuid import uuid4
@@ -75,8 +76,9 @@ class Cluster:
         async with contextlib.AsyncExitStack() as stack:
             await stack.enter_async_context(rooms.running())
             await stack.enter_async_context(signals.hearing(rooms.hear))
-            port = await stack.enter_async_context(links.listening(HOST, 0))
-            node = Node(key, name, f"ws://{HOST}:{port}")
+            listening = socket.create_server((HOST, 0))
+            await stack.enter_async_context(links.listening(listening))
+            node = Node(key, name, f"ws://{HOST}:{listening.getsockname()[1]}")
             self.leases.alive[key] = node
 
             def end() -> None:

@@ -125,7 +125,7 @@ class Coordinator(Protocol):
         """
 
     async def release(self, diagram: DiagramId, fence: Fence) -> None:
-        """Give a room up after its last commit. Never raises; does nothing for a room that is no longer ours."""
+        """Give a room up after its last commit. Does nothing for one that is no longer ours; never raises."""
 
     async def owner(self, diagram: DiagramId) -> Node | None:
         """The other node that owns a room and is alive; None where there is none, or nobody knows."""
@@ -335,7 +335,7 @@ class Database(Protocol):
     ) -> AbstractAsyncContextManager[AsyncIterator[bool]]:
         """Hold the lock that keeps a second service without Redis off this database.
 
-        `among_nodes`: this service has Redis, and shares the lock with others that have it. Raises Conflict if
-        another service holds it. The iterator yields False when the connection behind the
-        lock was lost, True when it was won back; it ends when another service has taken it.
+        `among_nodes`: this service has Redis, and shares the lock with others that have it. Raises Conflict
+        if another service holds it. The iterator yields False when the connection behind the lock was lost,
+        True when it was won back; it ends when another service has taken it.
         """
