@@ -14,6 +14,7 @@ import uvloop
 
 from persistence.postgres.database import PostgresDatabase
 from tests.postgres import PostgresServer, running_postgres
+from tmi.embedded.valkey import embedded_valkey
 
 OWNER = "tmi"
 TEMPLATE = "tmi_template"
@@ -75,6 +76,14 @@ async def database(database_url: str) -> AsyncIterator[PostgresDatabase]:
     database = await PostgresDatabase.connect(database_url)
     yield database
     await database.close()
+
+
+@pytest.fixture
+async def valkey_url() -> AsyncIterator[str]:
+    """The URL of an empty Valkey of the test's own. Its path is short, as sockets need it."""
+    with tempfile.TemporaryDirectory(prefix="tmi-valkey-") as folder:
+        async with embedded_valkey(Path(folder)) as url:
+            yield url
 
 
 async def make_template(server: PostgresServer) -> None:

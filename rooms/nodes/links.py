@@ -186,7 +186,7 @@ def _bearer(request: WSUpgradeRequest) -> str:
     return given[0].removeprefix(_BEARER)
 
 
-class _Connection(WSListener):  # type: ignore[misc]  # compiled, and Any to mypy
+class _Connection(WSListener):
     """One link: messages out in one frame a turn, messages in to its end."""
 
     def __init__(self, limits: LinkLimits) -> None:

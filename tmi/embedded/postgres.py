@@ -19,7 +19,6 @@ never goes into folders of that account, where a link could lead it elsewhere.
 
 import asyncio
 import contextlib
-import hashlib
 import logging
 import os
 import pwd
@@ -31,26 +30,22 @@ import time
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
 from urllib.parse import quote
 
 from tmi.domain.errors import StartupError
 from tmi.embedded.account import Account, choose_account, open_way
 from tmi.embedded.binaries import Binaries, find_binaries
-from tmi.embedded.processes import POLL_S, TELL_EVERY_S, is_ready, stop_leftovers
+from tmi.embedded.children import LOG_MAX_BYTES, POLL_S, ended, open_log, spawn, supervised
+from tmi.embedded.processes import TELL_EVERY_S, is_ready, stop_leftovers
+from tmi.embedded.sockets import folder_for, make_private
 
 log = logging.getLogger(__name__)
 
 ROLE = "tmi"
 SOCKET_NAME = ".s.PGSQL.5432"
-SOCKET_PATH_MAX = 107
-"""Bytes of a Unix socket's path, unix(7)."""
 
 FAST_STOP_S = 30.0
 IMMEDIATE_STOP_S = 10.0
-FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.2, 10.0
-SUPERVISE_S = 0.1
-LOG_MAX_BYTES = 8 * 1024 * 1024
 
 SETTINGS = {
     "listen_addresses": "",
@@ -110,19 +105,7 @@ class Places:
 
     @property
     def sockets(self) -> Path:
-        """The socket's folder: in the data directory; below the temporary one where that path is too long."""
-        folder = self.data_dir / "run"
-        if len(os.fsencode(folder / SOCKET_NAME)) <= SOCKET_PATH_MAX:
-            return folder
-        name = hashlib.sha256(os.fsencode(self.data_dir)).hexdigest()[:16]
-        return Path(tempfile.gettempdir()) / f"tmi-{os.geteuid()}-{name}"
-
-    def open_log(self) -> IO[bytes]:
-        """What the server's programs write to; kept out of their own account's hands."""
-        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW
-        log_file = os.fdopen(os.open(self.log, flags, 0o600), "ab")
-        log_file.seek(0, os.SEEK_END)
-        return log_file
+        return folder_for(self.data_dir / "run", SOCKET_NAME)
 
     def complaint_since(self, written: int) -> str:
         """The first line of the log, after so many bytes, that tells of a failure; else the last."""
@@ -142,15 +125,13 @@ async def embedded_postgres(data_dir: Path) -> AsyncIterator[str]:
     _prepare_access(places, binaries, account)
     await _make_cluster_if_missing(places, binaries, account)
     _write_rules(places)
-    _make_socket_folder(places.sockets, account)
+    make_private(places.sockets, account)
     server = _Server(places, binaries, account)
     await server.start()
-    supervisor = asyncio.create_task(server.supervise(), name="embedded-postgres")
     try:
-        yield f"postgresql://{ROLE}@/{ROLE}?host={quote(str(places.sockets), safe='/')}"
+        async with supervised("PostgreSQL", server, places.log):
+            yield f"postgresql://{ROLE}@/{ROLE}?host={quote(str(places.sockets), safe='/')}"
     finally:
-        supervisor.cancel()
-        await asyncio.gather(supervisor, return_exceptions=True)
         await server.stop()
 
 
@@ -207,52 +188,19 @@ def _single_user_command(binaries: Binaries, folder: Path) -> Sequence[str]:
 
 async def _run(places: Places, account: Account, command: Sequence[str], text: bytes) -> None:
     """Run a program to its end. Raises StartupError with what it complained of first."""
-    with tempfile.TemporaryFile() as source, places.open_log() as output:
+    with tempfile.TemporaryFile() as source, open_log(places.log) as output:
         source.write(text)
         source.seek(0)
         written = output.tell()
-        process = _spawn(account, command, source, output)
+        process = spawn(account, command, source, output)
         try:
-            await _ended(process)
+            await ended(process)
         finally:
             process.kill()
             process.wait()
         if process.returncode != 0:
             said = places.complaint_since(written)
             raise StartupError(f"{Path(command[0]).name} failed ({process.returncode}): {said}")
-
-
-def _spawn(
-    account: Account,
-    command: Sequence[str],
-    source: IO[bytes] | int,
-    output: IO[bytes],
-    *,
-    own_session: bool = False,
-) -> subprocess.Popen[bytes]:
-    """Start a program as the account, with nothing of our environment, secrets included."""
-    other = account.is_other
-    try:
-        return subprocess.Popen(
-            command,
-            stdin=source,
-            stdout=output,
-            stderr=output,
-            cwd="/",
-            env={"PATH": os.defpath, "LC_ALL": "C", "HOME": "/"},
-            umask=0o077,
-            start_new_session=own_session,
-            user=account.uid if other else None,
-            group=account.gid if other else None,
-            extra_groups=[] if other else None,
-        )
-    except OSError as error:
-        raise StartupError(f"{command[0]} can't be run: {error.strerror}.") from None
-
-
-async def _ended(process: subprocess.Popen[bytes]) -> None:
-    while process.poll() is None:
-        await asyncio.sleep(POLL_S)
 
 
 def _sync_folder(folder: Path) -> None:
@@ -276,18 +224,6 @@ def _write(path: Path, text: str) -> None:
     """Write a file that every account may read, whatever the umask; folders guard it."""
     path.write_text(text)
     path.chmod(0o644)
-
-
-def _make_socket_folder(folder: Path, account: Account) -> None:
-    """The folder is the account's and closed to all others. Raises StartupError if it is anybody else's."""
-    try:
-        folder.mkdir(mode=0o700)
-        account.own(folder)
-    except FileExistsError:
-        found = folder.lstat()
-        if not folder.is_dir() or folder.is_symlink() or found.st_uid != account.uid:
-            raise StartupError(f"{folder} is not {account.name}'s folder; remove it.") from None
-        folder.chmod(0o700)
 
 
 # --- running ------------------------------------------------------------------------------------
@@ -315,9 +251,9 @@ class _Server:
         # A socket's lock file names a process id, which by now may be anybody's.
         for stale in (SOCKET_NAME, f"{SOCKET_NAME}.lock"):
             (self._places.sockets / stale).unlink(missing_ok=True)
-        with self._places.open_log() as output:
+        with open_log(self._places.log) as output:
             written = output.tell()
-            self._process = _spawn(self._account, self._command, subprocess.DEVNULL, output, own_session=True)
+            self._process = spawn(self._account, self._command, subprocess.DEVNULL, output, own_session=True)
         try:
             await self._until_ready(self._process, written)
         except BaseException:
@@ -337,28 +273,9 @@ class _Server:
                 log.info("PostgreSQL is still starting, perhaps recovering (%.0f s)", now - started)
             await asyncio.sleep(POLL_S)
 
-    async def supervise(self) -> None:
-        """Start it again whenever it ends, with growing pauses while that fails; keep its log bounded."""
-        pause_s = FIRST_PAUSE_S
-        while True:
-            await asyncio.sleep(SUPERVISE_S)
-            self._bound_log()
-            if self._process is not None and self._process.poll() is None:
-                pause_s = FIRST_PAUSE_S
-                continue
-            log.error("PostgreSQL has ended; starting it again in %.1f s", pause_s)
-            await asyncio.sleep(pause_s)
-            pause_s = min(pause_s * 2, LONGEST_PAUSE_S)
-            try:
-                await self.start()
-                log.info("PostgreSQL runs again")
-            except (StartupError, OSError) as error:
-                log.warning("%s", error)
-
-    def _bound_log(self) -> None:
-        with contextlib.suppress(OSError):
-            if self._places.log.stat().st_size > LOG_MAX_BYTES:
-                os.truncate(self._places.log, 0)
+    def is_running(self) -> bool:
+        """Whether the postmaster has not ended by itself."""
+        return self._process is not None and self._process.poll() is None
 
     async def stop(self) -> None:
         """Shut down fast, then at once, then by force, each with its time."""
@@ -369,7 +286,7 @@ class _Server:
             process.send_signal(number)
             process.send_signal(signal.SIGCONT)
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(_ended(process), limit_s)
+                await asyncio.wait_for(ended(process), limit_s)
                 return
         process.kill()
-        await asyncio.wait_for(_ended(process), IMMEDIATE_STOP_S)
+        await asyncio.wait_for(ended(process), IMMEDIATE_STOP_S)

@@ -11,11 +11,12 @@ import time
 from asyncio import sleep
 from pathlib import Path
 
+from tmi.embedded.children import POLL_S
+
 log = logging.getLogger(__name__)
 
 FAST_S = 60.0
 """After so long a fast shutdown is followed by an immediate one; crash recovery mends what that leaves."""
-POLL_S = 0.02
 TELL_EVERY_S = 10.0
 
 

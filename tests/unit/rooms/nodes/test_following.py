@@ -164,7 +164,7 @@ async def test_what_is_known_of_presence_already_does_not_travel(world: World) -
     says(here, 11, 5)
     await until(lambda: 11 in heard(there))
     sent: list[Message] = []
-    outpost.runner._upstream = sent.append  # type: ignore[assignment]
+    outpost.runner._upstream = sent.append
     says(there, 11, 5)
     says(there, 11, 4)
     assert [] == sent

@@ -1,0 +1,379 @@
+"""Ownership among several nodes: what only the coordinator on Redis has."""
+
+import asyncio
+import logging
+import os
+import signal
+import tempfile
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from uuid import uuid4
+
+import pytest
+from redis.asyncio import Redis
+
+from persistence.memory.store import MemoryStore, RoomLog
+from persistence.memory.update_log import MemoryUpdateLog
+from rooms.coordination.redis import LeaseLimits, RedisCoordinator, connected
+from tests.valkey import new_node, running_coordinator, valkeys
+from tmi.domain.errors import DatabaseUnavailable, NotFound, OwnedElsewhere, Unavailable
+from tmi.domain.ids import DiagramId, Fence, NodeId
+from tmi.domain.model import Node
+from tmi.embedded.valkey import embedded_valkey
+
+QUICK = LeaseLimits(beat_s=0.1, node_ttl_s=0.5)
+WAIT_S = 10.0
+BACKGROUND = {"node-beat", "room-leases"}
+
+
+@dataclass(frozen=True, slots=True)
+class Running:
+    """A node that runs here."""
+
+    node: Node
+    rooms: RedisCoordinator
+    tasks: frozenset[asyncio.Task[object]]
+
+    async def crash(self) -> None:
+        """Do nothing any more, and say nothing of it."""
+        for task in self.tasks:
+            task.cancel()
+        await asyncio.wait(self.tasks)
+
+
+class Cluster:
+    """Nodes that share an update log and a Redis, and end with the test."""
+
+    def __init__(self, url: str, redis: Redis, stack: AsyncExitStack) -> None:
+        self.url = url
+        self._stack = stack
+        self.redis = redis
+        self.store = MemoryStore()
+        self.log = MemoryUpdateLog(self.store)
+
+    async def node(self, name: str, limits: LeaseLimits = QUICK) -> Running:
+        """A node that has just started."""
+        node = new_node(name)
+        before = asyncio.all_tasks()
+        rooms = await self._stack.enter_async_context(running_coordinator(self.url, self.log, node, limits))
+        tasks = {task for task in asyncio.all_tasks() - before if task.get_name() in BACKGROUND}
+        return Running(node, rooms, frozenset(tasks))
+
+    def diagrams(self, count: int) -> Sequence[DiagramId]:
+        """Diagrams that were never opened."""
+        made = [DiagramId(uuid4()) for _ in range(count)]
+        self.store.logs |= {diagram: RoomLog() for diagram in made}
+        return made
+
+    def diagram(self) -> DiagramId:
+        """One of them."""
+        return self.diagrams(1)[0]
+
+    async def leases(self, diagrams: Sequence[DiagramId]) -> Sequence[str | None]:
+        """Whom Redis names as the owners."""
+        found = await self.redis.mget([f"tmi:room:{diagram}" for diagram in diagrams])
+        return [owner.decode() if isinstance(owner, bytes) else owner for owner in found]
+
+    async def lease(self, diagram: DiagramId) -> str | None:
+        """Whom Redis names as the owner."""
+        return (await self.leases([diagram]))[0]
+
+
+@pytest.fixture
+async def cluster(valkey_url: str) -> AsyncIterator[Cluster]:
+    """A cluster without nodes."""
+    async with AsyncExitStack() as stack:
+        redis = await stack.enter_async_context(connected(valkey_url))
+        yield Cluster(valkey_url, redis, stack)
+
+
+async def outcome(claim: Awaitable[Fence]) -> Fence | NodeId:
+    """The fence, or the node that has the room."""
+    try:
+        return await claim
+    except OwnedElsewhere as refusal:
+        return refusal.owner.id
+
+
+async def eventually(condition: Callable[[], Awaitable[bool]], within_s: float = WAIT_S) -> float:
+    """Wait for a condition; returns the seconds that took."""
+    started = time.monotonic()
+    async with asyncio.timeout(within_s):
+        while not await condition():
+            await asyncio.sleep(0.01)
+    return time.monotonic() - started
+
+
+def said(caplog: pytest.LogCaptureFixture, words: str) -> int:
+    """How many messages contain the words."""
+    return sum(words in message for message in caplog.messages)
+
+
+# --- one owner ----------------------------------------------------------------------------------
+
+
+async def test_of_two_nodes_that_want_a_room_exactly_one_owns_it(cluster: Cluster) -> None:
+    a, b = await cluster.node("a"), await cluster.node("b")
+    diagrams = cluster.diagrams(50)
+
+    found = await asyncio.gather(
+        *(outcome(running.rooms.claim(diagram)) for diagram in diagrams for running in (a, b))
+    )
+
+    owners = {str(a.node.id): [1, a.node.id], str(b.node.id): [b.node.id, 1]}
+    leases = await cluster.leases(diagrams)
+    assert [owners[lease or ""] for lease in leases] == [found[i : i + 2] for i in range(0, 100, 2)]
+
+
+async def test_of_a_hundred_claims_of_a_room_those_of_one_node_succeed(cluster: Cluster) -> None:
+    a, b = await cluster.node("a"), await cluster.node("b")
+    diagram = cluster.diagram()
+
+    found = await asyncio.gather(*(outcome(node.rooms.claim(diagram)) for node in (a, b) * 50))
+
+    owner = await cluster.lease(diagram)
+    fences = [result for result in found if isinstance(result, int)]
+    assert list(range(1, 51)) == fences
+    assert {owner} == {str(result) for result in found if not isinstance(result, int)}
+
+
+async def test_a_released_room_is_free_for_others(cluster: Cluster) -> None:
+    a, b = await cluster.node("a"), await cluster.node("b")
+    diagram = cluster.diagram()
+    await a.rooms.release(diagram, await a.rooms.claim(diagram))
+
+    assert 2 == await b.rooms.claim(diagram)
+
+
+async def test_a_release_of_an_earlier_term_leaves_the_lease_of_the_next(cluster: Cluster) -> None:
+    a = await cluster.node("a")
+    diagram = cluster.diagram()
+    first = await a.rooms.claim(diagram)
+    await asyncio.gather(a.rooms.release(diagram, first), a.rooms.claim(diagram))
+
+    assert str(a.node.id) == await cluster.lease(diagram)
+
+
+async def test_a_claim_that_fails_in_the_log_gives_its_lease_back(cluster: Cluster) -> None:
+    a = await cluster.node("a")
+    diagram = cluster.diagram()
+    cluster.store.fail_next = DatabaseUnavailable()
+    with pytest.raises(DatabaseUnavailable):
+        await a.rooms.claim(diagram)
+    unknown = DiagramId(uuid4())
+    with pytest.raises(NotFound):
+        await a.rooms.claim(unknown)
+
+    assert [None, None] == await cluster.leases([diagram, unknown])
+
+
+async def test_leases_are_renewed(cluster: Cluster) -> None:
+    a = await cluster.node("a", LeaseLimits(beat_s=0.1, node_ttl_s=0.5, lease_s=0.6))
+    diagrams = cluster.diagrams(1100)
+    for diagram in diagrams:
+        await a.rooms.claim(diagram)
+    await asyncio.sleep(1.0)
+
+    assert {str(a.node.id)} == set(await cluster.leases(diagrams))
+
+
+# --- the end of a node --------------------------------------------------------------------------
+
+
+async def test_rooms_of_a_dead_node_can_be_claimed_once_its_heartbeat_has_lapsed(cluster: Cluster) -> None:
+    a, b = await cluster.node("a"), await cluster.node("b")
+    diagram = cluster.diagram()
+    await a.rooms.claim(diagram)
+    await a.crash()
+
+    async def is_claimed() -> bool:
+        return await outcome(b.rooms.claim(diagram)) == 2
+
+    assert QUICK.node_ttl_s - QUICK.beat_s - 0.05 < await eventually(is_claimed) < QUICK.node_ttl_s + 0.2
+    assert str(b.node.id) == await cluster.lease(diagram)
+
+
+async def test_of_many_that_want_a_dead_nodes_room_one_gets_it(cluster: Cluster) -> None:
+    dead, *others = [await cluster.node(name) for name in "abcdef"]
+    diagram = cluster.diagram()
+    await dead.rooms.claim(diagram)
+    await dead.crash()
+    await cluster.redis.delete(f"tmi:node:{dead.node.id}")
+
+    found = await asyncio.gather(*(outcome(node.rooms.claim(diagram)) for node in others))
+
+    owner = await cluster.lease(diagram)
+    assert [2 if owner == str(node.node.id) else owner for node in others] == [
+        result if isinstance(result, int) else str(result) for result in found
+    ]
+
+
+async def test_rooms_of_a_node_that_ended_properly_can_be_claimed_at_once(cluster: Cluster) -> None:
+    diagram = cluster.diagram()
+    async with running_coordinator(cluster.url, cluster.log) as a:
+        await a.claim(diagram)
+    b = await cluster.node("b")
+
+    assert 2 == await b.rooms.claim(diagram)
+
+
+async def test_a_room_that_its_owner_disowns_is_claimed_at_once(cluster: Cluster) -> None:
+    a, b = await cluster.node("a"), await cluster.node("b")
+    diagram = cluster.diagram()
+    await a.rooms.claim(diagram)
+
+    assert a.node.id == await outcome(b.rooms.claim(diagram, disowned=NodeId(uuid4())))
+    assert 2 == await b.rooms.claim(diagram, disowned=a.node.id)
+    assert b.node.id == await outcome(a.rooms.claim(diagram))
+
+
+async def test_a_release_by_a_node_that_lost_the_room_leaves_the_new_owners_lease_alone(
+    cluster: Cluster,
+) -> None:
+    a, b = await cluster.node("a"), await cluster.node("b")
+    diagram = cluster.diagram()
+    fence = await a.rooms.claim(diagram)
+    await b.rooms.claim(diagram, disowned=a.node.id)
+    await a.rooms.release(diagram, fence)
+
+    assert str(b.node.id) == await cluster.lease(diagram)
+
+
+async def test_peers_are_listed_and_forgotten(cluster: Cluster) -> None:
+    a, b, c = [await cluster.node(name) for name in "abc"]
+
+    async def are_complete() -> bool:
+        return [{b.node, c.node}, {a.node, c.node}] == [set(node.rooms.peers()) for node in (a, b)]
+
+    async def are_without_c() -> bool:
+        return [[b.node], [a.node]] == [list(node.rooms.peers()) for node in (a, b)]
+
+    await eventually(are_complete, QUICK.beat_s * 3)
+    await c.crash()
+    await eventually(are_without_c, QUICK.node_ttl_s + QUICK.beat_s * 3)
+
+
+# --- Redis in trouble ---------------------------------------------------------------------------
+
+
+async def test_leases_are_asserted_again_within_a_second_after_redis_was_emptied_under_load(
+    cluster: Cluster,
+) -> None:
+    a, b = await cluster.node("a", LeaseLimits()), await cluster.node("b", LeaseLimits())
+    diagrams = cluster.diagrams(1000)
+    for diagram in diagrams:
+        await a.rooms.claim(diagram)
+
+    async def come_and_go() -> None:
+        while True:
+            diagram = cluster.diagram()
+            await b.rooms.release(diagram, await b.rooms.claim(diagram))
+
+    async def are_back() -> bool:
+        return {str(a.node.id)} == set(await cluster.leases(diagrams))
+
+    load = [asyncio.create_task(come_and_go()) for _ in range(4)]
+    await cluster.redis.flushall()
+    took_s = await eventually(are_back)
+    for task in load:
+        task.cancel()
+    await asyncio.wait(load)
+
+    assert took_s < 1.0
+
+
+async def test_nothing_is_claimed_from_those_who_have_not_noticed_yet_that_redis_was_emptied(
+    cluster: Cluster, caplog: pytest.LogCaptureFixture
+) -> None:
+    slow = await cluster.node("slow", LeaseLimits(beat_s=1.0, node_ttl_s=1.5))
+    quick = await cluster.node("quick", LeaseLimits(beat_s=0.05, node_ttl_s=1.5))
+    diagram = cluster.diagram()
+    await slow.rooms.claim(diagram)
+    await cluster.redis.flushall()
+
+    async def was_noticed() -> bool:
+        return said(caplog, "did not know this node") == 1
+
+    await eventually(was_noticed)
+    assert slow.node.id == await outcome(quick.rooms.claim(diagram))
+
+
+async def test_while_redis_is_away_nothing_is_claimed_and_peers_stay_known(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.INFO, "rooms.coordination")
+    async with AsyncExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="tmi-valkey-")))
+        first = await stack.enter_async_context(AsyncExitStack())
+        url = await first.enter_async_context(embedded_valkey(folder))
+        redis = await stack.enter_async_context(connected(url))
+        cluster = Cluster(url, redis, stack)
+        a, b = await cluster.node("a"), await cluster.node("b")
+        diagram, other, free = cluster.diagrams(3)
+        fence = await a.rooms.claim(diagram)
+        await b.rooms.claim(other)
+
+        await first.aclose()
+        for _ in range(3):
+            with pytest.raises(Unavailable, match=r"^Redis, which knows who has which diagram, does not"):
+                await a.rooms.claim(free)
+            await asyncio.sleep(0.2)
+        await b.rooms.release(other, Fence(1))
+        assert [[b.node], [a.node]] == [list(node.rooms.peers()) for node in (a, b)]
+        assert (2, 0) == (said(caplog, "Redis is away"), said(caplog, "Redis is back"))
+
+        async with embedded_valkey(folder):
+
+            async def is_back() -> bool:
+                return said(caplog, "Redis is back") == 2
+
+            await eventually(is_back)
+            assert [1, a.node.id, 2] == [
+                await outcome(a.rooms.claim(free)),
+                await outcome(b.rooms.claim(diagram)),
+                await outcome(a.rooms.claim(other)),
+            ]
+            assert fence + 1 == await a.rooms.claim(diagram)
+            assert 2 == said(caplog, "Redis is away")
+
+
+async def test_a_redis_that_was_killed_is_filled_again(
+    cluster: Cluster, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "tmi.embedded")
+    a, b = await cluster.node("a"), await cluster.node("b")
+    diagrams = cluster.diagrams(100)
+    for diagram in diagrams:
+        await a.rooms.claim(diagram)
+    [server] = valkeys()
+    os.kill(server, signal.SIGKILL)
+
+    async def runs_again() -> bool:
+        return said(caplog, "Valkey runs again") == 1
+
+    async def are_back() -> bool:
+        return {str(a.node.id)} == set(await cluster.leases(diagrams))
+
+    await eventually(runs_again)
+    await eventually(are_back, 1.0)
+    assert a.node.id == await outcome(b.rooms.claim(diagrams[0]))
+
+
+async def test_a_redis_that_does_not_answer_is_given_up_soon(cluster: Cluster) -> None:
+    a = await cluster.node("a", LeaseLimits(beat_s=60, node_ttl_s=90))
+    diagram = cluster.diagram()
+    [server] = valkeys()
+    os.kill(server, signal.SIGSTOP)
+    started = time.monotonic()
+    try:
+        with pytest.raises(Unavailable):
+            await a.rooms.claim(diagram)
+        took_s = time.monotonic() - started
+    finally:
+        os.kill(server, signal.SIGCONT)
+
+    assert took_s < 1.5
+    assert 1 == await a.rooms.claim(diagram)
