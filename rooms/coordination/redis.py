@@ -32,6 +32,7 @@ import logging
 import random
 from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import cast
 from uuid import UUID
 from weakref import WeakValueDictionary
 
@@ -185,7 +186,7 @@ class RedisCoordinator:
             return None
         try:
             async with self._slots:
-                holder = await self._redis.get(_room_key(diagram))
+                holder = cast("bytes | None", await self._redis.get(_room_key(diagram)))
             return None if holder in (None, self._me) else await self._living(holder)
         except AWAY:
             return None
