@@ -267,8 +267,10 @@ async def test_leases_are_asserted_again_within_a_second_after_redis_was_emptied
     for diagram in diagrams:
         await a.rooms.claim(diagram)
 
+    is_over = asyncio.Event()
+
     async def come_and_go() -> None:
-        while True:
+        while not is_over.is_set():
             diagram = cluster.diagram()
             await b.rooms.release(diagram, await b.rooms.claim(diagram))
 
@@ -278,9 +280,8 @@ async def test_leases_are_asserted_again_within_a_second_after_redis_was_emptied
     load = [asyncio.create_task(come_and_go()) for _ in range(4)]
     await cluster.redis.flushall()
     took_s = await eventually(are_back)
-    for task in load:
-        task.cancel()
-    await asyncio.wait(load)
+    is_over.set()
+    await asyncio.gather(*load)
 
     assert took_s < 1.0
 
