@@ -32,7 +32,6 @@ import logging
 import random
 from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import cast
 from uuid import UUID
 from weakref import WeakValueDictionary
 
@@ -51,7 +50,7 @@ from tmi.domain.ports import UpdateLog
 log = logging.getLogger(__name__)
 
 ANSWER_S = 0.5
-"""For a connection, and for an answer."""
+"""For an answer, the way to it included."""
 CONNECTIONS = 8
 ROOMS_AT_ONCE = CONNECTIONS - 2
 """Of however many are claimed and released: beats and renewals find a connection."""
@@ -99,15 +98,16 @@ class LeaseLimits:
 
 @contextlib.asynccontextmanager
 async def connected(url: str) -> AsyncIterator[Redis]:
-    """A client of the server at `url` (`redis:`, `rediss:`, `unix:`); every wait in it is bounded.
+    """A client of the server at `url` (`redis:`, `rediss:`, `unix:`). It connects when it is used.
 
-    It connects when it is used. A connection that broke is replaced once without a word.
+    A connection that broke is replaced once without a word. The bound on an answer is the caller's: the
+    client's own, `socket_timeout`, swallows cancellation now and then on Python 3.11 (asyncio.wait_for).
     """
     pool = BlockingConnectionPool.from_url(
         url,
         max_connections=CONNECTIONS,
         timeout=ANSWER_S,
-        socket_timeout=ANSWER_S,
+        socket_timeout=None,
         socket_connect_timeout=ANSWER_S,
         retry=Retry(NoBackoff(), 1, (ConnectionFailed,)),
     )
@@ -185,9 +185,8 @@ class RedisCoordinator:
         if self._is_away or diagram in self._held:
             return None
         try:
-            async with self._slots:
-                holder = cast("bytes | None", await self._redis.get(_room_key(diagram)))
-            return None if holder in (None, self._me) else await self._living(holder)
+            holder = await self._get(_room_key(diagram))
+            return None if holder is None or holder == self._me else await self._living(holder)
         except AWAY:
             return None
 
@@ -216,7 +215,7 @@ class RedisCoordinator:
 
     async def _ask_for(self, diagram: DiagramId, rightless: bytes) -> bytes:
         """Take the lease if it is free, ours or the rightless node's; returns who has it now."""
-        async with self._slots:
+        async with self._slots, _in_time():
             holder: bytes = await self._redis.eval(TAKE, 1, _room_key(diagram), *self._lease, rightless)
         return holder
 
@@ -225,9 +224,14 @@ class RedisCoordinator:
         return self._me, _ms(self._limits.lease_s)
 
     async def _living(self, holder: bytes) -> Node | None:
-        async with self._slots:
-            node = await self._redis.get(_node_key(holder))
+        node = await self._get(_node_key(holder))
         return None if node is None else _decoded(node)
+
+    async def _get(self, key: str) -> bytes | None:
+        async with self._slots, _in_time():
+            found = await self._redis.get(key)
+        assert not isinstance(found, str)  # the client decodes nothing
+        return found
 
     async def _give_back_unless_held(self, diagram: DiagramId) -> None:
         async with self._alone_with(diagram):
@@ -237,11 +241,11 @@ class RedisCoordinator:
     async def _give_back(self, diagram: DiagramId) -> None:
         """Delete the lease if it is ours. Never raises."""
         try:
-            async with self._slots:
+            async with self._slots, _in_time():
                 if not self._is_away:
                     await self._redis.eval(GIVE_BACK, 1, _room_key(diagram), self._me)
         except AWAY as error:
-            log.info("room %s: its lease could not be given back, and expires: %s", diagram, error)
+            log.info("room %s: its lease could not be given back, and expires: %s", diagram, _why(error))
 
     @contextlib.asynccontextmanager
     async def _alone_with(self, diagram: DiagramId) -> AsyncIterator[None]:
@@ -273,7 +277,7 @@ class RedisCoordinator:
             self._peers = await self._nodes(sorted(set(ids) - {self._me}))
         except AWAY as error:
             if not self._is_away:
-                log.warning("Redis is away: open rooms go on, and none is claimed: %s", error)
+                log.warning("Redis is away: open rooms go on, and none is claimed: %s", _why(error))
             self._is_away = True
         else:
             if self._is_away:
@@ -285,7 +289,7 @@ class RedisCoordinator:
     async def _say_alive(self) -> tuple[bool, Sequence[bytes]]:
         """Whether Redis still knew this node, and the ids of all that are alive."""
         ttl_ms = _ms(self._limits.node_ttl_s)
-        async with self._redis.pipeline(transaction=False) as pipe:
+        async with _in_time(), self._redis.pipeline(transaction=False) as pipe:
             pipe.set(_node_key(self._me), orjson.dumps(self._node), px=ttl_ms, get=True)
             pipe.eval(COUNT_IN, 1, NODES, self._me, ttl_ms)
             before, ids = await pipe.execute()
@@ -299,7 +303,7 @@ class RedisCoordinator:
 
     async def _nodes(self, ids: Iterable[bytes]) -> tuple[Node, ...]:
         """Those of the nodes that are alive."""
-        async with self._redis.pipeline(transaction=False) as pipe:
+        async with _in_time(), self._redis.pipeline(transaction=False) as pipe:
             for node in ids:
                 pipe.get(_node_key(node))
             found = await pipe.execute()
@@ -308,7 +312,7 @@ class RedisCoordinator:
     async def _leave(self) -> None:
         """Say that this node ends; without that, its key expires."""
         with contextlib.suppress(*AWAY):
-            async with self._redis.pipeline(transaction=False) as pipe:
+            async with _in_time(), self._redis.pipeline(transaction=False) as pipe:
                 pipe.delete(_node_key(self._me))
                 pipe.zrem(NODES, self._me)
                 await pipe.execute()
@@ -318,7 +322,8 @@ class RedisCoordinator:
     async def _keep_leases(self) -> None:
         while True:
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._assert_now.wait(), self._limits.lease_s / 3)
+                async with asyncio.timeout(self._limits.lease_s / 3):
+                    await self._assert_now.wait()
             self._assert_now.clear()
             try:
                 await self._assert_leases()
@@ -333,7 +338,7 @@ class RedisCoordinator:
         held = list(self._held.items())
         for begin in range(0, len(held), LEASES_AT_ONCE):
             some = held[begin : begin + LEASES_AT_ONCE]
-            async with self._redis.pipeline(transaction=False) as pipe:
+            async with _in_time(), self._redis.pipeline(transaction=False) as pipe:
                 for diagram, _ in some:
                     pipe.eval(TAKE, 1, _room_key(diagram), *self._lease, b"")
                 holders = await pipe.execute()
@@ -350,17 +355,25 @@ def _room_key(diagram: DiagramId) -> str:
     return f"tmi:room:{diagram}"
 
 
-def _node_key(node: bytes) -> bytes:
-    return b"tmi:node:" + node
+def _node_key(node: bytes) -> str:
+    return f"tmi:node:{node.decode()}"
 
 
 def _ms(seconds: float) -> int:
     return round(seconds * 1000)
 
 
-def _decoded(node: bytes | str) -> Node:
+def _decoded(node: bytes) -> Node:
     found = orjson.loads(node)
     return Node(NodeId(UUID(found["id"])), found["name"], found["url"])
+
+
+def _in_time() -> asyncio.Timeout:
+    return asyncio.timeout(ANSWER_S)
+
+
+def _why(error: Exception) -> str:
+    return str(error) or f"no answer within {ANSWER_S:g} s"
 
 
 @contextlib.contextmanager

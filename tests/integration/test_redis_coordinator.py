@@ -107,6 +107,21 @@ async def eventually(condition: Callable[[], Awaitable[bool]], within_s: float =
     return time.monotonic() - started
 
 
+async def come_and_go(cluster: Cluster, node: Running) -> None:
+    """Open and close rooms."""
+    while True:
+        diagram = cluster.diagram()
+        await node.rooms.release(diagram, await node.rooms.claim(diagram))
+
+
+async def cancelled(tasks: Sequence[asyncio.Task[None]]) -> None:
+    """Cancel tasks and see them end."""
+    for task in tasks:
+        task.cancel()
+    _, unmoved = await asyncio.wait(tasks, timeout=1)
+    assert set() == unmoved
+
+
 def said(caplog: pytest.LogCaptureFixture, words: str) -> int:
     """How many messages contain the words."""
     return sum(words in message for message in caplog.messages)
@@ -168,6 +183,14 @@ async def test_a_claim_that_fails_in_the_log_gives_its_lease_back(cluster: Clust
         await a.rooms.claim(unknown)
 
     assert [None, None] == await cluster.leases([diagram, unknown])
+
+
+async def test_claims_and_releases_can_be_cancelled_at_any_moment(cluster: Cluster) -> None:
+    a = await cluster.node("a")
+    for _ in range(20):
+        load = [asyncio.create_task(come_and_go(cluster, a)) for _ in range(4)]
+        await asyncio.sleep(0.02)
+        await cancelled(load)
 
 
 async def test_leases_are_renewed(cluster: Cluster) -> None:
@@ -267,21 +290,13 @@ async def test_leases_are_asserted_again_within_a_second_after_redis_was_emptied
     for diagram in diagrams:
         await a.rooms.claim(diagram)
 
-    is_over = asyncio.Event()
-
-    async def come_and_go() -> None:
-        while not is_over.is_set():
-            diagram = cluster.diagram()
-            await b.rooms.release(diagram, await b.rooms.claim(diagram))
-
     async def are_back() -> bool:
         return {str(a.node.id)} == set(await cluster.leases(diagrams))
 
-    load = [asyncio.create_task(come_and_go()) for _ in range(4)]
+    load = [asyncio.create_task(come_and_go(cluster, b)) for _ in range(4)]
     await cluster.redis.flushall()
     took_s = await eventually(are_back)
-    is_over.set()
-    await asyncio.gather(*load)
+    await cancelled(load)
 
     assert took_s < 1.0
 
@@ -317,13 +332,17 @@ async def test_while_redis_is_away_nothing_is_claimed_and_peers_stay_known(
         fence = await a.rooms.claim(diagram)
         await b.rooms.claim(other)
 
+        async def are_acquainted() -> bool:
+            return [[b.node], [a.node]] == [list(node.rooms.peers()) for node in (a, b)]
+
+        await eventually(are_acquainted)
         await first.aclose()
         for _ in range(3):
             with pytest.raises(Unavailable, match=r"^Redis, which knows who has which diagram, does not"):
                 await a.rooms.claim(free)
             await asyncio.sleep(0.2)
         await b.rooms.release(other, Fence(1))
-        assert [[b.node], [a.node]] == [list(node.rooms.peers()) for node in (a, b)]
+        assert await are_acquainted()
         assert (2, 0) == (said(caplog, "Redis is away"), said(caplog, "Redis is back"))
 
         async with embedded_valkey(folder):
