@@ -215,7 +215,7 @@ async def test_rooms_of_a_dead_node_can_be_claimed_once_its_heartbeat_has_lapsed
     async def is_claimed() -> bool:
         return await outcome(b.rooms.claim(diagram)) == 2
 
-    assert QUICK.node_ttl_s - QUICK.beat_s - 0.05 < await eventually(is_claimed) < QUICK.node_ttl_s + 0.2
+    assert QUICK.node_ttl_s - QUICK.beat_s - 0.05 < await eventually(is_claimed) < QUICK.node_ttl_s + 1.0
     assert str(b.node.id) == await cluster.lease(diagram)
 
 
@@ -274,9 +274,9 @@ async def test_peers_are_listed_and_forgotten(cluster: Cluster) -> None:
     async def are_without_c() -> bool:
         return [[b.node], [a.node]] == [list(node.rooms.peers()) for node in (a, b)]
 
-    await eventually(are_complete, QUICK.beat_s * 3)
+    await eventually(are_complete)
     await c.crash()
-    await eventually(are_without_c, QUICK.node_ttl_s + QUICK.beat_s * 3)
+    await eventually(are_without_c, QUICK.node_ttl_s + 1.0)
 
 
 # --- Redis in trouble ---------------------------------------------------------------------------
@@ -377,9 +377,16 @@ async def test_a_redis_that_was_killed_is_filled_again(
     async def are_back() -> bool:
         return {str(a.node.id)} == set(await cluster.leases(diagrams))
 
+    async def knows_the_owner() -> bool:
+        try:
+            return a.node.id == await outcome(b.rooms.claim(diagrams[0]))
+        except Unavailable:  # it has not noticed yet that Redis is back
+            return False
+
     await eventually(runs_again)
     await eventually(are_back, 1.0)
-    assert a.node.id == await outcome(b.rooms.claim(diagrams[0]))
+    await eventually(knows_the_owner)
+    assert {1} == {cluster.store.log(diagram).fence for diagram in diagrams}
 
 
 async def test_a_redis_that_does_not_answer_is_given_up_soon(cluster: Cluster) -> None:
