@@ -270,10 +270,15 @@ class Rooms:
             async with asyncio.timeout(self._limits.load_timeout_s), self._load_slots:
                 await self._saved(diagram)
                 fence = await self._coordinator.claim(diagram, disowned)
-                stored = await self._store.load(diagram)
+                try:
+                    stored = await self._store.load(diagram)
+                except BaseException:
+                    self._spawn(self._coordinator.release(diagram, fence))
+                    raise
         except TimeoutError:
             raise DatabaseUnavailable("opening the diagram took too long") from None
         if self._draining:
+            self._spawn(self._coordinator.release(diagram, fence))
             raise Draining
         document = Document.load(stored.snapshot, stored.tail, is_whole=stored.is_whole)
         if document.rejected:
@@ -417,6 +422,7 @@ class Rooms:
             runner = self._open.pop(diagram, None) or self._ending.pop(diagram, None)
             if runner is not None:
                 runner.end(runner.room.deleted)
+                self._spawn(self._coordinator.release(diagram, runner.room.fence))
             replica = self._following.get(diagram)
             if replica is not None:
                 replica.end(replica.room.deleted)

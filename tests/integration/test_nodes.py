@@ -24,9 +24,10 @@ from rooms.nodes.replica import Replica, ReplicaLimits
 from rooms.service import Rooms
 from rooms.ticker import Ticker
 from tests.unit.rooms.conftest import LIMITS, Editor, World, until
-from tmi.domain.errors import Unavailable
-from tmi.domain.ids import NodeId
+from tmi.domain.errors import DatabaseUnavailable, Unavailable
+from tmi.domain.ids import DiagramId, NodeId
 from tmi.domain.model import Node
+from tmi.domain.ports import StoredDocument
 from tmi.domain.roles import Role
 
 HOST = "127.0.0.1"
@@ -241,6 +242,30 @@ async def test_a_diagram_that_nobody_has_open_is_read_from_the_log(cluster: Clus
     async with cluster.node("a") as a, cluster.node("b") as b:
         assert 0 == (await b.rooms.read(cluster.world.unopened))[0]
         assert (0, 0) == (a.owns, b.owns)
+
+
+async def test_the_lease_of_a_deleted_diagram_is_given_back(cluster: Cluster) -> None:
+    async with cluster.node("a") as a:
+        await a.join(cluster.world.editor())
+        assert [a.node.id] == [*cluster.leases.holders.values()]
+        a.rooms.deleted([cluster.world.diagram])
+        await until(lambda: not cluster.leases.holders)
+
+
+async def test_the_lease_of_a_room_that_could_not_be_loaded_is_given_back(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def load(_diagram: DiagramId) -> StoredDocument:
+        assert cluster.leases.holders
+        raise DatabaseUnavailable
+
+    async with cluster.node("a") as a:
+        with monkeypatch.context() as broken:
+            broken.setattr(cluster.world.log, "load", load)
+            with pytest.raises(DatabaseUnavailable):
+                await a.join(cluster.world.editor())
+        await until(lambda: not cluster.leases.holders)
+        await a.join(cluster.world.editor())
 
 
 # --- links --------------------------------------------------------------------------------------
