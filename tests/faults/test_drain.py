@@ -80,7 +80,8 @@ async def test_a_drain_that_cannot_flush_says_what_is_unsaved_and_exits_with_3(
                 name = writers.of(place)[0]
                 for number in range(count):
                     await driver.call("put", name=name, key=f"{number}", value=1)
-                await driver.call("wait_key", names=writers.of(place), key=f"{count - 1}", timeout_ms=20_000)
+                    # One after the other: what one user sends in one tick is journaled as one.
+                    await driver.call("wait_key", names=writers.of(place), key=f"{number}", timeout_ms=20_000)
             offset = service.output_size()
             started = time.monotonic()
             service.terminate()
