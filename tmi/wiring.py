@@ -30,9 +30,10 @@ from persistence.postgres.users import PostgresUsers
 from rooms.coordination.local import LocalCoordinator
 from rooms.coordination.redis import RedisCoordinator, connected
 from rooms.journal import JournalLimits
+from rooms.limits import RoomsLimits
 from rooms.nodes.links import Links
 from rooms.room import RoomLimits
-from rooms.service import Rooms, RoomsLimits
+from rooms.service import Rooms
 from tmi.domain.errors import DatabaseUnavailable, StartupError, TmiError
 from tmi.domain.ids import NodeId
 from tmi.domain.model import Node
