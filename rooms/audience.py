@@ -6,8 +6,9 @@ reads too slowly, and which answers a session still owes. Where its edits go is 
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import count
 
 from crdt import y_websocket
 from crdt.document import EMPTY_STATE_VECTOR, Document
@@ -33,6 +34,9 @@ from tmi.domain.roles import Action, Role, may
 
 _MAX_ASKED = 16
 """SyncStep1s to one session that may be unanswered."""
+
+_NUMBERS: Iterator[SessionNumber] = count(1)
+"""Of all sessions of the process: they may move from a room to a replica, and keep their numbers."""
 
 READ_ONLY = "your role on this threat model does not allow editing"
 
@@ -86,7 +90,6 @@ class Audience(ABC):
         self.phase = Phase.OPEN
         self._sessions_max = sessions_max
         self._sessions: dict[SessionNumber, Seat] = {}
-        self._next_number = 1
 
     # --- what the two kinds do each in their way ------------------------------------------------
 
@@ -158,8 +161,7 @@ class Audience(ABC):
         return self._seat(member, may(member.role, Action.EDIT), wants_acknowledgements)
 
     def _seat(self, member: Member | None, may_edit: bool, wants_acknowledgements: bool) -> SessionNumber:
-        number = self._next_number
-        self._next_number += 1
+        number = next(_NUMBERS)
         self._sessions[number] = Seat(number, member, may_edit, wants_acknowledgements)
         return number
 

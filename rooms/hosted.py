@@ -18,13 +18,15 @@ class Hosted:
     open: dict[DiagramId, RoomRunner] = field(default_factory=dict)
     ending: dict[DiagramId, RoomRunner] = field(default_factory=dict)
     """Rooms whose last edits are being committed."""
+    moving: dict[DiagramId, RoomRunner] = field(default_factory=dict)
+    """Rooms that another node is about to own."""
     following: dict[DiagramId, ReplicaRunner] = field(default_factory=dict)
     """Replicas of rooms that other nodes own, or owned until a moment ago."""
 
     @property
     def rooms(self) -> Iterator[RoomRunner]:
         """All that this node owns."""
-        return chain(self.open.values(), self.ending.values())
+        return chain(self.open.values(), self.ending.values(), self.moving.values())
 
     def of(self, diagram: DiagramId) -> Iterator[Runner[Any]]:
         """Whatever has clients of a diagram."""

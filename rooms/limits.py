@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 
+from rooms.handing_over import HandoverLimits
 from rooms.journal import JournalLimits
 from rooms.room import RoomLimits
 from rooms.snapshots import SnapshotLimits
@@ -14,6 +15,7 @@ class RoomsLimits:
     room: RoomLimits = field(default_factory=RoomLimits)
     journal: JournalLimits = field(default_factory=JournalLimits)
     snapshots: SnapshotLimits = field(default_factory=SnapshotLimits)
+    handover: HandoverLimits = field(default_factory=HandoverLimits)
     idle_s: float = 30.0
     """A room without anybody is closed after this long."""
     memory_max_bytes: int = 1024 * 1024 * 1024

@@ -9,6 +9,7 @@ from typing import Any
 
 from crdt.document import Document
 from rooms.background import Background
+from rooms.handing_over import HandingOver, Successors, best_successor
 from rooms.hosted import Hosted
 from rooms.hosting import Runner, Session
 from rooms.journal import Journal
@@ -71,6 +72,8 @@ class Rooms:
             recent_s=self._limits.recent_change_s,
         )
         self._keeper: Keeper | None = None
+        self._handing: HandingOver | None = None
+        self._successors: Successors | None = None
         self._opening: dict[DiagramId, asyncio.Task[RoomRunner]] = {}
         self._load_slots = asyncio.Semaphore(self._limits.loads_at_once)
         self._draining = False
@@ -87,11 +90,15 @@ class Rooms:
         """A commit or the end of a tick is awaited: each is several turns of the loop away."""
         return self.journal.in_flight > 0 or self._ticker.is_ticking
 
-    def use(self, links: NodeLinks, signals: Signals) -> None:
+    def use(self, links: NodeLinks, signals: Signals, successors: Successors | None = None) -> None:
         """Be one node of several: follow rooms that others own over these links, and tell them what happens
         here. Whoever hears others' signals hands them to `hear`.
         """
-        self._keeper = Keeper(self._own, links, Loopback(self))
+        self._keeper = keeper = Keeper(self._found, links, Loopback(self))
+        self._handing = HandingOver(
+            self._hosted, keeper, self._background, self._given_back, self._replica_of, self._limits.handover
+        )
+        self._successors = successors
         self._rights.signals = signals
 
     @contextlib.asynccontextmanager
@@ -129,16 +136,20 @@ class Rooms:
         self._rights.look_again(diagram)
         return session
 
-    def mirror(self, diagram: DiagramId, state_vector: bytes, answer: Answer) -> Mirror | None:
+    def mirror(
+        self, diagram: DiagramId, state_vector: bytes, answer: Answer, node: NodeId | None
+    ) -> Mirror | None:
         """Let another node follow a room that is open here; None if it is not."""
         runner = self._open.get(diagram)
-        if runner is None or not runner.room.is_open or self._draining:
+        if runner is None or not runner.room.is_open:
             return None
-        return Mirror(runner, state_vector, answer, lambda: self._rights.look_again(diagram))
+        return Mirror(runner, state_vector, answer, lambda: self._rights.look_again(diagram), node)
 
     def is_between(self, diagram: DiagramId) -> bool:
         """Whether a room is being opened here, or its last edits are being committed."""
-        return diagram in self._opening or diagram in self._ending or diagram in self._open
+        hosted = self._hosted
+        homes = self._opening, hosted.open, hosted.ending, hosted.moving
+        return any(diagram in home for home in homes)
 
     async def _room(self, diagram: DiagramId) -> Runner[Any]:
         """The room, opened here if need be, or else its replica."""
@@ -166,6 +177,46 @@ class Rooms:
             return replica
         return self._follow(diagram, elsewhere.owner, self._keeper)
 
+    async def take(self, diagram: DiagramId, former: NodeId) -> Node | None:
+        """Open a room that a former owner has given up; returns who was quicker, if anybody was.
+
+        Raises NotFound, Unavailable, DatabaseUnavailable and Draining.
+        """
+        try:
+            await self._own(diagram, former)
+        except OwnedElsewhere as elsewhere:
+            return elsewhere.owner
+        return None
+
+    async def move(self, diagram: DiagramId, successor: Node) -> Node:
+        """Hand a room over that is open here (`rooms/handing_over.py`). Raises NotFound and Unavailable."""
+        if self._handing is None or self._successors is None:
+            raise Unavailable("this node is alone")
+        if self.journal.database_away:
+            raise DatabaseUnavailable
+        return await self._handing.hand_over(diagram, successor, self._successors)
+
+    async def hand_over_all(self, deadline_s: float) -> None:
+        """Take nobody in, and hand the rooms with people in them to other nodes, if there are any. The
+        clients that are here stay until they are closed (`drain`).
+        """
+        self._draining = True
+        if self._handing is None or self._successors is None or self.journal.database_away:
+            return
+        given: Counter[NodeId] = Counter()
+
+        def choose(runner: RoomRunner) -> Node | None:
+            successor = best_successor(runner, self.successors(), given.__getitem__)
+            if successor is not None:
+                given[successor.id] += 1
+            return successor
+
+        await self._handing.hand_over_all(deadline_s, self._successors, choose)
+
+    def successors(self) -> Sequence[Node]:
+        """The nodes that may own a room next."""
+        return [node for node in self._coordinator.peers() if not node.is_draining]
+
     async def _synced(self, replica: ReplicaRunner) -> None:
         try:
             async with asyncio.timeout(self._limits.load_timeout_s):
@@ -183,11 +234,23 @@ class Rooms:
         return runner
 
     def _follow(self, diagram: DiagramId, owner: Node, keeper: Keeper) -> ReplicaRunner:
-        limits = ReplicaLimits(sessions_max=self._limits.room.sessions_max)
-        runner = ReplicaRunner(Replica(diagram, limits), self._ticker)
-        runner.closes = self.closes
-        self._following[diagram] = runner
+        runner = self._register(Replica(diagram, self._replica_limits))
         self._background.spawn(keeper.keep(runner, owner))
+        return runner
+
+    def _replica_of(self, diagram: DiagramId, runner: RoomRunner) -> ReplicaRunner:
+        """For the clients of a room that stands down; its document is theirs from now on."""
+        self._snapshotter.forget(runner)
+        return self._register(Replica(diagram, self._replica_limits, runner.room.document))
+
+    @property
+    def _replica_limits(self) -> ReplicaLimits:
+        return ReplicaLimits(sessions_max=self._limits.room.sessions_max)
+
+    def _register(self, replica: Replica) -> ReplicaRunner:
+        runner = ReplicaRunner(replica, self._ticker)
+        runner.closes = self.closes
+        self._following[replica.diagram] = runner
         return runner
 
     async def _own(self, diagram: DiagramId, disowned: NodeId | None = None) -> RoomRunner:
@@ -208,6 +271,16 @@ class Rooms:
             # Who gives up waiting does not end the load that others wait for.
             await asyncio.shield(opening)
         raise Unavailable("the diagram's room does not stay open; try again shortly")
+
+    async def _found(self, diagram: DiagramId, disowned: NodeId | None) -> RoomRunner:
+        """For those who look for an owner: as `_own`, except that a draining node claims nothing."""
+        runner = self._open.get(diagram)
+        if not self._draining or (runner is not None and runner.room.is_open):
+            return runner or await self._own(diagram, disowned)
+        owner = await self._coordinator.owner(diagram)
+        if owner is None:
+            raise Draining
+        raise OwnedElsewhere(owner)
 
     def _refuse_beyond_memory(self) -> None:
         """Raises Unavailable while rooms take too much and none can be closed for it."""
@@ -246,6 +319,8 @@ class Rooms:
         )
         runner = RoomRunner(room, self._ticker, self.journal.offer)
         runner.closes = self.closes
+        if self._handing is not None:
+            runner.on_fence_lost = self._handing.fence_lost
         self._memory_seen += memory_of(runner)
         runner.snapshot_bytes = len(stored.snapshot or b"")
         runner.tail_weight = _weight(stored)
@@ -259,7 +334,7 @@ class Rooms:
         """
         while True:
             ending = self._ending.get(diagram)
-            if ending is None or ending.room.is_over:
+            if (ending is None or ending.room.is_over) and diagram not in self._hosted.moving:
                 return
             await asyncio.sleep(0.01)
 
@@ -389,7 +464,10 @@ class Rooms:
         self._ending[diagram] = runner
 
     def _release(self, runner: RoomRunner) -> None:
-        self._background.spawn(self._coordinator.release(runner.room.diagram, runner.room.fence))
+        self._background.spawn(self._given_back(runner))
+
+    async def _given_back(self, runner: RoomRunner) -> None:
+        await self._coordinator.release(runner.room.diagram, runner.room.fence)
 
     # --- figures --------------------------------------------------------------------------------
 

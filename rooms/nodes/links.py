@@ -80,7 +80,7 @@ class Links:
     def __init__(
         self, node: NodeId, owned: Owned, tokens: NodeTokens, limits: LinkLimits | None = None
     ) -> None:
-        self._node = node
+        self.node = node
         self._owned = owned
         self._tokens = tokens
         self._limits = limits or LinkLimits()
@@ -132,10 +132,10 @@ class Links:
 
     async def _dial(self, owner: Node) -> "_Dialled":
         nonce = secrets.token_urlsafe(16)
-        token = self._tokens.issue(self._node, owner.id, nonce)
+        token = self._tokens.issue(self.node, owner.id, nonce)
 
         def is_proof(proof: bytes) -> bool:
-            sender, repeated = self._tokens.verify(proof.decode("ascii", "replace"), self._node)
+            sender, repeated = self._tokens.verify(proof.decode("ascii", "replace"), self.node)
             return sender == owner.id and secrets.compare_digest(repeated, nonce)
 
         dialled = _Dialled(self._limits, is_proof, lambda: self._lost(owner.id))
@@ -168,12 +168,12 @@ class Links:
 
     def _accept(self, request: WSUpgradeRequest) -> "_Accepted | WSUpgradeResponseWithListener":
         try:
-            sender, nonce = self._tokens.verify(_bearer(request), self._node)
+            sender, nonce = self._tokens.verify(_bearer(request), self.node)
         except Unauthenticated as error:
             log.warning("a node was refused a link: %s", error)
             refusal = WSUpgradeResponse.create_error_response(401, b"this listener is for nodes")
             return WSUpgradeResponseWithListener(refusal, None)
-        accepted = _Accepted(self._limits, self._owned, self._tokens.issue(self._node, sender, nonce))
+        accepted = _Accepted(self._limits, sender, self._owned, self._tokens.issue(self.node, sender, nonce))
         self._accepted.add(accepted)
         accepted.on_closed = lambda: self._accepted.discard(accepted)
         return accepted
@@ -279,9 +279,9 @@ class _Dialled(_Connection):
 class _Accepted(_Connection):
     """A link over which another node follows this one."""
 
-    def __init__(self, limits: LinkLimits, owned: Owned, proof: str) -> None:
+    def __init__(self, limits: LinkLimits, node: NodeId, owned: Owned, proof: str) -> None:
         super().__init__(limits)
-        self.end = OwnersEnd(owned, self.send)
+        self.end = OwnersEnd(owned, self.send, node)
         self.on_closed: Callable[[], None] = lambda: None
         self._proof = proof
 

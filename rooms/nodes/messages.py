@@ -16,7 +16,9 @@ from crdt.lib0 import Decoder, var_bytes, var_string, write_var_uint
 from rooms.effects import SessionNumber
 from rooms.peer import Member
 from tmi.domain.errors import BadFrame
-from tmi.domain.ids import DiagramId, Seq, SignInId, UserId
+from tmi.domain.ids import DiagramId, NodeId, Seq, SignInId, UserId
+from tmi.domain.model import Node
+from tmi.domain.ports import Origin
 from tmi.domain.roles import Role
 
 Channel = int
@@ -61,6 +63,16 @@ class Say:
 
     session: SessionNumber
     body: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Bring:
+    """An update that a former owner accepted and perhaps never committed, with whose it is."""
+
+    author: UserId | None
+    origin: Origin
+    body: bytes
+    """The update itself."""
 
 
 # --- from the owner -----------------------------------------------------------------------------
@@ -122,13 +134,14 @@ class Lost:
     """The channel is over: look for the owner again.
 
     `is_disowned`: this node does not own the room, and never mind what is recorded. Otherwise it is about
-    to open it, or to let it go.
+    to open it, or to let it go. `successor`: where to look first.
     """
 
     is_disowned: bool
+    successor: Node | None = None
 
 
-Asked = Follow | Unfollow | Enter | Leave | Say
+Asked = Follow | Unfollow | Enter | Leave | Say | Bring
 Answered = Hear | Tell | Acknowledged | Refused | RoleChanged | Ended | Lost
 Message = Asked | Answered
 
@@ -154,8 +167,12 @@ def decode(frame: bytes) -> Iterator[tuple[Channel, Message]]:
 
 
 def _read_uuid(decoder: Decoder) -> UUID:
+    return _as_uuid(decoder.read_var_bytes())
+
+
+def _as_uuid(data: bytes) -> UUID:
     try:
-        return UUID(bytes=decoder.read_var_bytes())
+        return UUID(bytes=data)
     except ValueError:
         raise BadFrame("an id is not a UUID") from None
 
@@ -190,6 +207,39 @@ def _read_tell(decoder: Decoder) -> Tell:
     return Tell(session, decoder.read_var_bytes(), seq)
 
 
+def _write_lost(message: Lost) -> bytes:
+    node = message.successor
+    if node is None:
+        return bytes((message.is_disowned, 0))
+    where = var_bytes(node.id.bytes) + var_string(node.name) + var_string(node.url)
+    return bytes((message.is_disowned, 1)) + where
+
+
+def _read_lost(decoder: Decoder) -> Lost:
+    is_disowned = decoder.read_byte() != 0
+    if decoder.read_byte() == 0:
+        return Lost(is_disowned)
+    node = NodeId(_read_uuid(decoder))
+    return Lost(is_disowned, Node(node, decoder.read_var_string(), decoder.read_var_string()))
+
+
+_ORIGINS = (Origin.UPDATE, Origin.SYNC, Origin.REST, Origin.SERVER)
+
+
+def _write_bring(message: Bring) -> bytes:
+    author = b"" if message.author is None else message.author.bytes
+    return bytes((_ORIGINS.index(message.origin),)) + var_bytes(author) + var_bytes(message.body)
+
+
+def _read_bring(decoder: Decoder) -> Bring:
+    origin = decoder.read_byte()
+    if origin >= len(_ORIGINS):
+        raise BadFrame(f"there is no origin {origin}")
+    author = decoder.read_var_bytes()
+    user = UserId(_as_uuid(author)) if author else None
+    return Bring(user, _ORIGINS[origin], decoder.read_var_bytes())
+
+
 _WRITERS: dict[type[Message], tuple[bytes, Callable[..., bytes]]] = {
     Follow: (b"\x00", lambda m: var_bytes(m.diagram.bytes) + var_bytes(m.state_vector)),
     Unfollow: (b"\x01", lambda _: b""),
@@ -202,7 +252,8 @@ _WRITERS: dict[type[Message], tuple[bytes, Callable[..., bytes]]] = {
     Refused: (b"\x08", lambda m: write_var_uint(m.session) + var_string(m.reason)),
     RoleChanged: (b"\x09", lambda m: write_var_uint(m.session) + bytes((m.role,))),
     Ended: (b"\x0a", lambda m: write_var_uint(m.session) + write_var_uint(m.code) + var_string(m.reason)),
-    Lost: (b"\x0b", lambda m: bytes((m.is_disowned,))),
+    Lost: (b"\x0b", _write_lost),
+    Bring: (b"\x0c", _write_bring),
 }
 
 _READERS: dict[int, Callable[[Decoder], Message]] = {
@@ -217,6 +268,7 @@ _READERS: dict[int, Callable[[Decoder], Message]] = {
     8: lambda d: Refused(d.read_var_uint(), d.read_var_string()),
     9: lambda d: RoleChanged(d.read_var_uint(), _read_role(d)),
     10: lambda d: Ended(d.read_var_uint(), d.read_var_uint(), d.read_var_string()),
-    11: lambda d: Lost(d.read_byte() != 0),
+    11: _read_lost,
+    12: _read_bring,
 }
 

@@ -112,3 +112,5 @@ class Node:
     """For people: the machine, or what the operator calls it."""
     url: str
     """Where its peers reach it: `unix:/path` or `ws://host:port`."""
+    is_draining: bool = False
+    """It is about to stop, and gets no further rooms."""
