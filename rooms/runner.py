@@ -6,12 +6,14 @@ from crdt.document import Document
 from rooms.effects import Journal, SessionNumber
 from rooms.hosting import Runner, Session
 from rooms.nodes.following import ReplicaRunner
+from rooms.pacing import Fading
 from rooms.peer import Follower, Peer
 from rooms.room import Room
 from rooms.ticker import Ticker
 from tmi.domain.ids import NodeId, UserId
 from tmi.domain.ports import Origin
 
+_RATE_S = 10.0
 UPDATE_WEIGHT = 64
 """What replaying one more update costs, in bytes of state that cost the same."""
 
@@ -27,6 +29,10 @@ class RoomRunner(Runner[Room]):
         """What loading would have to replay after it, in bytes, with a share for each update."""
         self.on_fence_lost: Callable[[RoomRunner], None] | None = None
         """Called when another node owns the room; None: its clients are closed."""
+        self.committed_at: float | None = None
+        """When its last commit was (the rooms' clock); None: there was none since it was opened."""
+        self.edits = Fading(_RATE_S)
+        """Updates committed."""
         self._on_journal = on_journal
         self._nodes: dict[SessionNumber, Follower] = {}
         self._perform_one[Journal] = self._journal
@@ -39,8 +45,8 @@ class RoomRunner(Runner[Room]):
 
     @property
     def nodes(self) -> int:
-        """How many nodes follow the room."""
-        return len(self._nodes)
+        """How many other nodes follow the room."""
+        return sum(follower.node is not None for follower in self._nodes.values())
 
     def is_followed_by(self, node: NodeId) -> bool:
         """Whether that node does."""
@@ -83,6 +89,8 @@ class RoomRunner(Runner[Room]):
         room = self.room
         unsaved, unsaved_bytes = room.unsaved, room.unsaved_bytes
         effects = room.committed()
+        self.committed_at = self._ticker.now()
+        self.edits.count(self.committed_at, unsaved - room.unsaved)
         self.tail_weight += unsaved_bytes - room.unsaved_bytes + (unsaved - room.unsaved) * UPDATE_WEIGHT
         self.perform(effects)
 

@@ -476,6 +476,21 @@ class Rooms:
         """All rooms in memory."""
         return self._hosted.rooms
 
+    def owned(self, diagram: DiagramId) -> RoomRunner | None:
+        """A room that this node owns and has open."""
+        runner = self._open.get(diagram)
+        return runner if runner is not None and runner.room.is_open else None
+
+    @property
+    def followed_rooms(self) -> int:
+        """Replicas of rooms that other nodes own, or this one does meanwhile."""
+        return len(self._following)
+
+    @property
+    def is_draining(self) -> bool:
+        """Nobody is taken in any more."""
+        return self._draining
+
     @property
     def memory_bytes(self) -> int:
         """What the rooms take, by estimate."""

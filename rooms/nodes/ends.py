@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import Protocol
 
 from rooms.nodes.following import ReplicaRunner
-from rooms.nodes.messages import Answered, Asked, Channel, Follow, Lost, Message, Unfollow
+from rooms.nodes.messages import CONTROL, Answered, Asked, Channel, Follow, Lost, Message, Unfollow
 from rooms.nodes.mirror import Answer, Mirror
 from tmi.domain.errors import BadFrame
 from tmi.domain.ids import DiagramId, NodeId
@@ -55,7 +55,7 @@ class OwnersEnd:
             raise BadFrame("an owner's message came from a follower")
 
     def _follow(self, channel: Channel, message: Follow) -> None:
-        if channel in self._mirrors:
+        if channel in self._mirrors or channel == CONTROL:
             raise BadFrame("a channel is opened twice")
 
         def answer(answered: Answered) -> None:

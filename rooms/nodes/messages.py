@@ -22,6 +22,8 @@ from tmi.domain.ports import Origin
 from tmi.domain.roles import Role
 
 Channel = int
+CONTROL: Channel = 0
+"""Belongs to no room: questions to the node itself, and their answers (`rooms/nodes/control.py`)."""
 REPLICA: SessionNumber = 0
 """The session that stands for the replica as such."""
 
@@ -141,9 +143,30 @@ class Lost:
     successor: Node | None = None
 
 
+# --- both ways ----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """To the node itself; nobody waits for the answer after `patience_ms`."""
+
+    number: int
+    patience_ms: int
+    body: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """The answer to the question of this number, or, if not `is_ok`, why there is none."""
+
+    number: int
+    is_ok: bool
+    body: bytes
+
+
 Asked = Follow | Unfollow | Enter | Leave | Say | Bring
 Answered = Hear | Tell | Acknowledged | Refused | RoleChanged | Ended | Lost
-Message = Asked | Answered
+Message = Asked | Answered | Question | Reply
 
 
 # --- the encoding -------------------------------------------------------------------------------
@@ -240,6 +263,10 @@ def _read_bring(decoder: Decoder) -> Bring:
     return Bring(user, _ORIGINS[origin], decoder.read_var_bytes())
 
 
+def _write_question(message: Question) -> bytes:
+    return write_var_uint(message.number) + write_var_uint(message.patience_ms) + var_bytes(message.body)
+
+
 _WRITERS: dict[type[Message], tuple[bytes, Callable[..., bytes]]] = {
     Follow: (b"\x00", lambda m: var_bytes(m.diagram.bytes) + var_bytes(m.state_vector)),
     Unfollow: (b"\x01", lambda _: b""),
@@ -254,6 +281,8 @@ _WRITERS: dict[type[Message], tuple[bytes, Callable[..., bytes]]] = {
     Ended: (b"\x0a", lambda m: write_var_uint(m.session) + write_var_uint(m.code) + var_string(m.reason)),
     Lost: (b"\x0b", _write_lost),
     Bring: (b"\x0c", _write_bring),
+    Question: (b"\x0d", _write_question),
+    Reply: (b"\x0e", lambda m: write_var_uint(m.number) + bytes((m.is_ok,)) + var_bytes(m.body)),
 }
 
 _READERS: dict[int, Callable[[Decoder], Message]] = {
@@ -270,5 +299,7 @@ _READERS: dict[int, Callable[[Decoder], Message]] = {
     10: lambda d: Ended(d.read_var_uint(), d.read_var_uint(), d.read_var_string()),
     11: _read_lost,
     12: _read_bring,
+    13: lambda d: Question(d.read_var_uint(), d.read_var_uint(), d.read_var_bytes()),
+    14: lambda d: Reply(d.read_var_uint(), d.read_byte() != 0, d.read_var_bytes()),
 }
 
