@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 
 from api.metrics import Metrics
 from api.tokens import Tokens
+from rooms.administration import Administration
 from rooms.service import Rooms
 from tmi.domain.ports import (
     AccessControl,
@@ -56,4 +57,6 @@ class Services:
     database: Database
     options: ApiOptions = field(default_factory=ApiOptions)
     metrics: Metrics | None = None
+    administration: Administration | None = None
+    """Of all nodes; None: there are no routes for it."""
     health: Health = field(default_factory=Health)

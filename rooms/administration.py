@@ -1,7 +1,7 @@
 """What operators see of nodes and rooms, and what they may do with them, from any node for all nodes.
 
 Each node has a desk, which answers for what that node has; whoever administers asks the desks of all nodes
-over their links (`rooms/nodes/control.py`), its own one included. A tool that is no node has no desk of its own.
+over their links (`rooms/nodes/control.py`), its own one included. A tool that is no node has no desk.
 """
 
 import asyncio

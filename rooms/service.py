@@ -201,6 +201,7 @@ class Rooms:
         clients that are here stay until they are closed (`drain`).
         """
         self._draining = True
+        await self._coordinator.withdraw()
         if self._handing is None or self._successors is None or self.journal.database_away:
             return
         given: Counter[NodeId] = Counter()

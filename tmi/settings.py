@@ -103,6 +103,8 @@ class Settings(BaseSettings):
     # its life
     drain_s: Annotated[float, Field(ge=0, le=3600)] = 10.0
     """How long a stopping service tries to commit what is unsaved."""
+    drain_spread_s: Annotated[float, Field(ge=0, le=60)] = 5.0
+    """Over so long the clients of a stopping node are sent to the others; where there are none, at once."""
     log_format: Literal["auto", "console", "json"] = "auto"
     """`auto`: for people in a terminal, else JSON."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
