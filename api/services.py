@@ -55,8 +55,7 @@ class Services:
     rooms: Rooms
     tokens: Tokens
     database: Database
+    administration: Administration
     options: ApiOptions = field(default_factory=ApiOptions)
     metrics: Metrics | None = None
-    administration: Administration | None = None
-    """Of all nodes; None: there are no routes for it."""
     health: Health = field(default_factory=Health)

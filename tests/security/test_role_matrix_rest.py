@@ -6,11 +6,12 @@ The table is compared with the application's routes: an operation without a row 
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import pytest
 
-from tests.rest import ADMINISTRATOR, RestClient, group_grant, over_memory, user_grant
+from tests.rest import ADMINISTRATOR, NODE, RestClient, group_grant, over_memory, user_grant
+from tmi.domain.ids import DiagramId
 
 PUBLIC = frozenset(
     {
@@ -61,6 +62,7 @@ class Row:
 
 
 MODEL = "/threat_models/<threat_model_id>"
+ROOM = "/admin/rooms/<diagram_id>"
 DIAGRAM = f"{MODEL}/diagrams/<diagram_id>"
 PATCH = "application/json-patch+json"
 
@@ -94,6 +96,12 @@ ROWS = (
     Row(f"POST {MODEL}/diagrams", WRITER, 201, {"name": "Flow", "type": "DFD-1.0.0"}),
     Row(f"GET {DIAGRAM}", READER, 200),
     Row(f"DELETE {DIAGRAM}", WRITER, 204),
+    Row("GET /admin/nodes", ADMINISTRATOR, 200),
+    Row("POST /admin/nodes/<node_id>/drain", ADMINISTRATOR, 202),
+    Row("GET /admin/rooms", ADMINISTRATOR, 200),
+    Row(f"GET {ROOM}", ADMINISTRATOR, 200),
+    # There is no other node.
+    Row(f"POST {ROOM}/move", ADMINISTRATOR, 503, {}),
     Row("POST /collab/tokens", NOBODY, 200, {}, about="for all"),
     Row("POST /collab/tokens", READER, 200, {"diagram_id": "<diagram_id>"}, about="for one"),
 )
@@ -147,7 +155,9 @@ async def house() -> AsyncIterator[House]:
             user_grant("zed", "reader"),
         )
         diagram = await rest.create_diagram(tokens[OWNER], model["id"])
-        yield House(rest, tokens, {"threat_model_id": model["id"], "diagram_id": diagram["id"]})
+        await rest.services.rooms.take(DiagramId(UUID(diagram["id"])), NODE.id)
+        ids = {"threat_model_id": model["id"], "diagram_id": diagram["id"], "node_id": str(NODE.id)}
+        yield House(rest, tokens, ids)
 
 
 @pytest.mark.parametrize("caller", CALLERS)
