@@ -64,6 +64,9 @@ async def _serve_on(
         stop.waits_for_drain()
         announce(_url(settings.host, listener.port))
         await _first_of(stop.requested, service.taken_over, service.drain_requested)
+        listener.stop_accepting()
+        # Or the kernel would go on taking connections that nobody serves: whoever comes is refused at once.
+        listening.close()
         is_saved = await _drain(service, listener, settings)
     if not is_saved:
         return Exit.UNSAVED
@@ -77,7 +80,6 @@ async def _drain(service: Service, listener: Listener, settings: Settings) -> bo
     """
     log.info("draining")
     service.health.draining = True
-    listener.stop_accepting()
     clock = asyncio.get_running_loop().time
     ends_at = clock() + settings.drain_s
     if service.rooms.successors():
