@@ -274,14 +274,19 @@ class Rooms:
         raise Unavailable("the diagram's room does not stay open; try again shortly")
 
     async def _found(self, diagram: DiagramId, disowned: NodeId | None) -> RoomRunner:
-        """For those who look for an owner: as `_own`, except that a draining node claims nothing."""
-        runner = self._open.get(diagram)
-        if not self._draining or (runner is not None and runner.room.is_open):
-            return runner or await self._own(diagram, disowned)
-        owner = await self._coordinator.owner(diagram)
-        if owner is None:
+        """For those who look for an owner: as `_own`, except that a draining node claims nothing, and that
+        there is no need to claim, which a node may have to wait for, what somebody else has.
+        """
+        runner = self.owned(diagram)
+        if runner is not None:
+            return runner
+        if disowned is None or self._draining:
+            owner = await self._coordinator.owner(diagram)
+            if owner is not None:
+                raise OwnedElsewhere(owner)
+        if self._draining:
             raise Draining
-        raise OwnedElsewhere(owner)
+        return await self._own(diagram, disowned)
 
     def _refuse_beyond_memory(self) -> None:
         """Raises Unavailable while rooms take too much and none can be closed for it."""

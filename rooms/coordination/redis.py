@@ -32,6 +32,7 @@ import logging
 import random
 from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import cast
 from uuid import UUID
 from weakref import WeakValueDictionary
 
@@ -122,11 +123,11 @@ async def living_nodes(redis: Redis) -> Sequence[Node]:
     """All nodes that are alive, for a tool that is none. Raises Unavailable."""
     with _translated():
         async with _in_time():
-            ids = await redis.zrange(NODES, 0, -1)
+            ids = cast(Sequence[bytes], await redis.zrange(NODES, 0, -1))
         found = []
         for node in ids:
             async with _in_time():
-                found.append(await redis.get(_node_key(node)))
+                found.append(cast(bytes | None, await redis.get(_node_key(node))))
     return [_decoded(node) for node in found if node is not None]
 
 

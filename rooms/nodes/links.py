@@ -129,7 +129,8 @@ class Links:
         return await (await self._link_to(node)).asking.ask(question, patience_s)
 
     async def _link_to(self, node: Node) -> "_Dialled":
-        return self._dialled.get(node.id) or await asyncio.shield(self._dial_once(node))
+        dialled = self._dialled.get(node.id)
+        return await asyncio.shield(self._dial_once(node)) if dialled is None else dialled
 
     def _dial_once(self, owner: Node) -> "asyncio.Task[_Dialled]":
         task = self._dialling.get(owner.id)

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import json
 import os
+import signal
 import sys
 import time
 from collections.abc import AsyncIterator, Sequence
@@ -27,6 +28,8 @@ PAUSE_S = 1.0
 BACK_S = 5.0
 """At most so long those of a node that is restarted."""
 DRAINED_S = 10.0
+STILL_S = 3.0
+"""Long enough to be taken for dead."""
 EDITS_PER_SECOND = 150
 
 
@@ -156,6 +159,31 @@ async def test_rooms_move_by_command_and_nobody_is_disconnected(nodes: Nodes) ->
     table = await nodes.tmi("rooms")
     assert all(room.diagram in table for room in nodes.places)
     assert 4 == len((await nodes.tmi("nodes")).splitlines())
+
+
+@pytest.mark.parametrize("nodes", [2], indirect=True)
+async def test_clients_of_an_owner_that_stood_still_stay_and_follow_the_next_one(nodes: Nodes) -> None:
+    a, b = nodes.services
+    await nodes.prepare(2)
+    await nodes.open(0, a.collab, KINDS, nodes.places)
+    await nodes.open(1, b.collab, KINDS[:2], nodes.places)
+    await nodes.stream(nodes.all)
+    await asyncio.sleep(0.5)
+    assert 2 == (await nodes.tmi("rooms")).count(" a ")
+    os.kill(a.pid, signal.SIGSTOP)
+    await asyncio.sleep(STILL_S)
+    assert 2 == (await nodes.tmi("rooms")).count(" b ")
+    os.kill(a.pid, signal.SIGCONT)
+    resumed = await nodes.clock()
+    await asyncio.sleep(1)
+    slowest_s = await nodes.slowest_s(nodes.all, resumed)
+    ledger = await nodes.end_stream(nodes.all)
+    print(f"slowest acknowledgement after the owner went on: {slowest_s:.3f} s")
+    assert [] == await nodes.closes(nodes.all)
+    assert 2 == (await nodes.tmi("rooms")).count(" b ")
+    kept = [await nodes.kept(b, place) for place in nodes.places]
+    assert ledger.made == kept[0] | kept[1]
+    assert slowest_s <= PAUSE_S
 
 
 async def is_ready(service: Service) -> bool:
