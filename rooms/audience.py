@@ -50,6 +50,8 @@ class Seat:
     """None: a node that follows this room."""
     may_edit: bool
     wants_acknowledgements: bool
+    is_elsewhere: bool = False
+    """It is a client of a node that follows, where its refused edits are counted."""
     greeted: bool = False
     """Its first SyncStep1 was answered."""
     behind: bytes | None = None
@@ -153,16 +155,25 @@ class Audience(ABC):
         """Nobody is connected."""
         return not self._sessions
 
-    def join(self, member: Member, wants_acknowledgements: bool = True) -> SessionNumber:
+    def join(
+        self, member: Member, wants_acknowledgements: bool = True, is_elsewhere: bool = False
+    ) -> SessionNumber:
         """Let somebody in who may watch this diagram. Only while the phase is OPEN.
 
         Without `wants_acknowledgements` no commit is told to this session, which saves the counting.
+        `is_elsewhere`: it is a client of a node that follows.
         """
-        return self._seat(member, may(member.role, Action.EDIT), wants_acknowledgements)
+        return self._seat(member, may(member.role, Action.EDIT), wants_acknowledgements, is_elsewhere)
 
-    def _seat(self, member: Member | None, may_edit: bool, wants_acknowledgements: bool) -> SessionNumber:
+    def _seat(
+        self,
+        member: Member | None,
+        may_edit: bool,
+        wants_acknowledgements: bool,
+        is_elsewhere: bool = False,
+    ) -> SessionNumber:
         number = next(_NUMBERS)
-        self._sessions[number] = Seat(number, member, may_edit, wants_acknowledgements)
+        self._sessions[number] = Seat(number, member, may_edit, wants_acknowledgements, is_elsewhere)
         return number
 
     def leave(self, number: SessionNumber, now: float) -> Effects:

@@ -125,7 +125,8 @@ class Runner(Generic[RoomT]):
 
     def join(self, member: Member, peer: Peer) -> Session:
         """Let a peer in; the room's phase must be OPEN."""
-        return self._enter(self.room.join(member, peer.wants_acknowledgements), peer)
+        is_elsewhere = peer.framing is None
+        return self._enter(self.room.join(member, peer.wants_acknowledgements, is_elsewhere), peer)
 
     def _enter(self, number: SessionNumber, peer: Peer) -> Session:
         session = self._sessions[number] = Session(self, number, peer)

@@ -229,7 +229,8 @@ class Room(Audience):
         syncs, updates = seat.worth(origin)
         if not seat.may_edit:
             if self.document.would_add(update):
-                seat.refused += syncs + updates
+                if not seat.is_elsewhere:
+                    seat.refused += syncs + updates
                 return (Refuse(seat.number, READ_ONLY),)
             return self._acknowledge_later(seat, syncs, updates)
         if not self._size.allows(update, now):

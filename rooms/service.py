@@ -352,7 +352,8 @@ class Rooms:
         A diagram whose room another node owns is read there; one without a room from the log, and is not
         claimed. Do not change the document. Raises NotFound, Unavailable and DatabaseUnavailable.
         """
-        runner = self._open.get(diagram) or self._ending.get(diagram)
+        homes = self._open, self._ending, self._hosted.moving
+        runner = next((home[diagram] for home in homes if diagram in home), None)
         if runner is not None and not runner.room.is_over:
             runner.settle()
             return runner.room.seq, runner.room.document
