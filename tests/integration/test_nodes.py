@@ -2,8 +2,10 @@
 
 import asyncio
 import contextlib
+import os
 import random
 import socket
+from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 from uuid import uuid4
@@ -13,6 +15,7 @@ from picows import WSError, WSListener, ws_connect
 from pycrdt import Map
 
 from api.tokens import Tokens, new_signing_key
+from crdt.document import Document
 from crdt.messages import SyncStep1
 from persistence.memory.access import MemoryAccessControl
 from persistence.memory.signals import MemorySignals
@@ -32,6 +35,8 @@ from tmi.domain.ports import StoredDocument
 from tmi.domain.roles import Role
 
 HOST = "127.0.0.1"
+SEEDS = int(os.environ.get("TMI_HANDS_SEEDS", "6"))
+"""Of rooms that change hands at random; `make hands-500` tries more."""
 LINK_LIMITS = LinkLimits(dial_timeout_s=0.5, ping_after_s=0.2, ping_timeout_s=0.2)
 
 
@@ -218,6 +223,49 @@ async def test_a_room_is_moved_while_everybody_edits_and_comes_back(cluster: Clu
         await until(lambda: sum(editor.acknowledged for editor in editors) == made + len(editors))
         assert [None] * len(editors) == [editor.closed for editor in editors]
         assert made == len((await b.rooms.read(diagram))[1].doc.get("cells", type=Map))
+
+
+@pytest.mark.parametrize("seed", range(SEEDS))
+async def test_nobody_is_closed_and_nothing_lost_however_rooms_change_hands(
+    cluster: Cluster, seed: int
+) -> None:
+    chance = random.Random(seed)
+    world = cluster.world
+    made: Counter[int] = Counter()
+    async with contextlib.AsyncExitStack() as stack:
+        nodes = [await stack.enter_async_context(cluster.node(name)) for name in "abc"]
+        editors = [await chance.choice(nodes).join(world.editor()) for _ in range(4)]
+        for step in range(120):
+            what = chance.random()
+            if what < 0.05:
+                with contextlib.suppress(Conflict, NotFound, Unavailable):
+                    await nodes[0].administration.move(world.diagram)
+            elif what < 0.08:
+                # The owner is taken for dead, and learns of it by its next append.
+                cluster.leases.holders[world.diagram] = (thief := chance.choice(nodes)).node.id
+                with contextlib.suppress(Unavailable):
+                    await thief.rooms.take(world.diagram, thief.node.id)
+            elif what < 0.12:
+                world.store.unavailable = not world.store.unavailable
+            elif what < 0.2 and len(editors) < 12 and not world.store.unavailable:
+                editors.append(await chance.choice(nodes).join(world.editor()))
+            else:
+                index = chance.randrange(len(editors))
+                editors[index].edit(f"{step}", step)
+                made[index] += 1
+            await asyncio.sleep(chance.random() * 0.01)
+        world.store.unavailable = False
+        for index, editor in enumerate(editors):  # an owner learns by its appends alone that it is none
+            editor.edit(f"{120 + index}", 0)
+            made[index] += 1
+        steps = {str(step) for step in range(120 + len(editors))}
+        everything = steps & {key for e in editors for key in cells(e)}
+        assert made.total() == len(everything)
+        await until(lambda: all(cells(editor).keys() == everything for editor in editors))
+        await until(lambda: all(e.acknowledged >= 1 + made[n] for n, e in enumerate(editors)))
+        assert {None} == {editor.closed for editor in editors}
+        stored = Document.load(None, [update.data for _, update in world.store.logs[world.diagram].rows])
+        assert everything == set(stored.doc.get("cells", type=Map).keys())
 
 
 async def test_a_move_tells_why_it_is_refused(cluster: Cluster) -> None:
