@@ -17,10 +17,12 @@ from persistence.memory.threat_models import MemoryThreatModels
 from persistence.memory.update_log import MemoryUpdateLog
 from persistence.memory.users import MemoryUsers
 from rooms.coordination.local import LocalCoordinator
+from rooms.handing_over import HandoverLimits
 from rooms.hosting import Session
 from rooms.journal import JournalLimits
+from rooms.limits import RoomsLimits
 from rooms.peer import Member
-from rooms.service import Rooms, RoomsLimits
+from rooms.service import Rooms
 from rooms.snapshots import SnapshotLimits
 from tmi.domain.ids import DiagramId, SignInId, ThreatModelId
 from tmi.domain.model import NewThreatModel, User
@@ -33,6 +35,7 @@ LIMITS = RoomsLimits(
     idle_s=0.05,
     sweep_s=0.01,
     rights_retry_s=0.01,
+    handover=HandoverLimits(commit_s=0.2, claim_s=0.5),
 )
 
 

@@ -10,9 +10,10 @@ from crdt import awareness, y_websocket
 from crdt.awareness import Entry
 from crdt.messages import Awareness, SyncStep1, Update
 from rooms import closing
+from rooms.effects import Effects
 from rooms.nodes.ends import FollowersEnd, OwnersEnd
 from rooms.nodes.following import ReplicaRunner
-from rooms.nodes.messages import Channel, Message, decode, encode
+from rooms.nodes.messages import REPLICA, Acknowledged, Answered, Channel, Message, decode, encode
 from rooms.nodes.replica import Replica, ReplicaLimits
 from rooms.service import Rooms
 from rooms.ticker import Ticker
@@ -340,3 +341,34 @@ async def test_a_replica_that_nobody_uses_ends_and_the_owner_forgets_it(world: W
     assert outpost.runner.room.is_over
     assert 1 == next(world.rooms.runners).room.session_count
     assert here.closed is None
+
+
+async def test_an_answer_that_makes_refused_edits_good_is_one_message_of_the_follower(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await world.editor().join()
+    outpost = Outpost(world)
+    await outpost.follow()
+    there = outpost.join(world.editor(world.other))
+    await until(lambda: there.acknowledged == 1)
+    # The owner demotes before the follower has heard of it.
+    owner = next(world.rooms.runners)
+    (seat,) = [s for s in owner.room._sessions.values() if s.member and s.member.user == world.other.id]
+    seat.may_edit = False
+    for n in range(3):
+        there.edit(f"refused {n}", n)
+    await until(lambda: there.refused == 3)
+    acknowledged = []
+    hear = outpost.runner.room.hear
+
+    def recorded(message: Answered, now: float) -> Effects:
+        if isinstance(message, Acknowledged) and message.session != REPLICA:
+            acknowledged.append(message.count)
+        return hear(message, now)
+
+    monkeypatch.setattr(outpost.runner.room, "hear", recorded)
+    seat.may_edit = True
+    owner.perform(owner.room._ask(seat))
+    await until(lambda: world.stored > 0 and not outpost.runner.room.unsaved)
+    assert [1] == acknowledged
+    assert 1 + 3 == there.acknowledged  # what was refused, and the first answer
