@@ -537,6 +537,11 @@ class Rooms:
         return len(self._open) + len(self._ending)
 
     @property
+    def replicas(self) -> int:
+        """Rooms of other nodes that are followed here."""
+        return len(self._following)
+
+    @property
     def sessions(self) -> int:
         """Sessions in all rooms."""
         runners = chain[Runner[Any]](self._open.values(), self._following.values())
