@@ -1,5 +1,6 @@
 """What the files of `deploy/` say of each other and of the program. No container engine runs here."""
 
+import asyncio
 import os
 import re
 import subprocess
@@ -101,7 +102,7 @@ async def test_the_role_of_compose_owns_its_database_and_may_migrate_it(secrets:
             "TMI_DATABASE_PASSWORD_FILE": str(secrets / "tmi_database_password"),
         }
         script = ["sh", str(DEPLOY / "postgres-init.sh")]
-        subprocess.run(script, check=True, timeout=30, env=environment)
+        await asyncio.to_thread(subprocess.run, script, check=True, timeout=30, env=environment)
         database = await PostgresDatabase.connect(server.url("tmi", "tmi"))
         try:
             await database.migrate()
