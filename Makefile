@@ -51,12 +51,14 @@ $(INTEROP): tests/interop/package-lock.json
 
 LOCK_OF := uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
 	--no-emit-find-links --custom-compile-command 'make lock' --quiet
-LOCK := $(LOCK_OF) pyproject.toml --group build --extra standalone
+LOCK_PROGRAM := $(LOCK_OF) pyproject.toml --group build
+LOCK := $(LOCK_PROGRAM) --extra standalone
 
 lock: | $(VENV)/bin/python
 	$(PIP) install 'uv==$(UV_VERSION)'
 	$(BIN)/$(LOCK) -o requirements/runtime.txt
 	$(BIN)/$(LOCK) --group dev --extra bench -c requirements/runtime.txt -o requirements/dev.txt
+	$(BIN)/$(LOCK_PROGRAM) -c requirements/runtime.txt -o requirements/image.txt
 	$(BIN)/$(LOCK_OF) .ci/node.in -o .ci/node.txt
 	$(BIN)/$(LOCK_OF) bench/peers/requirements.in -o requirements/bench-peers.txt
 

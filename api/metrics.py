@@ -120,6 +120,7 @@ class _Figures(Collector):
         rooms = self._rooms
         runners = list(rooms.runners)
         yield _gauge("tmi_rooms", "Rooms in memory.", len(runners))
+        yield _gauge("tmi_replicas", "Rooms of other nodes that are followed here.", rooms.replicas)
         yield _gauge("tmi_rooms_memory_bytes", "What rooms take, by estimate.", rooms.memory_bytes)
         yield _gauge("tmi_sessions", "Sessions in all rooms.", rooms.sessions)
         yield _distribution(

@@ -458,12 +458,17 @@ class Rooms:
         self._rights.forget_old_changes()
 
     def _close_idle_replicas(self) -> None:
-        idle_since = self._ticker.now() - self._limits.idle_s
+        limits = self._limits
         for diagram, replica in list(self._following.items()):
-            if replica.room.is_empty and replica.idle_since < idle_since:
+            # One that is not synced is empty since newcomers wait for that: for seconds, when an owner died.
+            patience_s = limits.idle_s
+            if not replica.synced.is_set():
+                patience_s = max(patience_s, limits.load_timeout_s)
+            if replica.room.is_empty and self._ticker.now() - replica.idle_since > patience_s:
                 replica.perform(replica.room.close_if_idle())
             if replica.room.is_over:
                 replica.detach()
+                replica.synced.set()  # whoever waits looks for the room again
                 del self._following[diagram]
 
     def _retire(self, diagram: DiagramId, runner: RoomRunner) -> None:
@@ -512,6 +517,11 @@ class Rooms:
     def open_rooms(self) -> int:
         """Rooms in memory."""
         return len(self._open) + len(self._ending)
+
+    @property
+    def replicas(self) -> int:
+        """Rooms of other nodes that are followed here."""
+        return len(self._following)
 
     @property
     def sessions(self) -> int:
