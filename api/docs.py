@@ -164,6 +164,7 @@ def openapi() -> QuartSchema:
             Tag("Threat models"),
             Tag("Diagrams"),
             Tag("Live collaboration"),
+            Tag("Administration"),
             Tag("Health"),
         ],
         security_schemes={"bearerAuth": HttpSecurityScheme(scheme="bearer", bearer_format="JWT")},

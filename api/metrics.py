@@ -22,8 +22,9 @@ from prometheus_client.registry import Collector
 from werkzeug.datastructures import Headers
 
 from api.live.sockets import Sockets, Swept
+from rooms.memory import memory_of
 from rooms.runner import RoomRunner
-from rooms.service import Rooms, memory_of
+from rooms.service import Rooms
 from tmi.domain.errors import Forbidden, Unauthenticated
 
 TOP = 20

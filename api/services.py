@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 
 from api.metrics import Metrics
 from api.tokens import Tokens
+from rooms.administration import Administration
 from rooms.service import Rooms
 from tmi.domain.ports import (
     AccessControl,
@@ -27,6 +28,8 @@ class ApiOptions:
     body_timeout_s: float = 30.0
     refresh_token_ttl_s: float = 7 * 24 * 3600.0
     ping_timeout_s: float = 1.0
+    administrators: tuple[str, ...] = ()
+    """The first administrators, each `provider:id` or `provider:e-mail`."""
     metrics_token: str | None = field(default=None, repr=False)
     """What a reader of `/metrics` has to bring; None: it has to be on this machine."""
 
@@ -52,6 +55,7 @@ class Services:
     rooms: Rooms
     tokens: Tokens
     database: Database
+    administration: Administration
     options: ApiOptions = field(default_factory=ApiOptions)
     metrics: Metrics | None = None
     health: Health = field(default_factory=Health)

@@ -6,8 +6,9 @@ reads too slowly, and which answers a session still owes. Where its edits go is 
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import count
 
 from crdt import y_websocket
 from crdt.document import EMPTY_STATE_VECTOR, Document
@@ -34,6 +35,9 @@ from tmi.domain.roles import Action, Role, may
 _MAX_ASKED = 16
 """SyncStep1s to one session that may be unanswered."""
 
+_NUMBERS: Iterator[SessionNumber] = count(1)
+"""Of all sessions of the process: they may move from a room to a replica, and keep their numbers."""
+
 READ_ONLY = "your role on this threat model does not allow editing"
 
 
@@ -46,6 +50,8 @@ class Seat:
     """None: a node that follows this room."""
     may_edit: bool
     wants_acknowledgements: bool
+    is_elsewhere: bool = False
+    """It is a client of a node that follows, where its refused edits are counted."""
     greeted: bool = False
     """Its first SyncStep1 was answered."""
     behind: bytes | None = None
@@ -86,7 +92,6 @@ class Audience(ABC):
         self.phase = Phase.OPEN
         self._sessions_max = sessions_max
         self._sessions: dict[SessionNumber, Seat] = {}
-        self._next_number = 1
 
     # --- what the two kinds do each in their way ------------------------------------------------
 
@@ -150,17 +155,25 @@ class Audience(ABC):
         """Nobody is connected."""
         return not self._sessions
 
-    def join(self, member: Member, wants_acknowledgements: bool = True) -> SessionNumber:
+    def join(
+        self, member: Member, wants_acknowledgements: bool = True, is_elsewhere: bool = False
+    ) -> SessionNumber:
         """Let somebody in who may watch this diagram. Only while the phase is OPEN.
 
         Without `wants_acknowledgements` no commit is told to this session, which saves the counting.
+        `is_elsewhere`: it is a client of a node that follows.
         """
-        return self._seat(member, may(member.role, Action.EDIT), wants_acknowledgements)
+        return self._seat(member, may(member.role, Action.EDIT), wants_acknowledgements, is_elsewhere)
 
-    def _seat(self, member: Member | None, may_edit: bool, wants_acknowledgements: bool) -> SessionNumber:
-        number = self._next_number
-        self._next_number += 1
-        self._sessions[number] = Seat(number, member, may_edit, wants_acknowledgements)
+    def _seat(
+        self,
+        member: Member | None,
+        may_edit: bool,
+        wants_acknowledgements: bool,
+        is_elsewhere: bool = False,
+    ) -> SessionNumber:
+        number = next(_NUMBERS)
+        self._sessions[number] = Seat(number, member, may_edit, wants_acknowledgements, is_elsewhere)
         return number
 
     def leave(self, number: SessionNumber, now: float) -> Effects:

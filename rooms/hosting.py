@@ -6,7 +6,7 @@ counted, and ends the one session it happened in.
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Hashable, Iterable, Mapping
+from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
 from typing import Any, Generic, TypeVar, cast
 
 from crdt import y_websocket
@@ -45,36 +45,38 @@ RoomT = TypeVar("RoomT", bound=Audience)
 
 
 class Session:
-    """One member's presence in one room: what a socket holds on to."""
+    """One member's presence in one room: what a socket holds on to, whoever hosts the room."""
 
-    __slots__ = ("_runner", "number")
+    __slots__ = ("number", "peer", "runner")
 
-    def __init__(self, runner: "Runner[Any]", number: SessionNumber) -> None:
-        self._runner = runner
+    def __init__(self, runner: "Runner[Any]", number: SessionNumber, peer: Peer) -> None:
+        self.runner = runner
+        """Who hosts it at present."""
         self.number = number
         """The room's number for it."""
+        self.peer = peer
 
     def receive(self, message: Message) -> None:
         """Hand a message to the room. A client's fault closes its peer with 4400; nothing is raised."""
-        self._runner.receive(self.number, message)
+        self.runner.receive(self.number, message)
 
     def receive_update(self, update: bytes) -> None:
         """Hand over what an Update message carries; as `receive`, and cheaper."""
-        if not self._runner.room.hold(self.number, update):
-            self._runner.receive(self.number, Update(update))
+        if not self.runner.room.hold(self.number, update):
+            self.runner.receive(self.number, Update(update))
 
     def pause(self) -> None:
         """The socket's write buffer has passed its high mark: no more broadcasts until `resume`."""
         # The buffer may fill up in the middle of a broadcast, and `pause` flushes: wait for this turn's end.
-        self._runner.later(lambda: self._runner.pause(self.number))
+        self.runner.later(lambda: self.runner.pause(self.number))
 
     def resume(self) -> None:
         """The write buffer has drained: bring the peer up to date."""
-        self._runner.later(lambda: self._runner.resume(self.number))
+        self.runner.later(lambda: self.runner.resume(self.number))
 
     def leave(self) -> None:
         """The connection is gone. Calling it again does nothing."""
-        self._runner.leave(self.number)
+        self.runner.leave(self.number)
 
 
 class Runner(Generic[RoomT]):
@@ -87,7 +89,7 @@ class Runner(Generic[RoomT]):
         self.closes: Counter[int] = Counter()
         """Sessions that the room has ended, by code; the service gives all its rooms the same one."""
         self._ticker = ticker
-        self._peers: dict[SessionNumber, Peer] = {}
+        self._sessions: dict[SessionNumber, Session] = {}
         self._groups: dict[Hashable, dict[SessionNumber, Peer]] = {}
         self._followers: dict[SessionNumber, Follower] = {}
         """The subscribed ones."""
@@ -112,17 +114,23 @@ class Runner(Generic[RoomT]):
     @property
     def peers_here(self) -> int:
         """How many clients of this node are connected."""
-        return sum(peer.framing is not None for peer in self._peers.values())
+        return len(self.clients)
+
+    @property
+    def clients(self) -> Sequence[SessionNumber]:
+        """The sessions of this node's own clients."""
+        return [number for number, session in self._sessions.items() if session.peer.framing is not None]
 
     # --- from the sockets -----------------------------------------------------------------------
 
     def join(self, member: Member, peer: Peer) -> Session:
         """Let a peer in; the room's phase must be OPEN."""
-        return self._enter(self.room.join(member, peer.wants_acknowledgements), peer)
+        is_elsewhere = peer.framing is None
+        return self._enter(self.room.join(member, peer.wants_acknowledgements, is_elsewhere), peer)
 
     def _enter(self, number: SessionNumber, peer: Peer) -> Session:
-        self._peers[number] = peer
-        return Session(self, number)
+        session = self._sessions[number] = Session(self, number, peer)
+        return session
 
     def receive(self, number: SessionNumber, message: Message) -> None:
         """Hand a message of a session to the room."""
@@ -136,15 +144,19 @@ class Runner(Generic[RoomT]):
         if self._asking[number] >= _ASKING_MAX:
             self.end_session(number, closing.TRY_AGAIN_LATER, "too many requests for a large document")
             return
+        session = self._sessions.get(number)
+        if session is None:
+            return
         self._asking[number] += 1
+        # By then another runner may host the session.
+        self._ticker.paced(size, lambda: session.runner.take_turn(number, message))
 
-        def answer() -> None:
-            self._asking[number] -= 1
-            if not self._asking[number]:
-                del self._asking[number]
-            self._receive(number, message)
-
-        self._ticker.paced(size, answer)
+    def take_turn(self, number: SessionNumber, message: SyncStep1) -> None:
+        """Answer a session whose turn has come."""
+        self._asking[number] -= 1
+        if not self._asking[number]:
+            del self._asking[number]
+        self._receive(number, message)
 
     def _receive(self, number: SessionNumber, message: Message) -> None:
         try:
@@ -178,6 +190,20 @@ class Runner(Generic[RoomT]):
         """Call back at the end of this turn of the loop."""
         self._ticker.at(0.0, callback)
 
+    def hand_to(self, other: "Runner[Any]", numbers: Collection[SessionNumber]) -> None:
+        """Let another runner go on with these sessions; its document's side is up to the caller."""
+        for number in numbers:
+            session = self._sessions.pop(number)
+            session.runner = other
+            other._take_in(session, self._ungroup(session), self._asking.pop(number, 0))  # noqa: SLF001
+
+    def _take_in(self, session: Session, is_subscribed: bool, asking: int) -> None:
+        self._sessions[session.number] = session
+        if is_subscribed:
+            self._groups.setdefault(session.peer.framing, {})[session.number] = session.peer
+        if asking:
+            self._asking[session.number] = asking
+
     # --- from the service -----------------------------------------------------------------------
 
     def end_session(self, number: SessionNumber, code: int, reason: str) -> None:
@@ -208,14 +234,15 @@ class Runner(Generic[RoomT]):
             table[type(effect)](effect)
 
     def _send(self, effect: Send) -> None:
-        peer = self._peers.get(effect.session)
-        if peer is not None:
-            peer.write(peer.frame(effect.body))
+        session = self._sessions.get(effect.session)
+        if session is not None:
+            session.peer.write(session.peer.frame(effect.body))
 
     def _send_state(self, effect: SendState) -> None:
-        peer = self._peers.get(effect.session)
-        if peer is None:
+        session = self._sessions.get(effect.session)
+        if session is None:
             return
+        peer = session.peer
         if effect.later == EMPTY_UPDATE:
             peer.write(self._shared_wire(peer, effect.base, y_websocket.sync_step2))
         else:
@@ -249,7 +276,7 @@ class Runner(Generic[RoomT]):
             follower.hear(body, but)
 
     def _subscribe(self, effect: Subscribe) -> None:
-        peer = self._peers[effect.session]
+        peer = self._sessions[effect.session].peer
         if peer.framing is None:
             self._followers[effect.session] = cast(Follower, peer)
             return
@@ -257,23 +284,31 @@ class Runner(Generic[RoomT]):
 
     def _unsubscribe(self, effect: Unsubscribe) -> None:
         self._followers.pop(effect.session, None)
-        peer = self._peers.get(effect.session)
-        group = self._groups.get(peer.framing) if peer is not None else None
-        if peer is not None and group is not None:
-            group.pop(effect.session, None)
-            if not group:
-                del self._groups[peer.framing]
+        session = self._sessions.get(effect.session)
+        if session is not None:
+            self._ungroup(session)
+
+    def _ungroup(self, session: Session) -> bool:
+        """Send it no more broadcasts; whether it got them until now."""
+        framing = session.peer.framing
+        group = self._groups.get(framing)
+        if group is None:
+            return False
+        was_in = group.pop(session.number, None) is not None
+        if not group:
+            del self._groups[framing]
+        return was_in
 
     def _acknowledge(self, effect: Acknowledge) -> None:
-        peer = self._peers.get(effect.session)
-        if peer is not None:
-            peer.acknowledge(effect.syncs, effect.updates)
+        session = self._sessions.get(effect.session)
+        if session is not None:
+            session.peer.acknowledge(effect.syncs, effect.updates)
 
     def _refuse(self, effect: Refuse) -> None:
-        self._peers[effect.session].refuse(effect.reason)
+        self._sessions[effect.session].peer.refuse(effect.reason)
 
     def _change_role(self, effect: ChangeRole) -> None:
-        self._peers[effect.session].role_changed(effect.role)
+        self._sessions[effect.session].peer.role_changed(effect.role)
 
     def _close(self, effect: Close) -> None:
         peer = self._forget(effect.session)
@@ -284,7 +319,8 @@ class Runner(Generic[RoomT]):
     def _forget(self, number: SessionNumber) -> Peer | None:
         if self.room.is_empty:
             self.idle_since = self._ticker.now()
-        return self._peers.pop(number, None)
+        session = self._sessions.pop(number, None)
+        return None if session is None else session.peer
 
     def _schedule_flush(self, effect: FlushAt) -> None:
         if self._flush_at is None or effect.at < self._flush_at:

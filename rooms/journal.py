@@ -176,7 +176,7 @@ class Journal:
             self._on_committed(runner)
         elif diagram in result.stale:
             log.warning("room %s: another owner has taken over, or the diagram is gone", diagram)
-            runner.end(runner.room.fence_lost)
+            runner.fence_lost()
         else:
             log.error("room %s: the log refuses its updates: %s", diagram, result.failed.get(diagram))
             runner.end(runner.room.log_refused)

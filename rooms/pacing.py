@@ -11,6 +11,29 @@ from math import exp
 _MEMORY_S = 0.25
 
 
+class Fading:
+    """A rate over the last seconds."""
+
+    __slots__ = ("_level", "_memory_s", "_seen_at")
+
+    def __init__(self, memory_s: float) -> None:
+        self._memory_s = memory_s
+        self._level = 0.0
+        self._seen_at = 0.0
+
+    def count(self, now: float, events: int) -> None:
+        """So many events came."""
+        self._level = self._faded(now) + events
+        self._seen_at = now
+
+    def per_s(self, now: float) -> float:
+        """Events a second."""
+        return self._faded(now) / self._memory_s
+
+    def _faded(self, now: float) -> float:
+        return self._level * exp((self._seen_at - now) / self._memory_s)
+
+
 class Pacer:
     """Estimates the rate of one kind of event and says when the next flush is due."""
 

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from rooms.effects import SessionNumber
-from tmi.domain.ids import SignInId, UserId
+from tmi.domain.ids import NodeId, SignInId, UserId
+from tmi.domain.model import Node
 from tmi.domain.roles import Role
 
 
@@ -57,5 +58,15 @@ class Peer(Protocol):
 class Follower(Peer, Protocol):
     """Another node, which follows the room for clients of its own. Its `framing` is None."""
 
+    @property
+    def node(self) -> NodeId | None:
+        """Which one; None: this very node, which follows itself."""
+
     def hear(self, body: bytes, but: SessionNumber | None) -> None:
         """A broadcast, for all of its clients but the one behind this session, if that is one of its own."""
+
+    def freeze(self) -> None:
+        """The room stands down: nothing more comes from it, and what is said to it is not heard."""
+
+    def let_go(self, successor: Node | None, *, is_disowned: bool) -> None:
+        """After `freeze`: look for the owner again (see `rooms.nodes.messages.Lost`)."""

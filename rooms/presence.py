@@ -161,6 +161,16 @@ class Presence:
             [Entry(client, known[client].clock, known[client].state) for client in clients]
         )
 
+    def known(self) -> list[Entry]:
+        """Everybody who is here or was here a while ago."""
+        return [Entry(known.client, known.clock, known.state) for known in self._known.values()]
+
+    def spoken_for(self, session: SessionNumber) -> list[Entry]:
+        """Those for whom a session speaks, its own client id first."""
+        own = self._own.get(session)
+        clients = sorted(self._ids.get(session, ()), key=lambda client: client != own)
+        return [Entry(client, self._known[client].clock, self._known[client].state) for client in clients]
+
     def users(self) -> frozenset[UserId]:
         """The users who are present."""
         return frozenset(self._known[client].user for client in self._present)

@@ -18,10 +18,11 @@ stands down), the store refusing this room's rows (the room ends; its clients ke
 to the next room).
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from crdt import y_websocket
+from crdt.awareness import Entry
 from crdt.document import EMPTY_UPDATE, Applied, Document, merge
 from crdt.messages import Awareness, Message, QueryAwareness, SyncStep1, SyncStep2, Update
 from rooms import closing
@@ -46,7 +47,7 @@ from rooms.size import SizeLimit
 from rooms.unsaved import Unsaved
 from tmi.domain.errors import BadFrame, TooLarge
 from tmi.domain.ids import DiagramId, Fence, Seq, UserId
-from tmi.domain.ports import Origin, RoomBatch
+from tmi.domain.ports import LoggedUpdate, Origin, RoomBatch
 
 _JOURNAL = Journal()
 
@@ -73,6 +74,23 @@ class RoomLimits:
     measure_interval_s: float = 10.0
     """How often a document at its limit is measured, unless it grows fast: 64 MiB take 0.4 s."""
     sessions_max: int = 5_000
+
+
+@dataclass(frozen=True, slots=True)
+class Bequest:
+    """What a room that stands down leaves to the replica with which its clients stay."""
+
+    document: Document
+    seq: Seq
+    seats: Mapping[SessionNumber, Seat]
+    unsaved: Sequence[LoggedUpdate]
+    """What it has applied and sent out, and does not know to be committed."""
+    owed: Mapping[SessionNumber, Sequence[int]]
+    """How many SyncStep2 and Update messages of whom wait for its commit."""
+    present: Sequence[Entry]
+    """Everybody's awareness."""
+    said: Mapping[SessionNumber, Sequence[Entry]]
+    """Who said what of it, of those who move."""
 
 
 class Room(Audience):
@@ -211,22 +229,52 @@ class Room(Audience):
         syncs, updates = seat.worth(origin)
         if not seat.may_edit:
             if self.document.would_add(update):
-                seat.refused += syncs + updates
+                if not seat.is_elsewhere:
+                    seat.refused += syncs + updates
                 return (Refuse(seat.number, READ_ONLY),)
             return self._acknowledge_later(seat, syncs, updates)
         if not self._size.allows(update, now):
             return self._end(seat.number, closing.DOCUMENT_TOO_LARGE, TOO_LARGE, now)
+        return self._accept(seat, update, seat.author, origin, (syncs, updates), now)
+
+    def _accept(
+        self,
+        seat: Seat,
+        update: bytes,
+        author: UserId | None,
+        origin: Origin,
+        worth: tuple[int, int],
+        now: float,
+    ) -> Effects:
+        """Apply and number an edit; its commit acknowledges `worth` SyncStep2 and Update messages."""
+        syncs, updates = worth
         self._edits.count(now)
         applied = self.document.apply(update)
         if not applied.adds:
             return self._acknowledge_later(seat, syncs, updates)
-        effects = self._number(applied.journal, seat.author, origin)
+        effects = self._number(applied.journal, author, origin)
         effects.extend(self._relay_later(applied.relay, seat if applied.relay == update else None, now))
         if seat.wants_acknowledgements:
             self._unsaved.wait(seat.number, syncs, updates)
         if applied.gap:
             effects.extend(self._ask_for_gap(seat))
         return effects
+
+    def bring(
+        self, number: SessionNumber, update: bytes, author: UserId | None, origin: Origin, now: float
+    ) -> Effects:
+        """Take in what a former owner has accepted, and perhaps never committed; brought by a node.
+
+        It was checked there, and sent out: so it is neither refused nor held to the size limit here.
+        """
+        seat = self._sessions.get(number)
+        if seat is None:
+            return NOTHING
+        effects = self._settle(now)
+        try:
+            return [*effects, *self._accept(seat, update, author, origin, (0, 1), now)]
+        except BadFrame as fault:
+            return [*effects, *self._end(number, closing.BAD_FRAME, str(fault)[:120], now)]
 
     def _settle(self, now: float) -> list[Effect]:
         if not self._held:
@@ -333,12 +381,23 @@ class Room(Audience):
         if self._presence.dirty:
             due = self._cursors.due(now, members)
             if due <= now:
-                self._cursors.flushed_at = now
-                data, source = self._presence.take_changes()
-                effects.append(Broadcast(y_websocket.awareness(data), source))
+                self._flush_cursors(effects, now)
             else:
                 effects.append(FlushAt(due))
         return effects
+
+    def flush_all(self, now: float) -> Effects:
+        """Send out everything, due or not."""
+        effects: list[Effect] = []
+        self._flush_edits(effects, now)
+        if self._presence.dirty:
+            self._flush_cursors(effects, now)
+        return effects
+
+    def _flush_cursors(self, effects: list[Effect], now: float) -> None:
+        self._cursors.flushed_at = now
+        data, source = self._presence.take_changes()
+        effects.append(Broadcast(y_websocket.awareness(data), source))
 
     def _flush_edits(self, effects: list[Effect], now: float) -> None:
         effects.extend(self._settle(now))
@@ -395,6 +454,25 @@ class Room(Audience):
         """Another node owns the room: what is not committed stays with the clients, who offer it there."""
         self._become(Happening.FENCE_LOST)
         return self._close_all(closing.SERVICE_RESTART, "the room has moved; connect again", now)
+
+    def bequeath(self, numbers: Collection[SessionNumber]) -> Bequest:
+        """Let these sessions go on elsewhere, and forget all others without a word; after `flush_all`.
+
+        The room is empty then, and commits what it has. What happens to the document later is none of its
+        business.
+        """
+        assert not self._held, "flush first"
+        assert not self._relay, "flush first"
+        sessions, self._sessions = self._sessions, {}
+        seats = {number: sessions[number] for number in numbers}
+        owed = {number: owed for number, owed in self._unsaved.owed().items() if number in seats}
+        said = {number: self._presence.spoken_for(number) for number in seats}
+        unsaved = self._unsaved.uncommitted()
+        return Bequest(self.document, self.seq, seats, unsaved, owed, self._presence.known(), said)
+
+    def hand_over(self) -> None:
+        """Nobody is here any more: end after the last commit, so that another node may own the room."""
+        self._finish(Happening.DRAIN)
 
     def log_refused(self, now: float) -> Effects:
         """The store will not take this room's rows: end, so that nobody believes them saved."""

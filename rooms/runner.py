@@ -1,16 +1,19 @@
 """The shell around one room: what `rooms/hosting.py` does for any document, and the journal's side of it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from crdt.document import Document
-from rooms.effects import Journal
+from rooms.effects import Journal, SessionNumber
 from rooms.hosting import Runner, Session
-from rooms.peer import Follower
+from rooms.nodes.following import ReplicaRunner
+from rooms.pacing import Fading
+from rooms.peer import Follower, Peer
 from rooms.room import Room
 from rooms.ticker import Ticker
-from tmi.domain.ids import UserId
+from tmi.domain.ids import NodeId, UserId
 from tmi.domain.ports import Origin
 
+_RATE_S = 10.0
 UPDATE_WEIGHT = 64
 """What replaying one more update costs, in bytes of state that cost the same."""
 
@@ -24,25 +27,79 @@ class RoomRunner(Runner[Room]):
         """Size of the newest snapshot."""
         self.tail_weight = 0
         """What loading would have to replay after it, in bytes, with a share for each update."""
+        self.on_fence_lost: Callable[[RoomRunner], None] | None = None
+        """Called when another node owns the room; None: its clients are closed."""
+        self.committed_at: float | None = None
+        """When its last commit was (the rooms' clock); None: there was none since it was opened."""
+        self.edits = Fading(_RATE_S)
+        """Updates committed."""
         self._on_journal = on_journal
+        self._nodes: dict[SessionNumber, Follower] = {}
         self._perform_one[Journal] = self._journal
 
     def follow(self, follower: Follower) -> Session:
         """Let a node in that follows the room; the room's phase must be OPEN."""
-        return self._enter(self.room.follow(), follower)
+        session = self._enter(self.room.follow(), follower)
+        self._nodes[session.number] = follower
+        return session
+
+    @property
+    def nodes(self) -> int:
+        """How many other nodes follow the room."""
+        return sum(follower.node is not None for follower in self._nodes.values())
+
+    def is_followed_by(self, node: NodeId) -> bool:
+        """Whether that node does."""
+        return any(follower.node == node for follower in self._nodes.values())
+
+    def stand_down(self, replica: ReplicaRunner | None) -> Sequence[Follower]:
+        """Let the clients of this node go on with a replica, if one is given; nobody is here afterwards.
+
+        Returns the nodes that followed, which wait for `Follower.let_go`.
+        """
+        self.perform(self.room.flush_all(self._ticker.now()))
+        nodes, self._nodes = self._nodes, {}
+        numbers = self.clients
+        bequest = self.room.bequeath(numbers)
+        if replica is not None:
+            replica.catch_up(bequest)
+            self.hand_to(replica, numbers)
+            replica.inherit(bequest)
+        for follower in nodes.values():
+            follower.freeze()
+        return list(nodes.values())
+
+    def _forget(self, number: SessionNumber) -> Peer | None:
+        self._nodes.pop(number, None)
+        return super()._forget(number)
 
     def edit(self, change: Callable[[Document], bytes | None], author: UserId | None, origin: Origin) -> None:
         """Change the document from the server's side."""
         self.settle()
         self.perform(self.room.edit(change, author, origin, self._ticker.now()))
 
+    def bring(
+        self, number: SessionNumber, update: bytes, author: UserId | None, origin: Origin
+    ) -> None:
+        """A node brings what a former owner accepted."""
+        self.perform(self.room.bring(number, update, author, origin, self._ticker.now()))
+
     def committed(self) -> None:
         """The batch in flight is committed."""
         room = self.room
         unsaved, unsaved_bytes = room.unsaved, room.unsaved_bytes
         effects = room.committed()
+        self.committed_at = self._ticker.now()
+        self.edits.count(self.committed_at, unsaved - room.unsaved)
         self.tail_weight += unsaved_bytes - room.unsaved_bytes + (unsaved - room.unsaved) * UPDATE_WEIGHT
         self.perform(effects)
+
+    def fence_lost(self) -> None:
+        """Another node owns the room, says the log."""
+        if self.on_fence_lost is None or not self.room.is_open:
+            self.end(self.room.fence_lost)
+        else:
+            self.on_fence_lost(self)
 
     def _journal(self, _effect: Journal) -> None:
         self._on_journal(self)

@@ -4,88 +4,43 @@ import asyncio
 import contextlib
 import logging
 from collections import Counter
-from collections.abc import AsyncIterator, Coroutine, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from itertools import chain
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from typing import Any
-from uuid import UUID
 
 from crdt.document import Document
-from rooms import closing
+from rooms.background import Background
+from rooms.handing_over import HandingOver, Successors, best_successor
+from rooms.hosted import Hosted
 from rooms.hosting import Runner, Session
-from rooms.journal import Journal, JournalLimits
+from rooms.journal import Journal
+from rooms.limits import RoomsLimits
+from rooms.memory import memory_of
 from rooms.nodes.following import ReplicaRunner
 from rooms.nodes.keeper import Keeper, NodeLinks
 from rooms.nodes.loopback import Loopback
 from rooms.nodes.mirror import Answer, Mirror
 from rooms.nodes.replica import Replica, ReplicaLimits
 from rooms.peer import Member, Peer
-from rooms.room import Room, RoomLimits
+from rooms.rights import Rights
+from rooms.room import Room
 from rooms.runner import UPDATE_WEIGHT, RoomRunner
-from rooms.snapshots import SnapshotLimits, Snapshotter
+from rooms.snapshots import Snapshotter
 from rooms.ticker import Ticker
 from tmi.domain.errors import (
     DatabaseUnavailable,
     Draining,
-    NotFound,
     OwnedElsewhere,
     TooManyRequests,
     Unavailable,
 )
 from tmi.domain.ids import DiagramId, NodeId, Seq, SignInId
 from tmi.domain.model import Node
-from tmi.domain.ports import (
-    AccessControl,
-    Coordinator,
-    Happened,
-    Signal,
-    Signals,
-    StoredDocument,
-    UpdateLog,
-)
+from tmi.domain.ports import AccessControl, Coordinator, Signal, Signals, StoredDocument, UpdateLog
 from tmi.domain.roles import Action, may
 
 log = logging.getLogger(__name__)
 
 _OPENING_TRIES = 5
-
-MEMORY_FACTOR = 20
-"""Resident bytes for each encoded byte of a document.
-
-Measured with pycrdt 0.14.13 on x86-64 Linux: 20 for a diagram of 20,000 cells, 24 for 20,000 edits by as many
-clients, 37 for 100,000 moves of 100 cells, 1.1 for texts of 10,000 letters: what counts is the number of
-structs, of 200 to 600 bytes each. Diagrams are of the first kind.
-"""
-ROOM_BYTES = 10 * 1024
-"""What a room takes without its document's content: measured with 2,000 rooms."""
-
-
-@dataclass(frozen=True, slots=True)
-class RoomsLimits:
-    """Bounds of all rooms together; times in seconds."""
-
-    room: RoomLimits = field(default_factory=RoomLimits)
-    journal: JournalLimits = field(default_factory=JournalLimits)
-    snapshots: SnapshotLimits = field(default_factory=SnapshotLimits)
-    idle_s: float = 30.0
-    """A room without anybody is closed after this long."""
-    memory_max_bytes: int = 1024 * 1024 * 1024
-    """What the rooms may take together, by estimate, before those without anybody are closed early."""
-    memory_hard_max_bytes: int = 2 * 1024 * 1024 * 1024
-    """From here on no further room is opened."""
-    memory_sweep_s: float = 1.0
-    """What the rooms take is looked at this often."""
-    evict_after_s: float = 1.0
-    """A room is not closed early before it has been without anybody for so long."""
-    sweep_s: float = 0.1
-    loads_at_once: int = 4
-    load_timeout_s: float = 30.0
-    read_timeout_s: float = 5.0
-    """For reading a document from the node that owns it."""
-    loads_waiting_max: int = 1000
-    rights_retry_s: float = 0.5
-    recent_change_s: float = 60.0
-    """For this long after a change of rights, a newcomer's role is read once more after it joined."""
 
 
 class Rooms:
@@ -100,24 +55,30 @@ class Rooms:
     ) -> None:
         self._store = store
         self._coordinator = coordinator
-        self._access = access
-        self._signals: Signals | None = None
         self._limits = limits or RoomsLimits()
         self._ticker = Ticker(asyncio.get_running_loop())
         self._snapshotter = Snapshotter(store, self._limits.snapshots)
         self.journal = Journal(store, self._limits.journal, self._snapshotter.on_committed)
-        self._open: dict[DiagramId, RoomRunner] = {}
-        self._following: dict[DiagramId, ReplicaRunner] = {}
-        """Replicas of rooms that other nodes own, or owned until a moment ago."""
+        self._hosted = hosted = Hosted()
+        self._open, self._ending, self._following = hosted.open, hosted.ending, hosted.following
+        self._background = Background()
+        self._rights = Rights(
+            hosted,
+            access,
+            self._ticker,
+            self._background,
+            self._release,
+            retry_s=self._limits.rights_retry_s,
+            recent_s=self._limits.recent_change_s,
+        )
         self._keeper: Keeper | None = None
+        self._handing: HandingOver | None = None
+        self._successors: Successors | None = None
         self._opening: dict[DiagramId, asyncio.Task[RoomRunner]] = {}
-        self._ending: dict[DiagramId, RoomRunner] = {}
         self._load_slots = asyncio.Semaphore(self._limits.loads_at_once)
         self._draining = False
         self._memory_seen = 0
         self._memory_due_at = 0.0
-        self._changed_at: dict[DiagramId, float] = {}
-        self._background: set[asyncio.Task[None]] = set()
         self.refusals: Counter[str] = Counter()
         """What was refused, by limit."""
         self.closes: Counter[int] = Counter()
@@ -129,12 +90,16 @@ class Rooms:
         """A commit or the end of a tick is awaited: each is several turns of the loop away."""
         return self.journal.in_flight > 0 or self._ticker.is_ticking
 
-    def use(self, links: NodeLinks, signals: Signals) -> None:
+    def use(self, links: NodeLinks, signals: Signals, successors: Successors | None = None) -> None:
         """Be one node of several: follow rooms that others own over these links, and tell them what happens
         here. Whoever hears others' signals hands them to `hear`.
         """
-        self._keeper = Keeper(self._own, links, Loopback(self))
-        self._signals = signals
+        self._keeper = keeper = Keeper(self._found, links, Loopback(self))
+        self._handing = HandingOver(
+            self._hosted, keeper, self._background, self._given_back, self._replica_of, self._limits.handover
+        )
+        self._successors = successors
+        self._rights.signals = signals
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator["Rooms"]:
@@ -144,10 +109,11 @@ class Rooms:
             try:
                 yield self
             finally:
-                tasks = [sweeper, *self._background, *self._opening.values()]
+                tasks = [sweeper, *self._opening.values()]
                 for task in tasks:
                     task.cancel()
                 await asyncio.gather(*tasks, return_exceptions=True)
+                await self._background.end()
                 self._ticker.close()
 
     # --- joining --------------------------------------------------------------------------------
@@ -167,24 +133,23 @@ class Rooms:
             self.refusals["journal"] += 1
             raise Unavailable("too many edits wait for the database; try again shortly")
         session = runner.join(member, peer)
-        self._look_again(diagram)
+        self._rights.look_again(diagram)
         return session
 
-    def _look_again(self, diagram: DiagramId) -> None:
-        """A newcomer's role was looked up before it was let in, perhaps before a change."""
-        if diagram in self._changed_at:
-            self._spawn(self._reread(diagram))
-
-    def mirror(self, diagram: DiagramId, state_vector: bytes, answer: Answer) -> Mirror | None:
+    def mirror(
+        self, diagram: DiagramId, state_vector: bytes, answer: Answer, node: NodeId | None
+    ) -> Mirror | None:
         """Let another node follow a room that is open here; None if it is not."""
         runner = self._open.get(diagram)
-        if runner is None or not runner.room.is_open or self._draining:
+        if runner is None or not runner.room.is_open:
             return None
-        return Mirror(runner, state_vector, answer, lambda: self._look_again(diagram))
+        return Mirror(runner, state_vector, answer, lambda: self._rights.look_again(diagram), node)
 
     def is_between(self, diagram: DiagramId) -> bool:
         """Whether a room is being opened here, or its last edits are being committed."""
-        return diagram in self._opening or diagram in self._ending or diagram in self._open
+        hosted = self._hosted
+        homes = self._opening, hosted.open, hosted.ending, hosted.moving
+        return any(diagram in home for home in homes)
 
     async def _room(self, diagram: DiagramId) -> Runner[Any]:
         """The room, opened here if need be, or else its replica."""
@@ -212,6 +177,47 @@ class Rooms:
             return replica
         return self._follow(diagram, elsewhere.owner, self._keeper)
 
+    async def take(self, diagram: DiagramId, former: NodeId) -> Node | None:
+        """Open a room that a former owner has given up; returns who was quicker, if anybody was.
+
+        Raises NotFound, Unavailable, DatabaseUnavailable and Draining.
+        """
+        try:
+            await self._own(diagram, former)
+        except OwnedElsewhere as elsewhere:
+            return elsewhere.owner
+        return None
+
+    async def move(self, diagram: DiagramId, successor: Node) -> Node:
+        """Hand a room over that is open here (`rooms/handing_over.py`). Raises NotFound and Unavailable."""
+        if self._handing is None or self._successors is None:
+            raise Unavailable("this node is alone")
+        if self.journal.database_away:
+            raise DatabaseUnavailable
+        return await self._handing.hand_over(diagram, successor, self._successors)
+
+    async def hand_over_all(self, deadline_s: float) -> None:
+        """Take nobody in, and hand the rooms with people in them to other nodes, if there are any. The
+        clients that are here stay until they are closed (`drain`).
+        """
+        self._draining = True
+        await self._coordinator.withdraw()
+        if self._handing is None or self._successors is None or self.journal.database_away:
+            return
+        given: Counter[NodeId] = Counter()
+
+        def choose(runner: RoomRunner) -> Node | None:
+            successor = best_successor(runner, self.successors(), given.__getitem__)
+            if successor is not None:
+                given[successor.id] += 1
+            return successor
+
+        await self._handing.hand_over_all(deadline_s, self._successors, choose)
+
+    def successors(self) -> Sequence[Node]:
+        """The nodes that may own a room next."""
+        return [node for node in self._coordinator.peers() if not node.is_draining]
+
     async def _synced(self, replica: ReplicaRunner) -> None:
         try:
             async with asyncio.timeout(self._limits.load_timeout_s):
@@ -229,11 +235,23 @@ class Rooms:
         return runner
 
     def _follow(self, diagram: DiagramId, owner: Node, keeper: Keeper) -> ReplicaRunner:
-        limits = ReplicaLimits(sessions_max=self._limits.room.sessions_max)
-        runner = ReplicaRunner(Replica(diagram, limits), self._ticker)
+        runner = self._register(Replica(diagram, self._replica_limits))
+        self._background.spawn(keeper.keep(runner, owner))
+        return runner
+
+    def _replica_of(self, diagram: DiagramId, runner: RoomRunner) -> ReplicaRunner:
+        """For the clients of a room that stands down; its document is theirs from now on."""
+        self._snapshotter.forget(runner)
+        return self._register(Replica(diagram, self._replica_limits, runner.room.document))
+
+    @property
+    def _replica_limits(self) -> ReplicaLimits:
+        return ReplicaLimits(sessions_max=self._limits.room.sessions_max)
+
+    def _register(self, replica: Replica) -> ReplicaRunner:
+        runner = ReplicaRunner(replica, self._ticker)
         runner.closes = self.closes
-        self._following[diagram] = runner
-        self._spawn(keeper.keep(runner, owner))
+        self._following[replica.diagram] = runner
         return runner
 
     async def _own(self, diagram: DiagramId, disowned: NodeId | None = None) -> RoomRunner:
@@ -255,6 +273,21 @@ class Rooms:
             await asyncio.shield(opening)
         raise Unavailable("the diagram's room does not stay open; try again shortly")
 
+    async def _found(self, diagram: DiagramId, disowned: NodeId | None) -> RoomRunner:
+        """For those who look for an owner: as `_own`, except that a draining node claims nothing, and that
+        there is no need to claim, which a node may have to wait for, what somebody else has.
+        """
+        runner = self.owned(diagram)
+        if runner is not None:
+            return runner
+        if disowned is None or self._draining:
+            owner = await self._coordinator.owner(diagram)
+            if owner is not None:
+                raise OwnedElsewhere(owner)
+        if self._draining:
+            raise Draining
+        return await self._own(diagram, disowned)
+
     def _refuse_beyond_memory(self) -> None:
         """Raises Unavailable while rooms take too much and none can be closed for it."""
         limits = self._limits
@@ -273,12 +306,12 @@ class Rooms:
                 try:
                     stored = await self._store.load(diagram)
                 except BaseException:
-                    self._spawn(self._coordinator.release(diagram, fence))
+                    self._background.spawn(self._coordinator.release(diagram, fence))
                     raise
         except TimeoutError:
             raise DatabaseUnavailable("opening the diagram took too long") from None
         if self._draining:
-            self._spawn(self._coordinator.release(diagram, fence))
+            self._background.spawn(self._coordinator.release(diagram, fence))
             raise Draining
         document = Document.load(stored.snapshot, stored.tail, is_whole=stored.is_whole)
         if document.rejected:
@@ -292,6 +325,8 @@ class Rooms:
         )
         runner = RoomRunner(room, self._ticker, self.journal.offer)
         runner.closes = self.closes
+        if self._handing is not None:
+            runner.on_fence_lost = self._handing.fence_lost
         self._memory_seen += memory_of(runner)
         runner.snapshot_bytes = len(stored.snapshot or b"")
         runner.tail_weight = _weight(stored)
@@ -305,7 +340,7 @@ class Rooms:
         """
         while True:
             ending = self._ending.get(diagram)
-            if ending is None or ending.room.is_over:
+            if (ending is None or ending.room.is_over) and diagram not in self._hosted.moving:
                 return
             await asyncio.sleep(0.01)
 
@@ -317,7 +352,8 @@ class Rooms:
         A diagram whose room another node owns is read there; one without a room from the log, and is not
         claimed. Do not change the document. Raises NotFound, Unavailable and DatabaseUnavailable.
         """
-        runner = self._open.get(diagram) or self._ending.get(diagram)
+        homes = self._open, self._ending, self._hosted.moving
+        runner = next((home[diagram] for home in homes if diagram in home), None)
         if runner is not None and not runner.room.is_over:
             runner.settle()
             return runner.room.seq, runner.room.document
@@ -345,87 +381,19 @@ class Rooms:
 
     async def access_changed(self, diagrams: Sequence[DiagramId]) -> None:
         """Roles on these diagrams may have changed: see to it on every node."""
-        if not await self._announced(Happened.ACCESS_CHANGED, diagrams):
-            await self._access_changed(diagrams)
+        await self._rights.access_changed(diagrams)
 
     def deleted(self, diagrams: Sequence[DiagramId]) -> None:
         """These diagrams are gone: close their sessions with 4404, on every node."""
-        self._deleted(diagrams)
-        self._spawn(self._announce(Happened.DELETED, diagrams))
+        self._rights.deleted(diagrams)
 
     async def sign_in_ended(self, sign_in: SignInId) -> None:
         """Close every session behind this sign-in with 4401, on every node."""
-        self._sign_in_ended(sign_in)
-        await self._announce(Happened.SIGN_IN_ENDED, [sign_in])
-
-    async def _announce(self, happened: Happened, ids: Sequence[UUID]) -> None:
-        await self._announced(happened, ids)
-
-    async def _announced(self, happened: Happened, ids: Sequence[UUID]) -> bool:
-        """Tell all nodes, this one included; False if only this one can be told now."""
-        if self._signals is None or not ids:
-            return False
-        try:
-            await self._signals.publish(Signal(happened, tuple(ids)))
-        except DatabaseUnavailable:
-            # The others' connections are gone as well: they look at everything again when it is back.
-            return False
-        return True
+        await self._rights.sign_in_ended(sign_in)
 
     def hear(self, signal: Signal | None) -> None:
         """A node has told all what happened; None: some of it may have been missed."""
-        if signal is None:
-            self._spawn(self._access_changed([*self._open]))
-        elif signal.happened is Happened.ACCESS_CHANGED:
-            self._spawn(self._access_changed([DiagramId(key) for key in signal.ids]))
-        elif signal.happened is Happened.DELETED:
-            self._deleted([DiagramId(key) for key in signal.ids])
-        else:
-            for key in signal.ids:
-                self._sign_in_ended(SignInId(key))
-
-    async def _access_changed(self, diagrams: Sequence[DiagramId]) -> None:
-        """Read the roles again of everybody who is connected here.
-
-        Demotes and promotes open sessions, and closes with 4403 those who may no longer read. While the
-        database is away the rights last known hold, and this is tried again until it answers.
-        """
-        now = self._ticker.now()
-        for diagram in diagrams:
-            self._changed_at[diagram] = now
-        for diagram in diagrams:
-            await self._reread(diagram)
-
-    async def _reread(self, diagram: DiagramId) -> None:
-        while (runner := self._open.get(diagram)) is not None and not runner.room.is_empty:
-            users = list({member.user for member in runner.room.members.values()})
-            try:
-                roles = await self._access.to_diagram_of_all(users, diagram)
-            except NotFound:
-                self._deleted([diagram])
-                return
-            except DatabaseUnavailable:
-                await asyncio.sleep(self._limits.rights_retry_s)
-                continue
-            runner.change_roles(roles)
-            if all(member.user in roles for member in runner.room.members.values()):
-                return
-
-    def _sign_in_ended(self, sign_in: SignInId) -> None:
-        for runner in list(self._open.values()):
-            _end_sign_in(runner, sign_in)
-        for replica in list(self._following.values()):
-            _end_sign_in(replica, sign_in)
-
-    def _deleted(self, diagrams: Sequence[DiagramId]) -> None:
-        for diagram in diagrams:
-            runner = self._open.pop(diagram, None) or self._ending.pop(diagram, None)
-            if runner is not None:
-                runner.end(runner.room.deleted)
-                self._spawn(self._coordinator.release(diagram, runner.room.fence))
-            replica = self._following.get(diagram)
-            if replica is not None:
-                replica.end(replica.room.deleted)
+        self._rights.hear(signal)
 
     # --- closing --------------------------------------------------------------------------------
 
@@ -486,10 +454,8 @@ class Rooms:
         for diagram, runner in list(self._ending.items()):
             if runner.room.is_over:
                 del self._ending[diagram]
-                self._spawn(self._coordinator.release(diagram, runner.room.fence))
-        for diagram, changed_at in list(self._changed_at.items()):
-            if now - changed_at > self._limits.recent_change_s:
-                del self._changed_at[diagram]
+                self._release(runner)
+        self._rights.forget_old_changes()
 
     def _close_idle_replicas(self) -> None:
         idle_since = self._ticker.now() - self._limits.idle_s
@@ -504,22 +470,33 @@ class Rooms:
         del self._open[diagram]
         self._ending[diagram] = runner
 
-    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.get_running_loop().create_task(work)
-        self._background.add(task)
-        task.add_done_callback(self._finished)
+    def _release(self, runner: RoomRunner) -> None:
+        self._background.spawn(self._given_back(runner))
 
-    def _finished(self, task: asyncio.Task[None]) -> None:
-        self._background.discard(task)
-        if not task.cancelled() and (error := task.exception()) is not None:
-            log.error("a background task of the rooms failed", exc_info=error)
+    async def _given_back(self, runner: RoomRunner) -> None:
+        await self._coordinator.release(runner.room.diagram, runner.room.fence)
 
     # --- figures --------------------------------------------------------------------------------
 
     @property
     def runners(self) -> Iterator[RoomRunner]:
         """All rooms in memory."""
-        return chain(self._open.values(), self._ending.values())
+        return self._hosted.rooms
+
+    def owned(self, diagram: DiagramId) -> RoomRunner | None:
+        """A room that this node owns and has open."""
+        runner = self._open.get(diagram)
+        return runner if runner is not None and runner.room.is_open else None
+
+    @property
+    def followed_rooms(self) -> int:
+        """Replicas of rooms that other nodes own, or this one does meanwhile."""
+        return len(self._following)
+
+    @property
+    def is_draining(self) -> bool:
+        """Nobody is taken in any more."""
+        return self._draining
 
     @property
     def memory_bytes(self) -> int:
@@ -539,20 +516,7 @@ class Rooms:
     @property
     def sessions(self) -> int:
         """Sessions in all rooms."""
-        runners = chain[Runner[Any]](self._open.values(), self._following.values())
-        return sum(runner.peers_here for runner in runners)
-
-
-def _end_sign_in(runner: Runner[Any], sign_in: SignInId) -> None:
-    for number, member in runner.room.members.items():
-        if member.sign_in == sign_in:
-            runner.end_session(number, closing.SIGN_IN_ENDED, "your sign-in session has ended")
-
-
-def memory_of(runner: RoomRunner) -> int:
-    """What a room takes, by estimate, in bytes."""
-    room = runner.room
-    return ROOM_BYTES + MEMORY_FACTOR * room.document.bytes_estimate + room.unsaved_bytes
+        return sum(runner.peers_here for runner in self._hosted.with_clients)
 
 
 def _weight(stored: StoredDocument) -> int:

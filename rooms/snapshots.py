@@ -91,6 +91,11 @@ class Snapshotter:
             self._due[runner.room.diagram] = runner
             self._wake.set()
 
+    def forget(self, runner: RoomRunner) -> None:
+        """The room has stood down: its document may go on to change, unlike its number."""
+        if self._due.get(runner.room.diagram) is runner:
+            del self._due[runner.room.diagram]
+
     async def _work(self) -> None:
         while True:
             await self._wake.wait()

@@ -9,7 +9,7 @@ What it holds true:
 """
 
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 from rooms.effects import SessionNumber
 from tmi.domain.ids import Seq, UserId
@@ -66,6 +66,14 @@ class Unsaved:
         count[1] += updates
         self.messages += syncs + updates
 
+    def uncommitted(self) -> Sequence[LoggedUpdate]:
+        """All that is not known to be in the log, in order, what is in flight included."""
+        return [*self._in_flight, *self._unsent]
+
+    def owed(self) -> Mapping[SessionNumber, list[int]]:
+        """How many SyncStep2 and Update messages of whom wait for a commit."""
+        return _summed(counts for _, counts in self._waiting)
+
     def take(self) -> tuple[LoggedUpdate, ...]:
         """The next batch, bounded; empty while one is in flight.
 
@@ -96,3 +104,13 @@ class Unsaved:
                 count[1] += updates
                 self.messages -= syncs + updates
         return counts
+
+
+def _summed(many: Iterable[Mapping[SessionNumber, list[int]]]) -> Mapping[SessionNumber, list[int]]:
+    sums: dict[SessionNumber, list[int]] = {}
+    for counts in many:
+        for number, (syncs, updates) in counts.items():
+            one = sums.setdefault(number, [0, 0])
+            one[0] += syncs
+            one[1] += updates
+    return sums

@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import parse_qs, urlencode, urlsplit
+from uuid import uuid4
 
 from quart import Quart
 from quart.testing.utils import sentinel
@@ -34,13 +35,21 @@ from persistence.postgres.signing_keys import PostgresSigningKeys
 from persistence.postgres.threat_models import PostgresThreatModels
 from persistence.postgres.update_log import PostgresUpdateLog
 from persistence.postgres.users import PostgresUsers
+from rooms.administration import Administration, Desk
 from rooms.coordination.local import LocalCoordinator
 from rooms.service import Rooms
+from tmi.domain.errors import Unavailable
+from tmi.domain.ids import NodeId
+from tmi.domain.model import Node
 
 Json = Any
 CALLBACK = "http://127.0.0.1:4321/callback"
 VERIFIER = "v" * 43
 ISSUER = "https://tmi.example.org"
+ADMINISTRATOR = "admin"
+NODE = Node(NodeId(uuid4()), "node", "")
+"""Who signs in under this name is an administrator."""
+OPTIONS = ApiOptions(dev=True, administrators=(f"tmi:{ADMINISTRATOR}@tmi.local",))
 
 
 def challenge_of(verifier: str) -> str:
@@ -186,7 +195,8 @@ async def over_memory(
             rooms=rooms,
             tokens=tokens or Tokens(keys, ISSUER),
             database=MemoryDatabase(store),
-            options=options or ApiOptions(dev=True),
+            administration=_administration(rooms),
+            options=options or OPTIONS,
             health=Health(started=True),
         )
         async with _running(services) as client:
@@ -208,11 +218,21 @@ async def over_postgres(database: PostgresDatabase) -> AsyncIterator[RestClient]
             rooms=rooms,
             tokens=Tokens(keys, ISSUER),
             database=database,
-            options=ApiOptions(dev=True),
+            administration=_administration(rooms),
+            options=OPTIONS,
             health=Health(started=True),
         )
         async with _running(services) as client:
             yield client
+
+
+def _administration(rooms: Rooms) -> Administration:
+    """Of a node that is alone, and does not drain."""
+
+    async def nobody(node: Node, question: Json, patience_s: float) -> Json:
+        raise Unavailable("this node is alone")
+
+    return Administration(lambda: (), nobody, Desk(NODE, rooms, lambda: None, "1"))
 
 
 @asynccontextmanager

@@ -1,19 +1,27 @@
 """The command `tmi`. Whatever keeps it from working is one line on standard error and a non-zero status."""
 
+import asyncio
 import sys
-from collections.abc import Coroutine
+import time
+from collections.abc import Callable, Coroutine
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
+from uuid import UUID
 
 import click
+import orjson
 import uvloop
 
-from tmi.domain.errors import TmiError
+from rooms.administration import ROOMS_MAX, SORTS, Administration
+from tmi.domain.errors import Conflict, NotFound, TmiError, Unavailable
+from tmi.domain.ids import DiagramId, NodeId
+from tmi.domain.model import Node
 from tmi.logs import configure_logs
 from tmi.serve import Exit, serve
 from tmi.settings import BadSetting, Settings, describe_settings, read_settings
-from tmi.wiring import open_database
+from tmi.tables import table_of_nodes, table_of_rooms
+from tmi.wiring import open_administration, open_database
 
 T = TypeVar("T")
 
@@ -60,6 +68,110 @@ def migrate_command(**options: Any) -> None:
     """Bring the database up to date, and end."""
     applied = _run(_migrate(_settings(options)))
     click.echo(f"Applied {', '.join(applied)}." if applied else "The database is up to date.")
+
+
+# --- nodes and rooms ----------------------------------------------------------------------------
+
+GONE_WITHIN_S = 120.0
+AS_JSON = click.option("--json", "as_json", is_flag=True, help="For programs.")
+
+
+@main.group("nodes", invoke_without_command=True)
+@AS_JSON
+@click.pass_context
+def nodes_group(context: click.Context, as_json: bool) -> None:
+    """List the nodes of this deployment. Reads the same settings as they do."""
+    if context.invoked_subcommand is not None:
+        return
+    nodes, silent = _administer(lambda administration: administration.nodes())
+    if as_json:
+        _echo_json({"nodes": nodes, "silent": silent})
+    else:
+        click.echo(table_of_nodes(nodes, silent))
+
+
+@nodes_group.command("drain")
+@click.argument("node")
+def drain_command(node: str) -> None:
+    """Let NODE, a name or an id, hand its rooms to the other nodes, send its clients there, and end.
+
+    Returns when it is gone.
+    """
+
+    async def drain(administration: Administration) -> float:
+        found = await _node_called(administration, node)
+        started = time.monotonic()
+        await administration.drain(found)
+        while await _is_there(administration, found):
+            if time.monotonic() - started > GONE_WITHIN_S:
+                raise Unavailable(f"Node {node} is draining, and still there after {GONE_WITHIN_S:.0f} s.")
+            await asyncio.sleep(0.2)
+        return time.monotonic() - started
+
+    click.echo(f"Node {node} is gone after {_administer(drain):.1f} s.")
+
+
+@main.group("rooms", invoke_without_command=True)
+@AS_JSON
+@click.option("--sort", type=click.Choice(SORTS), default=SORTS[0], show_default=True, help="Largest first.")
+@click.option("--limit", type=click.IntRange(1, ROOMS_MAX), default=50, show_default=True)
+@click.pass_context
+def rooms_group(context: click.Context, as_json: bool, sort: str, limit: int) -> None:
+    """List open rooms: who owns them, how large, how busy, how long since the last commit."""
+    if context.invoked_subcommand is not None:
+        return
+    total, rooms, silent = _administer(lambda administration: administration.rooms(sort, limit))
+    if as_json:
+        _echo_json({"total": total, "rooms": rooms, "silent": silent})
+        return
+    click.echo(table_of_rooms(rooms))
+    if total > len(rooms):
+        click.echo(f"{len(rooms)} of {total} rooms.")
+    for node in silent:
+        click.echo(f"tmi: node {node.name} does not answer: {node.why}", err=True)
+
+
+@rooms_group.command("move")
+@click.argument("diagram", type=click.UUID, metavar="ID")
+@click.option("--to", metavar="NODE", help="A name or an id; else a node with clients in the room already.")
+def move_command(diagram: UUID, to: str | None) -> None:
+    """Move the open room of diagram ID to another node. Nobody is disconnected."""
+
+    async def move(administration: Administration) -> Node:
+        node = None if to is None else await _node_called(administration, to)
+        return await administration.move(DiagramId(diagram), node)
+
+    click.echo(f"Room {diagram} is on node {_administer(move).name} now.")
+
+
+async def _node_called(administration: Administration, called: str) -> NodeId:
+    """The node of this name or id. Raises NotFound and Conflict."""
+    nodes, _ = await administration.nodes()
+    found = [node.id for node in nodes if called in (node.id, node.name)]
+    if len(found) > 1:
+        raise Conflict(f"There are {len(found)} nodes called {called}: give an id.")
+    if not found:
+        raise NotFound(f"There is no node {called} that answers.")
+    return NodeId(UUID(found[0]))
+
+
+async def _is_there(administration: Administration, node: NodeId) -> bool:
+    nodes, _ = await administration.nodes()
+    return any(one.id == str(node) for one in nodes)
+
+
+def _administer(work: Callable[[Administration], Coroutine[Any, Any, T]]) -> T:
+    settings = _settings({})
+
+    async def run() -> T:
+        async with open_administration(settings) as administration:
+            return await work(administration)
+
+    return _run(run())
+
+
+def _echo_json(what: object) -> None:
+    click.echo(orjson.dumps(what, option=orjson.OPT_INDENT_2).decode())
 
 
 @main.command("settings")

@@ -63,19 +63,32 @@ async def _serve_on(
         _spare_the_collector()
         stop.waits_for_drain()
         announce(_url(settings.host, listener.port))
-        await _first_of(stop.requested, service.taken_over)
-        is_saved = await _drain(service, listener, settings.drain_s)
+        await _first_of(stop.requested, service.taken_over, service.drain_requested)
+        listener.stop_accepting()
+        # Or the kernel would go on taking connections that nobody serves: whoever comes is refused at once.
+        listening.close()
+        is_saved = await _drain(service, listener, settings)
     if not is_saved:
         return Exit.UNSAVED
     return Exit.FAILED if service.taken_over.is_set() else Exit.OK
 
 
-async def _drain(service: Service, listener: Listener, drain_s: float) -> bool:
-    """Take nobody in, send everybody away, commit everything. False if that could not be done in time."""
+async def _drain(service: Service, listener: Listener, settings: Settings) -> bool:
+    """Take nobody in, send everybody away, commit everything. False if that could not be done in time.
+
+    Where other nodes live, the rooms go there first, and the clients follow one by one.
+    """
     log.info("draining")
     service.health.draining = True
-    listener.stop_accepting()
-    unsaved, _ = await asyncio.gather(service.rooms.drain(drain_s), service.live.drain(CLOSE_S))
+    clock = asyncio.get_running_loop().time
+    ends_at = clock() + settings.drain_s
+    if service.rooms.successors():
+        spread_s = min(settings.drain_spread_s, settings.drain_s)
+        await asyncio.gather(
+            service.rooms.hand_over_all(settings.drain_s), service.live.drain(CLOSE_S, spread_s)
+        )
+    left_s = max(ends_at - clock(), 0.0)
+    unsaved, _ = await asyncio.gather(service.rooms.drain(left_s), service.live.drain(CLOSE_S))
     await listener.aclose(CLOSE_S)
     for diagram, count in unsaved.items():
         log.error("%d edits of room %s are unsaved", count, diagram)

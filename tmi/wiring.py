@@ -5,10 +5,11 @@ import contextlib
 import logging
 import os
 import socket
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import AsyncExitStack, asynccontextmanager, closing
 from dataclasses import dataclass
 from datetime import timedelta
+from importlib.metadata import version
 from typing import Any
 from uuid import uuid4
 
@@ -27,14 +28,18 @@ from persistence.postgres.signing_keys import PostgresSigningKeys
 from persistence.postgres.threat_models import PostgresThreatModels
 from persistence.postgres.update_log import PostgresUpdateLog
 from persistence.postgres.users import PostgresUsers
+from rooms.administration import Administration, Desk
 from rooms.coordination.local import LocalCoordinator
-from rooms.coordination.redis import RedisCoordinator, connected
+from rooms.coordination.redis import RedisCoordinator, connected, living_nodes
 from rooms.journal import JournalLimits
+from rooms.limits import RoomsLimits
+from rooms.nodes.control import Json
 from rooms.nodes.links import Links
+from rooms.nodes.mirror import Answer, Mirror
 from rooms.room import RoomLimits
-from rooms.service import Rooms, RoomsLimits
-from tmi.domain.errors import DatabaseUnavailable, StartupError, TmiError
-from tmi.domain.ids import NodeId
+from rooms.service import Rooms
+from tmi.domain.errors import DatabaseUnavailable, StartupError, TmiError, Unavailable
+from tmi.domain.ids import DiagramId, NodeId
 from tmi.domain.model import Node
 from tmi.domain.ports import AccessControl
 from tmi.embedded.data_directory import locked
@@ -59,6 +64,8 @@ class Service:
     live: LiveEndpoint
     rooms: Rooms
     health: Health
+    drain_requested: asyncio.Event
+    """An operator wants this node to drain and end."""
     taken_over: asyncio.Event
     """Another service holds the database's single-writer lock now: this one has to end."""
 
@@ -100,7 +107,10 @@ async def build(settings: Settings) -> AsyncIterator[Service]:
         await stack.enter_async_context(_background(_purge(database), "purge"))
         access = PostgresAccessControl(database)
         tokens = await _tokens(settings, database)
-        rooms = await stack.enter_async_context(_rooms(settings, database, access, tokens))
+        drain_requested = asyncio.Event()
+        rooms, administration = await stack.enter_async_context(
+            _rooms(settings, database, access, tokens, drain_requested.set)
+        )
         sign_ins = PostgresSignIns(database)
         live = LiveEndpoint(rooms, tokens, access, _live_options(settings))
         metrics = Metrics(rooms, live.sockets, lambda: database.open_connections)
@@ -116,21 +126,30 @@ async def build(settings: Settings) -> AsyncIterator[Service]:
             database=database,
             options=_api_options(settings),
             metrics=metrics,
+            administration=administration,
         )
-        yield Service(create_app(services), live, rooms, services.health, taken_over)
+        yield Service(create_app(services), live, rooms, services.health, drain_requested, taken_over)
 
 
 @asynccontextmanager
 async def _rooms(
-    settings: Settings, database: PostgresDatabase, access: AccessControl, tokens: Tokens
-) -> AsyncIterator[Rooms]:
-    """The rooms of a node that is alone, or of one among several."""
+    settings: Settings,
+    database: PostgresDatabase,
+    access: AccessControl,
+    tokens: Tokens,
+    drain: Callable[[], None],
+) -> AsyncIterator[tuple[Rooms, Administration]]:
+    """The rooms of a node that is alone, or of one among several, and what operators do with all of them."""
     update_log = PostgresUpdateLog(database)
     name = settings.node_name or f"{socket.gethostname()}/{os.getpid()}"
     limits = _rooms_limits(settings)
     if settings.redis_url is None:
-        async with Rooms(update_log, LocalCoordinator(update_log, name), access, limits).running() as rooms:
-            yield rooms
+        alone = Node(NodeId(uuid4()), name, "")
+        async with (
+            Rooms(update_log, LocalCoordinator(update_log, name), access, limits).running() as rooms,
+            _desk(alone, rooms, drain) as desk,
+        ):
+            yield rooms, Administration(lambda: (), _nobody, desk)
         return
     signals = PostgresSignals(database)
     host, port = split_place(settings.node_listen)
@@ -142,11 +161,66 @@ async def _rooms(
         await stack.enter_async_context(coordinator.running())
         rooms = await stack.enter_async_context(Rooms(update_log, coordinator, access, limits).running())
         links = Links(node.id, rooms, tokens)
-        rooms.use(links, signals)
+        desk = await stack.enter_async_context(_desk(node, rooms, drain))
+        administration = Administration(coordinator.peers, links.ask, desk)
+        links.answer = desk.answer
+        rooms.use(links, signals, administration)
         await stack.enter_async_context(links.listening(listening))
         await stack.enter_async_context(signals.hearing(rooms.hear))
         log.info("this is node %s, for others at %s", name, node.url)
-        yield rooms
+        yield rooms, administration
+
+
+@asynccontextmanager
+async def _desk(node: Node, rooms: Rooms, drain: Callable[[], None]) -> AsyncIterator[Desk]:
+    desk = Desk(node, rooms, drain, version("tmi"))
+    try:
+        yield desk
+    finally:
+        await desk.close()
+
+
+async def _nobody(node: Node, question: Json, patience_s: float) -> Json:  # noqa: ARG001
+    raise Unavailable("this node is alone")
+
+
+@asynccontextmanager
+async def open_administration(settings: Settings) -> AsyncIterator[Administration]:
+    """The nodes of a deployment, for a tool with the same settings: it is a peer of them for as long as it
+    runs. Raises StartupError and Unavailable.
+    """
+    if settings.redis_url is None:
+        raise StartupError(
+            "Without TMI_REDIS_URL there is one node only: ask it by REST, at /admin/nodes and /admin/rooms."
+        )
+    async with AsyncExitStack() as stack:
+        database = await stack.enter_async_context(open_database(settings))
+        keys = await PostgresSigningKeys(database).current()
+        if not keys:
+            raise StartupError("No node has used this database yet.")
+        redis = await stack.enter_async_context(connected(settings.redis_url.get_secret_value()))
+        nodes = await living_nodes(redis)
+        links = Links(NodeId(uuid4()), _NothingOwned(), Tokens(keys, settings.public_url or ISSUER))
+        stack.callback(links.close)
+        yield Administration(lambda: nodes, links.ask)
+
+
+class _NothingOwned:
+    """What a tool has to do with rooms."""
+
+    def mirror(
+        self,
+        diagram: DiagramId,  # noqa: ARG002
+        state_vector: bytes,  # noqa: ARG002
+        answer: Answer,  # noqa: ARG002
+        node: NodeId | None,  # noqa: ARG002
+    ) -> Mirror | None:
+        """Nobody can follow one here."""
+        return None
+
+    def is_between(self, diagram: DiagramId) -> bool:  # noqa: ARG002
+        """It never is."""
+        return False
 
 
 def node_url(host: str, listening: socket.socket) -> str:
@@ -182,6 +256,7 @@ def _api_options(settings: Settings) -> ApiOptions:
         public_url=settings.public_url,
         max_body_bytes=settings.body_max_bytes,
         refresh_token_ttl_s=settings.refresh_token_ttl_s,
+        administrators=settings.administrators,
         metrics_token=settings.metrics_token.get_secret_value() if settings.metrics_token else None,
     )
 

@@ -1,6 +1,7 @@
 """Where the listener hands WebSocket upgrades: limits, checks before the upgrade, and the way into picows."""
 
 import asyncio
+import contextlib
 import logging
 import re
 from collections.abc import Callable
@@ -89,9 +90,16 @@ class LiveEndpoint:
         else:
             hand_over(socket, canonical_request(key) + rest, connection)
 
-    async def drain(self, deadline_s: float) -> None:
-        """Refuse newcomers, close what is open with 1012, and wait until all are gone or aborted."""
+    async def drain(self, deadline_s: float, spread_s: float = 0.0) -> None:
+        """Refuse newcomers, close what is open with 1012, each at some moment within `spread_s`, and wait
+        until all are gone, or aborted `deadline_s` later.
+        """
         self._draining = True
+        if spread_s > 0:
+            self.sockets.close_spread(closing.SERVICE_RESTART, "this node is shutting down", spread_s)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(spread_s):
+                    await self.sockets.none_left()
         self.sockets.close_all(closing.SERVICE_RESTART, "this node is shutting down")
         try:
             async with asyncio.timeout(deadline_s):

@@ -1,6 +1,7 @@
 """All live sockets of the process: how many, whose, and the one timer that visits them."""
 
 import asyncio
+import random
 from collections import Counter
 from collections.abc import Iterator
 from ipaddress import IPv6Address, ip_address
@@ -161,6 +162,13 @@ class Sockets:
         """Begin the closing handshake everywhere."""
         for socket in list(self._slice_of):
             socket.close(code, reason)
+
+    def close_spread(self, code: int, reason: str, spread_s: float) -> None:
+        """Begin the closing handshakes at random moments of a time, so that not all come back at once."""
+        loop = asyncio.get_running_loop()
+        for socket in self._slice_of:
+            at_s = random.uniform(0, spread_s)  # noqa: S311 - not a secret
+            loop.call_later(at_s, socket.close, code, reason)
 
     def abort_all(self) -> None:
         """Drop every connection."""

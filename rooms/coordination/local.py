@@ -28,3 +28,6 @@ class LocalCoordinator:
     def peers(self) -> Sequence[Node]:
         """There are none."""
         return ()
+
+    async def withdraw(self) -> None:
+        """There is nobody to tell."""

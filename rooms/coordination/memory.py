@@ -1,7 +1,7 @@
 """Ownership among the nodes of one process, for tests and simulations: what Redis does, without Redis."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from tmi.domain.errors import OwnedElsewhere
 from tmi.domain.ids import DiagramId, Fence, NodeId
@@ -54,3 +54,9 @@ class MemoryCoordinator:
     def peers(self) -> Sequence[Node]:
         """All others that are alive."""
         return [node for node in self._leases.alive.values() if node.id != self._node.id]
+
+    async def withdraw(self) -> None:
+        """Mark the node as draining."""
+        alive = self._leases.alive
+        if self._node.id in alive:
+            alive[self._node.id] = replace(alive[self._node.id], is_draining=True)

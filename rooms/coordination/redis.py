@@ -31,7 +31,8 @@ import contextlib
 import logging
 import random
 from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import cast
 from uuid import UUID
 from weakref import WeakValueDictionary
 
@@ -118,6 +119,18 @@ async def connected(url: str) -> AsyncIterator[Redis]:
         await client.aclose()
 
 
+async def living_nodes(redis: Redis) -> Sequence[Node]:
+    """All nodes that are alive, for a tool that is none. Raises Unavailable."""
+    with _translated():
+        async with _in_time():
+            ids = cast(Sequence[bytes], await redis.zrange(NODES, 0, -1))
+        found = []
+        for node in ids:
+            async with _in_time():
+                found.append(cast(bytes | None, await redis.get(_node_key(node))))
+    return [_decoded(node) for node in found if node is not None]
+
+
 class RedisCoordinator:
     """The coordinator of one of several nodes. Use it inside `running()`.
 
@@ -158,6 +171,12 @@ class RedisCoordinator:
     def peers(self) -> Sequence[Node]:
         """The other nodes that are alive; those last heard of while Redis is away."""
         return self._peers
+
+    async def withdraw(self) -> None:
+        """Say so with this beat and all others that follow."""
+        self._node = replace(self._node, is_draining=True)
+        with contextlib.suppress(*AWAY):
+            await self._say_alive()
 
     # --- rooms ----------------------------------------------------------------------------------
 
@@ -365,7 +384,7 @@ def _ms(seconds: float) -> int:
 
 def _decoded(node: bytes) -> Node:
     found = orjson.loads(node)
-    return Node(NodeId(UUID(found["id"])), found["name"], found["url"])
+    return Node(NodeId(UUID(found["id"])), found["name"], found["url"], found.get("is_draining", False))
 
 
 def _in_time() -> asyncio.Timeout:

@@ -8,10 +8,10 @@ from collections.abc import Callable, Mapping
 from typing import Protocol
 
 from rooms.nodes.following import ReplicaRunner
-from rooms.nodes.messages import Answered, Asked, Channel, Follow, Lost, Message, Unfollow
+from rooms.nodes.messages import CONTROL, Answered, Asked, Channel, Follow, Lost, Message, Unfollow
 from rooms.nodes.mirror import Answer, Mirror
 from tmi.domain.errors import BadFrame
-from tmi.domain.ids import DiagramId
+from tmi.domain.ids import DiagramId, NodeId
 
 Send = Callable[[Channel, Message], None]
 
@@ -20,7 +20,9 @@ Send = Callable[[Channel, Message], None]
 class Owned(Protocol):
     """The rooms that a node owns."""
 
-    def mirror(self, diagram: DiagramId, state_vector: bytes, answer: Answer) -> Mirror | None:
+    def mirror(
+        self, diagram: DiagramId, state_vector: bytes, answer: Answer, node: NodeId | None
+    ) -> Mirror | None:
         """Let a follower into a room that is open here; None if it is not."""
 
     def is_between(self, diagram: DiagramId) -> bool:
@@ -30,8 +32,10 @@ class Owned(Protocol):
 class OwnersEnd:
     """What a node does for another one that follows rooms of its."""
 
-    def __init__(self, owned: Owned, send: Send) -> None:
+    def __init__(self, owned: Owned, send: Send, node: NodeId | None = None) -> None:
+        """`node` is the other one; None: this node itself."""
         self._owned = owned
+        self._node = node
         self._send = send
         self._mirrors: dict[Channel, Mirror] = {}
 
@@ -51,7 +55,7 @@ class OwnersEnd:
             raise BadFrame("an owner's message came from a follower")
 
     def _follow(self, channel: Channel, message: Follow) -> None:
-        if channel in self._mirrors:
+        if channel in self._mirrors or channel == CONTROL:
             raise BadFrame("a channel is opened twice")
 
         def answer(answered: Answered) -> None:
@@ -60,7 +64,7 @@ class OwnersEnd:
             if mirror is not None and mirror.is_over:
                 del self._mirrors[channel]
 
-        mirror = self._owned.mirror(message.diagram, message.state_vector, answer)
+        mirror = self._owned.mirror(message.diagram, message.state_vector, answer, self._node)
         if mirror is None:
             self._send(channel, Lost(is_disowned=not self._owned.is_between(message.diagram)))
         elif not mirror.is_over:

@@ -10,8 +10,10 @@ from rooms.hosting import Runner, Session
 from rooms.nodes.messages import Answered, Asked, Lost
 from rooms.nodes.replica import Replica
 from rooms.peer import Member, Peer
+from rooms.room import Bequest
 from rooms.ticker import Ticker
 from tmi.domain.errors import Unavailable
+from tmi.domain.model import Node
 
 log = logging.getLogger(__name__)
 
@@ -26,10 +28,14 @@ class ReplicaRunner(Runner[Replica]):
         self.lost = asyncio.Event()
         """There is no way to an owner."""
         self.lost.set()
+        self.attached = asyncio.Event()
+        """The opposite of `lost`."""
         self.is_disowned = False
         """The last owner said that it is none."""
+        self.successor: Node | None = None
+        """Where the last owner said to look."""
         self._upstream: Callable[[Asked], None] | None = None
-        self._questions: deque[tuple[int, asyncio.Future[None]]] = deque()
+        self._questions: deque[tuple[int, asyncio.Future[bool]]] = deque()
         self._perform_one[Forward] = self._forward
 
     def join(self, member: Member, peer: Peer) -> Session:
@@ -41,38 +47,54 @@ class ReplicaRunner(Runner[Replica]):
     def attach(self, upstream: Callable[[Asked], None]) -> None:
         """There is a way to an owner. `upstream` may not answer before it returns."""
         self._upstream = upstream
-        self.is_disowned = False
+        self.is_disowned, self.successor = False, None
         self.lost.clear()
+        self.attached.set()
         self.perform(self.room.attach(self._ticker.now()))
 
     def detach(self) -> None:
         """The way to the owner is gone. Calling it again does nothing."""
         self.room.detach()
         self._upstream = None
+        self.attached.clear()
         self.lost.set()
         while self._questions:
             _, answer = self._questions.popleft()
             if not answer.done():
-                answer.set_exception(Unavailable("the way to the node that owns this diagram was lost"))
+                answer.set_result(False)
+        if self.room.is_over:
+            self.attached.set()  # nobody waits for an owner any more
 
     async def up_to_date(self) -> None:
-        """Wait until the document holds all that its owner has now. Raises Unavailable; takes no longer than
-        the caller lets it.
+        """Wait until the document holds all that its owner has now, whoever that becomes meanwhile.
+
+        Takes no longer than the caller lets it. Raises Unavailable where the room has ended.
         """
-        await self.synced.wait()
-        if self._upstream is None:
-            raise Unavailable("there is no way to the node that owns this diagram")
-        answer = asyncio.get_running_loop().create_future()
-        self._questions.append((self.room.asked + 1, answer))
-        self.perform(self.room.ask())
-        await answer
+        while True:
+            await self.attached.wait()
+            if self.room.is_over:
+                raise Unavailable("the diagram's room has ended")
+            answer: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+            self._questions.append((self.room.asked + 1, answer))
+            self.perform(self.room.ask())
+            if await answer:
+                return
+
+    def catch_up(self, left: Bequest) -> None:
+        """See `Replica.catch_up`."""
+        self.perform(self.room.catch_up(left))
+        self.synced.set()
+
+    def inherit(self, left: Bequest) -> None:
+        """See `Replica.inherit`; the peers are here already."""
+        self.perform(self.room.inherit(left))
 
     def hear(self, message: Answered) -> None:
         """Handle what the owner says. What cannot be handled ends this way to it, and nothing else."""
         if self._upstream is None:
             return
         if isinstance(message, Lost):
-            self.is_disowned = message.is_disowned
+            self.is_disowned, self.successor = message.is_disowned, message.successor
             self.detach()
             return
         try:
@@ -89,7 +111,7 @@ class ReplicaRunner(Runner[Replica]):
         while self._questions and self._questions[0][0] <= self.room.answered:
             _, answer = self._questions.popleft()
             if not answer.done():
-                answer.set_result(None)
+                answer.set_result(True)
         if self.room.is_over:
             self.detach()
 

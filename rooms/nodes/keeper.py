@@ -31,6 +31,10 @@ Own = Callable[[DiagramId, NodeId | None], Awaitable[object]]
 class NodeLinks(Protocol):
     """The way to other nodes."""
 
+    @property
+    def node(self) -> NodeId:
+        """This one."""
+
     async def follow(self, owner: Node, runner: ReplicaRunner) -> None:
         """Attach a replica to its owner. Raises Unavailable when that node cannot be reached."""
 
@@ -67,10 +71,10 @@ class Keeper:
             else:
                 await runner.lost.wait()
                 disowned = owner.id if owner is not None and runner.is_disowned else None
-                owner = None
+                owner = runner.successor
 
     async def _attach(self, runner: ReplicaRunner, owner: Node | None, disowned: NodeId | None) -> None:
-        if owner is not None:
+        if owner is not None and owner.id != self._links.node:
             await self._links.follow(owner, runner)
             return
         await self._own(runner.room.diagram, disowned)

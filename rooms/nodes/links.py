@@ -33,9 +33,10 @@ from picows import (
     ws_create_server,
 )
 
+from rooms.nodes.control import Answer, Answering, Asking, Json
 from rooms.nodes.ends import FollowersEnd, Owned, OwnersEnd
 from rooms.nodes.following import ReplicaRunner
-from rooms.nodes.messages import Channel, Message, decode, encode
+from rooms.nodes.messages import Channel, Message, Question, Reply, decode, encode
 from tmi.domain.errors import BadFrame, Unauthenticated, Unavailable
 from tmi.domain.ids import NodeId
 from tmi.domain.model import Node
@@ -80,13 +81,15 @@ class Links:
     def __init__(
         self, node: NodeId, owned: Owned, tokens: NodeTokens, limits: LinkLimits | None = None
     ) -> None:
-        self._node = node
+        self.node = node
         self._owned = owned
         self._tokens = tokens
         self._limits = limits or LinkLimits()
         self._dialled: dict[NodeId, _Dialled] = {}
         self._dialling: dict[NodeId, asyncio.Task[_Dialled]] = {}
         self._accepted: set[_Accepted] = set()
+        self.answer: Answer = _nothing_to_say
+        """What other nodes ask this one is answered by this."""
 
     @contextlib.asynccontextmanager
     async def listening(self, sock: socket.socket) -> AsyncIterator[None]:
@@ -117,10 +120,17 @@ class Links:
 
     async def follow(self, owner: Node, runner: ReplicaRunner) -> None:
         """Attach a replica to its owner. Raises Unavailable when that node cannot be reached."""
-        dialled = self._dialled.get(owner.id)
-        if dialled is None:
-            dialled = await asyncio.shield(self._dial_once(owner))
-        dialled.end.open(runner)
+        (await self._link_to(owner)).end.open(runner)
+
+    async def ask(self, node: Node, question: Json, patience_s: float) -> Json:
+        """Ask another node something (see `rooms/nodes/control.py`). Raises Unavailable when it cannot be
+        reached or does not answer in time, and what it raises.
+        """
+        return await (await self._link_to(node)).asking.ask(question, patience_s)
+
+    async def _link_to(self, node: Node) -> "_Dialled":
+        dialled = self._dialled.get(node.id)
+        return await asyncio.shield(self._dial_once(node)) if dialled is None else dialled
 
     def _dial_once(self, owner: Node) -> "asyncio.Task[_Dialled]":
         task = self._dialling.get(owner.id)
@@ -132,10 +142,10 @@ class Links:
 
     async def _dial(self, owner: Node) -> "_Dialled":
         nonce = secrets.token_urlsafe(16)
-        token = self._tokens.issue(self._node, owner.id, nonce)
+        token = self._tokens.issue(self.node, owner.id, nonce)
 
         def is_proof(proof: bytes) -> bool:
-            sender, repeated = self._tokens.verify(proof.decode("ascii", "replace"), self._node)
+            sender, repeated = self._tokens.verify(proof.decode("ascii", "replace"), self.node)
             return sender == owner.id and secrets.compare_digest(repeated, nonce)
 
         dialled = _Dialled(self._limits, is_proof, lambda: self._lost(owner.id))
@@ -168,15 +178,20 @@ class Links:
 
     def _accept(self, request: WSUpgradeRequest) -> "_Accepted | WSUpgradeResponseWithListener":
         try:
-            sender, nonce = self._tokens.verify(_bearer(request), self._node)
+            sender, nonce = self._tokens.verify(_bearer(request), self.node)
         except Unauthenticated as error:
             log.warning("a node was refused a link: %s", error)
             refusal = WSUpgradeResponse.create_error_response(401, b"this listener is for nodes")
             return WSUpgradeResponseWithListener(refusal, None)
-        accepted = _Accepted(self._limits, self._owned, self._tokens.issue(self._node, sender, nonce))
+        proof = self._tokens.issue(self.node, sender, nonce)
+        accepted = _Accepted(self._limits, sender, self._owned, self.answer, proof)
         self._accepted.add(accepted)
         accepted.on_closed = lambda: self._accepted.discard(accepted)
         return accepted
+
+
+async def _nothing_to_say(_question: Json) -> Json:
+    raise Unavailable("the node is starting")
 
 
 def _bearer(request: WSUpgradeRequest) -> str:
@@ -256,6 +271,7 @@ class _Dialled(_Connection):
     ) -> None:
         super().__init__(limits)
         self.end = FollowersEnd(self.send)
+        self.asking = Asking(self.send)
         self.proven = asyncio.Event()
         """The other one has proved who it is, or the link is gone."""
         self._is_proof = is_proof
@@ -264,7 +280,10 @@ class _Dialled(_Connection):
     def received(self, frame: bytes) -> None:
         if self.proven.is_set():
             for channel, message in decode(frame):
-                self.end.receive(channel, message)
+                if isinstance(message, Reply):
+                    self.asking.receive(message)
+                else:
+                    self.end.receive(channel, message)
         elif self._is_proof(frame):
             self.proven.set()
         else:
@@ -274,14 +293,16 @@ class _Dialled(_Connection):
         self._on_closed()
         self.proven.set()
         self.end.close()
+        self.asking.close()
 
 
 class _Accepted(_Connection):
     """A link over which another node follows this one."""
 
-    def __init__(self, limits: LinkLimits, owned: Owned, proof: str) -> None:
+    def __init__(self, limits: LinkLimits, node: NodeId, owned: Owned, answer: Answer, proof: str) -> None:
         super().__init__(limits)
-        self.end = OwnersEnd(owned, self.send)
+        self._answering = Answering(answer, self.send)
+        self.end = OwnersEnd(owned, self.send, node)
         self.on_closed: Callable[[], None] = lambda: None
         self._proof = proof
 
@@ -291,7 +312,10 @@ class _Accepted(_Connection):
 
     def received(self, frame: bytes) -> None:
         for channel, message in decode(frame):
-            self.end.receive(channel, message)
+            if isinstance(message, Question):
+                self._answering.receive(message)
+            else:
+                self.end.receive(channel, message)
 
     def closed(self) -> None:
         self.on_closed()

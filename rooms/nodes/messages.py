@@ -16,10 +16,14 @@ from crdt.lib0 import Decoder, var_bytes, var_string, write_var_uint
 from rooms.effects import SessionNumber
 from rooms.peer import Member
 from tmi.domain.errors import BadFrame
-from tmi.domain.ids import DiagramId, Seq, SignInId, UserId
+from tmi.domain.ids import DiagramId, NodeId, Seq, SignInId, UserId
+from tmi.domain.model import Node
+from tmi.domain.ports import Origin
 from tmi.domain.roles import Role
 
 Channel = int
+CONTROL: Channel = 0
+"""Belongs to no room: questions to the node itself, and their answers (`rooms/nodes/control.py`)."""
 REPLICA: SessionNumber = 0
 """The session that stands for the replica as such."""
 
@@ -61,6 +65,16 @@ class Say:
 
     session: SessionNumber
     body: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Bring:
+    """An update that a former owner accepted and perhaps never committed, with whose it is."""
+
+    author: UserId | None
+    origin: Origin
+    body: bytes
+    """The update itself."""
 
 
 # --- from the owner -----------------------------------------------------------------------------
@@ -122,15 +136,37 @@ class Lost:
     """The channel is over: look for the owner again.
 
     `is_disowned`: this node does not own the room, and never mind what is recorded. Otherwise it is about
-    to open it, or to let it go.
+    to open it, or to let it go. `successor`: where to look first.
     """
 
     is_disowned: bool
+    successor: Node | None = None
 
 
-Asked = Follow | Unfollow | Enter | Leave | Say
+# --- both ways ----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """To the node itself; nobody waits for the answer after `patience_ms`."""
+
+    number: int
+    patience_ms: int
+    body: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """The answer to the question of this number, or, if not `is_ok`, why there is none."""
+
+    number: int
+    is_ok: bool
+    body: bytes
+
+
+Asked = Follow | Unfollow | Enter | Leave | Say | Bring
 Answered = Hear | Tell | Acknowledged | Refused | RoleChanged | Ended | Lost
-Message = Asked | Answered
+Message = Asked | Answered | Question | Reply
 
 
 # --- the encoding -------------------------------------------------------------------------------
@@ -154,8 +190,12 @@ def decode(frame: bytes) -> Iterator[tuple[Channel, Message]]:
 
 
 def _read_uuid(decoder: Decoder) -> UUID:
+    return _as_uuid(decoder.read_var_bytes())
+
+
+def _as_uuid(data: bytes) -> UUID:
     try:
-        return UUID(bytes=decoder.read_var_bytes())
+        return UUID(bytes=data)
     except ValueError:
         raise BadFrame("an id is not a UUID") from None
 
@@ -190,6 +230,43 @@ def _read_tell(decoder: Decoder) -> Tell:
     return Tell(session, decoder.read_var_bytes(), seq)
 
 
+def _write_lost(message: Lost) -> bytes:
+    node = message.successor
+    if node is None:
+        return bytes((message.is_disowned, 0))
+    where = var_bytes(node.id.bytes) + var_string(node.name) + var_string(node.url)
+    return bytes((message.is_disowned, 1)) + where
+
+
+def _read_lost(decoder: Decoder) -> Lost:
+    is_disowned = decoder.read_byte() != 0
+    if decoder.read_byte() == 0:
+        return Lost(is_disowned)
+    node = NodeId(_read_uuid(decoder))
+    return Lost(is_disowned, Node(node, decoder.read_var_string(), decoder.read_var_string()))
+
+
+_ORIGINS = (Origin.UPDATE, Origin.SYNC, Origin.REST, Origin.SERVER)
+
+
+def _write_bring(message: Bring) -> bytes:
+    author = b"" if message.author is None else message.author.bytes
+    return bytes((_ORIGINS.index(message.origin),)) + var_bytes(author) + var_bytes(message.body)
+
+
+def _read_bring(decoder: Decoder) -> Bring:
+    origin = decoder.read_byte()
+    if origin >= len(_ORIGINS):
+        raise BadFrame(f"there is no origin {origin}")
+    author = decoder.read_var_bytes()
+    user = UserId(_as_uuid(author)) if author else None
+    return Bring(user, _ORIGINS[origin], decoder.read_var_bytes())
+
+
+def _write_question(message: Question) -> bytes:
+    return write_var_uint(message.number) + write_var_uint(message.patience_ms) + var_bytes(message.body)
+
+
 _WRITERS: dict[type[Message], tuple[bytes, Callable[..., bytes]]] = {
     Follow: (b"\x00", lambda m: var_bytes(m.diagram.bytes) + var_bytes(m.state_vector)),
     Unfollow: (b"\x01", lambda _: b""),
@@ -202,7 +279,10 @@ _WRITERS: dict[type[Message], tuple[bytes, Callable[..., bytes]]] = {
     Refused: (b"\x08", lambda m: write_var_uint(m.session) + var_string(m.reason)),
     RoleChanged: (b"\x09", lambda m: write_var_uint(m.session) + bytes((m.role,))),
     Ended: (b"\x0a", lambda m: write_var_uint(m.session) + write_var_uint(m.code) + var_string(m.reason)),
-    Lost: (b"\x0b", lambda m: bytes((m.is_disowned,))),
+    Lost: (b"\x0b", _write_lost),
+    Bring: (b"\x0c", _write_bring),
+    Question: (b"\x0d", _write_question),
+    Reply: (b"\x0e", lambda m: write_var_uint(m.number) + bytes((m.is_ok,)) + var_bytes(m.body)),
 }
 
 _READERS: dict[int, Callable[[Decoder], Message]] = {
@@ -217,6 +297,9 @@ _READERS: dict[int, Callable[[Decoder], Message]] = {
     8: lambda d: Refused(d.read_var_uint(), d.read_var_string()),
     9: lambda d: RoleChanged(d.read_var_uint(), _read_role(d)),
     10: lambda d: Ended(d.read_var_uint(), d.read_var_uint(), d.read_var_string()),
-    11: lambda d: Lost(d.read_byte() != 0),
+    11: _read_lost,
+    12: _read_bring,
+    13: lambda d: Question(d.read_var_uint(), d.read_var_uint(), d.read_var_bytes()),
+    14: lambda d: Reply(d.read_var_uint(), d.read_byte() != 0, d.read_var_bytes()),
 }
 

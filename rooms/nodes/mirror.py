@@ -17,6 +17,7 @@ from rooms.nodes.messages import (
     Acknowledged,
     Answered,
     Asked,
+    Bring,
     Ended,
     Enter,
     Hear,
@@ -28,6 +29,8 @@ from rooms.nodes.messages import (
     Tell,
 )
 from rooms.runner import RoomRunner
+from tmi.domain.ids import NodeId
+from tmi.domain.model import Node
 from tmi.domain.roles import Role
 
 Answer = Callable[[Answered], None]
@@ -37,11 +40,17 @@ class Mirror:
     """One follower of one room. `answer` sends to it; `is_over` once the room has sent it away."""
 
     def __init__(
-        self, runner: RoomRunner, state_vector: bytes, answer: Answer, entered: Callable[[], None]
+        self,
+        runner: RoomRunner,
+        state_vector: bytes,
+        answer: Answer,
+        entered: Callable[[], None],
+        node: NodeId | None = None,
     ) -> None:
         """The room's phase must be OPEN. Begins with what the follower lacks. `entered` is called after each
-        client that takes a seat.
+        client that takes a seat. `node`: which one follows, if that is another one.
         """
+        self.node = node
         self._runner = runner
         self._answer = answer
         self._entered = entered
@@ -58,6 +67,8 @@ class Mirror:
             return
         if isinstance(message, Say):
             self._say(message)
+        elif isinstance(message, Bring):
+            self._runner.bring(self._session.number, message.body, message.author, message.origin)
         elif isinstance(message, Enter):
             self._enter(message)
         elif isinstance(message, Leave):
@@ -108,6 +119,15 @@ class Mirror:
         for seat in seats.values():
             seat.session.leave()
         self._session.leave()
+
+    def freeze(self) -> None:
+        """See `rooms.peer.Follower`. The room has forgotten all sessions already."""
+        self.is_over = True
+        self._seats = {}
+
+    def let_go(self, successor: Node | None, *, is_disowned: bool) -> None:
+        """See `rooms.peer.Follower`."""
+        self._answer(Lost(is_disowned, successor))
 
     # --- told by the seats ----------------------------------------------------------------------
 
@@ -208,8 +228,18 @@ class _Follower:
     def write(self, wire: bytes) -> None:
         self._mirror.tell(REPLICA, wire)
 
+    @property
+    def node(self) -> NodeId | None:
+        return self._mirror.node
+
     def hear(self, body: bytes, but: SessionNumber | None) -> None:
         self._mirror.hear(body, but)
+
+    def freeze(self) -> None:
+        self._mirror.freeze()
+
+    def let_go(self, successor: Node | None, *, is_disowned: bool) -> None:
+        self._mirror.let_go(successor, is_disowned=is_disowned)
 
     def acknowledge(self, syncs: int, updates: int) -> None:
         self._mirror.answer(Acknowledged(REPLICA, syncs + updates))

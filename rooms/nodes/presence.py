@@ -4,6 +4,8 @@ The owner decides whose an entry is. Here stale entries are dropped before they 
 repeats whatever it hears; and what this node's clients said last is kept for the next owner.
 """
 
+from collections.abc import Iterable, Mapping, Sequence
+
 from crdt import awareness
 from crdt.awareness import GONE, Entry
 from rooms.effects import SessionNumber
@@ -44,12 +46,18 @@ class HeardPresence:
     def hear(self, data: bytes) -> None:
         """The owner has spoken. Raises BadFrame."""
         for entry in awareness.parse(data, max_entries=_ENTRIES_MAX, max_state_bytes=self._state_max_bytes):
-            self._heard[entry.client] = entry
+            self._note(entry)
             self._doubted.discard(entry.client)
-            if entry.state == GONE:
-                self._departed[entry.client] = None
-            else:
-                self._departed.pop(entry.client, None)
+        self._forget_long_departed()
+
+    def _note(self, entry: Entry) -> None:
+        self._heard[entry.client] = entry
+        if entry.state == GONE:
+            self._departed[entry.client] = None
+        else:
+            self._departed.pop(entry.client, None)
+
+    def _forget_long_departed(self) -> None:
         while len(self._departed) > self._remembered:
             oldest = next(iter(self._departed))
             del self._departed[oldest], self._heard[oldest]
@@ -67,6 +75,16 @@ class HeardPresence:
     def leave(self, session: SessionNumber) -> None:
         """The session is gone."""
         self._said.pop(session, None)
+
+    def inherit(self, known: Iterable[Entry], said: Mapping[SessionNumber, Sequence[Entry]]) -> None:
+        """Sessions have come over from a room: what it knew of everybody, and what they said."""
+        for entry in known:
+            heard = self._heard.get(entry.client)
+            if heard is None or _is_newer(entry, heard):
+                self._note(entry)
+        self._forget_long_departed()
+        for session, entries in said.items():
+            self._said[session] = {entry.client: entry for entry in entries}
 
     def doubt(self) -> None:
         """There is a new owner, who knows nobody yet: whoever is here is heard of again, or `give_up` ends

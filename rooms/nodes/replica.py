@@ -16,6 +16,7 @@ keeps its edits, as all Yjs clients do.
 """
 
 from collections import deque
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from crdt import y_websocket
@@ -41,6 +42,7 @@ from rooms.nodes.messages import (
     Acknowledged,
     Answered,
     Asked,
+    Bring,
     Ended,
     Enter,
     Follow,
@@ -54,6 +56,7 @@ from rooms.nodes.messages import (
 )
 from rooms.nodes.presence import HeardPresence
 from rooms.peer import Member
+from rooms.room import Bequest
 from tmi.domain.errors import BadFrame, BadUpdate
 from tmi.domain.ids import DiagramId, Seq
 from tmi.domain.ports import Origin
@@ -72,11 +75,16 @@ class ReplicaLimits:
     """So long after a change of owner, those of whom nobody has spoken are gone."""
 
 
+_NOTHING_NEW = Say(REPLICA, y_websocket.sync_step2(EMPTY_UPDATE))
+"""Is acknowledged once all that the owner has applied by then is committed."""
+_OF_ANOTHER_DOCUMENT = -1
+
+
 @dataclass(frozen=True, slots=True)
 class _Waiting:
     """An edit that the owner has not acknowledged."""
 
-    body: bytes
+    message: Say | Bring
     syncs: int
     updates: int
 
@@ -153,8 +161,9 @@ class Replica(Audience):
         if self.unsaved_bytes + len(body) > self._limits.pending_max_bytes:
             reason = "too many edits wait for the node that owns this diagram"
             return self._end(seat.number, closing.TRY_AGAIN_LATER, reason, now)
-        self._wait(seat.number, seat.member, _Waiting(body, syncs, updates))
-        return self._forward(Say(seat.number, body))
+        edit = Say(seat.number, body)
+        self._wait(seat.number, seat.member, _Waiting(edit, syncs, updates))
+        return self._forward(edit)
 
     def _wait(self, number: SessionNumber, member: Member | None, edit: _Waiting) -> None:
         waiting = self._waiting.get(number)
@@ -162,7 +171,7 @@ class Replica(Audience):
             waiting = self._waiting[number] = _Unacknowledged(member)
         waiting.edits.append(edit)
         self.unsaved += 1
-        self.unsaved_bytes += len(edit.body)
+        self.unsaved_bytes += len(edit.message.body)
 
     def _forward(self, *messages: Asked) -> Effects:
         return [Forward(message) for message in messages] if self.is_attached else NOTHING
@@ -180,19 +189,19 @@ class Replica(Audience):
         if waiting is not None:
             # It is not told of any commit now; the replica waits for them instead, in its own name.
             self.unsaved -= len(waiting.edits)
-            self.unsaved_bytes -= sum(len(edit.body) for edit in waiting.edits)
+            self.unsaved_bytes -= sum(len(edit.message.body) for edit in waiting.edits)
             effects.extend(self._adopt(waiting))
         return effects
 
     def _adopt(self, left: _Unacknowledged) -> Effects:
-        updates = [part.update for edit in left.edits for part in y_websocket.decode(edit.body)
+        updates = [part.update for edit in left.edits for part in y_websocket.decode(edit.message.body)
                    if isinstance(part, Update | SyncStep2)]  # fmt: skip
         try:
             merged = merge(updates)
         except BadUpdate:
             return NOTHING  # the owner will not take it either
-        self._wait(REPLICA, None, _Waiting(y_websocket.sync_step2(merged), 0, 0))
-        return self._forward(Say(REPLICA, y_websocket.sync_step2(EMPTY_UPDATE)))
+        self._wait(REPLICA, None, _Waiting(Say(REPLICA, y_websocket.sync_step2(merged)), 0, 0))
+        return self._forward(_NOTHING_NEW)
 
     # --- the owner ------------------------------------------------------------------------------
 
@@ -203,16 +212,23 @@ class Replica(Audience):
         self._presence.doubt()
         self._give_up_at = now + self._limits.doubt_s
         effects: list[Effect] = [Forward(Follow(self.diagram, self.document.state_vector()))]
+        # First what others may build on: who waits for that here is acknowledged when it is committed.
+        effects.extend(self._say_again(REPLICA))
         for number, seat in self._sessions.items():
             if seat.member is not None:
                 effects.append(Forward(Enter(number, seat.member)))
             said = self._presence.said_by(number)
             if said is not None:
                 effects.append(Forward(Say(number, y_websocket.awareness(said))))
-        for number, waiting in self._waiting.items():
-            effects.extend(Forward(Say(number, edit.body)) for edit in waiting.edits)
+        for number in self._waiting:
+            if number != REPLICA:
+                effects.extend(self._say_again(number))
         effects.append(FlushAt(self._give_up_at))
         return effects
+
+    def _say_again(self, number: SessionNumber) -> Iterator[Effect]:
+        waiting = self._waiting.get(number)
+        return iter(()) if waiting is None else (Forward(edit.message) for edit in waiting.edits)
 
     def detach(self) -> None:
         """The owner is lost; the clients stay, and what they send waits for the next one."""
@@ -272,7 +288,7 @@ class Replica(Audience):
     def _offer(self, state_vector: bytes) -> Effects:
         body = y_websocket.sync_step2(self.document.difference(state_vector))
         # It needs no keeping: the document is offered to every owner.
-        self._wait(REPLICA, None, _Waiting(y_websocket.sync_step2(EMPTY_UPDATE), 0, 0))
+        self._wait(REPLICA, None, _Waiting(_NOTHING_NEW, 0, 0))
         return self._forward(Say(REPLICA, body))
 
     def _told(self, message: Tell) -> Effects:
@@ -296,7 +312,7 @@ class Replica(Audience):
         if not waiting.edits:
             del self._waiting[message.session]
         seat = self._sessions.get(message.session)
-        if seat is None or not seat.wants_acknowledgements:
+        if seat is None or not seat.wants_acknowledgements or not syncs + updates:
             return NOTHING
         return (Acknowledge(message.session, syncs, updates),)
 
@@ -314,7 +330,7 @@ class Replica(Audience):
     def _drop_oldest(self, waiting: _Unacknowledged) -> _Waiting:
         edit = waiting.edits.popleft()
         self.unsaved -= 1
-        self.unsaved_bytes -= len(edit.body)
+        self.unsaved_bytes -= len(edit.message.body)
         return edit
 
     def _ended(self, message: Ended, now: float) -> Effects:
@@ -322,6 +338,50 @@ class Replica(Audience):
             return self.end_session(message.session, message.code, message.reason, now)
         self._become(Happening.DELETED if message.code == closing.DIAGRAM_DELETED else Happening.LOG_REFUSED)
         return self._close_all(message.code, message.reason, now)
+
+    # --- sessions of a room that stood down -----------------------------------------------------
+
+    def catch_up(self, left: Bequest) -> Effects:
+        """Bring those who are here already up to what that room had; before `inherit`."""
+        self.is_synced = True
+        if left.document is self.document:
+            return NOTHING
+        missing = left.document.difference(self.document.state_vector())
+        applied = self.document.apply(missing)
+        if applied.relay == EMPTY_UPDATE:
+            return NOTHING
+        self.document.bytes_estimate += len(missing)
+        return (Broadcast(y_websocket.update(applied.relay)),)
+
+    def inherit(self, left: Bequest) -> Effects:
+        """Go on with the sessions of a room of this node, which another one owns now, or will in a moment.
+
+        What that room accepted and may not have committed is brought to the next owner first of all, as whose
+        it is. So the messages that waited for its commit need not say anything again: they are acknowledged
+        once everything before them is committed.
+        """
+        self.seq = max(self.seq, left.seq)
+        for update in left.unsaved:
+            bring = Bring(update.author, update.origin, update.data)
+            self._wait(REPLICA, None, _Waiting(bring, 0, 0))
+        self._sessions.update(left.seats)
+        for number, (syncs, updates) in left.owed.items():
+            nothing = Say(number, _NOTHING_NEW.body)
+            self._wait(number, left.seats[number].member, _Waiting(nothing, syncs, updates))
+        self._presence.inherit(left.present, left.said)
+        return NOTHING if left.document is self.document else self._level(left)
+
+    def _level(self, left: Bequest) -> Effects:
+        """Bring those who came up to what this replica had before."""
+        gained = self.document.difference(left.document.state_vector())
+        is_news = left.document.would_add(gained)
+        effects: list[Effect] = []
+        for number, seat in left.seats.items():
+            if seat.behind is not None:
+                seat.behind_version = _OF_ANOTHER_DOCUMENT
+            elif seat.greeted and is_news:
+                effects.append(Send(number, y_websocket.update(gained)))
+        return effects
 
     # --- what every audience does ---------------------------------------------------------------
 

@@ -22,7 +22,8 @@ from persistence.memory.threat_models import MemoryThreatModels
 from persistence.memory.update_log import MemoryUpdateLog
 from persistence.memory.users import MemoryUsers
 from rooms.coordination.local import LocalCoordinator
-from rooms.service import Rooms, RoomsLimits
+from rooms.limits import RoomsLimits
+from rooms.service import Rooms
 from tmi.domain.ids import DiagramId, SignInId, UserId
 from tmi.domain.model import NewThreatModel, ThreatModel
 from tmi.domain.ports import ThreatModelChange

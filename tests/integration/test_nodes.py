@@ -17,6 +17,7 @@ from crdt.messages import SyncStep1
 from persistence.memory.access import MemoryAccessControl
 from persistence.memory.signals import MemorySignals
 from rooms import closing
+from rooms.administration import Administration, Desk
 from rooms.coordination.memory import Leases, MemoryCoordinator
 from rooms.nodes.following import ReplicaRunner
 from rooms.nodes.links import LinkLimits, Links
@@ -24,7 +25,7 @@ from rooms.nodes.replica import Replica, ReplicaLimits
 from rooms.service import Rooms
 from rooms.ticker import Ticker
 from tests.unit.rooms.conftest import LIMITS, Editor, World, until
-from tmi.domain.errors import DatabaseUnavailable, Unavailable
+from tmi.domain.errors import Conflict, DatabaseUnavailable, Draining, NotFound, Unavailable
 from tmi.domain.ids import DiagramId, NodeId
 from tmi.domain.model import Node
 from tmi.domain.ports import StoredDocument
@@ -37,8 +38,16 @@ LINK_LIMITS = LinkLimits(dial_timeout_s=0.5, ping_after_s=0.2, ping_timeout_s=0.
 class Member:
     """One node."""
 
-    def __init__(self, node: Node, rooms: Rooms, links: Links, end: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        node: Node,
+        rooms: Rooms,
+        links: Links,
+        administration: Administration,
+        end: Callable[[], None],
+    ) -> None:
         self.node = node
+        self.administration = administration
         self.rooms = rooms
         self.links = links
         self.end = end
@@ -64,6 +73,7 @@ class Cluster:
         self.world = world
         self.leases = Leases()
         self.tokens = Tokens([new_signing_key()], "tmi")
+        self.asked_to_drain: list[str] = []
 
     @contextlib.asynccontextmanager
     async def node(self, name: str) -> AsyncIterator[Member]:
@@ -73,7 +83,6 @@ class Cluster:
         rooms = Rooms(log, coordinator, MemoryAccessControl(self.world.store), LIMITS)
         links = Links(key, rooms, self.tokens, LINK_LIMITS)
         signals = MemorySignals(self.world.store)
-        rooms.use(links, signals)
         async with contextlib.AsyncExitStack() as stack:
             await stack.enter_async_context(rooms.running())
             await stack.enter_async_context(signals.hearing(rooms.hear))
@@ -81,6 +90,11 @@ class Cluster:
             await stack.enter_async_context(links.listening(listening))
             node = Node(key, name, f"ws://{HOST}:{listening.getsockname()[1]}")
             self.leases.alive[key] = node
+            desk = Desk(node, rooms, lambda: self.asked_to_drain.append(name), "1")
+            stack.push_async_callback(desk.close)
+            administration = Administration(coordinator.peers, links.ask, desk)
+            links.answer = desk.answer
+            rooms.use(links, signals, administration)
 
             def end() -> None:
                 del self.leases.alive[key]
@@ -88,7 +102,7 @@ class Cluster:
                 rooms._draining = True  # it does nothing any more
                 rooms._open.clear()
 
-            yield Member(node, rooms, links, end)
+            yield Member(node, rooms, links, administration, end)
 
 
 @pytest.fixture
@@ -148,6 +162,151 @@ async def test_when_the_owner_dies_clients_elsewhere_stay_and_nothing_acknowledg
         assert 1 == b.owns + c.owns
         late = await (c if b.owns else b).join(cluster.world.editor())
         await until(lambda: cells(late) == cells(first))
+
+
+async def test_clients_of_an_owner_whose_fence_is_lost_stay_and_nothing_is_lost(cluster: Cluster) -> None:
+    diagram = cluster.world.diagram
+    async with cluster.node("a") as a, cluster.node("b") as b, cluster.node("c") as c:
+        here, second = await a.join(cluster.world.editor()), await a.join(cluster.world.editor())
+        there = await c.join(cluster.world.editor())
+        here.edit("before", 0)
+        await until(lambda: len(cells(there)) == len(cells(second)) == 1)
+        await until(lambda: (here.acknowledged, there.acknowledged) == (2, 1))
+        # a is taken for dead: b claims the room, and a learns of it by its next append.
+        cluster.leases.holders[diagram] = b.node.id
+        newcomer = await b.join(cluster.world.editor())
+        here.edit("here", 1)
+        there.edit("there", 2)
+        newcomer.edit("newcomer", 3)
+        everybody = (here, second, there, newcomer)
+        await until(lambda: all(len(cells(editor)) == 4 for editor in everybody))
+        await until(lambda: (here.acknowledged, there.acknowledged, newcomer.acknowledged) == (3, 2, 2))
+        assert [None] * 4 == [editor.closed for editor in everybody]
+        assert (0, 1, 0) == (a.owns, b.owns, c.owns)
+        second.edit("after", 4)
+        await until(lambda: all(len(cells(editor)) == 5 for editor in everybody))
+
+
+async def test_a_room_is_moved_while_everybody_edits_and_comes_back(cluster: Cluster) -> None:
+    diagram = cluster.world.diagram
+    async with cluster.node("a") as a, cluster.node("b") as b, cluster.node("c") as c:
+        editors = [await node.join(cluster.world.editor()) for node in (a, a, b, c)]
+        is_over = False
+
+        async def edit() -> int:
+            made = 0
+            while not is_over:
+                for editor in editors:
+                    editor.edit(f"{made}", made)
+                    made += 1
+                await asyncio.sleep(0.002)
+            return made
+
+        editing = asyncio.create_task(edit())
+        for to in (b, c, a, b, a, None):
+            await asyncio.sleep(0.05)
+            owner = await c.administration.move(diagram, None if to is None else to.node.id)
+            assert to is None or to.node == owner
+            assert 1 == a.owns + b.owns + c.owns
+            late = await a.join(cluster.world.editor())
+            editors.append(late)
+        await asyncio.sleep(0.05)
+        is_over = True
+        made = await editing
+        await until(lambda: all(len(cells(editor)) == made for editor in editors))
+        await until(lambda: all(editor.acknowledged >= 1 for editor in editors))
+        await until(lambda: sum(editor.acknowledged for editor in editors) == made + len(editors))
+        assert [None] * len(editors) == [editor.closed for editor in editors]
+        assert made == len((await b.rooms.read(diagram))[1].doc.get("cells", type=Map))
+
+
+async def test_a_move_tells_why_it_is_refused(cluster: Cluster) -> None:
+    world = cluster.world
+    async with cluster.node("a") as a:
+        await a.join(world.editor())
+        with pytest.raises(Unavailable, match="no other node"):
+            await a.administration.move(world.diagram)
+        async with cluster.node("b") as b:
+            with pytest.raises(NotFound):
+                await b.administration.move(world.unopened)
+            with pytest.raises(NotFound):
+                await b.administration.move(world.diagram, NodeId(uuid4()))
+            with pytest.raises(Conflict):
+                await b.administration.move(world.diagram, a.node.id)
+            world.store.unavailable = True
+            here = a.editors[0]
+            here.edit("unsaved", 1)
+            await until(lambda: a.rooms.journal.database_away)
+            with pytest.raises(DatabaseUnavailable):
+                await b.administration.move(world.diagram)
+            world.store.unavailable = False
+            await until(lambda: here.acknowledged == 2)
+            assert (1, 0, None) == (a.owns, b.owns, here.closed)
+
+
+async def test_a_room_whose_successor_is_silent_stays_with_whoever_is_first(cluster: Cluster) -> None:
+    async with cluster.node("a") as a, cluster.node("b") as b:
+        here, there = await a.join(cluster.world.editor()), await b.join(cluster.world.editor())
+        await until(lambda: there.acknowledged == 1)
+        nobody = Node(NodeId(uuid4()), "nobody", f"ws://{HOST}:9")
+        with pytest.raises(Unavailable):
+            await a.rooms.move(cluster.world.diagram, nobody)
+        here.edit("here", 1)
+        there.edit("there", 2)
+        await until(lambda: cells(here) == cells(there) and len(cells(here)) == 2)
+        await until(lambda: (here.acknowledged, there.acknowledged) == (2, 2))
+        assert (None, None, 1) == (here.closed, there.closed, a.owns + b.owns)
+
+
+async def test_a_draining_nodes_clients_stay_until_they_are_closed(cluster: Cluster) -> None:
+    world = cluster.world
+    async with cluster.node("a") as a, cluster.node("b") as b, cluster.node("c") as c:
+        here, there = await a.join(world.editor()), await c.join(world.editor())
+        await until(lambda: there.acknowledged == 1)
+        await a.rooms.hand_over_all(5)
+        assert (0, 0, 1) == (a.owns, b.owns, c.owns)  # c has clients there
+        with pytest.raises(Draining):
+            await a.join(world.editor())
+        here.edit("here", 1)
+        there.edit("there", 2)
+        await until(lambda: cells(here) == cells(there) and len(cells(here)) == 2)
+        await until(lambda: (here.acknowledged, there.acknowledged) == (2, 2))
+        assert (None, None) == (here.closed, there.closed)
+        statuses, _ = await b.administration.nodes()
+        assert [True, False, False] == [status.is_draining for status in statuses]
+        with pytest.raises(Unavailable):
+            await b.administration.move(world.diagram, a.node.id)
+        assert {} == await a.rooms.drain(5)
+        assert here.closed is not None
+        assert closing.SERVICE_RESTART == here.closed[0]
+
+
+async def test_operators_see_nodes_and_rooms_from_any_node(cluster: Cluster) -> None:
+    world = cluster.world
+    async with cluster.node("a") as a, cluster.node("b") as b:
+        here, there = await a.join(world.editor()), await b.join(world.editor())
+        here.edit("here", 1)
+        there.edit("there", "x" * 1000)
+        await until(lambda: (here.acknowledged, there.acknowledged) == (2, 2))
+        nodes, silent = await b.administration.nodes()
+        assert [("a", 1, 0, 1), ("b", 0, 1, 1)] == [
+            (node.name, node.rooms_owned, node.rooms_followed, node.sessions) for node in nodes
+        ]
+        total, rooms, silent = await b.administration.rooms("edits_per_s", 10)
+        (room,) = rooms
+        assert (1, [], "a", 2, 1, 2, 0) == (
+            total, silent, room.node_name, room.sessions, room.followers, room.seq, room.unsaved
+        )  # fmt: skip
+        assert room.document_bytes > 1000
+        assert room.since_commit_s is not None
+        assert 0 < room.edits_per_s < 2 > room.since_commit_s
+        assert room.id == (await b.administration.room(world.diagram)).id
+        await b.administration.drain(a.node.id)
+        assert ["a"] == cluster.asked_to_drain
+        a.links.close()
+        cluster.leases.alive[a.node.id] = Node(a.node.id, "a", f"ws://{HOST}:9")
+        nodes, silent = await b.administration.nodes()
+        assert (["b"], ["a"]) == ([node.name for node in nodes], [node.name for node in silent])
 
 
 async def test_a_node_that_drains_hands_its_rooms_over(cluster: Cluster) -> None:

@@ -9,8 +9,8 @@ from pycrdt import Doc, Map
 from crdt import y_websocket
 from crdt.diagram import CELLS
 from crdt.lib0 import var_string
+from rooms.limits import RoomsLimits
 from rooms.room import TOO_LARGE, RoomLimits
-from rooms.service import RoomsLimits
 from tests.harness.live_service import LiveService, live_service
 from tests.harness.raw_websocket import RawWebSocket, upgraded
 from tests.security.test_rates import Author, arrived

@@ -133,6 +133,9 @@ class Coordinator(Protocol):
     def peers(self) -> Sequence[Node]:
         """The other nodes that are alive, as last heard."""
 
+    async def withdraw(self) -> None:
+        """Let the others know that this node is draining. It keeps what it has. Never raises."""
+
 
 class Happened(Enum):
     """What nodes tell each other, so that open sockets follow."""

@@ -189,6 +189,13 @@ const OPERATIONS = {
   },
   ledger: ({ names }) => Object.fromEntries(all(names).map(one =>
     [one.name, { edits: [...one.ledger.edits.values()], violations: one.ledger.violations }])),
+  clock: () => performance.now(),
+  // The longest that an edit made since then waited for its acknowledgement, or waits still.
+  slowest_ack: ({ names, since = 0 }) => {
+    const now = performance.now()
+    const edits = all(names).flatMap(one => [...one.ledger.edits.values()]).filter(edit => edit.at >= since)
+    return edits.reduce((slowest, edit) => Math.max(slowest, edit.waited_ms ?? now - edit.at), 0)
+  },
   agree: async ({ groups, timeout_ms: timeout }) => {
     const members = groups.map(all)
     const deadline = performance.now() + timeout

@@ -61,7 +61,7 @@ export class Ledger {
   }
 
   edit (id, transaction) {
-    this.edits.set(id, { id, acknowledged: false })
+    this.edits.set(id, { id, acknowledged: false, at: performance.now(), waited_ms: null })
     this.inTransaction = id
     try { transaction() } finally { this.inTransaction = null }
   }
@@ -71,7 +71,13 @@ export class Ledger {
     return this.inTransaction === null ? [] : [this.edits.get(this.inTransaction)]
   }
 
-  acknowledge (frame) { for (const edit of frame) edit.acknowledged = true }
+  acknowledge (frame) {
+    for (const edit of frame) {
+      edit.acknowledged = true
+      edit.waited_ms ??= performance.now() - edit.at
+    }
+  }
+
   violation (text) { this.violations.push(text) }
   begin () { this.passage = new Passage(this); this.saved = null }
 }

@@ -19,8 +19,9 @@ from persistence.memory.users import MemoryUsers
 from rooms.coordination.local import LocalCoordinator
 from rooms.hosting import Session
 from rooms.journal import JournalLimits
+from rooms.limits import RoomsLimits
 from rooms.peer import Member
-from rooms.service import Rooms, RoomsLimits
+from rooms.service import Rooms
 from rooms.snapshots import SnapshotLimits
 from tmi.domain.ids import DiagramId, SignInId, ThreatModelId
 from tmi.domain.model import NewThreatModel, User

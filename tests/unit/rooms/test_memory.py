@@ -8,7 +8,8 @@ import pytest
 
 from persistence.memory.access import MemoryAccessControl
 from rooms.coordination.local import LocalCoordinator
-from rooms.service import ROOM_BYTES, Rooms, memory_of
+from rooms.memory import ROOM_BYTES, memory_of
+from rooms.service import Rooms
 from tests.unit.rooms.conftest import LIMITS, Editor, World, until
 from tmi.domain.errors import TooManyRequests, Unavailable
 from tmi.domain.ids import DiagramId

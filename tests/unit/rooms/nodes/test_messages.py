@@ -6,6 +6,7 @@ import pytest
 
 from rooms.nodes.messages import (
     Acknowledged,
+    Bring,
     Ended,
     Enter,
     Follow,
@@ -13,7 +14,9 @@ from rooms.nodes.messages import (
     Leave,
     Lost,
     Message,
+    Question,
     Refused,
+    Reply,
     RoleChanged,
     Say,
     Tell,
@@ -23,7 +26,9 @@ from rooms.nodes.messages import (
 )
 from rooms.peer import Member
 from tmi.domain.errors import BadFrame
-from tmi.domain.ids import DiagramId, Seq, SignInId, UserId
+from tmi.domain.ids import DiagramId, NodeId, Seq, SignInId, UserId
+from tmi.domain.model import Node
+from tmi.domain.ports import Origin
 from tmi.domain.roles import Role
 
 EVERY_KIND: list[Message] = [
@@ -39,6 +44,11 @@ EVERY_KIND: list[Message] = [
     RoleChanged(4, Role.READER),
     Ended(4, 4403, "gone"),
     Lost(is_disowned=True),
+    Lost(False, Node(NodeId(UUID(int=6)), "n\u00f6de", "ws://10.0.0.5:7946")),
+    Bring(UserId(UUID(int=1)), Origin.SYNC, b"\x00\x00"),
+    Bring(None, Origin.REST, b"\x00\x00"),
+    Question(7, 2000, b'{"do":"status"}'),
+    Reply(2**40, False, b"{}"),
 ]
 
 
@@ -58,7 +68,9 @@ def test_a_message_that_ends_too_early_is_refused(message: Message) -> None:
 @pytest.mark.parametrize(
     "frame",
     [
-        b"\x01\x0c",
+        b"\x01\x0f",
+        b"\x01\x0c\x04\x00\x00",
+        b"\x01\x0c\x00\x01\x07\x00",
         b"\x01\x00\x0f" + bytes(15) + b"\x00",
         b"\x01\x09\x04\x00",
         b"\x01\x09\x04\x09",

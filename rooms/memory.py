@@ -1,0 +1,19 @@
+"""What rooms take of the process's memory, by estimate."""
+
+from rooms.runner import RoomRunner
+
+MEMORY_FACTOR = 20
+"""Resident bytes for each encoded byte of a document.
+
+Measured with pycrdt 0.14.13 on x86-64 Linux: 20 for a diagram of 20,000 cells, 24 for 20,000 edits by as many
+clients, 37 for 100,000 moves of 100 cells, 1.1 for texts of 10,000 letters: what counts is the number of
+structs, of 200 to 600 bytes each. Diagrams are of the first kind.
+"""
+ROOM_BYTES = 10 * 1024
+"""What a room takes without its document's content: measured with 2,000 rooms."""
+
+
+def memory_of(runner: RoomRunner) -> int:
+    """What a room takes, by estimate, in bytes."""
+    room = runner.room
+    return ROOM_BYTES + MEMORY_FACTOR * room.document.bytes_estimate + room.unsaved_bytes

@@ -1,0 +1,149 @@
+"""What becomes of open sessions when roles, diagrams or sign-ins change, on this node and on all others."""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from typing import Any
+from uuid import UUID
+
+from rooms import closing
+from rooms.background import Background
+from rooms.hosted import Hosted
+from rooms.hosting import Runner
+from rooms.runner import RoomRunner
+from rooms.ticker import Ticker
+from tmi.domain.errors import DatabaseUnavailable, NotFound
+from tmi.domain.ids import DiagramId, SignInId
+from tmi.domain.ports import AccessControl, Happened, Signal, Signals
+
+_RETRY_S = 0.5
+_RECENT_S = 60.0
+
+
+class Rights:
+    """Keeps the sessions of this node as their members' rights are, and tells the other nodes."""
+
+    def __init__(
+        self,
+        hosted: Hosted,
+        access: AccessControl,
+        ticker: Ticker,
+        background: Background,
+        release: Callable[[RoomRunner], None],
+        *,
+        retry_s: float = _RETRY_S,
+        recent_s: float = _RECENT_S,
+    ) -> None:
+        """`release` gives up a room that is gone. Times in seconds: `retry_s` between two tries while the
+        database is away; for `recent_s` after a change a newcomer's role is read once more.
+        """
+        self._hosted = hosted
+        self._access = access
+        self._ticker = ticker
+        self._background = background
+        self._release = release
+        self._retry_s = retry_s
+        self._recent_s = recent_s
+        self._changed_at: dict[DiagramId, float] = {}
+        self.signals: Signals | None = None
+        """The way to the other nodes."""
+
+    def look_again(self, diagram: DiagramId) -> None:
+        """A newcomer's role was looked up before it was let in, perhaps before a change."""
+        if diagram in self._changed_at:
+            self._background.spawn(self._reread(diagram))
+
+    def forget_old_changes(self) -> None:
+        """Called now and then."""
+        now = self._ticker.now()
+        for diagram, changed_at in list(self._changed_at.items()):
+            if now - changed_at > self._recent_s:
+                del self._changed_at[diagram]
+
+    async def access_changed(self, diagrams: Sequence[DiagramId]) -> None:
+        """Roles on these diagrams may have changed: see to it on every node."""
+        if not await self._announced(Happened.ACCESS_CHANGED, diagrams):
+            await self._access_changed(diagrams)
+
+    def deleted(self, diagrams: Sequence[DiagramId]) -> None:
+        """These diagrams are gone: close their sessions with 4404, on every node."""
+        self._deleted(diagrams)
+        self._background.spawn(self._announce(Happened.DELETED, diagrams))
+
+    async def sign_in_ended(self, sign_in: SignInId) -> None:
+        """Close every session behind this sign-in with 4401, on every node."""
+        self._sign_in_ended(sign_in)
+        await self._announce(Happened.SIGN_IN_ENDED, [sign_in])
+
+    async def _announce(self, happened: Happened, ids: Sequence[UUID]) -> None:
+        await self._announced(happened, ids)
+
+    async def _announced(self, happened: Happened, ids: Sequence[UUID]) -> bool:
+        """Tell all nodes, this one included; False if only this one can be told now."""
+        if self.signals is None or not ids:
+            return False
+        try:
+            await self.signals.publish(Signal(happened, tuple(ids)))
+        except DatabaseUnavailable:
+            # The others' connections are gone as well: they look at everything again when it is back.
+            return False
+        return True
+
+    def hear(self, signal: Signal | None) -> None:
+        """A node has told all what happened; None: some of it may have been missed."""
+        if signal is None:
+            self._background.spawn(self._access_changed([*self._hosted.open]))
+        elif signal.happened is Happened.ACCESS_CHANGED:
+            self._background.spawn(self._access_changed([DiagramId(key) for key in signal.ids]))
+        elif signal.happened is Happened.DELETED:
+            self._deleted([DiagramId(key) for key in signal.ids])
+        else:
+            for key in signal.ids:
+                self._sign_in_ended(SignInId(key))
+
+    async def _access_changed(self, diagrams: Sequence[DiagramId]) -> None:
+        """Read the roles again of everybody who is connected here.
+
+        Demotes and promotes open sessions, and closes with 4403 those who may no longer read. While the
+        database is away the rights last known hold, and this is tried again until it answers.
+        """
+        now = self._ticker.now()
+        for diagram in diagrams:
+            self._changed_at[diagram] = now
+        for diagram in diagrams:
+            await self._reread(diagram)
+
+    async def _reread(self, diagram: DiagramId) -> None:
+        while (runner := self._hosted.open.get(diagram)) is not None and not runner.room.is_empty:
+            users = list({member.user for member in runner.room.members.values()})
+            try:
+                roles = await self._access.to_diagram_of_all(users, diagram)
+            except NotFound:
+                self._deleted([diagram])
+                return
+            except DatabaseUnavailable:
+                await asyncio.sleep(self._retry_s)
+                continue
+            runner.change_roles(roles)
+            if all(member.user in roles for member in runner.room.members.values()):
+                return
+
+    def _sign_in_ended(self, sign_in: SignInId) -> None:
+        for runner in list(self._hosted.with_clients):
+            _end_sign_in(runner, sign_in)
+
+    def _deleted(self, diagrams: Sequence[DiagramId]) -> None:
+        hosted = self._hosted
+        for diagram in diagrams:
+            runner = hosted.open.pop(diagram, None) or hosted.ending.pop(diagram, None)
+            if runner is not None:
+                runner.end(runner.room.deleted)
+                self._release(runner)
+            replica = hosted.following.get(diagram)
+            if replica is not None:
+                replica.end(replica.room.deleted)
+
+
+def _end_sign_in(runner: Runner[Any], sign_in: SignInId) -> None:
+    for number, member in runner.room.members.items():
+        if member.sign_in == sign_in:
+            runner.end_session(number, closing.SIGN_IN_ENDED, "your sign-in session has ended")
