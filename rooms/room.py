@@ -60,7 +60,7 @@ class RoomLimits:
 
     tick_s: float = 0.015
     """At most this long an edit waits for others in a busy room."""
-    awareness_tick_s: float = 0.035
+    awareness_tick_s: float = 0.037
     quiet_copies_per_s: float = 8000.0
     """Up to this many copies a second are sent at once, without a tick."""
     batch_max_updates: int = 2000
@@ -164,7 +164,7 @@ class Room(Audience):
         if seat is None:
             return NOTHING
         if isinstance(message, Update) and self._hold(seat, message.update):
-            return self._held_back(now)
+            return self._held_back(seat, now)
         effects = NOTHING if isinstance(message, Awareness) else self._settle(now)
         if number not in self._sessions:
             return effects  # something that it sent before was at fault
@@ -206,8 +206,9 @@ class Room(Audience):
         except BadFrame:
             return False  # it will be told when what came before it is applied
 
-    def _held_back(self, now: float) -> Effects:
+    def _held_back(self, seat: Seat, now: float) -> Effects:
         if len(self._held) == 1:
+            self._edits.is_awaited = seat.wants_acknowledgements or self._unsaved.messages > 0
             return (FlushAt(self._edits.due(now, len(self._sessions))),)
         return self._settle(now) if self._held.size > self._limits.held_max_bytes else NOTHING
 

@@ -42,3 +42,19 @@ def test_it_calms_down_again() -> None:
     pacer.flushed_at = now = now + 5.0
     pacer.count(now)
     assert now == pacer.due(now, 50)
+
+
+def tick_of(copies_per_s: int, *, is_awaited: bool = False) -> float:
+    pacer = Pacer(0.010, 8000)
+    pacer.is_awaited = is_awaited
+    now = 0.0
+    for _ in range(copies_per_s):
+        now += 50 / copies_per_s
+        pacer.count(now)
+    pacer.flushed_at = now
+    return pacer.due(now, 50) - now
+
+
+def test_a_crowded_room_waits_a_little_longer_and_one_whose_authors_wait_a_little_less() -> None:
+    assert tick_of(20_000, is_awaited=True) < tick_of(20_000) < tick_of(90_000)
+    assert tick_of(90_000, is_awaited=True) == tick_of(20_000, is_awaited=True)
