@@ -100,7 +100,7 @@ class Service:
         self.port = free_port()
         self.log = data.parent / f"{data.name}-service.log"
         self._database_url = database_url
-        self._environment = dict(environment or {})
+        self.environment = dict(environment or {})
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -129,7 +129,7 @@ class Service:
     def start(self, environment: Mapping[str, str] | None = None, ready_s: float = 60) -> float:
         """Start and wait for the ready line; returns the seconds that took."""
         variables = {key: value for key, value in os.environ.items() if not key.startswith("TMI_")}
-        variables |= self._environment | dict(environment or {})
+        variables |= self.environment | dict(environment or {})
         if self._database_url is not None:
             variables["TMI_DATABASE_URL"] = self._database_url
         command = [sys.executable, "-m", "tmi.cli", "serve", "--dev", "--host", "127.0.0.1"]
@@ -170,6 +170,14 @@ class Service:
         assert self._process is not None
         os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait(30)
+
+    def pause(self) -> None:
+        """SIGSTOP: connections stay open and nothing answers."""
+        os.kill(self.pid, signal.SIGSTOP)
+
+    def resume(self) -> None:
+        """SIGCONT."""
+        os.kill(self.pid, signal.SIGCONT)
 
     def terminate(self) -> None:
         """SIGTERM: the service drains and ends."""

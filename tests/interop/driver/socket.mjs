@@ -61,7 +61,7 @@ export class Ledger {
   }
 
   edit (id, transaction) {
-    this.edits.set(id, { id, acknowledged: false })
+    this.edits.set(id, { id, acknowledged: false, made_at: Date.now(), acknowledged_at: null })
     this.inTransaction = id
     try { transaction() } finally { this.inTransaction = null }
   }
@@ -71,7 +71,18 @@ export class Ledger {
     return this.inTransaction === null ? [] : [this.edits.get(this.inTransaction)]
   }
 
-  acknowledge (frame) { for (const edit of frame) edit.acknowledged = true }
+  acknowledge (frame) {
+    for (const edit of frame) {
+      if (!edit.acknowledged) edit.acknowledged_at = Date.now()
+      edit.acknowledged = true
+    }
+  }
+
+  get isComplete () {
+    for (const edit of this.edits.values()) if (!edit.acknowledged) return false
+    return true
+  }
+
   violation (text) { this.violations.push(text) }
   begin () { this.passage = new Passage(this); this.saved = null }
 }
