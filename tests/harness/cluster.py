@@ -43,13 +43,9 @@ class ClusterNode:
     to_postgres: Edge
     to_redis: Edge
     from_clients: Edge
-    client_port: int
+    collab: str
+    """Where its clients connect: by way of the proxy."""
     is_paused: bool = False
-
-    @property
-    def collab(self) -> str:
-        """Where its clients connect: by way of the proxy."""
-        return f"ws://{HOST}:{self.client_port}/collab"
 
     def pause(self) -> None:
         self.service.pause()
@@ -191,4 +187,5 @@ async def _add(
     clients, client_port = await stack.enter_async_context(
         proxied(f"clients-{name}", f"{HOST}:{service.port}")
     )
-    cluster.nodes[name] = ClusterNode(name, service, postgres, redis, clients, client_port)
+    collab = f"ws://{HOST}:{client_port}/collab"
+    cluster.nodes[name] = ClusterNode(name, service, postgres, redis, clients, collab)

@@ -242,7 +242,10 @@ class _Connection:
                 return
             assert isinstance(got, bytes)
             await asyncio.sleep(self._edge.transmission_s(len(got)))
-            writer.write(got)
+            try:
+                writer.write(got)
+            except RuntimeError as error:  # uvloop, after `end`
+                raise ConnectionResetError from error
             await writer.drain()
 
 
