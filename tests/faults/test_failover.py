@@ -22,6 +22,7 @@ from pathlib import Path
 
 import pytest
 
+from rooms import closing
 from tests.faults.conftest import OwnPostgres
 from tests.harness.cluster import Cluster, running_cluster
 from tests.harness.crowd import ALL_KINDS, Crowd, Edit, percentile
@@ -41,6 +42,11 @@ BACK_S = 10.0
 DRAINED_S = 30.0
 """For everything, once nothing is wrong any more. A statement that was lost on its way to PostgreSQL is given
 up after 10 s.
+"""
+
+STALE_OWNERS_CLIENTS_STAY = False
+"""Clients of a node that was taken for dead and lives on are told to come again today (1012). Where its rooms
+become replicas without that, this is True.
 """
 
 
@@ -161,6 +167,10 @@ class Trial:
         survivors = await self.crowd.edits(self.crowd.at("b", "c"))
         words = self._check_outlook(survivors)
         assert {} == await self.crowd.closes(self.crowd.at("b", "c"))
+        if Fault.KILLED not in self.faults:
+            closes = await self.crowd.closes(self.crowd.at("a"))
+            codes = {close["code"] for some in closes.values() for close in some}
+            assert codes <= (set() if STALE_OWNERS_CLIENTS_STAY else {closing.SERVICE_RESTART})
         assert [] == await self.crowd.violations()
         assert [] == await self.cluster.stale_writes()
         for room, place in enumerate(self.crowd.places):
