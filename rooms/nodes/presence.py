@@ -27,19 +27,23 @@ class HeardPresence:
         """What of a session's awareness the owner has to hear; None for nothing. Raises BadFrame."""
         entries = awareness.parse(data, max_entries=1024, max_state_bytes=self._state_max_bytes)
         said = self._said.setdefault(session, {})
-        fresh = [entry for entry in entries if self._is_fresh(entry, said)]
+        own = next(iter(said), entries[0].client if entries else None)
+        fresh = [entry for entry in entries if self._is_fresh(entry, said, is_own=entry.client == own)]
         for entry in fresh:
             if entry.client in said or len(said) < self._ids_per_session:
                 said[entry.client] = entry
         return awareness.encode(fresh) if fresh else None
 
-    def _is_fresh(self, entry: Entry, said: dict[int, Entry]) -> bool:
+    def _is_fresh(self, entry: Entry, said: dict[int, Entry], *, is_own: bool) -> bool:
         known = said.get(entry.client)
-        if known is None:
-            # Its own, first of all: the owner answers it even where the clock is one that departed.
-            known = self._heard.get(entry.client)
-            return known is None or known.state == GONE or _is_newer(entry, known)
-        return _is_newer(entry, known)
+        if known is not None:
+            return _is_newer(entry, known)
+        heard = self._heard.get(entry.client)
+        if heard is None:
+            return True
+        # Its own, first of all: the owner answers it even where the clock is one that departed. Of others who
+        # have departed it may have heard a moment ago, and repeat that: nobody speaks for them by that.
+        return (is_own and heard.state == GONE) or _is_newer(entry, heard)
 
     def hear(self, data: bytes) -> None:
         """The owner has spoken. Raises BadFrame."""
