@@ -109,7 +109,8 @@ async def connected(url: str) -> AsyncIterator[Redis]:
         timeout=ANSWER_S,
         socket_timeout=None,
         socket_connect_timeout=ANSWER_S,
-        retry=Retry(NoBackoff(), 1, (ConnectionFailed,)),
+        # uvloop raises RuntimeError to who writes to what the other side has closed.
+        retry=Retry(NoBackoff(), 1, (ConnectionFailed, RuntimeError)),
     )
     client = Redis.from_pool(pool)
     try:
