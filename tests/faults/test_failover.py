@@ -173,6 +173,7 @@ class Trial:
             assert codes <= (set() if STALE_OWNERS_CLIENTS_STAY else {closing.SERVICE_RESTART})
         assert [] == await self.crowd.violations()
         assert [] == await self.cluster.stale_writes()
+        assert [] == self.cluster.own_bugs()
         for room, place in enumerate(self.crowd.places):
             edits = await self.crowd.edits(self.crowd.in_room(room))
             made = {edit.id for some in edits.values() for edit in some}

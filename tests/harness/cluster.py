@@ -9,6 +9,7 @@ Nodes advertise a proxy's port to each other; who dials there is known by the pr
 
 import asyncio
 import contextlib
+import json
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -98,6 +99,16 @@ class Cluster:
         """The edge of a connection to a node, by its port at the other end. Raises LookupError."""
         alive = {name: node.service.pid for name, node in self.nodes.items() if node.service.is_alive}
         return self.links[dialled_by(port, alive), dialled]
+
+    def own_bugs(self) -> list[str]:
+        """What the nodes logged that is nobody's fault but theirs: errors with a traceback."""
+        found = []
+        for node in self.nodes.values():
+            for line in node.service.output().splitlines():
+                event = json.loads(line) if line.startswith("{") else {}
+                if "exception" in event and event["level"] in ("error", "critical"):
+                    found.append(f"node {node.name}: {event['event']}: {event['exception'][-1000:]}")
+        return found
 
     async def stored(self, place: Place) -> dict[str, Json]:
         """What PostgreSQL alone has of a diagram: content and state vector, as the driver reports them."""
