@@ -163,12 +163,12 @@ async def running_cluster(
     cluster = Cluster(postgres, valkey)
     async with contextlib.AsyncExitStack() as stack:
         for name in names:
-            await _add(cluster, name, folder, stack, dict(environment or {}))
-        for one in names:
+            listen = f"{HOST}:{free_port()}"
             for other in names:
-                if one != other:
-                    upstream = cluster[other].service.environment["TMI_NODE_LISTEN"]
-                    cluster.links[one, other] = Edge(f"{one}-{other}", upstream)
+                if other != name:
+                    cluster.links[other, name] = Edge(f"{other}-{name}", listen)
+            variables = {"TMI_NODE_LISTEN": listen, **(environment or {})}
+            await _add(cluster, name, folder, stack, variables)
         try:
             await asyncio.gather(*(node.start() for node in cluster.nodes.values()))
             yield cluster
@@ -179,7 +179,7 @@ async def running_cluster(
 
 
 async def _add(
-    cluster: Cluster, name: str, folder: Path, stack: contextlib.AsyncExitStack, extra: dict[str, str]
+    cluster: Cluster, name: str, folder: Path, stack: contextlib.AsyncExitStack, variables: dict[str, str]
 ) -> None:
     postgres, postgres_port = await stack.enter_async_context(
         proxied(f"{name}-postgres", str(cluster.postgres.socket))
@@ -189,10 +189,9 @@ async def _add(
     environment = {
         **LONG_LIVED_TOKENS,
         "TMI_REDIS_URL": f"redis://{HOST}:{redis_port}/0",
-        "TMI_NODE_LISTEN": f"{HOST}:{free_port()}",
         "TMI_NODE_URL": f"ws://{HOST}:{peers.port}",
         "TMI_NODE_NAME": name,
-        **extra,
+        **variables,
     }
     service = Service(folder / name, environment, cluster.postgres.url_at(HOST, postgres_port))
     clients, client_port = await stack.enter_async_context(

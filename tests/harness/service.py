@@ -110,7 +110,7 @@ class Service:
         self._prefix = prefix
         self.log = data.parent / f"{data.name}-service.log"
         self._database_url = database_url
-        self.environment = dict(environment or {})
+        self._environment = dict(environment or {})
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -139,7 +139,7 @@ class Service:
     def start(self, environment: Mapping[str, str] | None = None, ready_s: float = 60) -> float:
         """Start and wait for the ready line; returns the seconds that took."""
         variables = {key: value for key, value in os.environ.items() if not key.startswith("TMI_")}
-        variables |= self.environment | dict(environment or {})
+        variables |= self._environment | dict(environment or {})
         if self._database_url is not None:
             variables["TMI_DATABASE_URL"] = self._database_url
         command = [*self._prefix, sys.executable, "-m", "tmi.cli", "serve", "--dev", "--host", self.host]
