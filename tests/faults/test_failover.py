@@ -166,6 +166,11 @@ class Trial:
         drained_s = await self.crowd.until_acknowledged(self.crowd.names, DRAINED_S)
         survivors = await self.crowd.edits(self.crowd.at("b", "c"))
         words = self._check_outlook(survivors)
+        if Fault.KILLED in self.faults:
+            moved = await self.crowd.edits(self.crowd.at("a"))
+            back_s = max(back_after(edits, self.began_at) for edits in moved.values())
+            assert back_s < BACK_S
+            words += f"; its own clients, at `b` now, after {back_s:.2f} s at most"
         assert {} == await self.crowd.closes(self.crowd.at("b", "c"))
         if Fault.KILLED not in self.faults:
             closes = await self.crowd.closes(self.crowd.at("a"))
