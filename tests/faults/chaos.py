@@ -130,8 +130,6 @@ class Chaos:
         self.cluster = cluster
         self.crowd = crowd
         self.log: list[str] = []
-        self.visitors: list[int] = []
-        """The Yjs client ids of those who came and went."""
         self._guest = guest
         """Whose role changes."""
         self._token = guest_token
@@ -332,14 +330,14 @@ class Chaos:
         raise TimeoutError(f"the guest could not be made a {role}")
 
     async def _visit(self, one: Misfortune) -> None:
-        """Somebody comes to a node, edits, and goes."""
+        """Somebody comes to a node, is seen, and goes, perhaps without a word."""
         kind = ("y-websocket-3.1", "hocuspocus-4.8", "y-websocket-2.1")[int(one.share * 3)]
         room = int(one.share * 1000) % len(self.crowd.places)
         name = f"visitor-{len(self.log)}"
         spec = spec_of(
             kind, name, self.cluster[one.node].collab, self.crowd.places[room].diagram, self._token
         )
-        self.visitors += await self.crowd.driver.open([spec])
+        await self.crowd.driver.open([spec])
         await self.crowd.driver.call("presence", name=name, state={"visitor": name})
         with contextlib.suppress(DriverError):
             await self.crowd.driver.wait([name], "synced", one.lasts_s * 3)

@@ -135,6 +135,7 @@ class Run:
             await self._check_room(room, report)
         await self._check_presence(groups)
         assert [] == self.cluster.own_bugs()
+        assert self.looks > 0
         # Guests' edits wait for their role.
         others = [name for name in self.crowd.names if name not in self.guests]
         edits = [edit for some in (await self.crowd.edits(others)).values() for edit in some]
