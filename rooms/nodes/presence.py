@@ -38,12 +38,10 @@ class HeardPresence:
         known = said.get(entry.client)
         if known is not None:
             return _is_newer(entry, known)
+        # Its own, first of all: the owner answers it whatever its clock is, and takes it from a connection
+        # that is half open. Of others it may repeat what it heard, which is no word of theirs.
         heard = self._heard.get(entry.client)
-        if heard is None:
-            return True
-        # Its own, first of all: the owner answers it even where the clock is one that departed. Of others who
-        # have departed it may have heard a moment ago, and repeat that: nobody speaks for them by that.
-        return (is_own and heard.state == GONE) or _is_newer(entry, heard)
+        return is_own or heard is None or _is_newer(entry, heard)
 
     def hear(self, data: bytes) -> None:
         """The owner has spoken. Raises BadFrame."""

@@ -45,6 +45,9 @@ HEALED_S = 60.0
 GHOSTS_S = 60.0
 """Clients themselves forget others after 30 s."""
 
+TELLING = ("awareness", "closes", "opened", "connected", "synced", "received", "authenticated", "scope")
+"""What a client's report says about its presence."""
+
 Json = Any
 
 
@@ -177,7 +180,7 @@ class Run:
         """Everybody sees whoever is here, and nobody who has gone."""
         deadline = time.monotonic() + GHOSTS_S
         while wrong := [text for names in groups for text in await self._wrong_presence(names)]:
-            assert time.monotonic() < deadline, wrong
+            assert time.monotonic() < deadline, "\n".join(wrong)
             await asyncio.sleep(1)
 
     async def _wrong_presence(self, names: list[str]) -> list[str]:
@@ -188,7 +191,8 @@ class Run:
             missing = [ids[key] for key in ids.keys() - report["awareness"].keys()]
             ghosts = [report["awareness"][key] for key in report["awareness"].keys() - ids.keys()]
             if missing or ghosts:
-                wrong.append(f"{name} misses {missing} and sees {ghosts}")
+                about = {one: {k: v for k, v in reports[one].items() if k in TELLING} for one in missing}
+                wrong.append(f"{name} misses {about} and sees {ghosts}")
         return wrong
 
 

@@ -45,3 +45,12 @@ def test_a_tab_that_has_gone_and_comes_back_with_a_newer_clock_is_passed_on() ->
     presence = heard(VISITOR, GONE)
     back = Entry(9, 4, b"{}")
     assert [back] == awareness.parse(presence.say(1, awareness.encode([back])) or b"\0")
+
+
+def test_who_comes_again_beside_a_half_open_connection_is_passed_on_before_whom_they_repeat() -> None:
+    """The owner takes the first for the session's own: another's would be kept from its user."""
+    presence = heard(VISITOR, Entry(8, 5, b"{}"))
+    assert [VISITOR] == awareness.parse(presence.say(2, awareness.encode([VISITOR])) or b"\0")
+    presence.say(2, awareness.encode([Entry(8, 6, b"{}")]))
+    assert [VISITOR, Entry(8, 6, b"{}")] == said(presence, 2)
+    assert None is presence.say(2, awareness.encode([VISITOR]))
