@@ -81,7 +81,7 @@ bench/peers/.venv/.installed: requirements/bench-peers.txt
 	touch $@
 
 # The long runs of what the tests try briefly.
-.PHONY: interop-1000 kill-100 hands-500 fuzz simulate-10000 soak
+.PHONY: interop-1000 kill-100 hands-500 fuzz simulate-10000 soak failover chaos
 
 fuzz: $(DEV)
 	TMI_FUZZ_FRAMES=1000000 $(BIN)/python -m pytest tests/security/test_frames_fuzz.py tests/security/test_live_fuzz.py $(ARGS)
@@ -97,6 +97,12 @@ kill-100: $(DEV) $(INTEROP)
 
 hands-500: $(DEV)
 	TMI_HANDS_SEEDS=500 $(BIN)/python -m pytest tests/integration/test_nodes.py -k change_hands $(ARGS)
+
+failover: $(DEV) $(INTEROP)
+	TMI_FAILOVER=all $(BIN)/python -m pytest tests/faults/test_failover.py tests/faults/test_namespaces.py $(ARGS)
+
+chaos: $(DEV) $(INTEROP)
+	TMI_CHAOS_SEEDS=25 $(BIN)/python -m pytest tests/faults/test_chaos.py $(ARGS)
 
 soak: $(DEV)
 	TMI_SOAK_S=7200 $(BIN)/python -m pytest -s tests/soak $(ARGS)

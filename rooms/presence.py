@@ -6,8 +6,9 @@ one it has, or equal with state `null`, which means gone. What this module holds
 - An entry belongs to the session that speaks for it, and goes when that session goes: a client id that a
   session announces first of all is its own; other ids it brings (a browser's tabs share awareness) are its
   own until their owner comes.
-- A client id stays bound to the first user who announced it. Entries for it from other users are dropped
-  without fuss, since y-websocket 3.x sends back what it hears.
+- A client id stays bound to the first user who announced it as their own, and until then to the first who
+  spoke of it: y-websocket 3.x sends back what it hears, to a new owner perhaps before the client itself is
+  heard. Entries for it from other users are dropped without fuss.
 - Clocks are compared before the JSON is looked at, and the JSON is only checked, never rebuilt.
 - After a departure the clock is remembered. A client that reconnects with the clock it had would be ignored
   by its peers, so it is sent its own departure, to which y-protocols answers with a higher clock.
@@ -30,6 +31,8 @@ class _Known:
     state: bytes
     user: UserId
     session: SessionNumber | None
+    is_own: bool
+    """Announced by the session whose own it is."""
 
 
 class Presence:
@@ -70,9 +73,12 @@ class Presence:
         if known is None:
             self._add(session, user, entry)
             return False
-        if known.user != user:
-            return False
         own = self._own.get(session) == entry.client
+        if known.user != user:
+            if not own or known.is_own:
+                return False
+            known.user = user
+        known.is_own |= own
         if entry.clock < known.clock or (
             entry.clock == known.clock and not (entry.state == GONE != known.state)
         ):
@@ -98,7 +104,8 @@ class Presence:
         if entry.state == GONE or len(self._ids.get(session, ())) >= self._ids_per_session:
             return
         _check(entry)
-        self._known[entry.client] = known = _Known(entry.client, entry.clock, entry.state, user, None)
+        own = self._own.get(session) == entry.client
+        self._known[entry.client] = known = _Known(entry.client, entry.clock, entry.state, user, None, own)
         self._present[entry.client] = None
         self._give_to(session, known)
         self._changed[entry.client] = None

@@ -162,6 +162,8 @@ class Links:
                     max_redirects=0,
                     extra_headers={"Authorization": _BEARER + token},
                 )
+                if not dialled.is_open:  # picows says nothing of who hangs up in the handshake
+                    raise ConnectionResetError
                 await dialled.proven.wait()
         except (OSError, TimeoutError, WSError) as error:
             dialled.disconnect()

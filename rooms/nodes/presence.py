@@ -29,19 +29,21 @@ class HeardPresence:
         """What of a session's awareness the owner has to hear; None for nothing. Raises BadFrame."""
         entries = awareness.parse(data, max_entries=1024, max_state_bytes=self._state_max_bytes)
         said = self._said.setdefault(session, {})
-        fresh = [entry for entry in entries if self._is_fresh(entry, said)]
+        own = next(iter(said), entries[0].client if entries else None)
+        fresh = [entry for entry in entries if self._is_fresh(entry, said, is_own=entry.client == own)]
         for entry in fresh:
             if entry.client in said or len(said) < self._ids_per_session:
                 said[entry.client] = entry
         return awareness.encode(fresh) if fresh else None
 
-    def _is_fresh(self, entry: Entry, said: dict[int, Entry]) -> bool:
+    def _is_fresh(self, entry: Entry, said: dict[int, Entry], *, is_own: bool) -> bool:
         known = said.get(entry.client)
-        if known is None:
-            # Its own, first of all: the owner answers it even where the clock is one that departed.
-            known = self._heard.get(entry.client)
-            return known is None or known.state == GONE or _is_newer(entry, known)
-        return _is_newer(entry, known)
+        if known is not None:
+            return _is_newer(entry, known)
+        # Its own, first of all: the owner answers it whatever its clock is, and takes it from a connection
+        # that is half open. Of others it may repeat what it heard, which is no word of theirs.
+        heard = self._heard.get(entry.client)
+        return is_own or heard is None or _is_newer(entry, heard)
 
     def hear(self, data: bytes) -> None:
         """The owner has spoken. Raises BadFrame."""

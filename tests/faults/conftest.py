@@ -1,4 +1,6 @@
-"""A PostgreSQL of the test's own, to be stalled, killed and started again, and a process of real clients."""
+"""PostgreSQL and Valkey of the test's own, to be stalled, killed and started again, and a process of real
+clients.
+"""
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator
@@ -10,6 +12,7 @@ import pytest
 from tests.harness.node import NodeDriver
 from tests.harness.service import PostgresProcess
 from tests.postgres import PostgresServer, running_postgres
+from tests.valkey import OwnValkey, running_valkey
 
 DATABASE = "tmi"
 ROLE = "tmi"
@@ -23,6 +26,7 @@ class OwnPostgres:
         self.process = PostgresProcess(server.folder / "data")
         self.url = server.url(DATABASE, ROLE)
         self.admin_url = server.url(DATABASE)
+        self.socket = server.folder / ".s.PGSQL.5432"
 
     async def prepare(self) -> None:
         """Make the role and the empty database."""
@@ -32,6 +36,10 @@ class OwnPostgres:
             await connection.execute(f"CREATE DATABASE {DATABASE} OWNER {ROLE}")
         finally:
             await connection.close()
+
+    def url_at(self, host: str, port: int) -> str:
+        """Its URL behind a proxy."""
+        return f"postgresql://{ROLE}@{host}:{port}/{DATABASE}?sslmode=disable"
 
     def kill(self) -> None:
         """kill -9."""
@@ -59,6 +67,13 @@ def _resume(postgres: OwnPostgres) -> None:
         postgres.process.resume()
     except OSError:
         return
+
+
+@pytest.fixture
+def own_valkey() -> Iterator[OwnValkey]:
+    """A server that only this test uses."""
+    with running_valkey() as valkey:
+        yield valkey
 
 
 @pytest.fixture

@@ -138,6 +138,16 @@ class Rest:
             headers={"Content-Type": "application/json-patch+json"},
         )
 
+    async def grant(self, owner: Person, model: str, entry: dict[str, str]) -> None:
+        """Put a user on the authorization list."""
+        await self._json(
+            "PATCH",
+            f"/threat_models/{model}",
+            owner,
+            json=[{"op": "add", "path": "/authorization/-", "value": entry}],
+            headers={"Content-Type": "application/json-patch+json"},
+        )
+
     async def collab_token(self, person: Person, diagram: str | None = None) -> str:
         body = {} if diagram is None else {"diagram_id": diagram}
         return str((await self._json("POST", "/collab/tokens", person, json=body))["token"])

@@ -7,7 +7,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -93,13 +93,23 @@ class PostgresProcess:
 
 
 class Service:
-    """`tmi serve --dev` on loopback, with the database of a URL or an embedded Postgres in `data`."""
+    """`tmi serve --dev`, on loopback unless told otherwise, with the database of a URL or an embedded
+    Postgres in `data`.
+    """
 
     def __init__(
-        self, data: Path, environment: Mapping[str, str] | None = None, database_url: str | None = None
+        self,
+        data: Path,
+        environment: Mapping[str, str] | None = None,
+        database_url: str | None = None,
+        host: str = "127.0.0.1",
+        prefix: Sequence[str] = (),
     ) -> None:
+        """`prefix` goes before the command, to run it elsewhere, with one process id for both."""
         self.data = data
+        self.host = host
         self.port = free_port()
+        self._prefix = prefix
         self.log = data.parent / f"{data.name}-service.log"
         self._database_url = database_url
         self._environment = dict(environment or {})
@@ -107,12 +117,12 @@ class Service:
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
+        return f"http://{self.host}:{self.port}"
 
     @property
     def collab(self) -> str:
         """The base URL of live sockets."""
-        return f"ws://127.0.0.1:{self.port}/collab"
+        return f"ws://{self.host}:{self.port}/collab"
 
     @property
     def pid(self) -> int:
@@ -135,7 +145,7 @@ class Service:
         variables |= self._environment | dict(environment or {})
         if self._database_url is not None:
             variables["TMI_DATABASE_URL"] = self._database_url
-        command = [sys.executable, "-m", "tmi.cli", "serve", "--dev", "--host", "127.0.0.1"]
+        command = [*self._prefix, sys.executable, "-m", "tmi.cli", "serve", "--dev", "--host", self.host]
         command += ["--port", str(self.port), "--data-dir", str(self.data)]
         started = time.monotonic()
         with self.log.open("ab") as log:
@@ -173,6 +183,14 @@ class Service:
         assert self._process is not None
         os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait(30)
+
+    def pause(self) -> None:
+        """SIGSTOP: connections stay open and nothing answers."""
+        os.kill(self.pid, signal.SIGSTOP)
+
+    def resume(self) -> None:
+        """SIGCONT."""
+        os.kill(self.pid, signal.SIGCONT)
 
     def terminate(self) -> None:
         """SIGTERM: the service drains and ends."""

@@ -511,3 +511,19 @@ async def test_a_node_that_cannot_be_reached_is_said_to_be_so(cluster: Cluster) 
         )
         with pytest.raises(Unavailable, match="nobody"):
             await a.links.follow(nobody, runner)
+
+
+async def test_a_place_that_hangs_up_is_given_up_at_once(cluster: Cluster) -> None:
+    """As a proxy does before a node that is dead; the time to dial is for those that say nothing."""
+
+    async def hang_up(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.close()
+
+    async with cluster.node("a") as a, await asyncio.start_server(hang_up, HOST, 0) as server:
+        rude = Node(NodeId(uuid4()), "rude", f"ws://{HOST}:{server.sockets[0].getsockname()[1]}")
+        runner = ReplicaRunner(
+            Replica(cluster.world.diagram, ReplicaLimits()), Ticker(asyncio.get_running_loop())
+        )
+        async with asyncio.timeout(LINK_LIMITS.dial_timeout_s / 2):
+            with pytest.raises(Unavailable, match="rude"):
+                await a.links.follow(rude, runner)

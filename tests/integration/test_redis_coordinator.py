@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import urlsplit
 from uuid import uuid4
 
 import pytest
@@ -18,6 +19,7 @@ from redis.asyncio import Redis
 from persistence.memory.store import MemoryStore, RoomLog
 from persistence.memory.update_log import MemoryUpdateLog
 from rooms.coordination.redis import LeaseLimits, RedisCoordinator, connected
+from tests.harness.fault_proxy import proxied
 from tests.valkey import new_node, running_coordinator, valkeys
 from tmi.domain.errors import DatabaseUnavailable, NotFound, OwnedElsewhere, Unavailable
 from tmi.domain.ids import DiagramId, Fence, NodeId
@@ -387,6 +389,21 @@ async def test_a_redis_that_was_killed_is_filled_again(
     await eventually(are_back, 1.0)
     await eventually(knows_the_owner)
     assert {1} == {cluster.store.log(diagram).fence for diagram in diagrams}
+
+
+@pytest.mark.parametrize("reset", [False, True])
+async def test_connections_that_broke_while_nobody_used_them_are_replaced_without_a_word(
+    cluster: Cluster, reset: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    """uvloop raises RuntimeError to who writes to a connection that its other side has closed."""
+    async with proxied("redis", urlsplit(cluster.url).path) as (edge, port):
+        cluster.url = f"redis://127.0.0.1:{port}/0"
+        node = await cluster.node("a")
+        for _ in range(10):
+            await asyncio.gather(*(node.rooms.claim(diagram) for diagram in cluster.diagrams(5)))
+            edge.cut(reset=reset)
+            await asyncio.sleep(0.05)
+        assert [] == [record.message for record in caplog.records if record.levelno >= logging.WARNING]
 
 
 async def test_a_redis_that_does_not_answer_is_given_up_soon(cluster: Cluster) -> None:

@@ -107,14 +107,16 @@ const playOne = async (one, steps, interruptions) => {
   return edits
 }
 
-// Each edit is one key of `meta`, so that a lost one is seen as a missing key.
-const streamEdits = async (names, perSecond, prefix, state) => {
+// Each edit is one key of `meta`, so that a lost one is seen as a missing key. Where `mixed` is given, every so many
+// edits a random one goes before it, which no ledger counts.
+const streamEdits = async (names, perSecond, prefix, mixed, state) => {
   const started = performance.now()
   while (!state.stop) {
     const due = Math.floor((performance.now() - started) * perSecond / 1000)
     while (state.sent < due && !state.stop) {
       const one = client(names[state.sent % names.length])
       const id = `${prefix}-${one.name}-${state.sent++}`
+      if (mixed > 0 && state.sent % mixed === 0) randomEdit(one.doc, one.random)
       one.edit(id, () => one.doc.getMap('meta').set(id, state.sent))
     }
     await sleep(5)
@@ -150,6 +152,9 @@ const OPERATIONS = {
       () => `${key} at ${all(names).filter(one => !one.doc.getMap('meta').has(key)).map(one => one.name)}`),
   wait_saved: ({ name, edit, timeout_ms: timeout }) =>
     until(() => client(name).ledger.edits.get(edit)?.acknowledged === true, timeout, () => `acknowledgement of ${edit}`),
+  wait_acknowledged: ({ names, timeout_ms: timeout }) =>
+    until(() => all(names).every(one => one.ledger.isComplete), timeout, () => `acknowledgement of everything; ${all(names).filter(one => !one.ledger.isComplete)
+      .map(one => `${one.name} waits for ${[...one.ledger.edits.values()].filter(edit => !edit.acknowledged).length}: ${JSON.stringify({ ...one.details(), connected: one.connected, synced: one.synced, closes: one.log.closes.slice(-2) })}`)}`),
   play: async ({ names, steps, interruptions }) => {
     const edits = await Promise.all(all(names).map(one => playOne(one, steps, interruptions)))
     return edits.reduce((sum, count) => sum + count, 0)
@@ -161,9 +166,9 @@ const OPERATIONS = {
     client(name).doc.getMap('cells').set(cell.id, map)
   }),
   presence: ({ name, state }) => client(name).awareness.setLocalState(state),
-  stream: ({ stream, names, per_second: perSecond, prefix }) => {
+  stream: ({ stream, names, per_second: perSecond, prefix, mixed = 0 }) => {
     const state = { stop: false, sent: 0 }
-    streams.set(stream, { state, done: streamEdits(names, perSecond, prefix, state) })
+    streams.set(stream, { state, done: streamEdits(names, perSecond, prefix, mixed, state) })
   },
   wait_sent: ({ stream, count, timeout_ms: timeout }) => until(() => streams.get(stream).state.sent >= count, timeout, () => `${count} edits`),
   stop_stream: async ({ stream }) => {
@@ -207,6 +212,7 @@ const OPERATIONS = {
     return { unequal, reports: members.map(([first]) => report(first)) }
   },
   report: ({ names }) => Object.fromEntries(all(names).map(one => [one.name, report(one)])),
+  closes: ({ names }) => Object.fromEntries(all(names).map(one => [one.name, one.log.closes])),
   first_close_codes: ({ names }) => Object.fromEntries(all(names).map(one => [one.name, one.log.closes[0]?.code ?? null])),
   update: ({ name }) => base64(Y.encodeStateAsUpdate(client(name).doc)),
   set_token: ({ names, token }) => { for (const one of all(names)) one.setToken(token) },

@@ -11,33 +11,49 @@ import { WebSocket } from 'ws'
 const SYNC = 0
 const SYNC_STATUS = 8
 const SAVED = 100
+const STEP_1 = 0
 const STEP_2 = 1
 const UPDATE = 2
 
 // One document's journey on one connection: what was sent, in order, and how much of it was acknowledged.
+//
+// A SyncStep2 that brings refused edits once its author may edit again is acknowledged once for each of them, since
+// the provider counts every Update that it sent. It answers the SyncStep1 that came after their refusals.
 class Passage {
   constructor (ledger) {
     this.ledger = ledger
     this.inOrder = []
+    this.answered = 0
     this.step2 = []
     this.updates = []
+    this.questions = []
+    this.openRefusals = 0
     this.acknowledged = 0
     this.refused = 0
   }
 
+  asked () {
+    this.questions.push(this.openRefusals)
+    this.openRefusals = 0
+  }
+
   sent (type) {
-    const frame = this.ledger.carriedBy(type === STEP_2)
-    this.inOrder.push(frame)
-    if (type === STEP_2) this.step2.push(frame)
-    else this.updates.push(frame)
+    const edits = this.ledger.carriedBy(type === STEP_2)
+    const worth = type === STEP_2 ? Math.max(this.questions.shift() ?? 0, 1) : 1
+    this.inOrder.push({ edits, worth, open: worth })
+    if (type === STEP_2) this.step2.push(edits)
+    else this.updates.push(edits)
   }
 
   syncStatus (accepted) {
-    const frame = this.inOrder[this.acknowledged + this.refused]
-    if (frame === undefined) this.ledger.violation('a SyncStatus without a frame that it could answer')
-    else if (accepted) this.ledger.acknowledge(frame)
+    const frame = this.inOrder[this.answered]
     if (accepted) this.acknowledged += 1
     else this.refused += 1
+    if (frame === undefined) return this.ledger.violation('a SyncStatus without a frame that it could answer')
+    if (accepted) this.ledger.acknowledge(frame.edits)
+    else this.openRefusals += frame.worth
+    frame.open -= accepted ? 1 : frame.open
+    if (frame.open === 0) this.answered += 1
   }
 
   saved (count) {
@@ -61,7 +77,9 @@ export class Ledger {
   }
 
   edit (id, transaction) {
-    this.edits.set(id, { id, acknowledged: false, at: performance.now(), waited_ms: null })
+    this.edits.set(id, {
+      id, acknowledged: false, made_at: Date.now(), acknowledged_at: null, at: performance.now(), waited_ms: null
+    })
     this.inTransaction = id
     try { transaction() } finally { this.inTransaction = null }
   }
@@ -73,9 +91,17 @@ export class Ledger {
 
   acknowledge (frame) {
     for (const edit of frame) {
+      if (!edit.acknowledged) {
+        edit.acknowledged_at = Date.now()
+        edit.waited_ms = performance.now() - edit.at
+      }
       edit.acknowledged = true
-      edit.waited_ms ??= performance.now() - edit.at
     }
+  }
+
+  get isComplete () {
+    for (const edit of this.edits.values()) if (!edit.acknowledged) return false
+    return true
   }
 
   violation (text) { this.violations.push(text) }
@@ -120,6 +146,7 @@ export const recordingSocket = (log, find, keyed) => class RecordingSocket exten
     const passage = this.passage(decoder)
     if (passage === null) return
     const type = decoding.readVarUint(decoder)
+    if (type === SYNC && decoding.readVarUint(decoder) === STEP_1) passage.asked()
     if (keyed && type === SYNC_STATUS) passage.syncStatus(decoding.readVarUint(decoder) === 1)
     if (!keyed && type === SAVED) passage.saved(decoding.readVarUint(decoder))
   }

@@ -53,6 +53,18 @@ def test_another_user_cannot_speak_for_a_client_id() -> None:
     assert [(7, 1, b'{"name":"alice"}'), (8, 1, b"{}")] == changes(presence)
 
 
+def test_who_only_repeats_what_it_heard_of_a_client_id_does_not_keep_it_from_its_user() -> None:
+    """As clients of a follower do, whose seats at a new owner come in any order."""
+    presence = Presence()
+    presence.receive(1, ALICE, entries((7, 1, b"{}"), (8, 3, b'{"name":"bob"}')))
+    presence.receive(2, BOB, entries((8, 3, b'{"name":"bob"}')))
+    presence.receive(2, BOB, entries((8, 4, b'{"name":"bob","x":1}')))
+    presence.receive(1, ALICE, entries((8, 5, b'{"name":"mallory"}')))
+    assert [(7, 1, b"{}"), (8, 4, b'{"name":"bob","x":1}')] == changes(presence)
+    presence.leave(1)
+    assert [(7, 1, b"null")] == changes(presence)
+
+
 def test_the_binding_outlives_the_departure() -> None:
     presence = Presence()
     presence.receive(1, ALICE, entries((7, 1, b"{}")))

@@ -1,0 +1,56 @@
+"""Who is here, as a replica knows it: what of its clients' awareness owners have to hear."""
+
+from crdt import awareness
+from crdt.awareness import Entry
+from rooms.nodes.presence import HeardPresence
+
+VISITOR = Entry(9, 3, b'{"name":"visitor"}')
+GONE = Entry(9, 3, b"null")
+OWN = Entry(7, 1, b"{}")
+
+
+def heard(*entries: Entry) -> HeardPresence:
+    presence = HeardPresence(ids_per_session=16, state_max_bytes=1024)
+    presence.say(1, awareness.encode([OWN]))
+    for entry in entries:
+        presence.hear(awareness.encode([entry]))
+    return presence
+
+
+def said(presence: HeardPresence, session: int) -> list[Entry]:
+    data = presence.said_by(session)
+    return [] if data is None else awareness.parse(data)
+
+
+def test_who_repeats_what_it_heard_of_somebody_who_has_gone_does_not_speak_for_them() -> None:
+    """y-websocket 3.x repeats all it hears; the next owner would take them for one of its clients."""
+    presence = heard(VISITOR, GONE)
+    assert None is presence.say(1, awareness.encode([VISITOR]))
+    assert [OWN] == said(presence, 1)
+
+
+def test_a_client_that_comes_back_with_the_clock_it_had_is_passed_on() -> None:
+    presence = heard(VISITOR, GONE)
+    assert [VISITOR] == awareness.parse(presence.say(2, awareness.encode([VISITOR])) or b"\0")
+    assert [VISITOR] == said(presence, 2)
+
+
+def test_another_tab_of_which_nobody_has_heard_is_passed_on() -> None:
+    presence = heard()
+    assert [VISITOR] == awareness.parse(presence.say(1, awareness.encode([VISITOR])) or b"\0")
+    assert [OWN, VISITOR] == said(presence, 1)
+
+
+def test_a_tab_that_has_gone_and_comes_back_with_a_newer_clock_is_passed_on() -> None:
+    presence = heard(VISITOR, GONE)
+    back = Entry(9, 4, b"{}")
+    assert [back] == awareness.parse(presence.say(1, awareness.encode([back])) or b"\0")
+
+
+def test_who_comes_again_beside_a_half_open_connection_is_passed_on_before_whom_they_repeat() -> None:
+    """The owner takes the first for the session's own: another's would be kept from its user."""
+    presence = heard(VISITOR, Entry(8, 5, b"{}"))
+    assert [VISITOR] == awareness.parse(presence.say(2, awareness.encode([VISITOR])) or b"\0")
+    presence.say(2, awareness.encode([Entry(8, 6, b"{}")]))
+    assert [VISITOR, Entry(8, 6, b"{}")] == said(presence, 2)
+    assert None is presence.say(2, awareness.encode([VISITOR]))
