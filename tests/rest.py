@@ -20,6 +20,7 @@ from api.tokens import Tokens, shared_signing_keys
 from persistence.memory.access import MemoryAccessControl
 from persistence.memory.database import MemoryDatabase
 from persistence.memory.diagrams import MemoryDiagrams
+from persistence.memory.rate_limits import MemoryRateLimits
 from persistence.memory.sign_ins import MemorySignIns
 from persistence.memory.signing_keys import MemorySigningKeys
 from persistence.memory.store import MemoryStore
@@ -186,6 +187,7 @@ async def over_memory(
             rooms=rooms,
             tokens=tokens or Tokens(keys, ISSUER),
             database=MemoryDatabase(store),
+            rate_limits=MemoryRateLimits(),
             options=options or ApiOptions(dev=True),
             health=Health(started=True),
         )
@@ -208,6 +210,7 @@ async def over_postgres(database: PostgresDatabase) -> AsyncIterator[RestClient]
             rooms=rooms,
             tokens=Tokens(keys, ISSUER),
             database=database,
+            rate_limits=MemoryRateLimits(),
             options=ApiOptions(dev=True),
             health=Health(started=True),
         )
