@@ -29,7 +29,7 @@ from tmi.domain.ports import AccessControl, Tallies
 
 log = logging.getLogger(__name__)
 
-_SHARE_EVERY_S = 1.0
+_SHARE_EVERY_S = 0.5
 _PREFIX = "/collab"
 _READ_WAIT_MAX_S = 0.002
 """How long a busy process may wait for more messages before it reads."""
