@@ -76,12 +76,14 @@ class RedisRateLimits:
             return alone
         try:
             async with asyncio.timeout(ANSWER_S):
-                return await self._storage.incr(f"{key}:{int(time.time()) // window_s}", window_s)
+                count = await self._storage.incr(f"{key}:{int(time.time()) // window_s}", window_s)
         except AWAY as error:
             if self._ask_again_at == 0:
                 log.warning("Redis is away: each node limits requests alone: %s", str(error) or "no answer")
             self._ask_again_at = time.monotonic() + AWAY_S
             return alone
+        self._ask_again_at = 0.0
+        return count
 
 
 class RedisTallies:
