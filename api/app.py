@@ -10,7 +10,7 @@ from quart_schema import QuartSchema, hide
 from werkzeug.exceptions import HTTPException
 from werkzeug.routing import MapAdapter
 
-from api import administration, collab_tokens, diagrams, docs, oauth, threat_models
+from api import administration, collab_tokens, diagrams, docs, oauth, rates, threat_models
 from api.bodies import answer, problem_answer
 from api.context import EXTENSION, HOST, Context, public, require_sign_in
 from api.errors import INTERNAL, Problem, problem_of
@@ -84,7 +84,10 @@ def create_app(services: Services) -> RestApp:
     if services.metrics is not None:
         app.register_blueprint(metrics_routes(services.metrics, services.options.metrics_token))
     app.before_request(_require_a_host)
+    app.before_request(rates.limit_address)
     app.before_request(require_sign_in)
+    app.before_request(rates.limit_user)
+    app.after_request(rates.with_rate_headers)
     app.after_request(_with_security_headers)
     app.register_error_handler(TmiError, _refused)
     app.register_error_handler(HTTPException, _http_refused)

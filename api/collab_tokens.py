@@ -6,7 +6,7 @@ from quart import Blueprint, Response, request
 from quart_schema import operation_id, tag
 
 from api import bodies, schemas
-from api.context import HOST, allowed, caller, parse_diagram_id, services
+from api.context import HOST, allowed, caller, parse_diagram_id, scheme, services
 from api.documented import operation
 from tmi.domain.errors import BadInput
 from tmi.domain.ids import DiagramId
@@ -60,6 +60,6 @@ def _socket_base() -> str:
         hosts = request.headers.getlist("Host")
         if len(hosts) != 1 or not HOST.fullmatch(hosts[0]):
             raise BadInput("the Host header is not valid")
-        base = f"{request.scheme}://{hosts[0]}"
+        base = f"{scheme()}://{hosts[0]}"
     secure, _, rest = base.rstrip("/").partition("://")
     return f"{'wss' if secure == 'https' else 'ws'}://{rest}"

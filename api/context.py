@@ -134,6 +134,23 @@ async def administrator() -> SignIn:
     return caller()
 
 
+def caller_if_any() -> SignIn | None:
+    """The sign-in behind this request; None where it needs none."""
+    return cast("SignIn | None", g.get("sign_in"))
+
+
+def client_address() -> str:
+    """Whose request this is, as far as trusted proxies say."""
+    peer = request.remote_addr or ""
+    return services().options.trusted_proxies.client(peer, request.headers.getlist("X-Forwarded-For"))
+
+
+def scheme() -> str:
+    """How the client reached us, as far as trusted proxies say: `http` or `https`."""
+    told = request.headers.getlist("X-Forwarded-Proto")
+    return services().options.trusted_proxies.scheme(request.remote_addr or "", told, request.scheme)
+
+
 def parse_uuid(text: UuidText) -> UUID:
     """Raises BadInput unless `text` is a UUID in its usual form (RFC 9562, section 4)."""
     if not _UUID.fullmatch(text):

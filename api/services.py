@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 
+from api.forwarding import TrustedProxies
 from api.metrics import Metrics
 from api.tokens import Tokens
 from rooms.administration import Administration
@@ -10,10 +11,20 @@ from tmi.domain.ports import (
     AccessControl,
     Database,
     Diagrams,
+    RateLimits,
     SignIns,
     ThreatModels,
     Users,
 )
+
+
+@dataclass(frozen=True, slots=True)
+class RateOptions:
+    """Requests within a minute; 0 for as many as they like."""
+
+    per_user: int = 0
+    per_address: int = 0
+    sign_in_per_address: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +41,8 @@ class ApiOptions:
     ping_timeout_s: float = 1.0
     administrators: tuple[str, ...] = ()
     """The first administrators, each `provider:id` or `provider:e-mail`."""
+    trusted_proxies: TrustedProxies = field(default_factory=TrustedProxies)
+    rates: RateOptions = field(default_factory=RateOptions)
     metrics_token: str | None = field(default=None, repr=False)
     """What a reader of `/metrics` has to bring; None: it has to be on this machine."""
 
@@ -56,6 +69,7 @@ class Services:
     tokens: Tokens
     database: Database
     administration: Administration
+    rate_limits: RateLimits
     options: ApiOptions = field(default_factory=ApiOptions)
     metrics: Metrics | None = None
     health: Health = field(default_factory=Health)

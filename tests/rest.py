@@ -21,6 +21,7 @@ from api.tokens import Tokens, shared_signing_keys
 from persistence.memory.access import MemoryAccessControl
 from persistence.memory.database import MemoryDatabase
 from persistence.memory.diagrams import MemoryDiagrams
+from persistence.memory.rate_limits import MemoryRateLimits
 from persistence.memory.sign_ins import MemorySignIns
 from persistence.memory.signing_keys import MemorySigningKeys
 from persistence.memory.store import MemoryStore
@@ -196,6 +197,7 @@ async def over_memory(
             tokens=tokens or Tokens(keys, ISSUER),
             database=MemoryDatabase(store),
             administration=_administration(rooms),
+            rate_limits=MemoryRateLimits(),
             options=options or OPTIONS,
             health=Health(started=True),
         )
@@ -219,6 +221,7 @@ async def over_postgres(database: PostgresDatabase) -> AsyncIterator[RestClient]
             tokens=Tokens(keys, ISSUER),
             database=database,
             administration=_administration(rooms),
+            rate_limits=MemoryRateLimits(),
             options=OPTIONS,
             health=Health(started=True),
         )

@@ -8,7 +8,7 @@ import difflib
 import os
 import re
 from collections.abc import Mapping
-from ipaddress import ip_address
+from ipaddress import IPv4Network, IPv6Network, ip_address
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 from urllib.parse import urlsplit
@@ -55,6 +55,7 @@ def _principal(text: str) -> str:
 
 Origin = Annotated[str, AfterValidator(_origin)]
 UserName = Annotated[str, AfterValidator(_principal)]
+Network = IPv4Network | IPv6Network
 Seconds = Annotated[float, Field(gt=0, le=365 * 24 * 3600)]
 
 
@@ -100,6 +101,16 @@ class Settings(BaseSettings):
     dev_insecure_host: bool = False
     """Let `dev` listen elsewhere."""
 
+    # limits of REST, counted by all nodes together
+    trusted_proxies: Annotated[tuple[Network, ...], NoDecode] = ()
+    """Networks of proxies whose X-Forwarded-For and -Proto are believed, separated by commas: 10.0.0.0/8."""
+    user_requests_per_min: Annotated[int, Field(ge=0)] = 12_000
+    """What one user may ask over REST in a minute; 0 for no limit."""
+    address_requests_per_min: Annotated[int, Field(ge=0)] = 60_000
+    """From one IPv4 address or IPv6 /64, of all its users together."""
+    sign_in_requests_per_min: Annotated[int, Field(ge=0)] = 600
+    """From one address, of what signs in (/oauth2)."""
+
     # its life
     drain_s: Annotated[float, Field(ge=0, le=3600)] = 10.0
     """How long a stopping service tries to commit what is unsaved."""
@@ -132,9 +143,11 @@ class Settings(BaseSettings):
     """A REST request's body."""
     sockets_max: Annotated[int, Field(ge=1)] = 20_000
     sockets_per_address_max: Annotated[int, Field(ge=1)] = 10_000
-    """Live sockets from one IPv4 address or IPv6 /64; behind a proxy, all of them come from the proxy's."""
+    """Live sockets from one IPv4 address or IPv6 /64, on all nodes; behind a proxy that
+    TMI_TRUSTED_PROXIES does not name, all of them come from the proxy's.
+    """
     documents_per_user_max: Annotated[int, Field(ge=1)] = 1000
-    """Diagrams that one user may have open at once, each tab counted."""
+    """Diagrams that one user may have open at once on all nodes, each tab counted."""
     client_edits_per_s: Annotated[float, Field(gt=0)] = 1_000.0
     """Frames that one live socket may send in the long run, cursors included; past that it is read later."""
     client_edits_burst: Annotated[int, Field(ge=1)] = 5_000
@@ -168,7 +181,7 @@ class Settings(BaseSettings):
         """The command line, then the environment; nothing else is read."""
         return init_settings, env_settings
 
-    @field_validator("allowed_origins", "administrators", mode="before")
+    @field_validator("allowed_origins", "administrators", "trusted_proxies", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
         return tuple(filter(None, map(str.strip, value.split(",")))) if isinstance(value, str) else value

@@ -14,11 +14,14 @@ from typing import Any
 from uuid import uuid4
 
 from api.app import RestApp, create_app
+from api.forwarding import TrustedProxies
 from api.live.endpoint import LiveEndpoint
 from api.live.options import LiveOptions
 from api.metrics import Metrics
-from api.services import ApiOptions, Health, Services
+from api.services import ApiOptions, Health, RateOptions, Services
 from api.tokens import Tokens, shared_signing_keys
+from persistence import redis as shared
+from persistence.memory.rate_limits import MemoryRateLimits
 from persistence.postgres.access import PostgresAccessControl
 from persistence.postgres.database import PostgresDatabase
 from persistence.postgres.diagrams import PostgresDiagrams
@@ -41,7 +44,7 @@ from rooms.service import Rooms
 from tmi.domain.errors import DatabaseUnavailable, StartupError, TmiError, Unavailable
 from tmi.domain.ids import DiagramId, NodeId
 from tmi.domain.model import Node
-from tmi.domain.ports import AccessControl
+from tmi.domain.ports import AccessControl, RateLimits
 from tmi.embedded.data_directory import locked
 from tmi.embedded.postgres import embedded_postgres
 from tmi.settings import Settings, split_place
@@ -113,6 +116,7 @@ async def build(settings: Settings) -> AsyncIterator[Service]:
         )
         sign_ins = PostgresSignIns(database)
         live = LiveEndpoint(rooms, tokens, access, _live_options(settings))
+        rate_limits = await stack.enter_async_context(_shared_limits(settings, live))
         metrics = Metrics(rooms, live.sockets, lambda: database.open_connections)
         await stack.enter_async_context(metrics.running())
         services = Services(
@@ -124,6 +128,7 @@ async def build(settings: Settings) -> AsyncIterator[Service]:
             rooms=rooms,
             tokens=tokens,
             database=database,
+            rate_limits=rate_limits,
             options=_api_options(settings),
             metrics=metrics,
             administration=administration,
@@ -223,6 +228,19 @@ class _NothingOwned:
         return False
 
 
+@asynccontextmanager
+async def _shared_limits(settings: Settings, live: LiveEndpoint) -> AsyncIterator[RateLimits]:
+    """Limits of all nodes together where there is a Redis, else this node's own."""
+    if settings.redis_url is None:
+        yield MemoryRateLimits()
+        return
+    async with (
+        shared.connected(settings.redis_url.get_secret_value()) as redis,
+        _background(live.share(shared.RedisTallies(redis)), "share-counts"),
+    ):
+        yield shared.RedisRateLimits(redis)
+
+
 def node_url(host: str, listening: socket.socket) -> str:
     """Where a socket that listens on this host is reached."""
     port = listening.getsockname()[1]
@@ -254,6 +272,12 @@ def _api_options(settings: Settings) -> ApiOptions:
     return ApiOptions(
         dev=settings.dev,
         public_url=settings.public_url,
+        trusted_proxies=TrustedProxies(settings.trusted_proxies),
+        rates=RateOptions(
+            per_user=settings.user_requests_per_min,
+            per_address=settings.address_requests_per_min,
+            sign_in_per_address=settings.sign_in_requests_per_min,
+        ),
         max_body_bytes=settings.body_max_bytes,
         refresh_token_ttl_s=settings.refresh_token_ttl_s,
         administrators=settings.administrators,
@@ -266,6 +290,7 @@ def _live_options(settings: Settings) -> LiveOptions:
         public_origin=settings.public_url,
         allowed_origins=frozenset(settings.allowed_origins),
         dev=settings.dev,
+        trusted_proxies=TrustedProxies(settings.trusted_proxies),
         sockets_max=settings.sockets_max,
         documents_per_user_max=settings.documents_per_user_max,
         frame_max_bytes=settings.frame_max_bytes,

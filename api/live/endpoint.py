@@ -26,10 +26,11 @@ from api.tokens import Tokens
 from rooms import closing
 from rooms.service import Rooms
 from tmi.domain.errors import Draining, TmiError, Unavailable
-from tmi.domain.ports import AccessControl
+from tmi.domain.ports import AccessControl, Tallies
 
 log = logging.getLogger(__name__)
 
+_SHARE_EVERY_S = 0.5
 _PREFIX = "/collab"
 _READ_WAIT_MAX_S = 0.002
 """How long a busy process may wait for more messages before it reads."""
@@ -78,7 +79,7 @@ class LiveEndpoint:
         try:
             key = check_upgrade(head)
             async with asyncio.timeout(self._options.handshake_timeout_s):
-                socket = await self._admit(head, address_of(connection))
+                socket = await self._admit(head, self._address(head, connection))
         except TmiError as error:
             refuse(connection, UPGRADE_REQUIRED if isinstance(error, UpgradeRequired) else problem_of(error))
         except TimeoutError:
@@ -89,6 +90,17 @@ class LiveEndpoint:
             refuse(connection, INTERNAL)
         else:
             hand_over(socket, canonical_request(key) + rest, connection)
+
+    async def share(self, tallies: Tallies) -> None:
+        """Exchange with other nodes, for ever, what counts against limits that are theirs, too."""
+        while True:
+            try:
+                self.sockets.hear_tally(await tallies.exchange(self.sockets.tally()))
+            except Unavailable:
+                self.sockets.hear_tally({})
+            except Exception:
+                log.exception("counts could not be exchanged with other nodes; they are tried again")
+            await asyncio.sleep(_SHARE_EVERY_S)
 
     async def drain(self, deadline_s: float, spread_s: float = 0.0) -> None:
         """Refuse newcomers, close what is open with 1012, each at some moment within `spread_s`, and wait
@@ -108,6 +120,10 @@ class LiveEndpoint:
             self.sockets.abort_all()
 
     # --- the upgrade ----------------------------------------------------------------------------
+
+    def _address(self, head: RequestHead, connection: asyncio.Transport) -> str:
+        forwarded_for = head.headers.get("x-forwarded-for", "")
+        return address_of(connection, self._options.trusted_proxies, forwarded_for)
 
     async def _admit(self, head: RequestHead, address: str) -> LiveSocket:
         check_origin(head, self._options)

@@ -1,6 +1,8 @@
 """Bounds of live sockets, given by settings."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+
+from api.forwarding import TrustedProxies
 
 KIB = 1024
 MIB = 1024 * KIB
@@ -16,6 +18,8 @@ class LiveOptions:
     """Further origins, compared as whole strings."""
     dev: bool = False
     """Allow every loopback origin as well."""
+
+    trusted_proxies: TrustedProxies = field(default_factory=TrustedProxies)
 
     sockets_max: int = 20_000
     handshakes_max: int = 2_000

@@ -1,36 +1,33 @@
 """All live sockets of the process: how many, whose, and the one timer that visits them."""
 
 import asyncio
+import heapq
+import operator
 import random
 from collections import Counter
-from collections.abc import Iterator
-from ipaddress import IPv6Address, ip_address
+from collections.abc import Iterator, Mapping
 from typing import Protocol
 
+from api.forwarding import TrustedProxies, bucket_of
 from api.live.moderation import ReadModeration
 from tmi.domain.errors import TooManyRequests
 from tmi.domain.ids import UserId
 
+_USER, _ADDRESS = "user:", "address:"
+_TOLD_OF = 20
+_TOLD_MAX = 5_000
 _SLICES = 20
 """A sweep visits the sockets in this many parts, so that none of them stalls the loop."""
 
 
-def address_of(connection: asyncio.BaseTransport) -> str:
-    """Whom a connection counts for: the peer's IPv4 address, or its IPv6 network of 64 bits.
-
-    Behind a proxy that is the proxy's. One customer has at least a /64 of IPv6 (RFC 6177), so single
-    addresses of it would bound nobody.
-    """
+def address_of(
+    connection: asyncio.BaseTransport, trusted: TrustedProxies | None = None, forwarded_for: str = ""
+) -> str:
+    """Whom a connection counts for (see `bucket_of`): the peer, or whom a trusted proxy names."""
     peer = connection.get_extra_info("peername")
     if not isinstance(peer, tuple):
-        return "local"
-    if ":" not in peer[0]:
-        return str(peer[0])
-    address = ip_address(peer[0].partition("%")[0])
-    assert isinstance(address, IPv6Address)
-    if address.ipv4_mapped is not None:
-        return str(address.ipv4_mapped)
-    return str(IPv6Address(int(address) >> 64 << 64))
+        return bucket_of("")
+    return bucket_of((trusted or TrustedProxies()).client(str(peer[0]), (forwarded_for,)))
 
 
 class Swept(Protocol):
@@ -83,6 +80,7 @@ class Sockets:
         self.throttles = 0
         self.refusals: Counter[str] = Counter()
         self.closes: Counter[int] = Counter()
+        self._elsewhere: Mapping[str, int] = {}
         self._per_address_max = per_address_max
         self._addresses: Counter[str] = Counter()
         self._sweep_s = sweep_s
@@ -126,7 +124,7 @@ class Sockets:
 
     def take_seat(self, user: UserId) -> None:
         """Count one more open document of a user. Raises TooManyRequests."""
-        if self._documents[user] >= self._documents_per_user_max:
+        if self._documents[user] + self._elsewhere.get(f"{_USER}{user}", 0) >= self._documents_per_user_max:
             self.refusals["documents_per_user"] += 1
             raise TooManyRequests("this user has too many open documents")
         self._documents[user] += 1
@@ -143,7 +141,7 @@ class Sockets:
 
     def take_address(self, address: str) -> None:
         """Count one more connection of an address (see `address_of`). Raises TooManyRequests."""
-        if self._addresses[address] >= self._per_address_max:
+        if self._addresses[address] + self._elsewhere.get(f"{_ADDRESS}{address}", 0) >= self._per_address_max:
             self.refusals["sockets_per_address"] += 1
             raise TooManyRequests("this address has too many connections")
         self._addresses[address] += 1
@@ -157,6 +155,28 @@ class Sockets:
     def connections_of(self, address: str) -> int:
         """How many connections an address has."""
         return self._addresses[address]
+
+    # --- with other nodes -----------------------------------------------------------------------
+
+    def tally(self) -> Mapping[str, int]:
+        """What counts against limits of all nodes together.
+
+        Only who has a twentieth of a limit is told of, and at most a few thousand: so the sum over the nodes
+        may pass a limit by a twentieth for each of them.
+        """
+        told: dict[str, int] = {}
+        for kind, counts, limit in (
+            (_USER, self._documents, self._documents_per_user_max),
+            (_ADDRESS, self._addresses, self._per_address_max),
+        ):
+            floor = max(1, limit // _TOLD_OF)
+            many = [(f"{kind}{key}", count) for key, count in counts.items() if count >= floor]
+            told.update(heapq.nlargest(_TOLD_MAX, many, key=operator.itemgetter(1)))
+        return told
+
+    def hear_tally(self, elsewhere: Mapping[str, int]) -> None:
+        """What the other nodes have; nothing while they cannot be heard."""
+        self._elsewhere = elsewhere
 
     def close_all(self, code: int, reason: str) -> None:
         """Begin the closing handshake everywhere."""

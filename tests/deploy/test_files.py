@@ -54,6 +54,8 @@ def test_the_nodes_of_compose_have_settings_that_the_program_takes(
         assert settings.redis_url is not None
         assert node["stop_grace_period"] == "20s"
         assert settings.drain_s + 5 < 20
+        [trusted] = settings.trusted_proxies
+        assert str(trusted) == compose["networks"]["edge"]["ipam"]["config"][0]["subnet"]
         host, _, _ = settings.node_listen.partition(":")
         assert host == node["networks"]["nodes"]["ipv4_address"]
 

@@ -321,6 +321,26 @@ class SigningKeys(Protocol):
         """Store `key` unless another node was first; returns what `current` would."""
 
 
+# --- limits -------------------------------------------------------------------------------------
+
+
+class RateLimits(Protocol):
+    """Counts of requests, of all nodes together where they can reach each other."""
+
+    async def hit(self, key: str, window_s: int) -> int:
+        """Count a request in the window that is now; returns how many it has had, this one included.
+
+        Windows of `window_s` seconds begin at multiples of it of Unix time. Never raises.
+        """
+
+
+class Tallies(Protocol):
+    """What is open on the other nodes."""
+
+    async def exchange(self, counts: Mapping[str, int]) -> Mapping[str, int]:
+        """Tell the others what is open here; returns what they told last, summed up. Raises Unavailable."""
+
+
 # --- health -------------------------------------------------------------------------------------
 
 

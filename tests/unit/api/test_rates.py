@@ -1,0 +1,56 @@
+"""Limits of REST requests, and what a client is told of them."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+
+import pytest
+
+from api.services import ApiOptions, RateOptions
+from tests.rest import RestClient, over_memory
+
+RATES = RateOptions(per_user=10, per_address=60, sign_in_per_address=8)
+
+
+@pytest.fixture
+async def rest() -> AsyncIterator[RestClient]:
+    if time.time() % 60 > 55:  # a window must not end in the middle of a test
+        await asyncio.sleep(60 - time.time() % 60)
+    async with over_memory(ApiOptions(dev=True, rates=RATES)) as client:
+        yield client
+
+
+async def test_a_user_is_told_what_is_left_and_when_to_come_back(rest: RestClient) -> None:
+    alice, bob = await rest.sign_in("alice"), await rest.sign_in("bob")
+    for left in reversed(range(10)):
+        answer = await rest.call("GET", "/threat_models", alice)
+        assert (200, "10", str(left)) == (
+            answer.status, answer.headers["X-RateLimit-Limit"], answer.headers["X-RateLimit-Remaining"],
+        )  # fmt: skip
+    answer = await rest.call("GET", "/threat_models", alice)
+    assert (429, "0") == (answer.status, answer.headers["X-RateLimit-Remaining"])
+    reset_in_s = int(answer.headers["X-RateLimit-Reset"]) - time.time()
+    assert 0 < reset_in_s <= 60
+    assert abs(int(answer.headers["Retry-After"]) - reset_in_s) <= 2
+    assert 200 == (await rest.call("GET", "/threat_models", bob)).status
+
+
+async def test_guessing_tokens_is_limited_by_address(rest: RestClient) -> None:
+    statuses = [(await rest.call("GET", "/threat_models", "guessed")).status for _ in range(62)]
+    assert [401] * 60 + [429] * 2 == statuses
+
+
+async def test_sign_in_is_limited_more_strictly_whatever_the_address_claims(rest: RestClient) -> None:
+    answers = [
+        await rest.call("GET", "/oauth2/authorize", headers={"X-Forwarded-For": f"192.0.2.{number}"})
+        for number in range(9)
+    ]
+    assert [400] * 8 + [429] == [answer.status for answer in answers]
+    assert "8" == answers[0].headers["X-RateLimit-Limit"]
+    assert 401 == (await rest.call("GET", "/threat_models")).status
+
+
+async def test_probes_are_not_counted(rest: RestClient) -> None:
+    answers = [await rest.call("GET", "/livez") for _ in range(70)]
+    assert {200} == {answer.status for answer in answers}
+    assert "X-RateLimit-Limit" not in answers[-1].headers
