@@ -1,0 +1,25 @@
+"""Several nodes in simulation: seeded schedules of edits, mishaps and repairs (`TMI_SIMULATION_SEEDS`)."""
+
+import os
+
+from tests.simulation.cluster import Cluster
+
+SEEDS = int(os.environ.get("TMI_SIMULATION_SEEDS", "1000"))
+
+
+def test_nodes_converge_and_lose_nothing_acknowledged_in_every_schedule() -> None:
+    mishaps = stale = heard = takeovers = 0
+    for seed in range(SEEDS):
+        cluster = Cluster(seed)
+        try:
+            cluster.run()
+        except AssertionError as failure:
+            raise AssertionError(f"seed {seed}: {failure}") from failure
+        mishaps += cluster.mishaps
+        stale += cluster.stale_refused
+        heard += cluster.replicas_heard
+        takeovers += cluster.takeovers
+    assert mishaps > 3 * SEEDS, "the schedules are too calm to prove anything"
+    assert stale > SEEDS // 10, "hardly any stale write was tried"
+    assert heard > 10 * SEEDS, "hardly anything went over links"
+    assert takeovers > SEEDS // 10, "hardly any owner died"
