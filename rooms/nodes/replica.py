@@ -9,7 +9,9 @@ What it holds true:
   commit. When the link or the owner is lost, the clients stay connected: the next owner is offered the
   document, is told once more whatever was not acknowledged, and acknowledges that.
 - **A new owner gets everything.** What this replica has and the new owner has not, since the old one sent it
-  out before it committed it, is offered as the answer to the owner's SyncStep1.
+  out before it committed it, is offered as the answer to the owner's SyncStep1. What sessions sent goes after
+  that: a client that synced with the document here did not send what is in it, and yet believes all of it
+  saved when its SyncStep2 is acknowledged.
 
 What can go wrong: more waits for an owner than `pending_max_bytes`. Then the writer is closed with 1013, and
 keeps its edits, as all Yjs clients do.
@@ -107,6 +109,8 @@ class Replica(Audience):
         self.unsaved_bytes = 0
         self.is_attached = False
         """There is an owner to talk to."""
+        self._has_offered = False
+        """This owner was offered the document: edits may follow."""
         self.is_synced = False
         """The document is one that an owner had."""
         self.asked = 0
@@ -154,7 +158,7 @@ class Replica(Audience):
             reason = "too many edits wait for the node that owns this diagram"
             return self._end(seat.number, closing.TRY_AGAIN_LATER, reason, now)
         self._wait(seat.number, seat.member, _Waiting(body, syncs, updates))
-        return self._forward(Say(seat.number, body))
+        return self._forward(Say(seat.number, body)) if self._has_offered else NOTHING
 
     def _wait(self, number: SessionNumber, member: Member | None, edit: _Waiting) -> None:
         waiting = self._waiting.get(number)
@@ -192,13 +196,16 @@ class Replica(Audience):
         except BadUpdate:
             return NOTHING  # the owner will not take it either
         self._wait(REPLICA, None, _Waiting(y_websocket.sync_step2(merged), 0, 0))
-        return self._forward(Say(REPLICA, y_websocket.sync_step2(EMPTY_UPDATE)))
+        return self._forward(Say(REPLICA, y_websocket.sync_step2(EMPTY_UPDATE))) if self._has_offered else NOTHING
 
     # --- the owner ------------------------------------------------------------------------------
 
     def attach(self, now: float) -> Effects:
-        """There is an owner: tell it what is here, who is here, and what has not been acknowledged."""
+        """There is an owner: tell it what is here and who is here, and, once it has asked, what is not
+        acknowledged.
+        """
         self.is_attached = True
+        self._has_offered = False
         self.asked += 1
         self._presence.doubt()
         self._give_up_at = now + self._limits.doubt_s
@@ -209,8 +216,6 @@ class Replica(Audience):
             said = self._presence.said_by(number)
             if said is not None:
                 effects.append(Forward(Say(number, y_websocket.awareness(said))))
-        for number, waiting in self._waiting.items():
-            effects.extend(Forward(Say(number, edit.body)) for edit in waiting.edits)
         effects.append(FlushAt(self._give_up_at))
         return effects
 
@@ -272,8 +277,18 @@ class Replica(Audience):
     def _offer(self, state_vector: bytes) -> Effects:
         body = y_websocket.sync_step2(self.document.difference(state_vector))
         # It needs no keeping: the document is offered to every owner.
-        self._wait(REPLICA, None, _Waiting(y_websocket.sync_step2(EMPTY_UPDATE), 0, 0))
-        return self._forward(Say(REPLICA, body))
+        offer = _Waiting(y_websocket.sync_step2(EMPTY_UPDATE), 0, 0)
+        self._wait(REPLICA, None, offer)
+        if self._has_offered or not self.is_attached:
+            return self._forward(Say(REPLICA, body))
+        self._has_offered = True
+        # It is said first, so it is acknowledged first.
+        mine = self._waiting[REPLICA].edits
+        mine.rotate(1)
+        effects: list[Effect] = [Forward(Say(REPLICA, body))]
+        for number, waiting in self._waiting.items():
+            effects.extend(Forward(Say(number, edit.body)) for edit in waiting.edits if edit is not offer)
+        return effects
 
     def _told(self, message: Tell) -> Effects:
         seat = self._sessions.get(message.session)

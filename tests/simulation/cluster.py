@@ -775,9 +775,11 @@ class Cluster:
         assert not lost, f"acknowledged edits are lost at claim {fence}: {sorted(lost)}"
 
     def _check_order(self) -> None:
+        # What arrived before its predecessor is numbered then, and seen when that has come.
         number: dict[str, tuple[Fence, int]] = {}
+        replayed = Document()
         for n, (fence, update) in enumerate(zip(self.log.fences, self.log.updates, strict=True)):
-            for token in TOKEN.findall(update.data):
+            for token in TOKEN.findall(replayed.apply(update.data).relay):
                 number.setdefault(token.decode(), (fence, n))
         for seen in self._seen.values():
             known: set[str] = set()
