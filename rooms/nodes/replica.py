@@ -17,12 +17,15 @@ What can go wrong: more waits for an owner than `pending_max_bytes`. Then the wr
 keeps its edits, as all Yjs clients do.
 """
 
+import contextlib
 from collections import deque
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from crdt import y_websocket
 from crdt.document import EMPTY_UPDATE, Document, merge
 from crdt.messages import Awareness, Message, QueryAwareness, SyncStep1, SyncStep2, Update
+from crdt.updates import check_update
 from rooms import closing
 from rooms.audience import READ_ONLY, Audience, Seat
 from rooms.effects import (
@@ -189,14 +192,17 @@ class Replica(Audience):
         return effects
 
     def _adopt(self, left: _Unacknowledged) -> Effects:
-        updates = [part.update for edit in left.edits for part in y_websocket.decode(edit.body)
-                   if isinstance(part, Update | SyncStep2)]  # fmt: skip
         try:
+            updates = [update for edit in left.edits for update in _sound_updates(edit.body)]
             merged = merge(updates)
         except BadUpdate:
             return NOTHING  # the owner will not take it either
+        if not updates:
+            return NOTHING
         self._wait(REPLICA, None, _Waiting(y_websocket.sync_step2(merged), 0, 0))
-        return self._forward(Say(REPLICA, y_websocket.sync_step2(EMPTY_UPDATE))) if self._has_offered else NOTHING
+        if not self._has_offered:
+            return NOTHING
+        return self._forward(Say(REPLICA, y_websocket.sync_step2(EMPTY_UPDATE)))
 
     # --- the owner ------------------------------------------------------------------------------
 
@@ -377,3 +383,12 @@ class Replica(Audience):
         self._become(Happening.DRAIN)
         self._become(Happening.SAVED)
         return effects
+
+
+def _sound_updates(body: bytes) -> Iterator[bytes]:
+    """What can be decoded. The rest is a client's fault, which must not become the replica's at the owner."""
+    for part in y_websocket.decode(body):
+        if isinstance(part, Update | SyncStep2):
+            with contextlib.suppress(BadFrame):
+                check_update(part.update)
+                yield part.update

@@ -536,8 +536,12 @@ class Cluster:
             self.clock.run_until(self.clock.now + 1.0)
         self.clock.run_until(self.clock.now + 8.0)
         for client in self.writers:
-            # An owner that was usurped and has not written since finds out now.
             client.edit(f"f{client.name}-{client.name}", self.rng)
+        self.clock.run_until(self.clock.now + 4.0)
+        for process in self.processes:
+            # Usurped, with readers at most: it would find out with its next commit.
+            if process.room is not None and process.room.room.fence != self.log.fence:
+                process.room.end(process.room.room.fence_lost)
         self.clock.run_until(self.clock.now + 8.0)
         self._check_rest()
         self._check_order()
