@@ -25,7 +25,7 @@ from dataclasses import dataclass, field
 from crdt import y_websocket
 from crdt.document import EMPTY_UPDATE, Document, merge
 from crdt.messages import Awareness, Message, QueryAwareness, SyncStep1, SyncStep2, Update
-from crdt.updates import check_update
+from crdt.updates import read_update
 from rooms import closing
 from rooms.audience import READ_ONLY, Audience, Seat
 from rooms.effects import (
@@ -390,5 +390,5 @@ def _sound_updates(body: bytes) -> Iterator[bytes]:
     for part in y_websocket.decode(body):
         if isinstance(part, Update | SyncStep2):
             with contextlib.suppress(BadFrame):
-                check_update(part.update)
+                read_update(part.update)
                 yield part.update

@@ -12,6 +12,7 @@ import random
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from heapq import heappop, heappush
 from itertools import count
 from typing import Any
@@ -114,7 +115,7 @@ class SimulatedTicker(Ticker):
     def at(self, when: float, callback: Call) -> None:
         self._process.at(when - self.now(), callback)
 
-    def paced(self, size: int, callback: Call) -> None:  # noqa: ARG002
+    def paced(self, size: int, callback: Call) -> None:
         callback()
 
 
@@ -145,7 +146,7 @@ class Process:
         self.room: RoomRunner | None = None
         self.ending: RoomRunner | None = None
         self.replica: ReplicaRunner | None = None
-        self.opening: list[Callable[["Process | None"], None]] | None = None
+        self.opening: list[Callable[[Process | None], None]] | None = None
         self.loopback = Link(cluster, self, self)
         self.links: dict[Process, Link] = {}
         self.heartbeat()
@@ -196,7 +197,7 @@ class Process:
             self._opened(None)
             return
         holder = leases.holder[0] if leases.holder is not None else None
-        if holder not in (None, self, disowned) and holder is not None and leases.is_alive(holder, now):
+        if holder is not None and holder not in (self, disowned) and leases.is_alive(holder, now):
             self._opened(holder)
             return
         leases.holder = self, None
@@ -358,7 +359,9 @@ class Process:
         return None
 
     def _found(self, owner: "Process | None") -> None:
-        if owner not in (None, self) and owner and (self.replica is None or not self.replica.room.is_open):
+        if owner is None or owner is self:
+            return
+        if self.replica is None or not self.replica.room.is_open:
             self.follow(owner)
 
     def reread_soon(self) -> None:
@@ -473,7 +476,7 @@ class Connection:
     def acknowledge(self, syncs: int, updates: int) -> None:
         self._down(lambda client: client.acknowledged(syncs + updates))
 
-    def refuse(self, reason: str) -> None:  # noqa: ARG002
+    def refuse(self, reason: str) -> None:
         assert self.client.member.role is not Role.WRITER, "a writer's edit was refused"
 
     def role_changed(self, role: Role) -> None:
@@ -548,7 +551,7 @@ class Cluster:
 
     # --- clients --------------------------------------------------------------------------------
 
-    def to_server(self, client: Client, connection: int, message: Any) -> None:  # noqa: ARG002
+    def to_server(self, client: Client, connection: int, message: Any) -> None:
         entry = self._connections.get(connection)
         if entry is not None and not entry.is_gone:
             entry.deliver(1, lambda: self._server_receives(entry, message))
@@ -617,8 +620,8 @@ class Cluster:
             self.mishaps += 1
             rng.choice((
                 self._kill, self._pause, self._cut, self._blacken, self._usurp, self._hand_over, self._waver,
-                self._drop_one, self._slow_reader, self._misbehave, self._empty_redis, self._away, self._sweep,
-                self._slow_link,
+                self._drop_one, self._slow_reader, self._misbehave, self._empty_redis, self._away,
+                self._sweep, self._slow_link,
             ))()  # fmt: skip
         self.at(rng.choice((0.0, 0.003, 0.05, 0.6)) * rng.random(), self._something)
 
@@ -638,7 +641,7 @@ class Cluster:
         for connection in list(self._connections.values()):
             if connection.process is process:
                 connection.is_gone = True
-                connection.deliver(0, lambda gone=connection: self.lost(gone))
+                connection.deliver(0, partial(self.lost, connection))
         self._cut_off(process)
         self.at(self.rng.choice((0.1, 1.0, 4.0)), lambda: self._restart(process))
 
@@ -789,12 +792,13 @@ class Cluster:
             known: set[str] = set()
             last = (Fence(0), -1)
             for fence, tokens in seen:
-                fresh = [number[t] for t in tokens if t not in known and t in number and number[t][0] == fence]
+                numbered = [number[token] for token in tokens if token not in known and token in number]
+                fresh = [one for one in numbered if one[0] == fence]
                 known.update(tokens)
                 if fresh and last[0] == fence:
                     assert last <= min(fresh), "a replica saw committed updates in another order"
                 if fresh:
-                    last = max(last, max(fresh)) if last[0] == fence else max(fresh)
+                    last = max(last, *fresh) if last[0] == fence else max(fresh)
 
     def _check_rest(self) -> None:
         stored = self.log.load()

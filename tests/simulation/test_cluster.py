@@ -2,6 +2,8 @@
 
 import os
 
+import pytest
+
 from tests.simulation.cluster import Cluster
 
 SEEDS = int(os.environ.get("TMI_SIMULATION_SEEDS", "1000"))
@@ -23,3 +25,18 @@ def test_nodes_converge_and_lose_nothing_acknowledged_in_every_schedule() -> Non
     assert stale > SEEDS // 10, "hardly any stale write was tried"
     assert heard > 10 * SEEDS, "hardly anything went over links"
     assert takeovers > SEEDS // 10, "hardly any owner died"
+
+
+@pytest.mark.parametrize(
+    "seed",
+    [
+        # A replica told a new owner of a client's sync before it offered the document that the client had
+        # synced with: an edit was acknowledged that only the replica held.
+        215,
+        # What a client had sent that nobody can decode was adopted when it left, and ended the whole replica.
+        218,
+        288,
+    ],
+)
+def test_a_schedule_that_once_failed_holds(seed: int) -> None:
+    Cluster(seed).run()
