@@ -1,10 +1,11 @@
 """A small world of several nodes, all driven by one seed: owners, replicas, links, a fence log and leases.
 
-The real parts are the rooms and replicas with their runners, both ends of the links, the mirrors, the messages
-with their encoding, and the documents. What is asynchronous in the service is told here once more by events on
-simulated time: opening a room (lease, fence, load), the keeper of a replica, the journal's commits. A node can
-be killed, or paused and resumed with all that was meant for it; a link can be slow, blackholed or cut, and its
-two ends hear of that at different times. Answers of the log get lost after their commit, and before it.
+The real parts are the rooms and replicas with their runners, both ends of the links, the mirrors, the
+messages with their encoding, and the documents. What is asynchronous in the service is told here once more by
+events on simulated time: opening a room (lease, fence, load), the keeper of a replica, the journal's commits.
+A node can be killed, or paused and resumed with all that was meant for it; a link can be slow, blackholed or
+cut, and its two ends hear of that at different times. Answers of the log get lost after their commit, and
+before it.
 """
 
 import asyncio
@@ -355,7 +356,7 @@ class Process:
         replica = self.replica
         if replica is not None and replica.room.is_open:
             return replica if replica.synced.is_set() else None
-        self.own(None, lambda owner: self._found(owner))
+        self.own(None, self._found)
         return None
 
     def _found(self, owner: "Process | None") -> None:
