@@ -87,7 +87,7 @@ fuzz: $(DEV)
 	TMI_FUZZ_FRAMES=1000000 $(BIN)/python -m pytest tests/security/test_frames_fuzz.py tests/security/test_live_fuzz.py $(ARGS)
 
 simulate-10000: $(DEV)
-	TMI_SIMULATION_SEEDS=10000 $(BIN)/python -m pytest tests/simulation/test_room.py --timeout 1200 $(ARGS)
+	TMI_SIMULATION_SEEDS=10000 $(BIN)/python -m pytest tests/simulation/test_room.py tests/simulation/test_cluster.py --timeout 1200 $(ARGS)
 
 interop-1000: $(DEV) $(INTEROP)
 	TMI_INTEROP_SEEDS=1000 $(BIN)/python -m pytest tests/interop/test_convergence.py $(ARGS)

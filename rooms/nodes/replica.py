@@ -9,12 +9,15 @@ What it holds true:
   commit. When the link or the owner is lost, the clients stay connected: the next owner is offered the
   document, is told once more whatever was not acknowledged, and acknowledges that.
 - **A new owner gets everything.** What this replica has and the new owner has not, since the old one sent it
-  out before it committed it, is offered as the answer to the owner's SyncStep1.
+  out before it committed it, is offered as the answer to the owner's SyncStep1. What sessions sent goes after
+  that: a client that synced with the document here did not send what is in it, and yet believes all of it
+  saved when its SyncStep2 is acknowledged.
 
 What can go wrong: more waits for an owner than `pending_max_bytes`. Then the writer is closed with 1013, and
 keeps its edits, as all Yjs clients do.
 """
 
+import contextlib
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -22,6 +25,7 @@ from dataclasses import dataclass, field
 from crdt import y_websocket
 from crdt.document import EMPTY_UPDATE, Document, merge
 from crdt.messages import Awareness, Message, QueryAwareness, SyncStep1, SyncStep2, Update
+from crdt.updates import read_update
 from rooms import closing
 from rooms.audience import READ_ONLY, Audience, Seat
 from rooms.effects import (
@@ -115,6 +119,8 @@ class Replica(Audience):
         self.unsaved_bytes = 0
         self.is_attached = False
         """There is an owner to talk to."""
+        self._has_offered = False
+        """This owner was offered the document: edits may follow."""
         self.is_synced = False
         """The document is one that an owner had."""
         self.asked = 0
@@ -163,7 +169,7 @@ class Replica(Audience):
             return self._end(seat.number, closing.TRY_AGAIN_LATER, reason, now)
         edit = Say(seat.number, body)
         self._wait(seat.number, seat.member, _Waiting(edit, syncs, updates))
-        return self._forward(edit)
+        return self._forward(edit) if self._has_offered else NOTHING
 
     def _wait(self, number: SessionNumber, member: Member | None, edit: _Waiting) -> None:
         waiting = self._waiting.get(number)
@@ -194,20 +200,26 @@ class Replica(Audience):
         return effects
 
     def _adopt(self, left: _Unacknowledged) -> Effects:
-        updates = [part.update for edit in left.edits for part in y_websocket.decode(edit.message.body)
-                   if isinstance(part, Update | SyncStep2)]  # fmt: skip
         try:
+            updates = [update for edit in left.edits for update in _sound_updates(edit.message.body)]
             merged = merge(updates)
         except BadUpdate:
             return NOTHING  # the owner will not take it either
-        self._wait(REPLICA, None, _Waiting(Say(REPLICA, y_websocket.sync_step2(merged)), 0, 0))
-        return self._forward(_NOTHING_NEW)
+        if not updates:
+            return NOTHING
+        mine = Say(REPLICA, y_websocket.sync_step2(merged))
+        self._wait(REPLICA, None, _Waiting(mine, 0, 0))
+        # This owner has them from the one who left, unless it has not been offered the document yet.
+        return self._forward(_NOTHING_NEW if self._has_offered else mine)
 
     # --- the owner ------------------------------------------------------------------------------
 
     def attach(self, now: float) -> Effects:
-        """There is an owner: tell it what is here, who is here, and what has not been acknowledged."""
+        """There is an owner: tell it what is here and who is here, and, once it has asked, what is not
+        acknowledged.
+        """
         self.is_attached = True
+        self._has_offered = False
         self.asked += 1
         self._presence.doubt()
         self._give_up_at = now + self._limits.doubt_s
@@ -220,9 +232,6 @@ class Replica(Audience):
             said = self._presence.said_by(number)
             if said is not None:
                 effects.append(Forward(Say(number, y_websocket.awareness(said))))
-        for number in self._waiting:
-            if number != REPLICA:
-                effects.extend(self._say_again(number))
         effects.append(FlushAt(self._give_up_at))
         return effects
 
@@ -289,7 +298,13 @@ class Replica(Audience):
         body = y_websocket.sync_step2(self.document.difference(state_vector))
         # It needs no keeping: the document is offered to every owner.
         self._wait(REPLICA, None, _Waiting(_NOTHING_NEW, 0, 0))
-        return self._forward(Say(REPLICA, body))
+        effects = list(self._forward(Say(REPLICA, body)))
+        if self.is_attached and not self._has_offered:
+            self._has_offered = True
+            for number in self._waiting:
+                if number != REPLICA:
+                    effects.extend(self._say_again(number))
+        return effects
 
     def _told(self, message: Tell) -> Effects:
         seat = self._sessions.get(message.session)
@@ -422,3 +437,12 @@ class Replica(Audience):
         self._become(Happening.DRAIN)
         self._become(Happening.SAVED)
         return effects
+
+
+def _sound_updates(body: bytes) -> Iterator[bytes]:
+    """What can be decoded. The rest is a client's fault, which must not become the replica's at the owner."""
+    for part in y_websocket.decode(body):
+        if isinstance(part, Update | SyncStep2):
+            with contextlib.suppress(BadFrame):
+                read_update(part.update)
+                yield part.update

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from heapq import heappop, heappush
 from itertools import count
-from typing import Any
+from typing import Any, Protocol
 from uuid import UUID
 
 from pycrdt import Doc, Map
@@ -69,10 +69,19 @@ class Log:
         return Document.load(None, [update.data for update in self.updates])
 
 
+class Network(Protocol):
+    """What a client asks of the world it lives in."""
+
+    acknowledged: set[str]
+
+    def to_server(self, client: "Client", connection: int, message: Any) -> None:
+        """Deliver a message, after those before it."""
+
+
 class Client:
     """A Yjs-compatible client that follows y-protocols, and knows which of its edits were acknowledged."""
 
-    def __init__(self, world: "World", name: int, role: Role) -> None:
+    def __init__(self, world: Network, name: int, role: Role) -> None:
         self.world = world
         self.name = name
         self.member = Member(UserId(UUID(int=100 + name)), SignInId(UUID(int=200 + name)), role)
@@ -396,20 +405,20 @@ class World:
 
     def _check_rest(self) -> None:
         stored = self.log.load()
-        expected = _content(stored.encode())
+        expected = content_of(stored.encode())
         made = {token for client in self.clients for token in client.made}
         assert made == set(expected["tokens"]), "an edit did not reach the log, or a reader's did"
         assert made == self.acknowledged & made, "an edit that is committed was not acknowledged"
         assert stored.state_vector() == self.room.document.state_vector()
         for client in self.clients:
-            assert expected == _content(client.doc.get_update()), f"client {client.name} differs"
+            assert expected == content_of(client.doc.get_update()), f"client {client.name} differs"
         for reader in self.readers:
-            seen = _content(reader.doc.get_update())["tokens"]
+            seen = content_of(reader.doc.get_update())["tokens"]
             assert made <= set(seen), f"reader {reader.name} lacks edits"
         assert not self.room.unsaved
 
 
-def _content(update: bytes) -> dict[str, Any]:
+def content_of(update: bytes) -> dict[str, Any]:
     doc: Doc[Any] = Doc()
     doc.apply_update(update)
     return {name: doc.get(name, type=Map).to_py() or {} for name in ("cells", "tokens")}

@@ -1,0 +1,42 @@
+"""Several nodes in simulation: seeded schedules of edits, mishaps and repairs (`TMI_SIMULATION_SEEDS`)."""
+
+import os
+
+import pytest
+
+from tests.simulation.cluster import Cluster
+
+SEEDS = int(os.environ.get("TMI_SIMULATION_SEEDS", "1000"))
+
+
+def test_nodes_converge_and_lose_nothing_acknowledged_in_every_schedule() -> None:
+    mishaps = stale = heard = takeovers = 0
+    for seed in range(SEEDS):
+        cluster = Cluster(seed)
+        try:
+            cluster.run()
+        except AssertionError as failure:
+            raise AssertionError(f"seed {seed}: {failure}") from failure
+        mishaps += cluster.mishaps
+        stale += cluster.stale_refused
+        heard += cluster.replicas_heard
+        takeovers += cluster.takeovers
+    assert mishaps > 3 * SEEDS, "the schedules are too calm to prove anything"
+    assert stale > SEEDS // 10, "hardly any stale write was tried"
+    assert heard > 10 * SEEDS, "hardly anything went over links"
+    assert takeovers > SEEDS // 10, "hardly any owner died"
+
+
+@pytest.mark.parametrize(
+    "seed",
+    [
+        # A replica told a new owner of a client's sync before it offered the document that the client had
+        # synced with: an edit was acknowledged that only the replica held.
+        215,
+        # What a client had sent that nobody can decode was adopted when it left, and ended the whole replica.
+        218,
+        288,
+    ],
+)
+def test_a_schedule_that_once_failed_holds(seed: int) -> None:
+    Cluster(seed).run()
