@@ -32,7 +32,7 @@ from tmi.domain.errors import (
     TooManyRequests,
     Unavailable,
 )
-from tmi.domain.ids import DiagramId, NodeId, Seq, SignInId
+from tmi.domain.ids import DiagramId, Fence, NodeId, Seq, SignInId
 from tmi.domain.model import Node
 from tmi.domain.ports import (
     AccessControl,
@@ -181,6 +181,12 @@ class Rooms:
         if runner is None or not runner.room.is_open or self._draining:
             return None
         return Mirror(runner, state_vector, answer, lambda: self._look_again(diagram))
+
+    def fence_risen(self, diagram: DiagramId, fence: Fence) -> None:
+        """Another node has claimed a room that this one had with `fence`."""
+        for runner in (self._open.get(diagram), self._ending.get(diagram)):
+            if runner is not None and runner.room.fence == fence and not runner.room.is_over:
+                runner.end(runner.room.fence_lost)
 
     def is_between(self, diagram: DiagramId) -> bool:
         """Whether a room is being opened here, or its last edits are being committed."""

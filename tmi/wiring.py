@@ -21,6 +21,7 @@ from api.tokens import Tokens, shared_signing_keys
 from persistence.postgres.access import PostgresAccessControl
 from persistence.postgres.database import PostgresDatabase
 from persistence.postgres.diagrams import PostgresDiagrams
+from persistence.postgres.ownership import PostgresOwnership
 from persistence.postgres.sign_ins import PostgresSignIns
 from persistence.postgres.signals import PostgresSignals
 from persistence.postgres.signing_keys import PostgresSigningKeys
@@ -138,11 +139,13 @@ async def _rooms(
         listening = stack.enter_context(closing(open_port(host, int(port))))
         node = Node(NodeId(uuid4()), name, settings.node_url or node_url(host, listening))
         redis = await stack.enter_async_context(connected(settings.redis_url.get_secret_value()))
-        coordinator = RedisCoordinator(update_log, redis, node)
+        coordinator = RedisCoordinator(PostgresOwnership(database), redis, node)
         await stack.enter_async_context(coordinator.running())
         rooms = await stack.enter_async_context(Rooms(update_log, coordinator, access, limits).running())
         links = Links(node.id, rooms, tokens)
         rooms.use(links, signals)
+        coordinator.answers = links.answers
+        coordinator.on_lost = rooms.fence_risen
         await stack.enter_async_context(links.listening(listening))
         await stack.enter_async_context(signals.hearing(rooms.hear))
         log.info("this is node %s, for others at %s", name, node.url)

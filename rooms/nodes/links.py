@@ -122,6 +122,15 @@ class Links:
             dialled = await asyncio.shield(self._dial_once(owner))
         dialled.end.open(runner)
 
+    async def answers(self, node: Node) -> bool:
+        """Whether a node can be reached, and is the one it should be."""
+        try:
+            if node.id not in self._dialled:
+                await asyncio.shield(self._dial_once(node))
+        except Unavailable:
+            return False
+        return True
+
     def _dial_once(self, owner: Node) -> "asyncio.Task[_Dialled]":
         task = self._dialling.get(owner.id)
         if task is None:
