@@ -29,7 +29,7 @@ from persistence.postgres.threat_models import PostgresThreatModels
 from persistence.postgres.update_log import PostgresUpdateLog
 from persistence.postgres.users import PostgresUsers
 from rooms.coordination.local import LocalCoordinator
-from rooms.coordination.redis import RedisCoordinator, connected
+from rooms.coordination.redis import LeaseLimits, RedisCoordinator, connected
 from rooms.journal import JournalLimits
 from rooms.nodes.links import Links
 from rooms.room import RoomLimits
@@ -139,7 +139,9 @@ async def _rooms(
         listening = stack.enter_context(closing(open_port(host, int(port))))
         node = Node(NodeId(uuid4()), name, settings.node_url or node_url(host, listening))
         redis = await stack.enter_async_context(connected(settings.redis_url.get_secret_value()))
-        coordinator = RedisCoordinator(PostgresOwnership(database), redis, node)
+        coordinator = RedisCoordinator(
+            PostgresOwnership(database), redis, node, LeaseLimits(lease_s=settings.room_lease_s)
+        )
         await stack.enter_async_context(coordinator.running())
         rooms = await stack.enter_async_context(Rooms(update_log, coordinator, access, limits).running())
         links = Links(node.id, rooms, tokens)
