@@ -85,7 +85,7 @@ class Settings(BaseSettings):
     node_name: str | None = None
     """For logs and people; None: the machine's name and the process."""
     room_lease_s: Annotated[float, Field(ge=1, le=3600)] = 30.0
-    """While Redis is away, a room is taken from a node that does not answer and was not seen for twice this."""
+    """Without Redis, rooms are taken from a node that does not answer and was not seen for twice this."""
 
     # development
     dev: bool = False

@@ -130,8 +130,8 @@ async def connected(url: str) -> AsyncIterator[Redis]:
 class RedisCoordinator:
     """The coordinator of one of several nodes. Use it inside `running()`.
 
-    `answers`: whether a node can be reached; asked while Redis is away. `on_lost` is told of rooms whose fence
-    has risen, with the fence that they had.
+    `answers`: whether a node can be reached; asked while Redis is away. `on_lost` is told of rooms whose
+    fence has risen, with the fence that they had.
     """
 
     def __init__(
@@ -247,7 +247,7 @@ class RedisCoordinator:
     async def _living_by_row(self, tenure: Tenure) -> Node | None:
         """The other node that owns the room and may be alive. Raises Unavailable if it is not known where."""
         owner = tenure.owner
-        if tenure.is_free or owner is not None and owner.id == self._node.id:
+        if tenure.is_free or (owner is not None and owner.id == self._node.id):
             return None
         if tenure.unseen_s < NOT_SEEN_LEASES * self._limits.lease_s:
             if owner is None:
@@ -353,7 +353,7 @@ class RedisCoordinator:
             self._peers = await self._nodes(sorted(set(ids) - {self._me}))
         except AWAY as error:
             if not self._is_away:
-                log.warning("Redis is away: open rooms go on, and others are found by their fences: %s", _why(error))
+                log.warning("Redis is away: rooms go on, and are found by their fences: %s", _why(error))
             self._is_away = True
         else:
             if self._is_away:

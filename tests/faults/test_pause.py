@@ -26,7 +26,7 @@ SELECT count(*) FROM (
 ) AS rows WHERE is_stale
 """
 """Rows that a former owner wrote after its successor's first."""
-FENCES = "SELECT diagram_id::text, fence FROM diagram_fences"
+FENCES = "SELECT diagram_id::text AS diagram_id, fence FROM diagram_fences"
 
 
 class Log:
@@ -43,7 +43,7 @@ class Log:
 
     async def fences(self) -> list[int]:
         """Those of the rooms, in their order."""
-        found = dict(await self._connection.fetch(FENCES))
+        found = {row["diagram_id"]: row["fence"] for row in await self._connection.fetch(FENCES)}
         return [found[place.diagram] for place in self._nodes.writers.places]
 
     async def rise(self, before: list[int]) -> None:

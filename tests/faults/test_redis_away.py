@@ -45,7 +45,7 @@ class Redis:
         """Whom it names as owners."""
         async with connected(self.url) as client:
             found = await client.mget([f"tmi:room:{place.diagram}" for place in places])
-        return [None if owner is None else owner.decode() for owner in found]
+        return [owner.decode() if isinstance(owner, bytes) else owner for owner in found]
 
 
 @pytest.fixture

@@ -60,7 +60,8 @@ class Cluster:
         """A node that has just started."""
         node = new_node(name)
         before = asyncio.all_tasks()
-        rooms = await self._stack.enter_async_context(running_coordinator(self.url, self.ownership, node, limits))
+        coordinator = running_coordinator(self.url, self.ownership, node, limits)
+        rooms = await self._stack.enter_async_context(coordinator)
         tasks = {task for task in asyncio.all_tasks() - before if task.get_name() in BACKGROUND}
         return Running(node, rooms, frozenset(tasks))
 
@@ -377,7 +378,7 @@ async def apart(stack: AsyncExitStack, count: int) -> tuple[Cluster, Sequence[Ru
     return cluster, [await cluster.node(f"n{n}", BRIEF) for n in range(count)]
 
 
-async def says(is_there: bool, asked: list[Node], node: Node) -> bool:  # noqa: FBT001
+async def says(is_there: bool, asked: list[Node], node: Node) -> bool:
     """An answer to whether a node can be reached."""
     asked.append(node)
     return is_there
@@ -385,7 +386,7 @@ async def says(is_there: bool, asked: list[Node], node: Node) -> bool:  # noqa: 
 
 @pytest.mark.parametrize("does_answer", [True, False])
 async def test_without_redis_a_room_is_taken_from_an_owner_that_was_not_seen_and_does_not_answer(
-    does_answer: bool,  # noqa: FBT001
+    does_answer: bool,
 ) -> None:
     async with AsyncExitStack() as stack:
         cluster, (a, b) = await apart(stack, 2)
@@ -407,7 +408,7 @@ async def test_without_redis_exactly_one_of_many_gets_a_dead_nodes_room() -> Non
     async with AsyncExitStack() as stack:
         cluster, (dead, *others) = await apart(stack, 6)
         for node in others:
-            node.rooms.answers = partial(says, False, [])  # noqa: FBT003
+            node.rooms.answers = partial(says, False, [])
         diagrams = cluster.diagrams(20)
         for diagram in diagrams:
             await dead.rooms.claim(diagram)
