@@ -20,7 +20,7 @@ from tests.valkey import running_coordinator
 from tmi.domain.ids import DiagramId
 from tmi.embedded.binaries import find_valkey
 
-USER, PASSWORD = "tmi", "p@ss/word"
+USER, ADMIN, PASSWORD = "tmi", "admin", "p@ss/word"
 RULES = f"user {USER} on >{PASSWORD} ~tmi:* resetchannels -@all +get +set +del +zadd +zrem +zrange "
 RULES += "+zremrangebyscore +pexpire +time +eval +client|setinfo +client|setname +hello +ping\n"
 """All that a node may do."""
@@ -37,13 +37,13 @@ def certificates(tmp_path: Path) -> Path:
 
 
 @contextlib.asynccontextmanager
-async def valkey(folder: Path) -> AsyncIterator[int]:
+async def valkey(folder: Path, *options: str) -> AsyncIterator[int]:
     """A server on a port of the loopback interface."""
-    (folder / "users.acl").write_text("user default off\n" + RULES)
+    (folder / "users.acl").write_text(f"user default off\nuser {ADMIN} on >{PASSWORD} ~* &* +@all\n{RULES}")
     port = free_port()
     command = [str(find_valkey()), "--port", str(port), "--aclfile", "users.acl", "--save", ""]
     server = subprocess.Popen(  # noqa: ASYNC220  (takes a moment, and nothing else runs here)
-        [*command, "--bind", "127.0.0.1"],
+        [*command, "--bind", "127.0.0.1", *options],
         cwd=folder,
         stdout=subprocess.DEVNULL,
     )
@@ -116,3 +116,15 @@ async def test_tls_by_an_authority_of_ones_own(certificates: Path) -> None:
         async with connected(url) as client:
             with pytest.raises(RedisError, match="certificate"):
                 await client.get("tmi:room:x")
+
+
+async def test_a_node_of_a_cluster_that_has_all_slots_serves_rooms(tmp_path: Path) -> None:
+    """Every script and command of a pipeline touches one key, so that slots are never crossed."""
+    async with valkey(tmp_path, "--cluster-enabled", "yes") as port:
+        url = f"redis://{ADMIN}:{quote(PASSWORD, safe='')}@127.0.0.1:{port}"
+        async with connected(url) as client:
+            await client.execute_command("CLUSTER ADDSLOTSRANGE", 0, 16383)
+            async with asyncio.timeout(START_S):
+                while "ok" != (await client.execute_command("CLUSTER INFO"))["cluster_state"]:
+                    await asyncio.sleep(0.05)
+        assert await claims(url)
