@@ -4,8 +4,9 @@ import asyncio
 import contextlib
 import ssl
 import subprocess
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 from uuid import uuid4
 
@@ -123,8 +124,9 @@ async def test_a_node_of_a_cluster_that_has_all_slots_serves_rooms(tmp_path: Pat
     async with valkey(tmp_path, "--cluster-enabled", "yes") as port:
         url = f"redis://{ADMIN}:{quote(PASSWORD, safe='')}@127.0.0.1:{port}"
         async with connected(url) as client:
-            await client.execute_command("CLUSTER ADDSLOTSRANGE", 0, 16383)
+            ask: Callable[..., Awaitable[Any]] = client.execute_command
+            await ask("CLUSTER ADDSLOTSRANGE", 0, 16383)
             async with asyncio.timeout(START_S):
-                while "ok" != (await client.execute_command("CLUSTER INFO"))["cluster_state"]:
+                while "ok" != (await ask("CLUSTER INFO"))["cluster_state"]:
                     await asyncio.sleep(0.05)
         assert await claims(url)
