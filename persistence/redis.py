@@ -47,7 +47,9 @@ async def connected(url: str) -> AsyncIterator[Redis]:
         timeout=ANSWER_S,
         socket_timeout=None,
         socket_connect_timeout=ANSWER_S,
-        retry=Retry(NoBackoff(), 1, (ConnectionFailed,)),
+        # uvloop raises RuntimeError to who writes to what the other side has closed. (The types know of
+        # the client's own errors only.)
+        retry=Retry(NoBackoff(), 1, (ConnectionFailed, RuntimeError)),  # type: ignore[arg-type]
     )
     client = Redis.from_pool(pool)
     try:

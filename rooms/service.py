@@ -33,7 +33,7 @@ from tmi.domain.errors import (
     TooManyRequests,
     Unavailable,
 )
-from tmi.domain.ids import DiagramId, NodeId, Seq, SignInId
+from tmi.domain.ids import DiagramId, Fence, NodeId, Seq, SignInId
 from tmi.domain.model import Node
 from tmi.domain.ports import AccessControl, Coordinator, Signal, Signals, StoredDocument, UpdateLog
 from tmi.domain.roles import Action, may
@@ -144,6 +144,14 @@ class Rooms:
         if runner is None or not runner.room.is_open:
             return None
         return Mirror(runner, state_vector, answer, lambda: self._rights.look_again(diagram), node)
+
+    def fence_risen(self, diagram: DiagramId, fence: Fence) -> None:
+        """Another node has claimed a room that this one had with `fence`."""
+        hosted = self._hosted
+        for home in (hosted.open, hosted.moving, hosted.ending):
+            runner = home.get(diagram)
+            if runner is not None and runner.room.fence == fence and not runner.room.is_over:
+                runner.fence_lost()
 
     def is_between(self, diagram: DiagramId) -> bool:
         """Whether a room is being opened here, or its last edits are being committed."""

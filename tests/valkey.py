@@ -17,7 +17,7 @@ from rooms.coordination.redis import LeaseLimits, RedisCoordinator, connected
 from tests.harness.service import children_of, wait_for
 from tmi.domain.ids import NodeId
 from tmi.domain.model import Node
-from tmi.domain.ports import UpdateLog
+from tmi.domain.ports import Ownership
 from tmi.embedded.binaries import find_valkey
 from tmi.embedded.valkey import SETTINGS
 
@@ -31,12 +31,12 @@ def new_node(name: str = "node") -> Node:
 
 @asynccontextmanager
 async def running_coordinator(
-    url: str, log: UpdateLog, node: Node | None = None, limits: LeaseLimits | None = None
+    url: str, ownership: Ownership, node: Node | None = None, limits: LeaseLimits | None = None
 ) -> AsyncIterator[RedisCoordinator]:
     """The coordinator of a running node."""
     async with (
         connected(url) as redis,
-        RedisCoordinator(log, redis, node or new_node(), limits).running() as coordinator,
+        RedisCoordinator(ownership, redis, node or new_node(), limits).running() as coordinator,
     ):
         yield coordinator
 

@@ -94,6 +94,8 @@ class Settings(BaseSettings):
     """What other nodes call this place, like ws://10.0.0.5:7946; None: as `node_listen` says."""
     node_name: str | None = None
     """For logs and people; None: the machine's name and the process."""
+    room_lease_s: Annotated[float, Field(ge=1, le=3600)] = 30.0
+    """Without Redis, rooms are taken from a node that does not answer and was not seen for twice this."""
 
     # development
     dev: bool = False

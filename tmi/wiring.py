@@ -25,6 +25,7 @@ from persistence.memory.rate_limits import MemoryRateLimits
 from persistence.postgres.access import PostgresAccessControl
 from persistence.postgres.database import PostgresDatabase
 from persistence.postgres.diagrams import PostgresDiagrams
+from persistence.postgres.ownership import PostgresOwnership
 from persistence.postgres.sign_ins import PostgresSignIns
 from persistence.postgres.signals import PostgresSignals
 from persistence.postgres.signing_keys import PostgresSigningKeys
@@ -33,7 +34,7 @@ from persistence.postgres.update_log import PostgresUpdateLog
 from persistence.postgres.users import PostgresUsers
 from rooms.administration import Administration, Desk
 from rooms.coordination.local import LocalCoordinator
-from rooms.coordination.redis import RedisCoordinator, connected, living_nodes
+from rooms.coordination.redis import LeaseLimits, RedisCoordinator, connected, living_nodes
 from rooms.journal import JournalLimits
 from rooms.limits import RoomsLimits
 from rooms.nodes.control import Json
@@ -162,7 +163,9 @@ async def _rooms(
         listening = stack.enter_context(closing(open_port(host, int(port))))
         node = Node(NodeId(uuid4()), name, settings.node_url or node_url(host, listening))
         redis = await stack.enter_async_context(connected(settings.redis_url.get_secret_value()))
-        coordinator = RedisCoordinator(update_log, redis, node)
+        coordinator = RedisCoordinator(
+            PostgresOwnership(database), redis, node, LeaseLimits(lease_s=settings.room_lease_s)
+        )
         await stack.enter_async_context(coordinator.running())
         rooms = await stack.enter_async_context(Rooms(update_log, coordinator, access, limits).running())
         links = Links(node.id, rooms, tokens)
@@ -170,6 +173,8 @@ async def _rooms(
         administration = Administration(coordinator.peers, links.ask, desk)
         links.answer = desk.answer
         rooms.use(links, signals, administration)
+        coordinator.answers = links.answers
+        coordinator.on_lost = rooms.fence_risen
         await stack.enter_async_context(links.listening(listening))
         await stack.enter_async_context(signals.hearing(rooms.hear))
         log.info("this is node %s, for others at %s", name, node.url)

@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 
 from tmi.domain.errors import DatabaseUnavailable, NotFound
 from tmi.domain.ids import DiagramId, Fence, Seq, SignInId, ThreatModelId, UserId
-from tmi.domain.model import AuthorizationCode, Diagram, SigningKey, ThreatModel, User
+from tmi.domain.model import AuthorizationCode, Diagram, Node, SigningKey, ThreatModel, User
 from tmi.domain.ports import LoggedUpdate, Signal
 
 
@@ -23,6 +23,10 @@ class RoomLog:
 
     fence: Fence = NEVER_CLAIMED
     owner: str | None = None
+    named: tuple[Fence, Node] | None = None
+    """Who claimed it last and said where it is reached, and with which fence."""
+    seen_at: float = float("-inf")
+    """When that one was last heard of (time.monotonic)."""
     rows: list[tuple[Fence, LoggedUpdate]] = field(default_factory=list)
     snapshots: dict[Seq, tuple[bytes, bool]] = field(default_factory=dict)
     """Their state, and whether it is whole."""

@@ -3,6 +3,7 @@ answers.
 """
 
 import asyncio
+import time
 from collections.abc import Sequence
 
 from persistence.memory.store import MemoryStore, RoomLog
@@ -29,6 +30,7 @@ class MemoryUpdateLog:
         self._store.visit()
         log = self._store.log(diagram)
         log.fence, log.owner = Fence(log.fence + 1), owner
+        log.seen_at = time.monotonic()
         return log.fence
 
     async def load(self, diagram: DiagramId) -> StoredDocument:

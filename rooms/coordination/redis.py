@@ -14,12 +14,17 @@ What it holds true:
 
 What can go wrong:
 
-- Redis is away: open rooms go on, since their fences stand, and nothing is claimed (Unavailable). Claiming by
-  the fence's row alone, while Redis is away, is not there yet.
+- Redis is away: open rooms go on, since their fences stand. Who owns another room is read from the row of its
+  fence, which owners renew three times in `lease_s`. A room is claimed there if nobody owns it, or if its
+  owner does not answer *and* was not seen for two lease times. Of many that try, the one that raises the
+  fence it has read succeeds; the others find its name there after a moment.
+- Only some nodes reach Redis: who takes a free lease finds the name of a living node in the row, and leaves
+  the room to it.
 - Redis was emptied, or back after a while: the next beat does not find this node's key. It asserts the leases
   of all rooms again, and claims nothing for `node_ttl_s`, in which the other nodes do the same.
-- A node is taken for dead, since it stood still or was cut off: its rooms may be claimed by others. It learns
-  of that by its next append, and stands down. That its lease is lost is only noted here.
+- A node is taken for dead, since it stood still or was cut off: its rooms may be claimed by others. Its next
+  beat finds that out, or that it comes late; then the fences of all its rooms are looked at in one statement,
+  and it stands down where they have risen. Where they stand, it takes its leases back from whoever has them.
 - A release is lost, with its node or on the way: the lease names a node that does not have the room. A dead
   one's key expires; one that is alive says so to whoever asks it, who then claims with `disowned`.
 
@@ -30,7 +35,7 @@ import asyncio
 import contextlib
 import logging
 import random
-from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import cast
 from uuid import UUID
@@ -43,10 +48,10 @@ from redis.backoff import NoBackoff
 from redis.exceptions import ConnectionError as ConnectionFailed
 from redis.exceptions import RedisError
 
-from tmi.domain.errors import OwnedElsewhere, Unavailable
+from tmi.domain.errors import Conflict, NotFound, OwnedElsewhere, Unavailable
 from tmi.domain.ids import DiagramId, Fence, NodeId
 from tmi.domain.model import Node
-from tmi.domain.ports import UpdateLog
+from tmi.domain.ports import Ownership, Tenure
 
 log = logging.getLogger(__name__)
 
@@ -60,7 +65,11 @@ LEASES_AT_ONCE = 500
 """In one pipeline; the loop serves others between two of them."""
 
 AWAY = (RedisError, OSError)
-AWAY_TEXT = "Redis, which knows who has which diagram, does not answer; try again shortly"
+NOT_SEEN_LEASES = 2
+"""While Redis is away, an owner that does not answer counts as dead when it was not seen for so many times
+`lease_s`."""
+AFTER_RACE_S = 0.02, 0.2
+"""The pause after another node was quicker, at random."""
 
 NODES = "tmi:nodes"
 """A sorted set: the ids of nodes by when they expire, in milliseconds of the server's clock."""
@@ -123,24 +132,31 @@ async def connected(url: str) -> AsyncIterator[Redis]:
 
 async def living_nodes(redis: Redis) -> Sequence[Node]:
     """All nodes that are alive, for a tool that is none. Raises Unavailable."""
-    with _translated():
+    try:
         async with _in_time():
             ids = cast(Sequence[bytes], await redis.zrange(NODES, 0, -1))
         found = []
         for node in ids:
             async with _in_time():
                 found.append(cast(bytes | None, await redis.get(_node_key(node))))
+    except AWAY as error:
+        raise Unavailable("Redis, which knows the nodes, does not answer; try again shortly") from error
     return [_decoded(node) for node in found if node is not None]
 
 
 class RedisCoordinator:
     """The coordinator of one of several nodes. Use it inside `running()`.
 
-    A lease that another node has taken is only noted: the room learns of it by its next append.
+    `answers`: whether a node can be reached; asked while Redis is away. `on_lost` is told of rooms whose
+    fence has risen, with the fence that they had.
     """
 
-    def __init__(self, log: UpdateLog, redis: Redis, node: Node, limits: LeaseLimits | None = None) -> None:
-        self._log = log
+    def __init__(
+        self, ownership: Ownership, redis: Redis, node: Node, limits: LeaseLimits | None = None
+    ) -> None:
+        self.answers: Callable[[Node], Awaitable[bool]] | None = None
+        self.on_lost: Callable[[DiagramId, Fence], None] = lambda _diagram, _fence: None
+        self._ownership = ownership
         self._redis = redis
         self._node = node
         self._me = str(node.id).encode()
@@ -185,47 +201,106 @@ class RedisCoordinator:
     async def claim(self, diagram: DiagramId, disowned: NodeId | None = None) -> Fence:
         """Take the lease and raise the fence. Raises NotFound, OwnedElsewhere and Unavailable."""
         async with self._alone_with(diagram):
-            await self._take(diagram, disowned)
             try:
-                fence = await self._log.claim(diagram, str(self._node.id))
-            except BaseException:
-                if diagram not in self._held:
-                    await self._give_back(diagram)
-                raise
+                dead = await self._take(diagram, disowned)
+            except AWAY:
+                fence = await self._claim_by_row(diagram, disowned)
+            else:
+                fence = await self._raise(diagram, dead)
             self._held[diagram] = fence
             return fence
 
+    async def _raise(self, diagram: DiagramId, dead: frozenset[NodeId]) -> Fence:
+        """Raise the fence of a room whose lease is ours."""
+        spared = {peer.id for peer in self._peers} - dead
+        try:
+            return await self._ownership.claim(diagram, self._node, spared)
+        except BaseException as error:
+            if diagram not in self._held:
+                await self._give_back(diagram)
+            if isinstance(error, Conflict):  # the row has changed meanwhile
+                raise Unavailable(str(error)) from error
+            raise
+
     async def release(self, diagram: DiagramId, fence: Fence) -> None:
-        """Give the lease back, unless the room was claimed again since."""
-        if self._held.get(diagram) == fence:
-            del self._held[diagram]
-            await self._give_back_unless_held(diagram)
+        """Give row and lease back, unless the room was claimed again since."""
+        if self._held.get(diagram) != fence:
+            return
+        del self._held[diagram]
+        async with self._alone_with(diagram):
+            if diagram in self._held:
+                return
+            try:
+                await self._ownership.release(diagram, self._node.id, fence)
+            except Unavailable as error:
+                log.info("room %s: its row still names this node: %s", diagram, error)
+            await self._give_back(diagram)
 
     async def owner(self, diagram: DiagramId) -> Node | None:
-        """Who holds the lease, if that is another node and alive. None, too, while Redis is away."""
-        if self._is_away or diagram in self._held:
+        """Who owns the room, if that is another node and alive. None, too, where nobody can tell."""
+        if diagram in self._held:
             return None
         try:
-            holder = await self._get(_room_key(diagram))
-            return None if holder is None or holder == self._me else await self._living(holder)
+            if not self._is_away:
+                holder = await self._get(_room_key(diagram))
+                return None if holder is None or holder == self._me else await self._living(holder)
         except AWAY:
+            pass
+        try:
+            return await self._living_by_row(await self._ownership.find(diagram))
+        except (Unavailable, NotFound):
             return None
 
-    async def _take(self, diagram: DiagramId, disowned: NodeId | None) -> None:
-        """Raises OwnedElsewhere and Unavailable."""
-        if self._is_away:
-            raise Unavailable(AWAY_TEXT)
-        await self._settled()
-        rightless = b"" if disowned is None else str(disowned).encode()
-        with _translated():
-            for _ in range(TRIES):
-                holder = await self._ask_for(diagram, rightless)
-                if holder == self._me:
-                    return
-                owner = await self._living(holder)
+    # --- by the row, while Redis is away --------------------------------------------------------
+
+    async def _claim_by_row(self, diagram: DiagramId, disowned: NodeId | None) -> Fence:
+        """Raises NotFound, OwnedElsewhere and Unavailable."""
+        for _ in range(TRIES):
+            tenure = await self._ownership.find(diagram)
+            if tenure.owner is None or tenure.owner.id != disowned:
+                owner = await self._living_by_row(tenure)
                 if owner is not None:
                     raise OwnedElsewhere(owner)
-                rightless = holder
+            try:
+                return await self._ownership.claim(diagram, self._node, after=tenure.fence)
+            except Conflict:
+                await asyncio.sleep(random.uniform(*AFTER_RACE_S))  # noqa: S311  (only spreads the nodes)
+        raise Unavailable("several nodes want the diagram's room; try again shortly")
+
+    async def _living_by_row(self, tenure: Tenure) -> Node | None:
+        """The other node that owns the room and may be alive. Raises Unavailable if it is not known where."""
+        owner = tenure.owner
+        if tenure.is_free or (owner is not None and owner.id == self._node.id):
+            return None
+        if tenure.unseen_s < NOT_SEEN_LEASES * self._limits.lease_s:
+            if owner is None:
+                raise Unavailable("a node that cannot be asked may own the diagram's room; try again shortly")
+            return owner
+        return owner if owner is not None and await self._does_answer(owner) else None
+
+    async def _does_answer(self, owner: Node) -> bool:
+        return self.answers is None or await self.answers(owner)
+
+    # --- by the lease ---------------------------------------------------------------------------
+
+    async def _take(self, diagram: DiagramId, disowned: NodeId | None) -> frozenset[NodeId]:
+        """Take the lease; returns the nodes that have no right to the room. Raises OwnedElsewhere,
+        Unavailable, and one of AWAY.
+        """
+        if self._is_away:
+            raise ConnectionFailed("Redis was away a moment ago")
+        await self._settled()
+        rightless = b"" if disowned is None else str(disowned).encode()
+        dead = set() if disowned is None else {disowned}
+        for _ in range(TRIES):
+            holder = await self._ask_for(diagram, rightless)
+            if holder == self._me:
+                return frozenset(dead)
+            owner = await self._living(holder)
+            if owner is not None:
+                raise OwnedElsewhere(owner)
+            rightless = holder
+            dead.add(NodeId(UUID(holder.decode())))
         raise Unavailable("several nodes want the diagram's room; try again shortly")
 
     async def _settled(self) -> None:
@@ -278,10 +353,13 @@ class RedisCoordinator:
 
     async def _keep_beating(self) -> None:
         clock = asyncio.get_running_loop().time
-        pause_s = self._limits.beat_s
+        pause_s, begun_at = self._limits.beat_s, clock()
         while True:
             await asyncio.sleep(pause_s)
+            late_s = clock() - begun_at
             begun_at = clock()
+            if late_s > self._limits.node_ttl_s:  # paused: others may have taken us for dead
+                self._assert_now.set()
             try:
                 await self._beat()
             except Exception:
@@ -298,11 +376,12 @@ class RedisCoordinator:
             self._peers = await self._nodes(sorted(set(ids) - {self._me}))
         except AWAY as error:
             if not self._is_away:
-                log.warning("Redis is away: open rooms go on, and none is claimed: %s", _why(error))
+                log.warning("Redis is away: rooms go on, and are found by their fences: %s", _why(error))
             self._is_away = True
         else:
             if self._is_away:
                 log.info("Redis is back")
+                self._assert_now.set()
             self._is_away = False
         finally:
             self._has_beaten = True
@@ -347,12 +426,37 @@ class RedisCoordinator:
                     await self._assert_now.wait()
             self._assert_now.clear()
             try:
-                await self._assert_leases()
-            except AWAY:  # the beat tells
-                await asyncio.sleep(self._limits.beat_s)
+                await self._renew_rows()
+            except Unavailable as error:
+                log.debug("the rows of rooms could not be renewed: %s", error)
                 self._assert_now.set()
             except Exception:
+                log.exception("the rows of rooms could not be renewed; they are tried again")
+            try:
+                await self._assert_leases()
+            except (*AWAY, Unavailable) as error:
+                log.debug("leases could not be renewed: %s", _why(error))
+                if not self._is_away:  # else the next beat that succeeds asks for it
+                    self._assert_now.set()
+            except Exception:
                 log.exception("leases could not be renewed; they are tried again")
+            await asyncio.sleep(self._limits.beat_s)
+
+    async def _renew_rows(self) -> None:
+        """Say in the database that this node lives, and give up the rooms whose fence has risen."""
+        held = list(self._held.items())
+        for begin in range(0, len(held), LEASES_AT_ONCE):
+            await self._checked(dict(held[begin : begin + LEASES_AT_ONCE]))
+
+    async def _checked(self, some: dict[DiagramId, Fence]) -> frozenset[DiagramId]:
+        """Which of these rooms are still ours. The others are told."""
+        standing = await self._ownership.renew(some)
+        for diagram, fence in some.items():
+            if diagram not in standing and self._held.get(diagram) == fence:
+                del self._held[diagram]
+                log.warning("room %s: another node has claimed it", diagram)
+                self.on_lost(diagram, fence)
+        return standing
 
     async def _assert_leases(self) -> None:
         """Renew all leases, and take those again that are gone."""
@@ -363,13 +467,24 @@ class RedisCoordinator:
                 for diagram, _ in some:
                     pipe.eval(TAKE, 1, _room_key(diagram), *self._lease, b"")
                 holders = await pipe.execute()
+            others: dict[DiagramId, bytes] = {}
             for (diagram, fence), holder in zip(some, holders, strict=True):
                 if holder == self._me:
                     if diagram not in self._held:  # released while this was under way
                         await self._give_back_unless_held(diagram)
                 elif self._held.get(diagram) == fence:
-                    del self._held[diagram]
-                    log.warning("room %s: node %s has its lease now", diagram, holder.decode())
+                    others[diagram] = holder
+            if others:
+                await self._dispute(others)
+
+    async def _dispute(self, others: dict[DiagramId, bytes]) -> None:
+        """Other nodes have these leases: take back those of rooms whose fence is still ours."""
+        standing = await self._checked({d: self._held[d] for d in others if d in self._held})
+        for diagram in standing:
+            async with self._alone_with(diagram):
+                if diagram in self._held:
+                    log.warning("room %s: node %s had its lease", diagram, others[diagram].decode())
+                    await self._ask_for(diagram, others[diagram])
 
 
 def _room_key(diagram: DiagramId) -> str:
@@ -395,11 +510,3 @@ def _in_time() -> asyncio.Timeout:
 
 def _why(error: Exception) -> str:
     return str(error) or f"no answer within {ANSWER_S:g} s"
-
-
-@contextlib.contextmanager
-def _translated() -> Iterator[None]:
-    try:
-        yield
-    except AWAY as error:
-        raise Unavailable(AWAY_TEXT) from error

@@ -132,6 +132,15 @@ class Links:
         dialled = self._dialled.get(node.id)
         return await asyncio.shield(self._dial_once(node)) if dialled is None else dialled
 
+    async def answers(self, node: Node) -> bool:
+        """Whether a node can be reached, and is the one it should be."""
+        try:
+            if node.id not in self._dialled:
+                await asyncio.shield(self._dial_once(node))
+        except Unavailable:
+            return False
+        return True
+
     def _dial_once(self, owner: Node) -> "asyncio.Task[_Dialled]":
         task = self._dialling.get(owner.id)
         if task is None:

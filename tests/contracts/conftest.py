@@ -9,6 +9,7 @@ import pytest
 from persistence.memory.access import MemoryAccessControl
 from persistence.memory.database import MemoryDatabase
 from persistence.memory.diagrams import MemoryDiagrams
+from persistence.memory.ownership import MemoryOwnership
 from persistence.memory.sign_ins import MemorySignIns
 from persistence.memory.signals import MemorySignals
 from persistence.memory.signing_keys import MemorySigningKeys
@@ -19,6 +20,7 @@ from persistence.memory.users import MemoryUsers
 from persistence.postgres.access import PostgresAccessControl
 from persistence.postgres.database import PostgresDatabase
 from persistence.postgres.diagrams import PostgresDiagrams
+from persistence.postgres.ownership import PostgresOwnership
 from persistence.postgres.sign_ins import PostgresSignIns
 from persistence.postgres.signals import PostgresSignals
 from persistence.postgres.signing_keys import PostgresSigningKeys
@@ -31,6 +33,7 @@ from tmi.domain.ports import (
     AccessControl,
     Database,
     Diagrams,
+    Ownership,
     Signals,
     SigningKeys,
     SignIns,
@@ -49,6 +52,7 @@ class Ports:
     """All ports of one store."""
 
     log: UpdateLog
+    ownership: Ownership
     access: AccessControl
     threat_models: ThreatModels
     diagrams: Diagrams
@@ -83,6 +87,7 @@ def memory_ports(store: MemoryStore) -> Ports:
 
     return Ports(
         log=MemoryUpdateLog(store),
+        ownership=MemoryOwnership(store),
         access=MemoryAccessControl(store),
         threat_models=MemoryThreatModels(store),
         diagrams=MemoryDiagrams(store),
@@ -115,6 +120,7 @@ def postgres_ports(database: PostgresDatabase) -> Ports:
 
     return Ports(
         log=PostgresUpdateLog(database),
+        ownership=PostgresOwnership(database),
         access=PostgresAccessControl(database),
         threat_models=PostgresThreatModels(database),
         diagrams=PostgresDiagrams(database),

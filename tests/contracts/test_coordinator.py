@@ -6,29 +6,34 @@ from uuid import uuid4
 import pytest
 
 from rooms.coordination.local import LocalCoordinator
+from rooms.coordination.memory import Leases, MemoryCoordinator
 from tests.contracts.conftest import Ports
-from tests.valkey import running_coordinator
+from tests.valkey import new_node, running_coordinator
 from tmi.domain.errors import NotFound
 from tmi.domain.ids import DiagramId, Fence, NodeId, Seq
 from tmi.domain.ports import Coordinator, LoggedUpdate, Origin, RoomBatch
 
 
-@pytest.fixture(params=["local", "redis"])
-def redis_url(request: pytest.FixtureRequest) -> str | None:
-    """The URL of a Redis, None for the coordinator that needs none."""
-    if request.param == "local":
-        return None
-    url: str = request.getfixturevalue("valkey_url")
-    return url
+@pytest.fixture(params=["local", "memory", "redis", "redis-away"])
+def kind(request: pytest.FixtureRequest) -> str:
+    """What there is to coordinate by."""
+    kind: str = request.param
+    if kind == "redis":
+        kind = request.getfixturevalue("valkey_url")
+    return kind
 
 
 @pytest.fixture
-async def coordinator(redis_url: str | None, ports: Ports) -> AsyncIterator[Coordinator]:
+async def coordinator(kind: str, ports: Ports) -> AsyncIterator[Coordinator]:
     """The coordinator of a node that is alone."""
-    if redis_url is None:
+    if kind == "local":
         yield LocalCoordinator(ports.log, "node")
         return
-    async with running_coordinator(redis_url, ports.log) as running:
+    if kind == "memory":
+        yield MemoryCoordinator(Leases(), ports.log, new_node())
+        return
+    url = "unix:///nowhere/valkey.sock" if kind == "redis-away" else kind
+    async with running_coordinator(url, ports.ownership) as running:
         yield running
 
 

@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -68,8 +68,14 @@ class Pair:
 
 
 @contextlib.asynccontextmanager
-async def pair(folder: Path, redis: str, postgres: OwnPostgres, driver: NodeDriver) -> AsyncIterator[Pair]:
-    environment = {"TMI_REDIS_URL": redis}
+async def pair(
+    folder: Path,
+    redis: str,
+    postgres: OwnPostgres,
+    driver: NodeDriver,
+    environment: Mapping[str, str] | None = None,
+) -> AsyncIterator[Pair]:
+    environment = {"TMI_REDIS_URL": redis, **(environment or {})}
     with (
         Service(folder / "a", environment, postgres.url) as a,
         Service(folder / "b", environment, postgres.url) as b,

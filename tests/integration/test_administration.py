@@ -4,8 +4,8 @@ import asyncio
 
 import pytest
 
+from persistence.memory.ownership import MemoryOwnership
 from persistence.memory.store import MemoryStore
-from persistence.memory.update_log import MemoryUpdateLog
 from rooms.coordination.redis import LeaseLimits, connected, living_nodes
 from tests.valkey import new_node, running_coordinator
 from tmi.domain.errors import Unavailable
@@ -15,10 +15,10 @@ QUICK = LeaseLimits(beat_s=0.1, node_ttl_s=0.5)
 
 
 async def test_a_draining_node_is_known_as_one_by_the_others_and_by_tools(valkey_url: str) -> None:
-    log = MemoryUpdateLog(MemoryStore())
+    ownership = MemoryOwnership(MemoryStore())
     async with (
-        running_coordinator(valkey_url, log, new_node("a"), QUICK) as a,
-        running_coordinator(valkey_url, log, new_node("b"), QUICK) as b,
+        running_coordinator(valkey_url, ownership, new_node("a"), QUICK) as a,
+        running_coordinator(valkey_url, ownership, new_node("b"), QUICK) as b,
         connected(valkey_url) as redis,
     ):
         assert {"a", "b"} == {node.name for node in await living_nodes(redis)}

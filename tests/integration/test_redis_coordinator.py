@@ -9,15 +9,17 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from urllib.parse import urlsplit
 from uuid import uuid4
 
 import pytest
 from redis.asyncio import Redis
+from redis.exceptions import RedisError
 
+from persistence.memory.ownership import MemoryOwnership
 from persistence.memory.store import MemoryStore, RoomLog
-from persistence.memory.update_log import MemoryUpdateLog
 from rooms.coordination.redis import LeaseLimits, RedisCoordinator, connected
 from tests.harness.fault_proxy import proxied
 from tests.valkey import new_node, running_coordinator, valkeys
@@ -54,13 +56,14 @@ class Cluster:
         self._stack = stack
         self.redis = redis
         self.store = MemoryStore()
-        self.log = MemoryUpdateLog(self.store)
+        self.ownership = MemoryOwnership(self.store)
 
     async def node(self, name: str, limits: LeaseLimits = QUICK) -> Running:
         """A node that has just started."""
         node = new_node(name)
         before = asyncio.all_tasks()
-        rooms = await self._stack.enter_async_context(running_coordinator(self.url, self.log, node, limits))
+        coordinator = running_coordinator(self.url, self.ownership, node, limits)
+        rooms = await self._stack.enter_async_context(coordinator)
         tasks = {task for task in asyncio.all_tasks() - before if task.get_name() in BACKGROUND}
         return Running(node, rooms, frozenset(tasks))
 
@@ -238,7 +241,7 @@ async def test_of_many_that_want_a_dead_nodes_room_one_gets_it(cluster: Cluster)
 
 async def test_rooms_of_a_node_that_ended_properly_can_be_claimed_at_once(cluster: Cluster) -> None:
     diagram = cluster.diagram()
-    async with running_coordinator(cluster.url, cluster.log) as a:
+    async with running_coordinator(cluster.url, cluster.ownership) as a:
         await a.claim(diagram)
     b = await cluster.node("b")
 
@@ -319,7 +322,7 @@ async def test_nothing_is_claimed_from_those_who_have_not_noticed_yet_that_redis
     assert slow.node.id == await outcome(quick.rooms.claim(diagram))
 
 
-async def test_while_redis_is_away_nothing_is_claimed_and_peers_stay_known(
+async def test_while_redis_is_away_rooms_are_claimed_by_their_rows_and_leases_follow(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     caplog.set_level(logging.INFO, "rooms.coordination")
@@ -330,8 +333,8 @@ async def test_while_redis_is_away_nothing_is_claimed_and_peers_stay_known(
         redis = await stack.enter_async_context(connected(url))
         cluster = Cluster(url, redis, stack)
         a, b = await cluster.node("a"), await cluster.node("b")
-        diagram, other, free = cluster.diagrams(3)
-        fence = await a.rooms.claim(diagram)
+        diagram, other, free = diagrams = cluster.diagrams(3)
+        await a.rooms.claim(diagram)
         await b.rooms.claim(other)
 
         async def are_acquainted() -> bool:
@@ -339,27 +342,133 @@ async def test_while_redis_is_away_nothing_is_claimed_and_peers_stay_known(
 
         await eventually(are_acquainted)
         await first.aclose()
-        for _ in range(3):
-            with pytest.raises(Unavailable, match=r"^Redis, which knows who has which diagram, does not"):
-                await a.rooms.claim(free)
-            await asyncio.sleep(0.2)
+        assert [1, a.node.id, a.node.id] == [
+            await outcome(a.rooms.claim(free)),
+            await outcome(b.rooms.claim(free)),
+            await outcome(b.rooms.claim(diagram)),
+        ]
+        assert [None, a.node] == [await a.rooms.owner(free), await b.rooms.owner(free)]
         await b.rooms.release(other, Fence(1))
+        assert 2 == await a.rooms.claim(other)
         assert await are_acquainted()
-        assert (2, 0) == (said(caplog, "Redis is away"), said(caplog, "Redis is back"))
 
         async with embedded_valkey(folder):
 
-            async def is_back() -> bool:
+            async def are_asserted() -> bool:
+                try:
+                    return {str(a.node.id)} == set(await cluster.leases(diagrams))
+                except (RedisError, OSError):
+                    return False
+
+            async def are_back() -> bool:
                 return said(caplog, "Redis is back") == 2
 
-            await eventually(is_back)
-            assert [1, a.node.id, 2] == [
-                await outcome(a.rooms.claim(free)),
-                await outcome(b.rooms.claim(diagram)),
-                await outcome(a.rooms.claim(other)),
-            ]
-            assert fence + 1 == await a.rooms.claim(diagram)
+            await eventually(are_asserted)
+            await eventually(are_back)
             assert 2 == said(caplog, "Redis is away")
+            assert [a.node.id] * 3 == [await outcome(b.rooms.claim(room)) for room in diagrams]
+
+
+AWAY = "unix:///nowhere/valkey.sock"
+"""Where no Redis is."""
+BRIEF = LeaseLimits(beat_s=0.1, node_ttl_s=0.5, lease_s=0.4)
+
+
+async def apart(stack: AsyncExitStack, count: int) -> tuple[Cluster, Sequence[Running]]:
+    """Nodes whose Redis is away, and a dead node's rooms are free after 0.8 s."""
+    cluster = Cluster(AWAY, await stack.enter_async_context(connected(AWAY)), stack)
+    return cluster, [await cluster.node(f"n{n}", BRIEF) for n in range(count)]
+
+
+async def says(is_there: bool, asked: list[Node], node: Node) -> bool:
+    """An answer to whether a node can be reached."""
+    asked.append(node)
+    return is_there
+
+
+@pytest.mark.parametrize("does_answer", [True, False])
+async def test_without_redis_a_room_is_taken_from_an_owner_that_was_not_seen_and_does_not_answer(
+    does_answer: bool,
+) -> None:
+    async with AsyncExitStack() as stack:
+        cluster, (a, b) = await apart(stack, 2)
+        asked: list[Node] = []
+        b.rooms.answers = partial(says, does_answer, asked)
+        diagram = cluster.diagram()
+        await a.rooms.claim(diagram)
+        await asyncio.sleep(1.2)
+        assert a.node.id == await outcome(b.rooms.claim(diagram))
+        assert [] == asked  # its row is renewed
+
+        await a.crash()
+        await asyncio.sleep(1.2)
+        assert (a.node.id if does_answer else 2) == await outcome(b.rooms.claim(diagram))
+        assert [a.node] == asked
+
+
+async def test_without_redis_exactly_one_of_many_gets_a_dead_nodes_room() -> None:
+    async with AsyncExitStack() as stack:
+        cluster, (dead, *others) = await apart(stack, 6)
+        for node in others:
+            node.rooms.answers = partial(says, False, [])
+        diagrams = cluster.diagrams(20)
+        for diagram in diagrams:
+            await dead.rooms.claim(diagram)
+        await dead.crash()
+        await asyncio.sleep(1.2)
+
+        for diagram in diagrams:
+            found = await asyncio.gather(*(outcome(node.rooms.claim(diagram)) for node in others))
+            [winner] = [node for node, result in zip(others, found, strict=True) if result == 2]
+            assert {2, winner.node.id} == set(found)
+            assert winner.node == (await cluster.ownership.find(diagram)).owner
+
+
+async def test_an_owner_that_was_cut_off_is_told_once_its_fence_has_risen(cluster: Cluster) -> None:
+    a, b = await cluster.node("a"), await cluster.node("b")
+    diagram, kept = cluster.diagrams(2)
+    fence = await a.rooms.claim(diagram)
+    await a.rooms.claim(kept)
+    lost: list[tuple[DiagramId, Fence]] = []
+    a.rooms.on_lost = lambda room, at: lost.append((room, at))
+    await b.rooms.claim(diagram, disowned=a.node.id)
+    await cluster.redis.delete(f"tmi:node:{a.node.id}")  # as after a pause
+
+    async def is_told() -> bool:
+        return bool(lost)
+
+    await eventually(is_told, 1.0)
+    assert [(diagram, fence)] == lost
+    assert [str(b.node.id), str(a.node.id)] == await cluster.leases([diagram, kept])
+
+
+async def test_who_owns_the_fence_takes_its_lease_back(cluster: Cluster) -> None:
+    a, b = await cluster.node("a"), await cluster.node("b")
+    diagram = cluster.diagram()
+    await a.rooms.claim(diagram)
+    await cluster.redis.set(f"tmi:room:{diagram}", str(b.node.id))
+    await cluster.redis.delete(f"tmi:node:{a.node.id}")
+
+    async def is_ours() -> bool:
+        return str(a.node.id) == await cluster.lease(diagram)
+
+    await eventually(is_ours, 1.0)
+    assert 1 == cluster.store.log(diagram).fence
+
+
+async def test_a_free_lease_is_no_right_to_a_room_whose_row_names_a_living_node(cluster: Cluster) -> None:
+    a, b = await cluster.node("a"), await cluster.node("b")
+
+    async def is_known() -> bool:
+        return [a.node] == list(b.rooms.peers())
+
+    await eventually(is_known)
+    diagram = cluster.diagram()
+    await a.rooms.claim(diagram)
+    await cluster.redis.delete(f"tmi:room:{diagram}")
+
+    assert a.node.id == await outcome(b.rooms.claim(diagram))
+    assert 2 == await b.rooms.claim(diagram, disowned=a.node.id)
 
 
 async def test_a_redis_that_was_killed_is_filled_again(
@@ -413,11 +522,10 @@ async def test_a_redis_that_does_not_answer_is_given_up_soon(cluster: Cluster) -
     os.kill(server, signal.SIGSTOP)
     started = time.monotonic()
     try:
-        with pytest.raises(Unavailable):
-            await a.rooms.claim(diagram)
+        assert 1 == await a.rooms.claim(diagram)  # by its row
         took_s = time.monotonic() - started
     finally:
         os.kill(server, signal.SIGCONT)
 
     assert took_s < 1.5
-    assert 1 == await a.rooms.claim(diagram)
+    assert 2 == await a.rooms.claim(diagram)

@@ -277,6 +277,8 @@ class Process:
             left = Replica(DIAGRAM, ReplicaLimits(), runner.room.document)
             replica = ReplicaRunner(left, self.ticker) if is_wanted else None
         followers = runner.stand_down(replica)
+        if replica is not None:
+            self.cluster.inherited(replica)
 
         def let_go() -> None:
             for follower in followers:
@@ -820,6 +822,11 @@ class Cluster:
         tokens = [token.decode() for token in TOKEN.findall(message.body)]
         if tokens:
             self._seen.setdefault(runner, []).append((fence, tokens))
+
+    def inherited(self, runner: ReplicaRunner) -> None:
+        """A replica has what a room had that stood down, committed or not."""
+        tokens = [token.decode() for token in TOKEN.findall(runner.room.document.encode())]
+        self._seen.setdefault(runner, []).append((Fence(-1), tokens))
 
     def check_acknowledged(self, document: Document, fence: Fence) -> None:
         """Edits that wait for a predecessor are in the bytes and not in the content."""

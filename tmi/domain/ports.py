@@ -4,7 +4,7 @@ Each has one contract test suite in `tests/contracts` that every adapter passes,
 Any method may raise `DatabaseUnavailable` when the store does not answer; the caller may try again.
 """
 
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -112,6 +112,42 @@ class UpdateLog(Protocol):
 
 
 # --- ownership ----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Tenure:
+    """What the log's fence says of a room's owner."""
+
+    fence: Fence
+    owner: Node | None
+    """None where nobody owns the room, and where the owner did not say how it is reached."""
+    is_free: bool
+    """Nobody owns it: it was never claimed, or given up."""
+    unseen_s: float
+    """Seconds since the owner was last heard of, by the store's clock."""
+
+
+class Ownership(Protocol):
+    """The rows of the fences: who may write, where that node is reached, and when it was last seen."""
+
+    async def claim(
+        self, diagram: DiagramId, owner: Node, spared: Collection[NodeId] = (), after: Fence | None = None
+    ) -> Fence:
+        """Raise the diagram's fence and return it; as `UpdateLog.claim`, and says who the owner is.
+
+        Raises NotFound, OwnedElsewhere if a spared node owns it, and Conflict if the fence is not `after`.
+        """
+
+    async def find(self, diagram: DiagramId) -> Tenure:
+        """Who owns a room. Raises NotFound."""
+
+    async def renew(self, held: Mapping[DiagramId, Fence]) -> frozenset[DiagramId]:
+        """Say that the owner of these rooms lives. Returns those whose fence still stands."""
+
+    async def release(self, diagram: DiagramId, owner: NodeId, fence: Fence) -> None:
+        """Let nobody own the room. Its fence stands, for appends too, until the next claim. Does nothing if
+        it was claimed again.
+        """
 
 
 class Coordinator(Protocol):
