@@ -18,6 +18,7 @@ from itertools import accumulate
 
 from prometheus_client import CollectorRegistry, Histogram, ProcessCollector, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeHistogramMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.registry import Collector
 from werkzeug.datastructures import Headers
 
@@ -74,6 +75,30 @@ class Metrics:
             due = loop.time() + _LAG_EVERY_S
             await asyncio.sleep(_LAG_EVERY_S)
             self._lag.observe(max(loop.time() - due, 0.0))
+
+
+def together(texts: Mapping[str, str], silent: int) -> bytes:
+    """The figures of several workers on one port as one answer, each with the label `worker`.
+
+    A scrape reaches any of them, and has to tell the same whichever that is. `silent` ones are left out.
+    """
+    merged: dict[str, Metric] = {}
+    for worker, text in texts.items():
+        for family in text_string_to_metric_families(text):
+            whole = merged.setdefault(family.name, Metric(family.name, family.documentation, family.type))
+            for sample in family.samples:
+                whole.add_sample(sample.name, {**sample.labels, "worker": worker}, sample.value)
+    registry = CollectorRegistry()
+    registry.register(_Read([*merged.values(), _gauge("tmi_workers_silent", "That did not answer.", silent)]))
+    return generate_latest(registry)
+
+
+class _Read(Collector):
+    def __init__(self, metrics: Iterable[Metric]) -> None:
+        self._metrics = list(metrics)
+
+    def collect(self) -> Iterable[Metric]:
+        return self._metrics
 
 
 def check_reader(address: str | None, headers: Headers, token: str | None) -> None:

@@ -9,7 +9,7 @@ from quart_schema import hide, operation_id, tag
 from api import bodies, schemas
 from api.context import public, services
 from api.documented import operation
-from api.metrics import CONTENT_TYPE, Metrics, check_reader
+from api.metrics import CONTENT_TYPE, Metrics, check_reader, together
 from tmi.domain.errors import Draining, Unavailable
 from tmi.domain.ports import Database
 
@@ -79,6 +79,11 @@ def metrics_routes(metrics: Metrics, token: str | None) -> Blueprint:
     async def figures() -> Response:
         """Figures for Prometheus"""
         check_reader(request.remote_addr, request.headers, token)
-        return Response(metrics.text(), content_type=CONTENT_TYPE)
+        administration = services().administration
+        text = metrics.text()
+        if (name := administration.own_name) is not None:
+            others, silent = await administration.figures_of_siblings()
+            text = together({name: text.decode(), **others}, silent)
+        return Response(text, content_type=CONTENT_TYPE)
 
     return routes

@@ -13,6 +13,7 @@ from uuid import UUID
 
 from rooms.background import Background
 from rooms.handing_over import best_successor
+from rooms.nodes import unix
 from rooms.nodes.control import Json
 from rooms.runner import RoomRunner
 from rooms.service import Rooms
@@ -97,6 +98,8 @@ class Desk:
         self._clock = clock or asyncio.get_running_loop().time
         self._began_at = self._clock()
         self._background = Background()
+        self.figures: Callable[[], bytes] = bytes
+        """For Prometheus, as text."""
 
     async def answer(self, question: Json) -> Json:
         """See `Administration` for what is asked. Raises TmiError."""
@@ -116,6 +119,8 @@ class Desk:
         if do == "drain":
             self._drain()
             return {}
+        if do == "figures":
+            return {"text": self.figures().decode()}
         raise BadInput("an unknown question")
 
     async def _to_the_end(self, work: Awaitable[Json]) -> Json:
@@ -262,6 +267,30 @@ class Administration:
     async def drain(self, node: NodeId) -> None:
         """Let a node hand its rooms over and end. Raises NotFound and Unavailable."""
         await self._to(self._node(node), {"do": "drain"}, LOOK_S)
+
+    def use_figures(self, figures: Callable[[], bytes]) -> None:
+        """What this node tells of itself to a sibling that is asked by Prometheus."""
+        if self._desk is not None:
+            self._desk.figures = figures
+
+    async def figures_of_siblings(self) -> tuple[dict[str, str], int]:
+        """The figures of the other workers on this node's port, by name, and how many did not answer.
+
+        They are known by their addresses: only processes of one machine are linked by Unix sockets.
+        """
+        siblings = [node for node in self._peers() if node.url.startswith(unix.SCHEME)]
+        told = await asyncio.gather(
+            *(self._ask(node, {"do": "figures"}, LOOK_S) for node in siblings), return_exceptions=True
+        )
+        pairs = zip(siblings, told, strict=True)
+        texts = {node.name: answer["text"] for node, answer in pairs if isinstance(answer, dict)}
+        return texts, len(siblings) - len(texts)
+
+    @property
+    def own_name(self) -> str | None:
+        """This node's name, if it is one of several workers on a port."""
+        node = None if self._desk is None else self._desk.node
+        return node.name if node is not None and node.url.startswith(unix.SCHEME) else None
 
     async def take(self, successor: Node, diagram: DiagramId) -> Node:
         """See `rooms.handing_over.Successors`."""

@@ -18,10 +18,11 @@ from tmi.domain.errors import Conflict, NotFound, TmiError, Unavailable
 from tmi.domain.ids import DiagramId, NodeId
 from tmi.domain.model import Node
 from tmi.logs import configure_logs
-from tmi.serve import Exit, serve
+from tmi.serve import Exit, Part, serve
 from tmi.settings import BadSetting, Settings, describe_settings, read_settings
 from tmi.tables import table_of_nodes, table_of_rooms
 from tmi.wiring import open_administration, open_database
+from tmi.workers import serve_workers, tell_ready
 
 T = TypeVar("T")
 
@@ -48,6 +49,7 @@ def main() -> None:
     type=click.Path(path_type=Path, file_okay=False),
     help="Where the embedded PostgreSQL lies, without TMI_DATABASE_URL. [default: data]",
 )
+@click.option("--workers", type=int, help="Processes that share the port and the rooms. [default: 1]")
 @click.option("--dev", is_flag=True, default=None, help="Let anybody sign in by name; on loopback only.")
 @click.option("--dev-insecure-host", is_flag=True, default=None, help="Let --dev listen on any host.")
 def serve_command(**options: Any) -> None:
@@ -59,7 +61,17 @@ def serve_command(**options: Any) -> None:
         if settings.dev:
             click.echo(f"Development: anybody signs in by name, at {url}{SIGN_IN} ; API: {url}/docs")
 
-    sys.exit(_run(serve(settings, announce)))
+    sys.exit(_run(serve(settings, announce) if settings.workers == 1 else serve_workers(settings, announce)))
+
+
+@main.command("worker", hidden=True)
+@click.option("--number", type=int, required=True)
+@click.option("--ready-fd", type=int, required=True)
+@click.option("--part", type=click.Choice([part.name for part in Part]), required=True)
+def worker_command(number: int, ready_fd: int, part: str) -> None:
+    """Be one of the processes of `tmi serve --workers`, which starts it."""
+    settings = _settings({}, worker=number)
+    sys.exit(_run(serve(settings, lambda _: tell_ready(ready_fd), Part[part])))
 
 
 @main.command("migrate")
@@ -186,13 +198,13 @@ async def _migrate(settings: Settings) -> list[str]:
         return list(await database.migrate())
 
 
-def _settings(options: dict[str, Any]) -> Settings:
+def _settings(options: dict[str, Any], worker: int | None = None) -> Settings:
     given = {name: value for name, value in options.items() if value is not None}
     try:
         settings = read_settings(given)
     except BadSetting as error:
         _give_up(error, Exit.BAD_SETTING)
-    configure_logs(settings.log_format, settings.log_level)
+    configure_logs(settings.log_format, settings.log_level, worker)
     return settings
 
 

@@ -16,8 +16,14 @@ _SECRET = re.compile(
 _JWT = re.compile(r"\beyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]*")
 
 
-def configure_logs(form: Literal["auto", "console", "json"], level: str) -> None:
-    """Send all logs of the process to standard error."""
+def configure_logs(
+    form: Literal["auto", "console", "json"], level: str, worker: int | None = None
+) -> None:
+    """Send all logs of the process to standard error. `worker`: which of several processes this is."""
+
+    def name_worker(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+        return event if worker is None else {**event, "worker": worker}
+
     is_console = form == "console" or (form == "auto" and sys.stderr.isatty())
     renderer: list[Any]
     if is_console:
@@ -39,6 +45,7 @@ def configure_logs(form: Literal["auto", "console", "json"], level: str) -> None
             processors=[
                 structlog.stdlib.ProcessorFormatter.remove_processors_meta,
                 without_secrets,
+                name_worker,
                 *renderer,
             ],
         )

@@ -5,10 +5,9 @@ import gc
 import logging
 import resource
 import signal
-import socket
 from collections.abc import Callable
-from contextlib import AsyncExitStack
-from enum import IntEnum
+from contextlib import AsyncExitStack, closing
+from enum import Enum, IntEnum
 
 from tmi.listener import Listener
 from tmi.settings import Settings
@@ -33,47 +32,59 @@ class Exit(IntEnum):
     UNSAVED = 3
 
 
-async def serve(settings: Settings, announce: Callable[[str], None]) -> Exit:
+class Part(Enum):
+    """What a process is of a service."""
+
+    WHOLE = "the only one on its port"
+    WORKER = "one of several on a port"
+    WORKER_ENDING_WITH_ALL = "one of several on a port, who are all the nodes there are, and end together"
+
+
+async def serve(settings: Settings, announce: Callable[[str], None], part: Part = Part.WHOLE) -> Exit:
     """Run the service until SIGTERM or SIGINT; `announce` gets its URL when it is ready.
 
     Raises StartupError, DatabaseUnavailable or Conflict when it can't start.
     """
     _deepen_stack()
-    stop = _Stop()
-    listening = open_port(settings.host, settings.port)
+    stop = Stop()
     try:
-        return await _serve_on(listening, settings, stop, announce)
+        return await _serve(settings, stop, announce, part)
     except asyncio.CancelledError:
         if not stop.came_early:
             raise
         log.info("stopped before it was ready")
         return Exit.OK
-    finally:
-        listening.close()
 
 
-async def _serve_on(
-    listening: socket.socket, settings: Settings, stop: "_Stop", announce: Callable[[str], None]
-) -> Exit:
+async def _serve(settings: Settings, stop: "Stop", announce: Callable[[str], None], part: Part) -> Exit:
     async with AsyncExitStack() as stack:
-        async with answering(listening):
+        if part is Part.WHOLE:
+            listening = stack.enter_context(closing(open_port(settings.host, settings.port)))
+            async with answering(listening):
+                service = await stack.enter_async_context(build(settings))
+        else:
+            # Whoever comes meanwhile goes to those workers that are ready.
             service = await stack.enter_async_context(build(settings))
+            listening = stack.enter_context(
+                closing(open_port(settings.host, settings.port, is_shared=True))
+            )
         listener = await Listener.start(service.app, service.live, listening)
         service.health.started = True
         _spare_the_collector()
         stop.waits_for_drain()
-        announce(_url(settings.host, listener.port))
+        announce(url_of(settings.host, listener.port))
         await _first_of(stop.requested, service.taken_over, service.drain_requested)
         listener.stop_accepting()
         # Or the kernel would go on taking connections that nobody serves: whoever comes is refused at once.
         listening.close()
-        is_saved = await _drain(service, listener, settings)
+        hands_over = part is not Part.WORKER_ENDING_WITH_ALL
+        is_saved = await _drain(service, listener, settings, hands_over=hands_over)
     if not is_saved:
         return Exit.UNSAVED
     return Exit.FAILED if service.taken_over.is_set() else Exit.OK
 
 
-async def _drain(service: Service, listener: Listener, settings: Settings) -> bool:
+async def _drain(service: Service, listener: Listener, settings: Settings, *, hands_over: bool) -> bool:
     """Take nobody in, send everybody away, commit everything. False if that could not be done in time.
 
     Where other nodes live, the rooms go there first, and the clients follow one by one.
@@ -82,7 +93,7 @@ async def _drain(service: Service, listener: Listener, settings: Settings) -> bo
     service.health.draining = True
     clock = asyncio.get_running_loop().time
     ends_at = clock() + settings.drain_s
-    if service.rooms.successors():
+    if hands_over and service.rooms.successors():
         spread_s = min(settings.drain_spread_s, settings.drain_s)
         await asyncio.gather(
             service.rooms.hand_over_all(settings.drain_s), service.live.drain(CLOSE_S, spread_s)
@@ -116,7 +127,8 @@ def _spare_the_collector() -> None:
     gc.freeze()
 
 
-def _url(host: str, port: int) -> str:
+def url_of(host: str, port: int) -> str:
+    """Where a port of a host is reached."""
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
@@ -129,7 +141,7 @@ async def _first_of(*events: asyncio.Event) -> None:
             task.cancel()
 
 
-class _Stop:
+class Stop:
     """SIGTERM and SIGINT: they end a start at once, and a running service by a drain."""
 
     def __init__(self) -> None:

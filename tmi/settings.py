@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 from pydantic import AfterValidator, Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
+from rooms.nodes.unix import SCHEME as UNIX_SCHEME
 from tmi.domain.errors import StartupError
 
 PREFIX = "TMI_"
@@ -79,6 +80,9 @@ class Settings(BaseSettings):
     allowed_origins: Annotated[tuple[Origin, ...], NoDecode] = ()
     """Further origins of pages that may open live sockets, separated by commas."""
 
+    workers: Annotated[int, Field(ge=1, le=64)] = 1
+    """Processes that share the port and the rooms; without `redis_url` they have an embedded Valkey."""
+
     # where it keeps its data
     database_url: SecretStr | None = None
     """None: an embedded PostgreSQL in `data_dir`."""
@@ -89,7 +93,9 @@ class Settings(BaseSettings):
     redis_url: SecretStr | None = None
     """Redis or Valkey, by which several nodes share one database; None: this one is alone."""
     node_listen: str = "127.0.0.1:0"
-    """Host and port where other nodes reach this one, and nobody else should. Port 0 takes a free one."""
+    """Host and port where other nodes reach this one, and nobody else should. Port 0 takes a free one.
+    Or unix:/path, for nodes of this machine.
+    """
     node_url: str | None = None
     """What other nodes call this place, like ws://10.0.0.5:7946; None: as `node_listen` says."""
     node_name: str | None = None
@@ -205,6 +211,8 @@ class Settings(BaseSettings):
     @field_validator("node_listen")
     @classmethod
     def _is_place(cls, value: str) -> str:
+        if value.startswith(UNIX_SCHEME):
+            return value
         host, port = split_place(value)
         if not host or not port.isdecimal() or int(port) > 65535:
             raise ValueError("give a host and a port, like 10.0.0.5:7946 or [fd00::5]:7946")
@@ -229,7 +237,7 @@ class Settings(BaseSettings):
 
     @model_validator(mode="after")
     def _node_can_be_reached(self) -> Self:
-        host, _ = split_place(self.node_listen)
+        host = "" if self.node_listen.startswith(UNIX_SCHEME) else split_place(self.node_listen)[0]
         if self.redis_url is not None and self.node_url is None and host in ("0.0.0.0", "::"):  # noqa: S104
             raise ValueError("TMI_NODE_LISTEN is everywhere: say in TMI_NODE_URL where other nodes reach it")
         return self
@@ -258,6 +266,20 @@ def read_settings(overrides: Mapping[str, Any], environment: Mapping[str, str] |
         return Settings(**{**_secrets_in_files(environment), **overrides})
     except ValidationError as error:
         raise BadSetting("; ".join(map(_sentence, error.errors()))) from None
+
+
+def as_environment(settings: Settings, environment: Mapping[str, str], **changes: object) -> dict[str, str]:
+    """An environment from which another process reads these settings, with changes; secrets included."""
+    kept = {name: value for name, value in environment.items() if not name.upper().startswith(PREFIX)}
+    given = {name: getattr(settings, name) for name in settings.model_fields_set} | changes
+    ours = {name: value for name, value in given.items() if value is not None}
+    return kept | {(PREFIX + name).upper(): _as_text(value) for name, value in ours.items()}
+
+
+def _as_text(value: object) -> str:
+    if isinstance(value, SecretStr):
+        return value.get_secret_value()
+    return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
 def describe_settings() -> list[tuple[str, str, str]]:

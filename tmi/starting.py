@@ -21,8 +21,12 @@ _ALIVE = b'{"status":"ok"}'
 _STARTING = b'{"error":"service_unavailable","error_description":"The service is starting."}'
 
 
-def open_port(host: str, port: int) -> socket.socket:
-    """Listen, before anything else is started. Raises StartupError."""
+def open_port(host: str, port: int, *, is_shared: bool = False, listens: bool = True) -> socket.socket:
+    """Bind, and listen, before anything else is started. Raises StartupError.
+
+    A port that is shared (SO_REUSEPORT) has a socket in each of several processes of one user, and the kernel
+    spreads connections over those that listen. Bind it plainly first, to know that nobody else has it.
+    """
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(
             host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
@@ -32,8 +36,11 @@ def open_port(host: str, port: int) -> socket.socket:
         raise StartupError(f"Can't listen on {host}: {error.strerror}.") from None
     try:
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if is_shared:
+            listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         listening.bind(address)
-        listening.listen(BACKLOG)
+        if listens:
+            listening.listen(BACKLOG)
         listening.setblocking(False)
     except OSError as error:
         listening.close()

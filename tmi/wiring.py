@@ -37,6 +37,7 @@ from rooms.coordination.local import LocalCoordinator
 from rooms.coordination.redis import LeaseLimits, RedisCoordinator, connected, living_nodes
 from rooms.journal import JournalLimits
 from rooms.limits import RoomsLimits
+from rooms.nodes import unix
 from rooms.nodes.control import Json
 from rooms.nodes.links import Links
 from rooms.nodes.mirror import Answer, Mirror
@@ -120,6 +121,7 @@ async def build(settings: Settings) -> AsyncIterator[Service]:
         rate_limits = await stack.enter_async_context(_shared_limits(settings, live))
         metrics = Metrics(rooms, live.sockets, lambda: database.open_connections)
         await stack.enter_async_context(metrics.running())
+        administration.use_figures(metrics.text)
         services = Services(
             threat_models=PostgresThreatModels(database),
             diagrams=PostgresDiagrams(database),
@@ -158,10 +160,9 @@ async def _rooms(
             yield rooms, Administration(lambda: (), _nobody, desk)
         return
     signals = PostgresSignals(database)
-    host, port = split_place(settings.node_listen)
     async with AsyncExitStack() as stack:
-        listening = stack.enter_context(closing(open_port(host, int(port))))
-        node = Node(NodeId(uuid4()), name, settings.node_url or node_url(host, listening))
+        listening = stack.enter_context(closing(_node_listener(settings.node_listen)))
+        node = Node(NodeId(uuid4()), name, settings.node_url or node_url(settings.node_listen, listening))
         redis = await stack.enter_async_context(connected(settings.redis_url.get_secret_value()))
         coordinator = RedisCoordinator(
             PostgresOwnership(database), redis, node, LeaseLimits(lease_s=settings.room_lease_s)
@@ -246,8 +247,22 @@ async def _shared_limits(settings: Settings, live: LiveEndpoint) -> AsyncIterato
         yield shared.RedisRateLimits(redis)
 
 
-def node_url(host: str, listening: socket.socket) -> str:
-    """Where a socket that listens on this host is reached."""
+def _node_listener(place: str) -> socket.socket:
+    if place.startswith(unix.SCHEME):
+        path = place.removeprefix(unix.SCHEME)
+        try:
+            return unix.listening_at(path)
+        except OSError as error:
+            raise StartupError(f"Can't listen on {path}: {error.strerror or error}.") from None
+    host, port = split_place(place)
+    return open_port(host, int(port))
+
+
+def node_url(place: str, listening: socket.socket) -> str:
+    """Where a socket that listens on this place is reached."""
+    if place.startswith(unix.SCHEME):
+        return place
+    host, _ = split_place(place)
     port = listening.getsockname()[1]
     return f"ws://[{host}]:{port}" if ":" in host else f"ws://{host}:{port}"
 

@@ -33,6 +33,7 @@ from picows import (
     ws_create_server,
 )
 
+from rooms.nodes import unix
 from rooms.nodes.control import Answer, Answering, Asking, Json
 from rooms.nodes.ends import FollowersEnd, Owned, OwnersEnd
 from rooms.nodes.following import ReplicaRunner
@@ -158,11 +159,13 @@ class Links:
             return sender == owner.id and secrets.compare_digest(repeated, nonce)
 
         dialled = _Dialled(self._limits, is_proof, lambda: self._lost(owner.id))
+        address, socket_factory = _way_to(owner.url)
         try:
             async with asyncio.timeout(self._limits.dial_timeout_s):
                 await ws_connect(
                     lambda: dialled,
-                    owner.url + PATH,
+                    address,
+                    socket_factory=socket_factory,
                     websocket_handshake_timeout=self._limits.dial_timeout_s,
                     enable_auto_ping=True,
                     auto_ping_idle_timeout=self._limits.ping_after_s,
@@ -203,6 +206,13 @@ class Links:
 
 async def _nothing_to_say(_question: Json) -> Json:
     raise Unavailable("the node is starting")
+
+
+def _way_to(url: str) -> tuple[str, Callable[[object], socket.socket] | None]:
+    """What to ask for, and how to get a socket for it if it is not by TCP."""
+    if not url.startswith(unix.SCHEME):
+        return url + PATH, None
+    return "ws://node" + PATH, lambda _: unix.connected_to(url.removeprefix(unix.SCHEME))
 
 
 def _bearer(request: WSUpgradeRequest) -> str:

@@ -20,6 +20,19 @@ FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.2, 10.0
 LOG_MAX_BYTES = 8 * 1024 * 1024
 
 
+LAUNCH = """
+import ctypes, os, signal, sys
+parent, program = int(sys.argv[1]), sys.argv[2]
+ctypes.CDLL(None).prctl(1, signal.SIGKILL)
+if os.getppid() == parent:
+    os.execv(program, sys.argv[2:])
+"""
+"""Become another program, which the kernel kills when its parent ends (PR_SET_PDEATHSIG is 1).
+
+A program of its own, since code between fork and exec is not safe beside other threads.
+"""
+
+
 def spawn(
     account: Account,
     command: Sequence[str],

@@ -47,12 +47,12 @@ SOCKET_NAME = ".s.PGSQL.5432"
 FAST_STOP_S = 30.0
 IMMEDIATE_STOP_S = 10.0
 
+CONNECTIONS_MIN = 40
 SETTINGS = {
     "listen_addresses": "",
     "port": "5432",
     "unix_socket_permissions": "0700",
     "fsync": "on",
-    "max_connections": "40",
     "shared_buffers": "64MB",
     "wal_level": "minimal",
     "max_wal_senders": "0",
@@ -117,8 +117,11 @@ class Places:
 
 
 @contextlib.asynccontextmanager
-async def embedded_postgres(data_dir: Path) -> AsyncIterator[str]:
-    """Run PostgreSQL on a locked data directory; yields the URL of its database. Raises StartupError."""
+async def embedded_postgres(data_dir: Path, connections: int = 0) -> AsyncIterator[str]:
+    """Run PostgreSQL on a locked data directory; yields the URL of its database. Raises StartupError.
+
+    `connections`: how many it has to take at least.
+    """
     places = Places(data_dir)
     binaries = find_binaries()
     account = choose_account(places.cluster)
@@ -126,7 +129,7 @@ async def embedded_postgres(data_dir: Path) -> AsyncIterator[str]:
     await _make_cluster_if_missing(places, binaries, account)
     _write_rules(places)
     make_private(places.sockets, account)
-    server = _Server(places, binaries, account)
+    server = _Server(places, binaries, account, max(connections, CONNECTIONS_MIN))
     await server.start()
     try:
         async with supervised("PostgreSQL", server, places.log):
@@ -232,16 +235,20 @@ def _write(path: Path, text: str) -> None:
 class _Server:
     """The postmaster as our child."""
 
-    def __init__(self, places: Places, binaries: Binaries, account: Account) -> None:
+    def __init__(self, places: Places, binaries: Binaries, account: Account, connections: int) -> None:
         self._places = places
         self._account = account
         rules = {
+            "max_connections": str(connections),
             "hba_file": str(places.hba),
             "ident_file": str(places.ident),
             "unix_socket_directories": f'"{places.sockets}"',
         }
         options = [f"--{name}={value}" for name, value in (SETTINGS | rules).items()]
-        self._command = (str(binaries.postgres), "-D", str(places.cluster), *options)
+        # Even where this service is killed, its database ends properly, and by itself.
+        setpriv = shutil.which("setpriv")
+        with_us = () if setpriv is None else (setpriv, "--pdeathsig", "INT")
+        self._command = (*with_us, str(binaries.postgres), "-D", str(places.cluster), *options)
         self._process: subprocess.Popen[bytes] | None = None
 
     async def start(self) -> None:

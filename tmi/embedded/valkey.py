@@ -21,7 +21,7 @@ from urllib.parse import quote
 from tmi.domain.errors import StartupError
 from tmi.embedded.account import ourselves
 from tmi.embedded.binaries import find_valkey
-from tmi.embedded.children import POLL_S, ended, open_log, spawn, supervised
+from tmi.embedded.children import LAUNCH, POLL_S, ended, open_log, spawn, supervised
 from tmi.embedded.sockets import folder_for, make_private
 
 SOCKET_NAME = "valkey.sock"
@@ -39,19 +39,6 @@ SETTINGS = {
     "databases": "1",
     "loglevel": "warning",
 }
-
-LAUNCH = """
-import ctypes, os, signal, sys
-parent, program = int(sys.argv[1]), sys.argv[2]
-ctypes.CDLL(None).prctl(1, signal.SIGKILL)
-if os.getppid() == parent:
-    os.execv(program, sys.argv[2:])
-"""
-"""Become the server, which the kernel kills when its parent ends (PR_SET_PDEATHSIG is 1).
-
-A program of its own, since code between fork and exec is not safe beside other threads.
-"""
-
 
 @contextlib.asynccontextmanager
 async def embedded_valkey(data_dir: Path) -> AsyncIterator[str]:

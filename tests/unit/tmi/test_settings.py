@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from tmi.settings import BadSetting, Settings, read_settings
+from tmi.settings import BadSetting, Settings, as_environment, read_settings
 
 URL = "postgresql://tmi:hidden@db/tmi"
 
@@ -172,3 +172,18 @@ def test_the_hard_limit_of_rooms_is_not_below_the_soft_one(monkeypatch: pytest.M
 def test_administrators_are_named_by_provider_and_id_or_email(monkeypatch: pytest.MonkeyPatch) -> None:
     settings = read(monkeypatch, TMI_ADMINISTRATORS="tmi:alice@tmi.local, github:4711")
     assert ("tmi:alice@tmi.local", "github:4711") == settings.administrators
+
+
+def test_another_process_reads_the_same_settings_from_its_environment(tmp_path: Path) -> None:
+    secret = tmp_path / "url"
+    secret.write_text("postgresql://tmi:secret@db/tmi\n")
+    given = {
+        "TMI_DATABASE_URL_FILE": str(secret), "TMI_ALLOWED_ORIGINS": "https://a.example,https://b.example",
+        "TMI_DATA_DIR": "/srv/tmi", "PATH": "/bin",
+    }  # fmt: skip
+    settings = read_settings({"dev": True, "port": 1234}, given)
+    told = as_environment(settings, given, node_name="n/worker-1", node_url=None)
+    assert "/bin" == told["PATH"]
+    assert "TMI_DATABASE_URL_FILE" not in told
+    again = read_settings({}, told)
+    assert settings.model_copy(update={"node_name": "n/worker-1"}) == again
