@@ -120,9 +120,10 @@ def pin(core: int) -> None:
     os.sched_setaffinity(0, {core})
 
 
-def pinned_to(core: int) -> Callable[[], None]:
-    """For a child process, before it runs its program."""
-    return lambda: os.sched_setaffinity(0, {core})
+def pinned_to(core: int | None) -> Callable[[], None]:
+    """For a child process, before it runs its program. None: to all cores there are."""
+    cores = range(os.cpu_count() or 1) if core is None else {core}
+    return lambda: os.sched_setaffinity(0, cores)
 
 
 @dataclass(frozen=True)

@@ -121,7 +121,7 @@ class Server(ABC):
             self._log.close()
 
     async def _spawn(
-        self, command: Sequence[str], core: int, environment: Mapping[str, str], folder: Path
+        self, command: Sequence[str], core: int | None, environment: Mapping[str, str], folder: Path
     ) -> None:
         self.command = list(command)
         self._log = tempfile.TemporaryFile()  # noqa: SIM115 - closed by stop()

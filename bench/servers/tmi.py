@@ -40,6 +40,7 @@ class Tmi(Server):
     name = "tmi"
     persistence = "Postgres, embedded"
     offers = frozenset({"rest", "acknowledgements", "durable"})
+    workers = 1
 
     def __init__(self) -> None:
         super().__init__()
@@ -52,11 +53,11 @@ class Tmi(Server):
         # The database runs as another user when we are root, and has to reach its files.
         self._folder.chmod(0o755)
         clean = {name: value for name, value in os.environ.items() if not name.startswith("TMI_")}
-        clean |= SETTINGS
+        clean |= SETTINGS | {"TMI_WORKERS": str(self.workers)}
         await self._spawn([
             sys.executable, "-m", "tmi.cli", "serve", "--dev", "--host", HOST, "--port", str(self.port),
             "--data-dir", str(self._folder / "data"),
-        ], core, clean, ROOT)  # fmt: skip
+        ], core if self.workers == 1 else None, clean, ROOT)  # fmt: skip
         self._rest = Rest(self._url)
         await self._until_ready()
         await self._rest.sign_in("load")
@@ -118,6 +119,15 @@ class Tmi(Server):
                 return
             await asyncio.sleep(0.1)
         raise ServerError(f"tmi is not ready after {START_TIMEOUT_S:.0f} s.{self.last_words()}")
+
+
+class TmiTwoWorkers(Tmi):
+    """The same service with two workers on its port and on all cores: the kernel spreads the clients of each
+    room over both of them.
+    """
+
+    name = "tmi-2"
+    workers = 2
 
 
 class TmiHocuspocus(Tmi):
