@@ -117,10 +117,11 @@ class Places:
 
 
 @contextlib.asynccontextmanager
-async def embedded_postgres(data_dir: Path, connections: int = 0) -> AsyncIterator[str]:
+async def embedded_postgres(data_dir: Path, clients: int | None = None) -> AsyncIterator[str]:
     """Run PostgreSQL on a locked data directory; yields the URL of its database. Raises StartupError.
 
-    `connections`: how many it has to take at least.
+    `clients`: how many connections it has to take, where other processes than this one use it. Then it ends
+    when this one is killed, as those do; else it is a leftover that the next start ends.
     """
     places = Places(data_dir)
     binaries = find_binaries()
@@ -129,7 +130,7 @@ async def embedded_postgres(data_dir: Path, connections: int = 0) -> AsyncIterat
     await _make_cluster_if_missing(places, binaries, account)
     _write_rules(places)
     make_private(places.sockets, account)
-    server = _Server(places, binaries, account, max(connections, CONNECTIONS_MIN))
+    server = _Server(places, binaries, account, clients)
     await server.start()
     try:
         async with supervised("PostgreSQL", server, places.log):
@@ -235,18 +236,18 @@ def _write(path: Path, text: str) -> None:
 class _Server:
     """The postmaster as our child."""
 
-    def __init__(self, places: Places, binaries: Binaries, account: Account, connections: int) -> None:
+    def __init__(self, places: Places, binaries: Binaries, account: Account, clients: int | None) -> None:
         self._places = places
         self._account = account
         rules = {
-            "max_connections": str(connections),
+            "max_connections": str(max(clients or 0, CONNECTIONS_MIN)),
             "hba_file": str(places.hba),
             "ident_file": str(places.ident),
             "unix_socket_directories": f'"{places.sockets}"',
         }
         options = [f"--{name}={value}" for name, value in (SETTINGS | rules).items()]
-        # Even where this service is killed, its database ends properly, and by itself.
-        setpriv = shutil.which("setpriv")
+        setpriv = None if clients is None else shutil.which("setpriv")
+        # The kernel asks it to end properly (a fast shutdown) when we end, however that happens.
         with_us = () if setpriv is None else (setpriv, "--pdeathsig", "INT")
         self._command = (*with_us, str(binaries.postgres), "-D", str(places.cluster), *options)
         self._process: subprocess.Popen[bytes] | None = None

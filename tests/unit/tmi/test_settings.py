@@ -174,16 +174,22 @@ def test_administrators_are_named_by_provider_and_id_or_email(monkeypatch: pytes
     assert ("tmi:alice@tmi.local", "github:4711") == settings.administrators
 
 
-def test_another_process_reads_the_same_settings_from_its_environment(tmp_path: Path) -> None:
+def test_another_process_reads_the_same_settings_from_its_environment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     secret = tmp_path / "url"
     secret.write_text("postgresql://tmi:secret@db/tmi\n")
     given = {
         "TMI_DATABASE_URL_FILE": str(secret), "TMI_ALLOWED_ORIGINS": "https://a.example,https://b.example",
         "TMI_DATA_DIR": "/srv/tmi", "PATH": "/bin",
     }  # fmt: skip
+    monkeypatch.setenv("TMI_ALLOWED_ORIGINS", given["TMI_ALLOWED_ORIGINS"])
+    monkeypatch.setenv("TMI_DATA_DIR", given["TMI_DATA_DIR"])
     settings = read_settings({"dev": True, "port": 1234}, given)
     told = as_environment(settings, given, node_name="n/worker-1", node_url=None)
     assert "/bin" == told["PATH"]
     assert "TMI_DATABASE_URL_FILE" not in told
+    for name, value in told.items():
+        monkeypatch.setenv(name, value)
     again = read_settings({}, told)
     assert settings.model_dump() | {"node_name": "n/worker-1"} == again.model_dump()
