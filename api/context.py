@@ -14,7 +14,7 @@ from api.schemas import UuidText
 from api.services import Services
 from tmi.domain.errors import BadInput, Forbidden, TmiError, Unauthenticated
 from tmi.domain.ids import DiagramId, SignInId, ThreatModelId
-from tmi.domain.model import SignIn
+from tmi.domain.model import SignIn, User
 from tmi.domain.roles import Action, Role, may
 
 log = logging.getLogger(__name__)
@@ -120,6 +120,18 @@ async def require_sign_in() -> None:
 def caller() -> SignIn:
     """The sign-in behind this request."""
     return cast(SignIn, g.sign_in)
+
+
+async def is_administrator(user: User) -> bool:
+    """Whether a user runs this service."""
+    return user.is_one_of(services().options.administrators)
+
+
+async def administrator() -> SignIn:
+    """The sign-in behind this request, if it is an administrator's. Raises Forbidden."""
+    if not await is_administrator(caller().user):
+        raise Forbidden("this is for administrators")
+    return caller()
 
 
 def parse_uuid(text: UuidText) -> UUID:

@@ -18,7 +18,7 @@ from quart import Blueprint, Response
 from quart_schema import operation_id, tag
 
 from api import bodies, schemas
-from api.context import caller, context, public, services
+from api.context import caller, context, is_administrator, public, services
 from api.documented import operation
 from api.errors import OAuthError, UnsupportedMediaType
 from tmi.domain.errors import BadInput
@@ -120,7 +120,9 @@ async def userinfo() -> Response:
 @operation(answers={200: schemas.Profile}, errors=(401, 503))
 async def me() -> Response:
     """The caller's profile"""
-    return bodies.answer(schemas.Profile.of(caller().user))
+    user = caller().user
+    profile = schemas.Profile.of(user).model_copy(update={"is_admin": await is_administrator(user)})
+    return bodies.answer(profile)
 
 
 async def _redeem_code(given: schemas.TokenRequest, refresh_token: str) -> tuple[User, SignInId]:

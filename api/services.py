@@ -27,6 +27,8 @@ class ApiOptions:
     body_timeout_s: float = 30.0
     refresh_token_ttl_s: float = 7 * 24 * 3600.0
     ping_timeout_s: float = 1.0
+    administrators: tuple[str, ...] = ()
+    """The first administrators, each `provider:id` or `provider:e-mail`."""
     metrics_token: str | None = field(default=None, repr=False)
     """What a reader of `/metrics` has to bring; None: it has to be on this machine."""
 

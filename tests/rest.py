@@ -41,6 +41,9 @@ Json = Any
 CALLBACK = "http://127.0.0.1:4321/callback"
 VERIFIER = "v" * 43
 ISSUER = "https://tmi.example.org"
+ADMINISTRATOR = "admin"
+"""Who signs in under this name is an administrator."""
+OPTIONS = ApiOptions(dev=True, administrators=(f"tmi:{ADMINISTRATOR}@tmi.local",))
 
 
 def challenge_of(verifier: str) -> str:
@@ -186,7 +189,7 @@ async def over_memory(
             rooms=rooms,
             tokens=tokens or Tokens(keys, ISSUER),
             database=MemoryDatabase(store),
-            options=options or ApiOptions(dev=True),
+            options=options or OPTIONS,
             health=Health(started=True),
         )
         async with _running(services) as client:
@@ -208,7 +211,7 @@ async def over_postgres(database: PostgresDatabase) -> AsyncIterator[RestClient]
             rooms=rooms,
             tokens=Tokens(keys, ISSUER),
             database=database,
-            options=ApiOptions(dev=True),
+            options=OPTIONS,
             health=Health(started=True),
         )
         async with _running(services) as client:

@@ -27,6 +27,7 @@ KIB = 1024
 MIB = 1024 * KIB
 DEFAULT_PORTS = {"http": ":80", "https": ":443"}
 
+_PRINCIPAL = re.compile(r"[a-zA-Z][a-zA-Z0-9_-]{0,99}:[^\s:,<>\"'&][^\s,<>\"'&]{0,499}")
 _HOST = re.compile(r"([A-Za-z0-9_.-]+|\[[0-9a-fA-F:.]+\])(:[0-9]{1,5})?")
 
 
@@ -45,7 +46,15 @@ def _origin(url: str) -> str:
     return f"{parts.scheme}://{host[1]}{port or ''}"
 
 
+def _principal(text: str) -> str:
+    """`provider:id`, where the id may be an e-mail address."""
+    if not _PRINCIPAL.fullmatch(text):
+        raise ValueError("give provider:id or provider:e-mail, like tmi:alice@tmi.local")
+    return text
+
+
 Origin = Annotated[str, AfterValidator(_origin)]
+UserName = Annotated[str, AfterValidator(_principal)]
 Seconds = Annotated[float, Field(gt=0, le=365 * 24 * 3600)]
 
 
@@ -141,6 +150,10 @@ class Settings(BaseSettings):
     collab_token_ttl_s: Annotated[float, Field(ge=1, le=24 * 3600)] = 600.0
     refresh_token_ttl_s: Seconds = 7 * 24 * 3600.0
 
+    # who runs it
+    administrators: Annotated[tuple[UserName, ...], NoDecode] = ()
+    """The first administrators, as provider:id or provider:e-mail, separated by commas."""
+
     @classmethod
     def settings_customise_sources(
         cls,
@@ -153,7 +166,7 @@ class Settings(BaseSettings):
         """The command line, then the environment; nothing else is read."""
         return init_settings, env_settings
 
-    @field_validator("allowed_origins", mode="before")
+    @field_validator("allowed_origins", "administrators", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
         return tuple(filter(None, map(str.strip, value.split(",")))) if isinstance(value, str) else value

@@ -182,6 +182,7 @@ def _api_options(settings: Settings) -> ApiOptions:
         public_url=settings.public_url,
         max_body_bytes=settings.body_max_bytes,
         refresh_token_ttl_s=settings.refresh_token_ttl_s,
+        administrators=settings.administrators,
         metrics_token=settings.metrics_token.get_secret_value() if settings.metrics_token else None,
     )
 

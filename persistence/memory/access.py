@@ -9,7 +9,7 @@ from tmi.domain.errors import NotFound
 from tmi.domain.ids import DiagramId, ThreatModelId, UserId
 from tmi.domain.model import User
 from tmi.domain.ports import Access, Entrant, Standing
-from tmi.domain.roles import EVERYONE, Grant, Principal, Role
+from tmi.domain.roles import EVERYONE, Grant, Principal, Role, fold
 
 EVERYONES_PROVIDERS = ("tmi", "*")
 
@@ -71,10 +71,5 @@ def _means(store: MemoryStore, principal: Principal, user: User) -> bool:
         everyone = principal.provider in EVERYONES_PROVIDERS and principal.provider_id == EVERYONE
         return everyone or user.id in store.groups.get((principal.provider, principal.provider_id), ())
     by_id = principal.provider_id == user.provider_id
-    by_email = _folded(principal.provider_id) == _folded(user.email)
+    by_email = fold(principal.provider_id) == fold(user.email)
     return principal.provider == user.provider and (by_id or by_email)
-
-
-def _folded(text: str) -> bytes:
-    """Letters in lower case, those of ASCII only."""
-    return text.encode().lower()

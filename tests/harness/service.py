@@ -12,6 +12,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+ADMINISTRATOR = "admin"
+"""Who signs in under this name is an administrator."""
 READY = re.compile(r"https?://[\w.\[\]:-]+:\d+")
 
 
@@ -129,6 +131,7 @@ class Service:
     def start(self, environment: Mapping[str, str] | None = None, ready_s: float = 60) -> float:
         """Start and wait for the ready line; returns the seconds that took."""
         variables = {key: value for key, value in os.environ.items() if not key.startswith("TMI_")}
+        variables["TMI_ADMINISTRATORS"] = f"tmi:{ADMINISTRATOR}@tmi.local"
         variables |= self._environment | dict(environment or {})
         if self._database_url is not None:
             variables["TMI_DATABASE_URL"] = self._database_url

@@ -1,4 +1,4 @@
-"""Every REST operation, tried by everyone who is nobody, reader, writer or owner.
+"""Every REST operation, tried by everyone who is nobody, reader, writer, owner or administrator.
 
 The table is compared with the application's routes: an operation without a row fails the test.
 """
@@ -10,7 +10,7 @@ from uuid import uuid4
 
 import pytest
 
-from tests.rest import RestClient, group_grant, over_memory, user_grant
+from tests.rest import ADMINISTRATOR, RestClient, group_grant, over_memory, user_grant
 
 PUBLIC = frozenset(
     {
@@ -27,7 +27,10 @@ PUBLIC = frozenset(
 """Operations that ask nobody to sign in."""
 
 NOBODY, READER, WRITER, OWNER = "nobody", "reader", "writer", "owner"
-CALLERS = (NOBODY, READER, WRITER, OWNER)
+ROLES = (NOBODY, READER, WRITER, OWNER)
+"""On the threat model; each may do what the one before may."""
+CALLERS = (*ROLES, ADMINISTRATOR)
+"""An administrator has no role on the threat model by that."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,8 +48,16 @@ class Row:
     def id(self) -> str:
         return f"{self.operation} {self.about}".strip()
 
+    @property
+    def allowed(self) -> str:
+        """A caller who may do it."""
+        return ADMINISTRATOR if self.least == ADMINISTRATOR else OWNER
+
     def expected(self, caller: str) -> int:
-        return self.status if CALLERS.index(caller) >= CALLERS.index(self.least) else 403
+        if self.least == ADMINISTRATOR:
+            return self.status if caller == ADMINISTRATOR else 403
+        role = NOBODY if caller == ADMINISTRATOR else caller
+        return self.status if ROLES.index(role) >= ROLES.index(self.least) else 403
 
 
 MODEL = "/threat_models/<threat_model_id>"
@@ -154,10 +165,11 @@ async def test_without_a_sign_in_nothing_of_the_table_is_allowed(house: House, r
 
 
 @pytest.mark.parametrize("row", [row for row in ROWS if "<" in row.operation], ids=lambda row: row.id)
-async def test_what_is_missing_is_404_and_no_uuid_is_400_for_an_owner(house: House, row: Row) -> None:
+async def test_what_is_missing_is_404_and_no_uuid_is_400_for_who_may(house: House, row: Row) -> None:
     missing = {name: str(uuid4()) for name in house.ids}
-    assert 404 == await house.call(row, house.tokens[OWNER], missing)
-    assert 400 == await house.call(row, house.tokens[OWNER], dict.fromkeys(house.ids, "1"))
+    token = house.tokens[row.allowed]
+    assert 404 == await house.call(row, token, missing)
+    assert 400 == await house.call(row, token, dict.fromkeys(house.ids, "1"))
 
 
 @pytest.mark.parametrize("method", ["GET", "DELETE"])

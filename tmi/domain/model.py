@@ -1,10 +1,11 @@
 """The entities that REST shows: users, threat models and diagrams."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
 
 from tmi.domain.ids import DiagramId, NodeId, SignInId, ThreatModelId, UserId
-from tmi.domain.roles import Grant
+from tmi.domain.roles import Grant, fold
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,6 +18,14 @@ class User:
     email: str
     name: str
     created_at: datetime
+
+    def is_one_of(self, names: Iterable[str]) -> bool:
+        """Whether one of `names`, each `provider:id` or `provider:e-mail`, means this user.
+
+        By the rules of authorization lists: an id as it is, an e-mail but for the case of ASCII letters.
+        """
+        email = fold(f"{self.provider}:{self.email}")
+        return any(name == f"{self.provider}:{self.provider_id}" or fold(name) == email for name in names)
 
 
 @dataclass(frozen=True, slots=True)

@@ -83,6 +83,11 @@ class Principal:
         return (self.principal_type, self.provider, self.provider_id)
 
 
+def fold(text: str) -> bytes:
+    """Letters in lower case, those of ASCII only: folding all of Unicode would make one mailbox of two."""
+    return text.encode().lower()
+
+
 @dataclass(frozen=True, slots=True)
 class Grant:
     """One entry of an authorization list."""

@@ -73,6 +73,9 @@ def test_variables_of_others_are_ignored(monkeypatch: pytest.MonkeyPatch) -> Non
         ("TMI_PUBLIC_URL", "https://user@tmi.example.org"),
         ("TMI_PUBLIC_URL", "https://tmi.example.org:port"),
         ("TMI_ALLOWED_ORIGINS", "https://a.example,*"),
+        ("TMI_ADMINISTRATORS", "alice@example.org"),
+        ("TMI_ADMINISTRATORS", "google:"),
+        ("TMI_ADMINISTRATORS", "google:alice smith"),
         ("TMI_DATABASE_URL", ""),
         ("TMI_DATABASE_URL", "mysql://db/tmi"),
         ("TMI_DATABASE_URL", "postgresql://[db/tmi"),
@@ -164,3 +167,8 @@ def test_a_short_metrics_token_is_refused_and_a_long_one_may_be_in_a_file(
 def test_the_hard_limit_of_rooms_is_not_below_the_soft_one(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(BadSetting, match="TMI_ROOMS_HARD_MAX_BYTES"):
         read(monkeypatch, TMI_ROOMS_HARD_MAX_BYTES=str(512 * 1024 * 1024))
+
+
+def test_administrators_are_named_by_provider_and_id_or_email(monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = read(monkeypatch, TMI_ADMINISTRATORS="tmi:alice@tmi.local, github:4711")
+    assert ("tmi:alice@tmi.local", "github:4711") == settings.administrators
