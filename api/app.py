@@ -10,7 +10,7 @@ from quart_schema import QuartSchema, hide
 from werkzeug.exceptions import HTTPException
 from werkzeug.routing import MapAdapter
 
-from api import collab_tokens, diagrams, docs, oauth, threat_models
+from api import collab_tokens, collaboration, diagrams, docs, oauth, threat_models
 from api.bodies import answer, problem_answer
 from api.context import EXTENSION, HOST, Context, public, require_sign_in
 from api.errors import INTERNAL, Problem, problem_of
@@ -76,6 +76,7 @@ def create_app(services: Services) -> RestApp:
         threat_models.routes,
         diagrams.routes,
         collab_tokens.routes,
+        collaboration.routes,
         docs.routes,
         probe_routes(ping),
     ):

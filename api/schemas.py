@@ -385,6 +385,40 @@ class CollabTokenOutput(Output):
     hocuspocus_url: str
 
 
+class Participant(Output):
+    """Somebody who has the diagram open."""
+
+    user: UserOutput
+    last_activity: datetime
+    permissions: Literal["reader", "writer"]
+
+
+class CollaborationSession(Output):
+    """A collaboration session of a diagram."""
+
+    session_id: UUID
+    host: UserOutput
+    presenter: UserOutput | None = None
+    threat_model_id: UUID
+    threat_model_name: str
+    diagram_id: UUID
+    diagram_name: str
+    participants: list[Participant]
+    websocket_url: str
+
+
+class TicketQuery(Query):
+    """For which collaboration session a ticket is wanted."""
+
+    session_id: UuidText
+
+
+class TicketAnswer(Output):
+    """A ticket for one live socket."""
+
+    ticket: str
+
+
 # --- sign-in ------------------------------------------------------------------------------------
 
 

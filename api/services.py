@@ -7,10 +7,12 @@ from api.tokens import Tokens
 from rooms.service import Rooms
 from tmi.domain.ports import (
     AccessControl,
+    Collaborations,
     Database,
     Diagrams,
     SignIns,
     ThreatModels,
+    Tickets,
     Users,
 )
 
@@ -51,6 +53,8 @@ class Services:
     users: Users
     sign_ins: SignIns
     access: AccessControl
+    collaborations: Collaborations
+    tickets: Tickets
     rooms: Rooms
     tokens: Tokens
     database: Database

@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import logging
 from collections import Counter
-from collections.abc import AsyncIterator, Coroutine, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 from typing import Any
@@ -32,7 +32,7 @@ from tmi.domain.errors import (
     TooManyRequests,
     Unavailable,
 )
-from tmi.domain.ids import DiagramId, NodeId, Seq, SignInId
+from tmi.domain.ids import CollaborationId, DiagramId, NodeId, Seq, SignInId, UserId
 from tmi.domain.model import Node
 from tmi.domain.ports import (
     AccessControl,
@@ -117,12 +117,15 @@ class Rooms:
         self._memory_seen = 0
         self._memory_due_at = 0.0
         self._changed_at: dict[DiagramId, float] = {}
+        self._people_changed_at: dict[UserId, float] = {}
         self._background: set[asyncio.Task[None]] = set()
         self.refusals: Counter[str] = Counter()
         """What was refused, by limit."""
         self.closes: Counter[int] = Counter()
         """Sessions that rooms have ended, by close code."""
         self.evictions = 0
+        self.on_collaboration_ended: Callable[[CollaborationId], None] = lambda _: None
+        """Called on each node when a collaboration session has ended."""
 
     @property
     def is_hurried(self) -> bool:
@@ -167,12 +170,12 @@ class Rooms:
             self.refusals["journal"] += 1
             raise Unavailable("too many edits wait for the database; try again shortly")
         session = runner.join(member, peer)
-        self._look_again(diagram)
+        self._look_again(diagram, member)
         return session
 
-    def _look_again(self, diagram: DiagramId) -> None:
+    def _look_again(self, diagram: DiagramId, member: Member) -> None:
         """A newcomer's role was looked up before it was let in, perhaps before a change."""
-        if diagram in self._changed_at:
+        if diagram in self._changed_at or member.user in self._people_changed_at:
             self._spawn(self._reread(diagram))
 
     def mirror(self, diagram: DiagramId, state_vector: bytes, answer: Answer) -> Mirror | None:
@@ -180,7 +183,7 @@ class Rooms:
         runner = self._open.get(diagram)
         if runner is None or not runner.room.is_open or self._draining:
             return None
-        return Mirror(runner, state_vector, answer, lambda: self._look_again(diagram))
+        return Mirror(runner, state_vector, answer, lambda member: self._look_again(diagram, member))
 
     def is_between(self, diagram: DiagramId) -> bool:
         """Whether a room is being opened here, or its last edits are being committed."""
@@ -333,6 +336,22 @@ class Rooms:
             stored = await self._store.load(diagram)
         return stored.seq, Document.load(stored.snapshot, stored.tail, is_whole=stored.is_whole)
 
+    async def members(self, diagram: DiagramId) -> Sequence[Member]:
+        """Who is in a diagram's room now, on whatever node, in the order in which they came; empty while
+        nobody has it open. Raises Unavailable.
+        """
+        runner = self._open.get(diagram)
+        if runner is not None:
+            return tuple(runner.room.members.values())
+        replica = await self._replica(diagram)
+        if replica is None:
+            return ()
+        try:
+            async with asyncio.timeout(self._limits.read_timeout_s):
+                return await replica.census()
+        except TimeoutError:
+            raise Unavailable("the node that owns this diagram does not answer") from None
+
     async def _replica(self, diagram: DiagramId) -> ReplicaRunner | None:
         """Of a room that another node owns."""
         replica = self._following.get(diagram)
@@ -358,6 +377,16 @@ class Rooms:
         self._sign_in_ended(sign_in)
         await self._announce(Happened.SIGN_IN_ENDED, [sign_in])
 
+    async def people_changed(self, users: Sequence[UserId]) -> None:
+        """These users' roles may have changed anywhere: see to it on every node."""
+        if not await self._announced(Happened.PEOPLE_CHANGED, users):
+            await self._people_changed(users)
+
+    async def collaboration_ended(self, collaboration: CollaborationId) -> None:
+        """A collaboration session is over: close the sockets that came by its tickets, on every node."""
+        if not await self._announced(Happened.COLLABORATION_ENDED, [collaboration]):
+            self.on_collaboration_ended(collaboration)
+
     async def _announce(self, happened: Happened, ids: Sequence[UUID]) -> None:
         await self._announced(happened, ids)
 
@@ -380,6 +409,11 @@ class Rooms:
             self._spawn(self._access_changed([DiagramId(key) for key in signal.ids]))
         elif signal.happened is Happened.DELETED:
             self._deleted([DiagramId(key) for key in signal.ids])
+        elif signal.happened is Happened.PEOPLE_CHANGED:
+            self._spawn(self._people_changed([UserId(key) for key in signal.ids]))
+        elif signal.happened is Happened.COLLABORATION_ENDED:
+            for key in signal.ids:
+                self.on_collaboration_ended(CollaborationId(key))
         else:
             for key in signal.ids:
                 self._sign_in_ended(SignInId(key))
@@ -395,6 +429,14 @@ class Rooms:
             self._changed_at[diagram] = now
         for diagram in diagrams:
             await self._reread(diagram)
+
+    async def _people_changed(self, users: Iterable[UserId]) -> None:
+        """Read the roles again wherever these users are."""
+        now, people = self._ticker.now(), set(users)
+        self._people_changed_at.update(dict.fromkeys(people, now))
+        for diagram, runner in list(self._open.items()):
+            if any(member.user in people for member in runner.room.members.values()):
+                await self._reread(diagram)
 
     async def _reread(self, diagram: DiagramId) -> None:
         while (runner := self._open.get(diagram)) is not None and not runner.room.is_empty:
@@ -490,6 +532,9 @@ class Rooms:
         for diagram, changed_at in list(self._changed_at.items()):
             if now - changed_at > self._limits.recent_change_s:
                 del self._changed_at[diagram]
+        for user, changed_at in list(self._people_changed_at.items()):
+            if now - changed_at > self._limits.recent_change_s:
+                del self._people_changed_at[user]
 
     def _close_idle_replicas(self) -> None:
         idle_since = self._ticker.now() - self._limits.idle_s

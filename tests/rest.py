@@ -18,6 +18,7 @@ from api.app import create_app
 from api.services import ApiOptions, Health, Services
 from api.tokens import Tokens, shared_signing_keys
 from persistence.memory.access import MemoryAccessControl
+from persistence.memory.collaborations import MemoryCollaborations, MemoryTickets
 from persistence.memory.database import MemoryDatabase
 from persistence.memory.diagrams import MemoryDiagrams
 from persistence.memory.sign_ins import MemorySignIns
@@ -27,6 +28,7 @@ from persistence.memory.threat_models import MemoryThreatModels
 from persistence.memory.update_log import MemoryUpdateLog
 from persistence.memory.users import MemoryUsers
 from persistence.postgres.access import PostgresAccessControl
+from persistence.postgres.collaborations import PostgresCollaborations, PostgresTickets
 from persistence.postgres.database import PostgresDatabase
 from persistence.postgres.diagrams import PostgresDiagrams
 from persistence.postgres.sign_ins import PostgresSignIns
@@ -186,6 +188,8 @@ async def over_memory(
             users=MemoryUsers(store),
             sign_ins=MemorySignIns(store),
             access=access,
+            collaborations=MemoryCollaborations(store),
+            tickets=MemoryTickets(store),
             rooms=rooms,
             tokens=tokens or Tokens(keys, ISSUER),
             database=MemoryDatabase(store),
@@ -208,6 +212,8 @@ async def over_postgres(database: PostgresDatabase) -> AsyncIterator[RestClient]
             users=PostgresUsers(database),
             sign_ins=PostgresSignIns(database),
             access=access,
+            collaborations=PostgresCollaborations(database),
+            tickets=PostgresTickets(database),
             rooms=rooms,
             tokens=Tokens(keys, ISSUER),
             database=database,

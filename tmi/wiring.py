@@ -19,6 +19,7 @@ from api.metrics import Metrics
 from api.services import ApiOptions, Health, Services
 from api.tokens import Tokens, shared_signing_keys
 from persistence.postgres.access import PostgresAccessControl
+from persistence.postgres.collaborations import PostgresCollaborations, PostgresTickets
 from persistence.postgres.database import PostgresDatabase
 from persistence.postgres.diagrams import PostgresDiagrams
 from persistence.postgres.sign_ins import PostgresSignIns
@@ -102,7 +103,8 @@ async def build(settings: Settings) -> AsyncIterator[Service]:
         tokens = await _tokens(settings, database)
         rooms = await stack.enter_async_context(_rooms(settings, database, access, tokens))
         sign_ins = PostgresSignIns(database)
-        live = LiveEndpoint(rooms, tokens, access, _live_options(settings))
+        tickets = PostgresTickets(database)
+        live = LiveEndpoint(rooms, tokens, access, tickets, _live_options(settings))
         metrics = Metrics(rooms, live.sockets, lambda: database.open_connections)
         await stack.enter_async_context(metrics.running())
         services = Services(
@@ -111,6 +113,8 @@ async def build(settings: Settings) -> AsyncIterator[Service]:
             users=PostgresUsers(database),
             sign_ins=sign_ins,
             access=access,
+            collaborations=PostgresCollaborations(database),
+            tickets=tickets,
             rooms=rooms,
             tokens=tokens,
             database=database,

@@ -286,7 +286,7 @@ class HocuspocusSocket(LiveSocket):
     async def _admit(self, document: HocuspocusDocument, name: str, token: str) -> Session:
         diagram = diagram_of(name)
         claims = self._admission.identify(token, diagram)
-        member = await self._admission.member(claims, diagram)
+        member = await self._admission.member(claims.user, claims.sign_in, diagram)
         self._sockets.take_seat(member.user)
         document.user, document.role = member.user, member.role
         self.user = self.user or member.user

@@ -9,7 +9,7 @@ from crdt import y_websocket
 from rooms.hosting import Session
 from rooms.peer import Member
 from rooms.service import Rooms
-from tmi.domain.ids import DiagramId, UserId
+from tmi.domain.ids import CollaborationId, DiagramId, UserId
 from tmi.domain.roles import Role
 
 _KEEPALIVE = binary_frame(y_websocket.KEEPALIVE)
@@ -19,14 +19,23 @@ FRAMING = "y-websocket"
 class YWebsocketSocket(LiveSocket):
     """A y-websocket client: the socket is itself the room's peer."""
 
-    __slots__ = ("_committed", "_is_synced", "_session", "_tells_saved")
+    __slots__ = ("_committed", "_is_synced", "_session", "_tells_saved", "collaboration")
 
-    def __init__(self, options: LiveOptions, sockets: Sockets, user: UserId, *, tells_saved: bool) -> None:
+    def __init__(
+        self,
+        options: LiveOptions,
+        sockets: Sockets,
+        user: UserId,
+        collaboration: CollaborationId | None = None,
+        *,
+        tells_saved: bool,
+    ) -> None:
         """`user` has taken a seat, which is left at the end. `tells_saved`: the client asked for `saved`
-        frames.
+        frames. `collaboration`: the session whose ticket let the client in.
         """
         super().__init__(options, sockets)
         self.user = user
+        self.collaboration = collaboration
         self._session: Session | None = None
         self._tells_saved = tells_saved
         self._committed = 0

@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 
 from tmi.domain.errors import DatabaseUnavailable, NotFound
 from tmi.domain.ids import DiagramId, Fence, Seq, SignInId, ThreatModelId, UserId
-from tmi.domain.model import AuthorizationCode, Diagram, SigningKey, ThreatModel, User
+from tmi.domain.model import AuthorizationCode, Collaboration, Diagram, SigningKey, ThreatModel, Ticket, User
 from tmi.domain.ports import LoggedUpdate, Signal
 
 
@@ -67,6 +67,8 @@ class MemoryStore:
     codes: dict[bytes, tuple[AuthorizationCode, datetime]] = field(default_factory=dict)
     sign_ins: dict[SignInId, Session] = field(default_factory=dict)
     refresh_tokens: dict[bytes, RefreshToken] = field(default_factory=dict)
+    collaborations: dict[DiagramId, Collaboration] = field(default_factory=dict)
+    tickets: dict[bytes, tuple[Ticket, datetime]] = field(default_factory=dict)
     signing_keys: dict[str, SigningKey] = field(default_factory=dict)
     single_writer: bool = False
     sharing_writers: int = 0
@@ -116,3 +118,4 @@ class MemoryStore:
         """Delete a diagram with its log."""
         del self.diagrams[diagram]
         del self.logs[diagram]
+        self.collaborations.pop(diagram, None)

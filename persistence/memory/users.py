@@ -1,5 +1,6 @@
 """Users in memory."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from uuid import uuid4
 
@@ -34,3 +35,8 @@ class MemoryUsers:
             return self._store.users[user]
         except KeyError:
             raise NotFound("There is no such user.") from None
+
+    async def get_all(self, users: Sequence[UserId]) -> Mapping[UserId, User]:
+        """Those of `users` that there are."""
+        self._store.visit()
+        return {user: self._store.users[user] for user in users if user in self._store.users}

@@ -3,11 +3,11 @@
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from rooms.effects import Forward
 from rooms.hosting import Runner, Session
-from rooms.nodes.messages import Answered, Asked, Lost
+from rooms.nodes.messages import Answered, Asked, Census, Counted, Lost
 from rooms.nodes.replica import Replica
 from rooms.peer import Member, Peer
 from rooms.ticker import Ticker
@@ -30,6 +30,7 @@ class ReplicaRunner(Runner[Replica]):
         """The last owner said that it is none."""
         self._upstream: Callable[[Asked], None] | None = None
         self._questions: deque[tuple[int, asyncio.Future[None]]] = deque()
+        self._censuses: deque[asyncio.Future[Sequence[Member]]] = deque()
         self._perform_one[Forward] = self._forward
 
     def join(self, member: Member, peer: Peer) -> Session:
@@ -50,8 +51,10 @@ class ReplicaRunner(Runner[Replica]):
         self.room.detach()
         self._upstream = None
         self.lost.set()
-        while self._questions:
-            _, answer = self._questions.popleft()
+        answers = [*(answer for _, answer in self._questions), *self._censuses]
+        self._questions.clear()
+        self._censuses.clear()
+        for answer in answers:
             if not answer.done():
                 answer.set_exception(Unavailable("the way to the node that owns this diagram was lost"))
 
@@ -67,6 +70,16 @@ class ReplicaRunner(Runner[Replica]):
         self.perform(self.room.ask())
         await answer
 
+    async def census(self) -> Sequence[Member]:
+        """Who is in the room, on all nodes. Raises Unavailable; takes no longer than the caller lets it."""
+        await self.synced.wait()
+        if self._upstream is None:
+            raise Unavailable("there is no way to the node that owns this diagram")
+        answer: asyncio.Future[Sequence[Member]] = asyncio.get_running_loop().create_future()
+        self._censuses.append(answer)
+        self._upstream(Census())
+        return await answer
+
     def hear(self, message: Answered) -> None:
         """Handle what the owner says. What cannot be handled ends this way to it, and nothing else."""
         if self._upstream is None:
@@ -74,6 +87,11 @@ class ReplicaRunner(Runner[Replica]):
         if isinstance(message, Lost):
             self.is_disowned = message.is_disowned
             self.detach()
+            return
+        if isinstance(message, Counted):
+            counted = self._censuses.popleft() if self._censuses else None
+            if counted is not None and not counted.done():
+                counted.set_result(message.members)
             return
         try:
             effects = self.room.hear(message, self._ticker.now())

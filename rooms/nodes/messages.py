@@ -20,6 +20,7 @@ from tmi.domain.ids import DiagramId, Seq, SignInId, UserId
 from tmi.domain.roles import Role
 
 Channel = int
+_MEMBER_BYTES = 35
 REPLICA: SessionNumber = 0
 """The session that stands for the replica as such."""
 
@@ -61,6 +62,11 @@ class Say:
 
     session: SessionNumber
     body: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Census:
+    """Asks who is in the room, on whatever node. Each is answered, in order."""
 
 
 # --- from the owner -----------------------------------------------------------------------------
@@ -128,8 +134,15 @@ class Lost:
     is_disowned: bool
 
 
-Asked = Follow | Unfollow | Enter | Leave | Say
-Answered = Hear | Tell | Acknowledged | Refused | RoleChanged | Ended | Lost
+@dataclass(frozen=True, slots=True)
+class Counted:
+    """Who is in the room, in the order in which they came."""
+
+    members: tuple[Member, ...]
+
+
+Asked = Follow | Unfollow | Enter | Leave | Say | Census
+Answered = Hear | Tell | Acknowledged | Refused | RoleChanged | Ended | Lost | Counted
 Message = Asked | Answered
 
 
@@ -168,16 +181,25 @@ def _read_role(decoder: Decoder) -> Role:
         raise BadFrame(f"there is no role {number}") from None
 
 
-def _write_enter(message: Enter) -> bytes:
-    member = message.member
-    ids = var_bytes(member.user.bytes) + var_bytes(member.sign_in.bytes)
-    return write_var_uint(message.session) + ids + bytes((member.role,))
+def _write_member(member: Member) -> bytes:
+    return var_bytes(member.user.bytes) + var_bytes(member.sign_in.bytes) + bytes((member.role,))
+
+
+def _read_member(decoder: Decoder) -> Member:
+    user, sign_in = UserId(_read_uuid(decoder)), SignInId(_read_uuid(decoder))
+    return Member(user, sign_in, _read_role(decoder))
 
 
 def _read_enter(decoder: Decoder) -> Enter:
     session = decoder.read_var_uint()
-    user, sign_in = UserId(_read_uuid(decoder)), SignInId(_read_uuid(decoder))
-    return Enter(session, Member(user, sign_in, _read_role(decoder)))
+    return Enter(session, _read_member(decoder))
+
+
+def _read_counted(decoder: Decoder) -> Counted:
+    count = decoder.read_var_uint()
+    if count * _MEMBER_BYTES > decoder.remaining():
+        raise BadFrame("a census is shorter than it claims")
+    return Counted(tuple(_read_member(decoder) for _ in range(count)))
 
 
 def _read_hear(decoder: Decoder) -> Hear:
@@ -193,7 +215,7 @@ def _read_tell(decoder: Decoder) -> Tell:
 _WRITERS: dict[type[Message], tuple[bytes, Callable[..., bytes]]] = {
     Follow: (b"\x00", lambda m: var_bytes(m.diagram.bytes) + var_bytes(m.state_vector)),
     Unfollow: (b"\x01", lambda _: b""),
-    Enter: (b"\x02", _write_enter),
+    Enter: (b"\x02", lambda m: write_var_uint(m.session) + _write_member(m.member)),
     Leave: (b"\x03", lambda m: write_var_uint(m.session)),
     Say: (b"\x04", lambda m: write_var_uint(m.session) + var_bytes(m.body)),
     Hear: (b"\x05", lambda m: write_var_uint(m.but) + write_var_uint(m.seq) + var_bytes(m.body)),
@@ -203,6 +225,8 @@ _WRITERS: dict[type[Message], tuple[bytes, Callable[..., bytes]]] = {
     RoleChanged: (b"\x09", lambda m: write_var_uint(m.session) + bytes((m.role,))),
     Ended: (b"\x0a", lambda m: write_var_uint(m.session) + write_var_uint(m.code) + var_string(m.reason)),
     Lost: (b"\x0b", lambda m: bytes((m.is_disowned,))),
+    Census: (b"\x0c", lambda _: b""),
+    Counted: (b"\x0d", lambda m: write_var_uint(len(m.members)) + b"".join(map(_write_member, m.members))),
 }
 
 _READERS: dict[int, Callable[[Decoder], Message]] = {
@@ -218,5 +242,7 @@ _READERS: dict[int, Callable[[Decoder], Message]] = {
     9: lambda d: RoleChanged(d.read_var_uint(), _read_role(d)),
     10: lambda d: Ended(d.read_var_uint(), d.read_var_uint(), d.read_var_string()),
     11: lambda d: Lost(d.read_byte() != 0),
+    12: lambda _: Census(),
+    13: _read_counted,
 }
 

@@ -17,6 +17,8 @@ from rooms.nodes.messages import (
     Acknowledged,
     Answered,
     Asked,
+    Census,
+    Counted,
     Ended,
     Enter,
     Hear,
@@ -27,6 +29,7 @@ from rooms.nodes.messages import (
     Say,
     Tell,
 )
+from rooms.peer import Member
 from rooms.runner import RoomRunner
 from tmi.domain.roles import Role
 
@@ -37,7 +40,7 @@ class Mirror:
     """One follower of one room. `answer` sends to it; `is_over` once the room has sent it away."""
 
     def __init__(
-        self, runner: RoomRunner, state_vector: bytes, answer: Answer, entered: Callable[[], None]
+        self, runner: RoomRunner, state_vector: bytes, answer: Answer, entered: Callable[[Member], None]
     ) -> None:
         """The room's phase must be OPEN. Begins with what the follower lacks. `entered` is called after each
         client that takes a seat.
@@ -60,6 +63,8 @@ class Mirror:
             self._say(message)
         elif isinstance(message, Enter):
             self._enter(message)
+        elif isinstance(message, Census):
+            self._answer(Counted(tuple(self._runner.room.members.values())))
         elif isinstance(message, Leave):
             seat = self._forget(message.session)
             if seat is not None:
@@ -91,7 +96,7 @@ class Mirror:
         seat.session = self._runner.join(message.member, seat)
         self._seats[message.session] = seat
         self._numbers[seat.session.number] = message.session
-        self._entered()
+        self._entered(message.member)
 
     def pause(self) -> None:
         """The link is full: no more broadcasts until `resume`."""

@@ -7,6 +7,7 @@ from uuid import uuid4
 import pytest
 
 from persistence.memory.access import MemoryAccessControl
+from persistence.memory.collaborations import MemoryCollaborations, MemoryTickets
 from persistence.memory.database import MemoryDatabase
 from persistence.memory.diagrams import MemoryDiagrams
 from persistence.memory.sign_ins import MemorySignIns
@@ -17,6 +18,7 @@ from persistence.memory.threat_models import MemoryThreatModels
 from persistence.memory.update_log import MemoryUpdateLog
 from persistence.memory.users import MemoryUsers
 from persistence.postgres.access import PostgresAccessControl
+from persistence.postgres.collaborations import PostgresCollaborations, PostgresTickets
 from persistence.postgres.database import PostgresDatabase
 from persistence.postgres.diagrams import PostgresDiagrams
 from persistence.postgres.sign_ins import PostgresSignIns
@@ -29,12 +31,14 @@ from tmi.domain.ids import UserId
 from tmi.domain.model import Diagram, NewThreatModel, ThreatModel, User
 from tmi.domain.ports import (
     AccessControl,
+    Collaborations,
     Database,
     Diagrams,
     Signals,
     SigningKeys,
     SignIns,
     ThreatModels,
+    Tickets,
     UpdateLog,
     Users,
 )
@@ -53,6 +57,8 @@ class Ports:
     threat_models: ThreatModels
     diagrams: Diagrams
     users: Users
+    collaborations: Collaborations
+    tickets: Tickets
     sign_ins: SignIns
     signing_keys: SigningKeys
     database: Database
@@ -87,6 +93,8 @@ def memory_ports(store: MemoryStore) -> Ports:
         threat_models=MemoryThreatModels(store),
         diagrams=MemoryDiagrams(store),
         users=MemoryUsers(store),
+        collaborations=MemoryCollaborations(store),
+        tickets=MemoryTickets(store),
         sign_ins=MemorySignIns(store),
         signing_keys=MemorySigningKeys(store),
         database=MemoryDatabase(store),
@@ -119,6 +127,8 @@ def postgres_ports(database: PostgresDatabase) -> Ports:
         threat_models=PostgresThreatModels(database),
         diagrams=PostgresDiagrams(database),
         users=PostgresUsers(database),
+        collaborations=PostgresCollaborations(database),
+        tickets=PostgresTickets(database),
         sign_ins=PostgresSignIns(database),
         signing_keys=PostgresSigningKeys(database),
         database=database,

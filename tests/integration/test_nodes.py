@@ -238,6 +238,34 @@ async def test_what_one_node_reads_is_what_the_owner_has_now(cluster: Cluster) -
         assert (1, 0) == (a.owns, b.owns)
 
 
+async def test_every_node_knows_who_is_in_the_room(cluster: Cluster) -> None:
+    world = cluster.world
+    async with cluster.node("a") as a, cluster.node("b") as b, cluster.node("c") as c:
+        assert () == await c.rooms.members(world.diagram)
+        here, there = await a.join(world.editor()), await b.join(world.editor(world.other))
+        await until(lambda: there.acknowledged == 1)
+        expected = [here.member, there.member]
+        for node in (a, b, c):
+            assert expected == list(await node.rooms.members(world.diagram))
+        assert here.session is not None
+        here.session.leave()
+        assert [there.member] == list(await c.rooms.members(world.diagram))
+
+
+@pytest.mark.parametrize("who", ["owner", "follower"])
+async def test_changed_groups_reach_clients_of_every_node(cluster: Cluster, who: str) -> None:
+    world = cluster.world
+    async with cluster.node("a") as a, cluster.node("b") as b:
+        here, there = await a.join(world.editor(world.other)), await b.join(world.editor(world.other))
+        owner = await b.join(world.editor())
+        await until(lambda: there.acknowledged == owner.acknowledged == 1)
+        await world.grant(None)
+        await (a if who == "owner" else b).rooms.people_changed([world.other.id])
+        await until(lambda: here.closed and there.closed)
+        assert closing.NO_LONGER_ALLOWED == here.closed[0] == there.closed[0]  # type: ignore[index]
+        assert owner.closed is None
+
+
 async def test_a_diagram_that_nobody_has_open_is_read_from_the_log(cluster: Cluster) -> None:
     async with cluster.node("a") as a, cluster.node("b") as b:
         assert 0 == (await b.rooms.read(cluster.world.unopened))[0]

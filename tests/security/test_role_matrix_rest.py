@@ -43,6 +43,9 @@ class Row:
     body: Any = None
     content_type: str = "application/json"
     about: str = ""
+    query: str = ""
+    refused: int = 403
+    """What the contract answers to whom may not."""
 
     @property
     def id(self) -> str:
@@ -55,13 +58,14 @@ class Row:
 
     def expected(self, caller: str) -> int:
         if self.least == ADMINISTRATOR:
-            return self.status if caller == ADMINISTRATOR else 403
+            return self.status if caller == ADMINISTRATOR else self.refused
         role = NOBODY if caller == ADMINISTRATOR else caller
-        return self.status if ROLES.index(role) >= ROLES.index(self.least) else 403
+        return self.status if ROLES.index(role) >= ROLES.index(self.least) else self.refused
 
 
 MODEL = "/threat_models/<threat_model_id>"
 DIAGRAM = f"{MODEL}/diagrams/<diagram_id>"
+COLLABORATE = f"{DIAGRAM}/collaborate"
 PATCH = "application/json-patch+json"
 
 
@@ -94,6 +98,10 @@ ROWS = (
     Row(f"POST {MODEL}/diagrams", WRITER, 201, {"name": "Flow", "type": "DFD-1.0.0"}),
     Row(f"GET {DIAGRAM}", READER, 200),
     Row(f"DELETE {DIAGRAM}", WRITER, 204),
+    Row(f"POST {COLLABORATE}", READER, 200),
+    Row(f"GET {COLLABORATE}", READER, 200),
+    Row(f"DELETE {COLLABORATE}", OWNER, 204),
+    Row("GET /ws/ticket", READER, 200, query="?session_id=<session_id>", refused=404),
     Row("POST /collab/tokens", NOBODY, 200, {}, about="for all"),
     Row("POST /collab/tokens", READER, 200, {"diagram_id": "<diagram_id>"}, about="for one"),
 )
@@ -117,7 +125,7 @@ class House:
         )
         answer = await self.rest.call(
             method,
-            fill(path),
+            fill(path + row.query),
             token,
             json_body=... if body is None else body,
             content_type=row.content_type,
@@ -147,7 +155,10 @@ async def house() -> AsyncIterator[House]:
             user_grant("zed", "reader"),
         )
         diagram = await rest.create_diagram(tokens[OWNER], model["id"])
-        yield House(rest, tokens, {"threat_model_id": model["id"], "diagram_id": diagram["id"]})
+        path = f"/threat_models/{model['id']}/diagrams/{diagram['id']}/collaborate"
+        session = (await rest.call("POST", path, tokens[OWNER])).json["session_id"]
+        ids = {"threat_model_id": model["id"], "diagram_id": diagram["id"], "session_id": session}
+        yield House(rest, tokens, ids)
 
 
 @pytest.mark.parametrize("caller", CALLERS)

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
 
-from tmi.domain.ids import DiagramId, NodeId, SignInId, ThreatModelId, UserId
+from tmi.domain.ids import CollaborationId, DiagramId, NodeId, SignInId, ThreatModelId, UserId
 from tmi.domain.roles import Grant, fold
 
 
@@ -80,6 +80,31 @@ class Diagram:
     created_at: datetime
     modified_at: datetime
     version: int
+
+
+@dataclass(frozen=True, slots=True)
+class Collaboration:
+    """A collaboration session: that a diagram is being worked on together, until somebody ends it."""
+
+    id: CollaborationId
+    threat_model_id: ThreatModelId
+    threat_model_name: str
+    diagram_id: DiagramId
+    diagram_name: str
+    host: UserId | None
+    """Who began it; None once that account is gone."""
+    started_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Ticket:
+    """What a ticket for a live socket stands for: one user, one sign-in, one collaboration session."""
+
+    user: UserId
+    sign_in: SignInId
+    collaboration: CollaborationId
+    threat_model: ThreatModelId
+    diagram: DiagramId
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,9 +12,19 @@ from enum import Enum
 from typing import Protocol
 from uuid import UUID
 
-from tmi.domain.ids import DiagramId, Fence, NodeId, Seq, SignInId, ThreatModelId, UserId
+from tmi.domain.ids import (
+    CollaborationId,
+    DiagramId,
+    Fence,
+    NodeId,
+    Seq,
+    SignInId,
+    ThreatModelId,
+    UserId,
+)
 from tmi.domain.model import (
     AuthorizationCode,
+    Collaboration,
     Diagram,
     NewThreatModel,
     Node,
@@ -22,6 +32,7 @@ from tmi.domain.model import (
     SigningKey,
     ThreatModel,
     ThreatModelSummary,
+    Ticket,
     User,
 )
 from tmi.domain.roles import Grant, Role
@@ -143,6 +154,10 @@ class Happened(Enum):
     """These diagrams are gone."""
     SIGN_IN_ENDED = "sign_in_ended"
     """These sign-in sessions are over."""
+    COLLABORATION_ENDED = "collaboration_ended"
+    """These collaboration sessions are over."""
+    PEOPLE_CHANGED = "people_changed"
+    """These users' roles may have changed anywhere: their groups did, or their accounts are gone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -276,6 +291,42 @@ class Diagrams(Protocol):
         """Every diagram of a threat model (at most 10,000)."""
 
 
+# --- collaboration ------------------------------------------------------------------------------
+
+
+class Collaborations(Protocol):
+    """Collaboration sessions, at most one of each diagram."""
+
+    async def begin(
+        self, model: ThreatModelId, diagram: DiagramId, host: UserId
+    ) -> tuple[Collaboration, bool]:
+        """The session of a diagram, and whether it was begun just now. One without a host gets this one.
+
+        Raises NotFound, also when the diagram belongs to another threat model.
+        """
+
+    async def of_diagram(self, model: ThreatModelId, diagram: DiagramId) -> Collaboration | None:
+        """The session of a diagram, if there is one. Raises NotFound, also when the diagram belongs to
+        another threat model.
+        """
+
+    async def get(self, collaboration: CollaborationId) -> Collaboration:
+        """Raises NotFound."""
+
+    async def end(self, collaboration: CollaborationId) -> bool:
+        """End a session and forget its tickets. False if there was none."""
+
+
+class Tickets(Protocol):
+    """Tickets for live sockets: each is good once and for a moment. Stored as SHA-256 only."""
+
+    async def issue(self, ticket: str, grant: Ticket, ttl: timedelta) -> None:
+        """Remember a ticket. Raises NotFound when its collaboration session has ended."""
+
+    async def redeem(self, ticket: str) -> Ticket | None:
+        """Take a ticket out, once: None if unknown, used before, past its time, or its session has ended."""
+
+
 # --- sign-in ------------------------------------------------------------------------------------
 
 
@@ -287,6 +338,9 @@ class Users(Protocol):
 
     async def get(self, user: UserId) -> User:
         """Raises NotFound."""
+
+    async def get_all(self, users: Sequence[UserId]) -> Mapping[UserId, User]:
+        """Those of `users` (at most 5,000) that there are, in one query."""
 
 
 class SignIns(Protocol):

@@ -6,6 +6,8 @@ import pytest
 
 from rooms.nodes.messages import (
     Acknowledged,
+    Census,
+    Counted,
     Ended,
     Enter,
     Follow,
@@ -31,6 +33,8 @@ EVERY_KIND: list[Message] = [
     Unfollow(),
     Enter(5, Member(UserId(UUID(int=1)), SignInId(UUID(int=2)), Role.WRITER)),
     Leave(300),
+    Census(),
+    Counted((Member(UserId(UUID(int=1)), SignInId(UUID(int=2)), Role.WRITER),) * 3),
     Say(1, b"\x00\x02\x02\x00\x00"),
     Hear(b"\x00\x02\x02\x00\x00", 7, Seq(2**40)),
     Tell(0, b"", Seq(3)),
@@ -58,7 +62,7 @@ def test_a_message_that_ends_too_early_is_refused(message: Message) -> None:
 @pytest.mark.parametrize(
     "frame",
     [
-        b"\x01\x0c",
+        b"\x01\x0e",
         b"\x01\x00\x0f" + bytes(15) + b"\x00",
         b"\x01\x09\x04\x00",
         b"\x01\x09\x04\x09",
