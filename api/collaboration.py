@@ -1,8 +1,8 @@
 """Collaboration sessions of diagrams, and tickets for their sockets.
 
-A session says that a diagram is being worked on together; it begins and ends by request. Who takes part is read
-from the diagram's room, so it is the same from every node. The host is who began it; while that one is away, who
-has been in the room longest acts as host.
+A session says that a diagram is being worked on together; it begins and ends by request. Who takes part is
+read from the diagram's room, so it is the same from every node. The host is who began it; while that one is
+away, who has been in the room longest acts as host.
 """
 
 import secrets

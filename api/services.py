@@ -7,9 +7,14 @@ from api.tokens import Tokens
 from rooms.service import Rooms
 from tmi.domain.ports import (
     AccessControl,
+    Accounts,
+    Audit,
+    Challenges,
     Collaborations,
     Database,
     Diagrams,
+    Groups,
+    Memberships,
     SignIns,
     ThreatModels,
     Tickets,
@@ -53,6 +58,11 @@ class Services:
     users: Users
     sign_ins: SignIns
     access: AccessControl
+    accounts: Accounts
+    challenges: Challenges
+    groups: Groups
+    memberships: Memberships
+    audit: Audit
     collaborations: Collaborations
     tickets: Tickets
     rooms: Rooms

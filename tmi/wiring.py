@@ -8,7 +8,7 @@ import socket
 from collections.abc import AsyncIterator, Coroutine
 from contextlib import AsyncExitStack, asynccontextmanager, closing
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import uuid4
 
@@ -19,9 +19,12 @@ from api.metrics import Metrics
 from api.services import ApiOptions, Health, Services
 from api.tokens import Tokens, shared_signing_keys
 from persistence.postgres.access import PostgresAccessControl
+from persistence.postgres.accounts import PostgresAccounts, PostgresChallenges
+from persistence.postgres.audit import PostgresAudit
 from persistence.postgres.collaborations import PostgresCollaborations, PostgresTickets
 from persistence.postgres.database import PostgresDatabase
 from persistence.postgres.diagrams import PostgresDiagrams
+from persistence.postgres.groups import PostgresGroups, PostgresMemberships
 from persistence.postgres.sign_ins import PostgresSignIns
 from persistence.postgres.signals import PostgresSignals
 from persistence.postgres.signing_keys import PostgresSigningKeys
@@ -37,7 +40,7 @@ from rooms.service import Rooms, RoomsLimits
 from tmi.domain.errors import DatabaseUnavailable, StartupError, TmiError
 from tmi.domain.ids import NodeId
 from tmi.domain.model import Node
-from tmi.domain.ports import AccessControl
+from tmi.domain.ports import AccessControl, Audit
 from tmi.embedded.data_directory import locked
 from tmi.embedded.postgres import embedded_postgres
 from tmi.settings import Settings, split_place
@@ -99,6 +102,9 @@ async def build(settings: Settings) -> AsyncIterator[Service]:
         taken_over = asyncio.Event()
         await stack.enter_async_context(_background(_watch_lock(changes, taken_over), "single-writer-lock"))
         await stack.enter_async_context(_background(_purge(database), "purge"))
+        audit = PostgresAudit(database)
+        retention = timedelta(days=settings.audit_retention_days)
+        await stack.enter_async_context(_background(_purge_audit(audit, retention), "purge-audit"))
         access = PostgresAccessControl(database)
         tokens = await _tokens(settings, database)
         rooms = await stack.enter_async_context(_rooms(settings, database, access, tokens))
@@ -113,6 +119,11 @@ async def build(settings: Settings) -> AsyncIterator[Service]:
             users=PostgresUsers(database),
             sign_ins=sign_ins,
             access=access,
+            accounts=PostgresAccounts(database),
+            challenges=PostgresChallenges(database),
+            groups=PostgresGroups(database),
+            memberships=PostgresMemberships(database),
+            audit=audit,
             collaborations=PostgresCollaborations(database),
             tickets=tickets,
             rooms=rooms,
@@ -246,3 +257,15 @@ async def _purge(database: PostgresDatabase) -> None:
                     break
         except DatabaseUnavailable as error:
             log.warning("expired sign-ins stay for now: %s", error)
+
+
+async def _purge_audit(audit: Audit, retention: timedelta) -> None:
+    """Delete entries of the system audit whose time is over, from time to time."""
+    while True:
+        await asyncio.sleep(PURGE_EVERY_S)
+        try:
+            for _ in range(PURGES_AT_ONCE):
+                if await audit.purge(datetime.now(UTC) - retention, PURGE_ROWS) == 0:
+                    break
+        except DatabaseUnavailable as error:
+            log.warning("old entries of the system audit stay for now: %s", error)

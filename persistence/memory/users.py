@@ -26,6 +26,7 @@ class MemoryUsers:
         else:
             user = User(UserId(uuid4()), provider, provider_id, email, name, self._store.clock())
         users[user.id] = user
+        self._store.account(user.id).last_login = self._store.clock()
         return user
 
     async def get(self, user: UserId) -> User:

@@ -238,6 +238,10 @@ WITH codes AS (
     DELETE FROM tickets WHERE ticket_hash IN (
         SELECT ticket_hash FROM tickets WHERE expires_at < now() LIMIT $1 FOR UPDATE SKIP LOCKED)
     RETURNING 1
+), challenges AS (
+    DELETE FROM deletion_challenges WHERE user_id IN (
+        SELECT user_id FROM deletion_challenges WHERE expires_at < now() LIMIT $1 FOR UPDATE SKIP LOCKED)
+    RETURNING 1
 ), sessions AS (
     DELETE FROM sign_ins WHERE id IN (
         SELECT id FROM sign_ins s
@@ -246,7 +250,7 @@ WITH codes AS (
     RETURNING 1
 )
 SELECT (SELECT count(*) FROM codes) + (SELECT count(*) FROM tokens) + (SELECT count(*) FROM tickets)
-       + (SELECT count(*) FROM sessions) AS purged
+       + (SELECT count(*) FROM challenges) + (SELECT count(*) FROM sessions) AS purged
 """
 """A sign-in goes after the last of its tokens, so that one batch never cascades into thousands."""
 

@@ -10,15 +10,18 @@ from tmi.domain.ids import UserId
 from tmi.domain.model import User
 
 SIGN_IN = """
-INSERT INTO users AS u (id, provider, provider_id, email, name) VALUES ($1, $2, $3, $4, $5)
-ON CONFLICT (provider, provider_id) DO UPDATE SET email = excluded.email, name = excluded.name
+INSERT INTO users AS u (id, provider, provider_id, email, name, last_login)
+VALUES ($1, $2, $3, $4, $5, now())
+ON CONFLICT (provider, provider_id)
+    DO UPDATE SET email = excluded.email, name = excluded.name, last_login = now()
 RETURNING u.id, u.provider, u.provider_id, u.email, u.name, u.created_at
 """
 
 GET = "SELECT u.id, u.provider, u.provider_id, u.email, u.name, u.created_at FROM users u WHERE u.id = $1"
 
 GET_ALL = """
-SELECT u.id, u.provider, u.provider_id, u.email, u.name, u.created_at FROM users u WHERE u.id = ANY($1::uuid[])
+SELECT u.id, u.provider, u.provider_id, u.email, u.name, u.created_at
+FROM users u WHERE u.id = ANY($1::uuid[])
 """
 
 

@@ -46,6 +46,8 @@ class Row:
     query: str = ""
     refused: int = 403
     """What the contract answers to whom may not."""
+    exactly: bool = False
+    """For this caller alone: a member of the group."""
 
     @property
     def id(self) -> str:
@@ -54,11 +56,13 @@ class Row:
     @property
     def allowed(self) -> str:
         """A caller who may do it."""
+        if self.exactly:
+            return self.least
         return ADMINISTRATOR if self.least == ADMINISTRATOR else OWNER
 
     def expected(self, caller: str) -> int:
-        if self.least == ADMINISTRATOR:
-            return self.status if caller == ADMINISTRATOR else self.refused
+        if self.exactly or self.least == ADMINISTRATOR:
+            return self.status if caller == self.least else self.refused
         role = NOBODY if caller == ADMINISTRATOR else caller
         return self.status if ROLES.index(role) >= ROLES.index(self.least) else self.refused
 
@@ -76,6 +80,25 @@ def patch_row(least: str, operation: dict[str, Any], about: str, status: int = 2
 ROWS = (
     Row("GET /oauth2/userinfo", NOBODY, 200),
     Row("GET /me", NOBODY, 200),
+    Row("DELETE /me", NOBODY, 200),
+    Row("GET /me/groups", NOBODY, 200),
+    Row("GET /me/groups/<group_id>/members", READER, 200, refused=404, exactly=True),
+    Row("POST /me/transfer", NOBODY, 200, {"target_user_id": "<zed_id>"}),
+    Row("GET /admin/users", ADMINISTRATOR, 200),
+    Row("GET /admin/users/<user_id>", ADMINISTRATOR, 200),
+    Row("PATCH /admin/users/<user_id>", ADMINISTRATOR, 200, {"name": "Dave"}),
+    Row("DELETE /admin/users/<user_id>", ADMINISTRATOR, 204),
+    Row("POST /admin/users/<user_id>/transfer", ADMINISTRATOR, 200, {"target_user_id": "<zed_id>"}),
+    Row("GET /admin/groups", ADMINISTRATOR, 200),
+    Row("POST /admin/groups", ADMINISTRATOR, 201, {"group_name": "new", "name": "New"}),
+    Row("GET /admin/groups/<group_id>", ADMINISTRATOR, 200),
+    Row("PATCH /admin/groups/<group_id>", ADMINISTRATOR, 200, {"name": "Ops"}),
+    Row("DELETE /admin/groups/<group_id>", ADMINISTRATOR, 204),
+    Row("GET /admin/groups/<group_id>/members", ADMINISTRATOR, 200),
+    Row("POST /admin/groups/<group_id>/members", ADMINISTRATOR, 201, {"user_internal_uuid": "<zed_id>"}),
+    Row("DELETE /admin/groups/<group_id>/members/<member_uuid>", ADMINISTRATOR, 204),
+    Row("GET /admin/audit/system", ADMINISTRATOR, 200),
+    Row("GET /admin/audit/system/<entry_id>", ADMINISTRATOR, 200),
     Row("GET /threat_models", NOBODY, 200),
     Row("POST /threat_models", NOBODY, 201, {"name": "Mine"}),
     Row(f"GET {MODEL}", READER, 200),
@@ -157,7 +180,24 @@ async def house() -> AsyncIterator[House]:
         diagram = await rest.create_diagram(tokens[OWNER], model["id"])
         path = f"/threat_models/{model['id']}/diagrams/{diagram['id']}/collaborate"
         session = (await rest.call("POST", path, tokens[OWNER])).json["session_id"]
-        ids = {"threat_model_id": model["id"], "diagram_id": diagram["id"], "session_id": session}
+        admin = tokens[ADMINISTRATOR]
+        group = (
+            await rest.call("POST", "/admin/groups", admin, json_body={"group_name": "ops", "name": "Ops"})
+        ).json["internal_uuid"]
+        users = {name: await rest.user_id(name) for name in (READER, "dave", "zed")}
+        member = {"user_internal_uuid": users[READER]}
+        await rest.call("POST", f"/admin/groups/{group}/members", admin, json_body=member)
+        entry = (await rest.call("GET", "/admin/audit/system", admin)).json["entries"][0]["id"]
+        ids = {
+            "threat_model_id": model["id"],
+            "diagram_id": diagram["id"],
+            "session_id": session,
+            "group_id": group,
+            "member_uuid": users[READER],
+            "user_id": users["dave"],
+            "zed_id": users["zed"],
+            "entry_id": entry,
+        }
         yield House(rest, tokens, ids)
 
 

@@ -15,6 +15,9 @@ SignInId = NewType("SignInId", UUID)
 CollaborationId = NewType("CollaborationId", UUID)
 """One collaboration session of a diagram (`session_id` of the contract)."""
 
+GroupId = NewType("GroupId", UUID)
+AuditId = NewType("AuditId", UUID)
+
 Seq = NewType("Seq", int)
 """Counts, per diagram and without gaps from 1, the accepted updates that changed the document."""
 
