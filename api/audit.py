@@ -2,8 +2,8 @@
 
 An entry of a change is written by the adapter in the transaction of the change: make it with `entry`, hand it
 over, and call `logged` once the change is committed. What changes nothing else (a sign-in) is recorded by
-`note`. Refusals are recorded behind the request's back and at a bounded rate: nobody may fill the database by being
-refused.
+`note`. Refusals are recorded behind the request's back and at a bounded rate: nobody may fill the database by
+being refused.
 
 Never put a secret into an entry: no token, code, ticket or challenge, and no query string.
 """

@@ -125,7 +125,7 @@ async def _answer(session: Collaboration, status: int = 200) -> Response:
     roles = _roles(members)
     wanted = list(roles) if host is None or host in roles else [host, *roles]
     users = await services().users.get_all(wanted)
-    if host not in users:
+    if host is None or host not in users:
         raise NotFound("This diagram has no collaboration session.")
     path = f"{schemas.location_of(session.threat_model_id)}/diagrams/{session.diagram_id}/ws"
     body = schemas.CollaborationSession(

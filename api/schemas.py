@@ -508,6 +508,8 @@ class AccountQuery(AdminPageQuery):
     last_login_before: AwareDatetime | None = None
     sort_by: Literal["created_at", "last_login", "email", "name"] = "created_at"
     sort_order: Literal["asc", "desc"] = "desc"
+    automation: bool | None = None
+    """There are no accounts of programs."""
 
 
 class AccountInput(Input):

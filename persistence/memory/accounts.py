@@ -1,8 +1,9 @@
 """Accounts in memory."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import timedelta
+from typing import Any
 
 from persistence.memory.access import means
 from persistence.memory.store import AccountRow, MemoryStore
@@ -27,12 +28,13 @@ class MemoryAccounts:
         found = sorted(
             (account for account in accounts if _matches(wanted, account)), key=lambda a: a.user.id
         )
-        key = {
+        keys: dict[str, Callable[[Account], Any]] = {
             "created_at": lambda a: a.user.created_at,
             "last_login": lambda a: a.last_login,
             "email": lambda a: a.user.email,
             "name": lambda a: a.user.name,
-        }[wanted.sort_by]
+        }
+        key = keys[wanted.sort_by]
         known = sorted((a for a in found if key(a) is not None), key=key, reverse=wanted.descending)
         ordered = known + [a for a in found if key(a) is None]
         return ordered[page.offset : page.offset + page.limit], len(found)

@@ -10,8 +10,8 @@ from tmi.domain.ports import AuditFilter, AuditPage
 
 WRITE = """
 INSERT INTO system_audit
-    (id, created_at, actor_id, provider, provider_id, email, name, http_method, http_path, field_path, old_value,
-     new_value, summary)
+    (id, created_at, actor_id, provider, provider_id, email, name, http_method, http_path, field_path,
+     old_value, new_value, summary)
 VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)
 """
 

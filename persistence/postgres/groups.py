@@ -84,6 +84,8 @@ FROM group_members m JOIN users u ON u.id = m.user_id LEFT JOIN users a ON a.id 
 
 OF_GROUP = f"{MEMBERS} WHERE m.group_id = $1 ORDER BY m.added_at, m.id LIMIT $2 OFFSET $3"
 
+MEMBER = f"{MEMBERS} WHERE m.group_id = $1 AND m.user_id = $2"
+
 COUNT = """
 SELECT (SELECT count(*) FROM group_members m WHERE m.group_id = p.id) AS members FROM groups p WHERE p.id = $1
 """
@@ -198,7 +200,7 @@ class PostgresMemberships:
             if added is None:
                 raise Conflict("This user is a member already.")
             await write(connection, entry)
-            row = await connection.fetchrow(f"{MEMBERS} WHERE m.group_id = $1 AND m.user_id = $2", group, user)
+            row = await connection.fetchrow(MEMBER, group, user)
         assert row is not None
         return _member(row)
 

@@ -4,6 +4,7 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from rooms.effects import Forward
 from rooms.hosting import Runner, Session
@@ -51,7 +52,7 @@ class ReplicaRunner(Runner[Replica]):
         self.room.detach()
         self._upstream = None
         self.lost.set()
-        answers = [*(answer for _, answer in self._questions), *self._censuses]
+        answers: list[asyncio.Future[Any]] = [*(answer for _, answer in self._questions), *self._censuses]
         self._questions.clear()
         self._censuses.clear()
         for answer in answers:

@@ -25,7 +25,9 @@ PAGE = Page(50, 0)
 NOBODY = UserId(uuid4())
 
 
-def entry(what: str = "test", *, email: str = "root@tmi.local", path: str = "/admin/x", days: int = 0) -> AuditEntry:
+def entry(
+    what: str = "test", *, email: str = "root@tmi.local", path: str = "/admin/x", days: int = 0
+) -> AuditEntry:
     at = datetime.now(UTC) - timedelta(days=days)
     return AuditEntry(
         AuditId(uuid4()), at, NOBODY, "tmi", email, email, "Root", "POST", path, what, None, "new", None

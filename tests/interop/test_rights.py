@@ -132,6 +132,26 @@ async def test_a_demoted_y_websocket_client_changes_nothing_any_more(table: Tabl
 
 
 @pytest.mark.parametrize("kind", Y_WEBSOCKET)
+async def test_a_y_websocket_client_is_told_what_is_saved_again_once_it_may_edit_again(
+    table: Table, kind: str
+) -> None:
+    await table.lay("writer")
+    bob = await table.open({**await table.spec(table.bob, kind), "saved": True})
+    await table.driver.wait([bob], "synced")
+    await table.driver.call("put", name=bob, key="before", value=1)
+    await table.driver.call("wait_saved", name=bob, edit="before", timeout_ms=20_000)
+    await table.rest.set_role(table.alice, table.place.model, "bob", "reader")
+    await table.driver.call("put", name=bob, key="refused", value=1)
+    await asyncio.sleep(0.2)
+    await table.rest.set_role(table.alice, table.place.model, "bob", "writer")
+    await table.driver.call("wait_close", name=bob, code=1012, timeout_ms=(REACH_S + SLACK_S) * 1000)
+    await table.driver.call("put", name=bob, key="after", value=1)
+    await table.driver.call("wait_saved", name=bob, edit="after", timeout_ms=20_000)
+    alice = await table.seat(table.alice, "hocuspocus-4.8")
+    assert {"before", "refused", "after"} == set((await table.driver.report(alice))["content"]["meta"])
+
+
+@pytest.mark.parametrize("kind", Y_WEBSOCKET)
 async def test_who_may_no_longer_read_is_closed_with_4403(table: Table, kind: str) -> None:
     await table.lay("writer")
     bob, alice = await table.seat(table.bob, kind), await table.seat(table.alice, "y-websocket-2.1")

@@ -276,7 +276,10 @@ class ThreatModels(Protocol):
         change: ThreatModelChange,
         entry: AuditEntry | None = None,
     ) -> ThreatModel:
-        """Apply a change, together with its entry of the system audit if it has one. Raises NotFound, Conflict (another write came first) and LastOwner."""
+        """Apply a change, together with its entry of the system audit if it has one.
+
+        Raises NotFound, Conflict (another write came first) and LastOwner.
+        """
 
     async def delete(self, model: ThreatModelId) -> Sequence[DiagramId]:
         """Delete with everything in it; returns the diagrams that went with it. Raises NotFound."""
