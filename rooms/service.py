@@ -37,9 +37,11 @@ from tmi.domain.model import Node
 from tmi.domain.ports import (
     AccessControl,
     Coordinator,
+    Entrant,
     Happened,
     Signal,
     Signals,
+    Standing,
     StoredDocument,
     UpdateLog,
 )
@@ -405,6 +407,7 @@ class Rooms:
         """A node has told all what happened; None: some of it may have been missed."""
         if signal is None:
             self._spawn(self._access_changed([*self._open]))
+            self._spawn(self._check_sign_ins())
         elif signal.happened is Happened.ACCESS_CHANGED:
             self._spawn(self._access_changed([DiagramId(key) for key in signal.ids]))
         elif signal.happened is Happened.DELETED:
@@ -452,6 +455,26 @@ class Rooms:
             runner.change_roles(roles)
             if all(member.user in roles for member in runner.room.members.values()):
                 return
+
+    async def _check_sign_ins(self) -> None:
+        """Close the sessions whose sign-in ended without a word."""
+        for diagram, runner in list(self._open.items()):
+            entrants = [
+                Entrant(user, sign_in, diagram)
+                for user, sign_in in {(m.user, m.sign_in) for m in runner.room.members.values()}
+            ]
+            for standing, entrant in zip(await self._standings(entrants), entrants, strict=True):
+                if not standing.signed_in:
+                    self._sign_in_ended(entrant.sign_in)
+
+    async def _standings(self, entrants: Sequence[Entrant]) -> Sequence[Standing]:
+        """As soon as the database answers."""
+        while entrants:
+            try:
+                return await self._access.standings(entrants)
+            except DatabaseUnavailable:
+                await asyncio.sleep(self._limits.rights_retry_s)
+        return ()
 
     def _sign_in_ended(self, sign_in: SignInId) -> None:
         for runner in list(self._open.values()):

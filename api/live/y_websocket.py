@@ -114,7 +114,7 @@ class YWebsocketSocket(LiveSocket):
         """The protocol has no word for it.
 
         A client that was told what is saved, and had an edit refused, has to come back once it may edit
-        again: its sync offers that edit, and counting begins anew. With a ticket it cannot come back by itself.
+        again: its sync offers that edit, and counting begins anew. By a ticket it could not come back.
         """
         if self._was_refused and self.collaboration is None and may(role, Action.EDIT):
             self.close(closing.SERVICE_RESTART, "your role has changed; connect again")

@@ -5,6 +5,7 @@ import contextlib
 import random
 import socket
 from collections.abc import AsyncIterator, Callable
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import uuid4
 
@@ -16,6 +17,7 @@ from api.tokens import Tokens, new_signing_key
 from crdt.messages import SyncStep1
 from persistence.memory.access import MemoryAccessControl
 from persistence.memory.signals import MemorySignals
+from persistence.memory.store import Session
 from rooms import closing
 from rooms.coordination.memory import Leases, MemoryCoordinator
 from rooms.nodes.following import ReplicaRunner
@@ -264,6 +266,25 @@ async def test_changed_groups_reach_clients_of_every_node(cluster: Cluster, who:
         await until(lambda: here.closed and there.closed)
         assert closing.NO_LONGER_ALLOWED == here.closed[0] == there.closed[0]  # type: ignore[index]
         assert owner.closed is None
+
+
+async def test_a_node_that_may_have_missed_something_looks_at_sign_ins_again(cluster: Cluster) -> None:
+    world = cluster.world
+    async with cluster.node("a") as a, cluster.node("b") as b:
+        here, there = await a.join(world.editor()), await b.join(world.editor(world.other))
+        await until(lambda: there.acknowledged == here.acknowledged == 1)
+        later = datetime.now(UTC) + timedelta(hours=1)
+        for editor in (here, there):
+            world.store.sign_ins[editor.member.sign_in] = Session(editor.member.user, later)
+        world.store.sign_ins[there.member.sign_in].ended = True
+        world.store.unavailable = True
+        a.rooms.hear(None)
+        await asyncio.sleep(0.05)
+        assert (None, None) == (here.closed, there.closed)
+        world.store.unavailable = False
+        await until(lambda: there.closed)
+        assert closing.SIGN_IN_ENDED == there.closed[0]  # type: ignore[index]
+        assert here.closed is None
 
 
 async def test_a_diagram_that_nobody_has_open_is_read_from_the_log(cluster: Cluster) -> None:

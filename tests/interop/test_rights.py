@@ -253,6 +253,28 @@ async def test_no_token_for_a_diagram_that_one_may_not_read(table: Table) -> Non
         await table.rest.collab_token(mallory, table.place.diagram)
 
 
+@pytest.mark.parametrize("kind", Y_WEBSOCKET)
+async def test_a_stock_y_websocket_client_comes_in_by_a_ticket(table: Table, kind: str) -> None:
+    await table.lay("writer")
+    place = table.place
+    path = f"/threat_models/{place.model}/diagrams/{place.diagram}/collaborate"
+    session = (await table.rest.http.post(path, headers=table.alice.headers)).json()
+    query = {"session_id": session["session_id"]}
+    answer = await table.rest.http.get("/ws/ticket", params=query, headers=table.bob.headers)
+    ticket = answer.json()["ticket"]
+    base, _, room = session["websocket_url"].rpartition("/")
+    by_ticket = {"url": base, "room": room, "params": {**query, "ticket": ticket}}
+    spec = {**await table.spec(table.bob, kind), **by_ticket}
+    del spec["token"]
+    bob = await table.open(spec)
+    await table.driver.wait([bob], "synced")
+    alice = await table.seat(table.alice, "hocuspocus-4.8")
+    await table.driver.call("put", name=bob, key="by ticket", value=1)
+    await table.driver.call("wait_key", names=[alice], key="by ticket", timeout_ms=20_000)
+    await table.rest.http.delete(path, headers=table.alice.headers)
+    await table.driver.call("wait_close", name=bob, code=4410, timeout_ms=(REACH_S + SLACK_S) * 1000)
+
+
 async def test_a_timeout_of_the_driver_names_what_it_waited_for(table: Table) -> None:
     await table.lay("reader")
     reader = await table.seat(table.bob, "y-websocket-3.1")
