@@ -25,6 +25,8 @@ AND (g.provider_id = u.provider_id OR lower(g.provider_id COLLATE "C") = lower(u
 """
 """Whom a grant means by name: as in the view user_grants."""
 
+MODELS_AT_ONCE = 10_000
+
 ACCOUNTS = f"""
 SELECT u.id, u.provider, u.provider_id, u.email, u.name, u.created_at,
        u.email_verified, u.modified_at, u.last_login,
@@ -67,10 +69,12 @@ NAMED = f"""
 SELECT t.id FROM threat_models t
 WHERE t.id IN (
     SELECT g.threat_model_id FROM users u JOIN grants g ON {MEANS} WHERE u.id = $1 AND g.role >= $2)
-ORDER BY t.id LIMIT 10000 FOR UPDATE
+ORDER BY t.id LIMIT {MODELS_AT_ONCE} FOR UPDATE
 """
 
-UNNAME = f"DELETE FROM grants g USING users u WHERE u.id = $1 AND {MEANS}"
+UNNAME = f"""
+DELETE FROM grants g USING users u WHERE u.id = $1 AND g.threat_model_id = ANY($2::uuid[]) AND {MEANS}
+"""
 
 ORPHANS = """
 SELECT t.id FROM unnest($1::uuid[]) AS t (id)
@@ -156,19 +160,21 @@ class PostgresAccounts:
 
     async def delete(self, user: UserId, entry: AuditEntry) -> Sequence[DiagramId]:
         """Delete an account, and the threat models that have no owner left. Raises NotFound."""
+        gone: list[DiagramId] = []
         async with self._database.transaction() as connection:
             if await connection.fetchval(LOCK_USER, user) is None:
                 raise NotFound("There is no such user.")
-            named = _ids(await connection.fetch(NAMED, user, 0))
-            await connection.execute(UNNAME, user)
-            orphans = _ids(await connection.fetch(ORPHANS, named))
-            diagrams = [DiagramId(key) for key in _ids(await connection.fetch(DIAGRAMS, orphans))]
-            await delete_diagrams(connection, diagrams)
-            await connection.execute("DELETE FROM threat_models WHERE id = ANY($1::uuid[])", orphans)
-            await connection.execute(TOUCH, named)
+            while named := _ids(await connection.fetch(NAMED, user, 0)):
+                await connection.execute(UNNAME, user, named)
+                orphans = _ids(await connection.fetch(ORPHANS, named))
+                diagrams = [DiagramId(key) for key in _ids(await connection.fetch(DIAGRAMS, orphans))]
+                await delete_diagrams(connection, diagrams)
+                await connection.execute("DELETE FROM threat_models WHERE id = ANY($1::uuid[])", orphans)
+                await connection.execute(TOUCH, named)
+                gone += diagrams
             await connection.execute("DELETE FROM users WHERE id = $1", user)
             await write(connection, entry)
-        return diagrams
+        return gone
 
     async def transfer(self, source: UserId, target: UserId, entry: AuditEntry) -> Sequence[ThreatModelId]:
         """Raises NotFound, and BadInput when both are the same."""

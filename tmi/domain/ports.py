@@ -399,7 +399,7 @@ class Accounts(Protocol):
 
     async def transfer(self, source: UserId, target: UserId, entry: AuditEntry) -> Sequence[ThreatModelId]:
         """Make `target` an owner of all that `source` owns by name, and `source` a writer there; returns
-        these threat models. Raises NotFound, and BadInput when both are the same.
+        these threat models, at most 10,000 at a time. Raises NotFound, and BadInput when both are the same.
         """
 
 
