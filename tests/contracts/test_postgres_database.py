@@ -23,7 +23,7 @@ TERMINATE = """
 SELECT pg_terminate_backend(pid) FROM pg_stat_activity
 WHERE application_name = 'tmi' AND datname = current_database()
 """
-NAMES = ["0001_people", "0002_threat_models", "0003_update_log", "0004_whole_snapshots"]
+NAMES = ["0001_people", "0002_threat_models", "0003_update_log", "0004_whole_snapshots", "0006_access"]
 
 
 @pytest.fixture
