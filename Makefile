@@ -81,7 +81,7 @@ bench/peers/.venv/.installed: requirements/bench-peers.txt
 	touch $@
 
 # The long runs of what the tests try briefly.
-.PHONY: interop-1000 kill-100 hands-500 pause-100 fuzz simulate-10000 soak failover chaos
+.PHONY: interop-1000 kill-100 hands-500 pause-100 revoke-100 fuzz simulate-10000 soak failover chaos
 
 fuzz: $(DEV)
 	TMI_FUZZ_FRAMES=1000000 $(BIN)/python -m pytest tests/security/test_frames_fuzz.py tests/security/test_live_fuzz.py $(ARGS)
@@ -106,6 +106,9 @@ chaos: $(DEV) $(INTEROP)
 
 pause-100: $(DEV) $(INTEROP)
 	TMI_PAUSE_ROUNDS=100 $(BIN)/python -m pytest tests/faults/test_pause.py --timeout 3600 $(ARGS)
+
+revoke-100: $(DEV)
+	TMI_REVOCATION_ROUNDS=100 $(BIN)/python -m pytest -s tests/faults/test_revocation.py --timeout 1200 $(ARGS)
 
 soak: $(DEV)
 	TMI_SOAK_S=7200 $(BIN)/python -m pytest -s tests/soak $(ARGS)

@@ -10,13 +10,24 @@ from quart_schema import QuartSchema, hide
 from werkzeug.exceptions import HTTPException
 from werkzeug.routing import MapAdapter
 
-from api import administration, collab_tokens, diagrams, docs, oauth, rates, threat_models
+from api import (
+    admin,
+    administration,
+    collab_tokens,
+    collaboration,
+    diagrams,
+    docs,
+    me,
+    oauth,
+    rates,
+    threat_models,
+)
 from api.bodies import answer, problem_answer
-from api.context import EXTENSION, HOST, Context, public, require_sign_in
-from api.errors import INTERNAL, Problem, problem_of
+from api.context import EXTENSION, HOST, Context, context, public, require_sign_in
+from api.errors import INTERNAL, OAuthError, Problem, problem_of
 from api.probes import DatabasePing, metrics_routes, probe_routes
 from api.services import Services
-from tmi.domain.errors import BadInput, TmiError
+from tmi.domain.errors import BadInput, Forbidden, TmiError
 
 log = logging.getLogger(__name__)
 
@@ -67,16 +78,19 @@ def create_app(services: Services) -> RestApp:
     )
     # Redirects to tidier paths would only hide clients' mistakes.
     app.url_map.merge_slashes = False
-    context = Context(services)
-    app.extensions[EXTENSION] = context
+    remembered = Context(services)
+    app.extensions[EXTENSION] = remembered
     _add_documents(app)
     ping = DatabasePing(services.database, services.options.ping_timeout_s)
     for routes in (
         oauth.routes,
+        me.routes,
+        admin.routes,
         threat_models.routes,
         diagrams.routes,
         collab_tokens.routes,
         administration.routes,
+        collaboration.routes,
         docs.routes,
         probe_routes(ping),
     ):
@@ -95,7 +109,7 @@ def create_app(services: Services) -> RestApp:
 
     @app.after_serving
     async def finish() -> None:
-        await context.finish(FINISH_WITHIN_S)
+        await remembered.finish(FINISH_WITHIN_S)
 
     return app
 
@@ -132,6 +146,10 @@ async def _refused(error: TmiError) -> Response:
     problem = problem_of(error)
     if problem is INTERNAL:
         return await _failed(error)
+    if isinstance(error, Forbidden):
+        context().refusals.refused("access.refused", error.summary)
+    elif isinstance(error, OAuthError) and error.code == "invalid_grant":
+        context().refusals.refused("sign_in.refused", error.detail)
     return problem_answer(problem)
 
 

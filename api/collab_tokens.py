@@ -33,7 +33,7 @@ async def create_collab_token() -> Response:
     given = await bodies.read_model(schemas.CollabTokenInput)
     diagram = None if given.diagram_id is None else await _watchable(given.diagram_id)
     sign_in, tokens = caller(), services().tokens
-    endpoint = f"{_socket_base()}/collab"
+    endpoint = f"{socket_base()}/collab"
     # The hint helps a proxy to route; who may join is decided by the token alone.
     hint = "" if diagram is None else f"?{urlencode({'diagram': str(diagram)})}"
     answer = schemas.CollabTokenOutput(
@@ -53,7 +53,7 @@ async def _watchable(text: str) -> DiagramId:
     return diagram
 
 
-def _socket_base() -> str:
+def socket_base() -> str:
     """Where sockets of this service are, as `ws://host`. Raises BadInput for a Host that is none."""
     base = services().options.public_url
     if base is None:

@@ -10,11 +10,12 @@ from uuid import UUID
 from cachetools import TTLCache
 from quart import current_app, g, request
 
+from api.audit import Refusals
 from api.schemas import UuidText
 from api.services import Services
 from tmi.domain.errors import BadInput, Forbidden, TmiError, Unauthenticated
 from tmi.domain.ids import DiagramId, SignInId, ThreatModelId
-from tmi.domain.model import SignIn, User
+from tmi.domain.model import ADMINISTRATORS_GROUP, SignIn, User
 from tmi.domain.roles import Action, Role, may
 
 log = logging.getLogger(__name__)
@@ -42,6 +43,7 @@ class Context:
         self.services = services
         self._sign_ins: TTLCache[SignInId, SignIn] = TTLCache(SIGN_IN_CACHE_SIZE, SIGN_IN_CACHE_TTL_S)
         self._unfinished: set[asyncio.Task[Any]] = set()
+        self.refusals = Refusals(services.audit, self.in_background)
 
     async def sign_in_of(self, token: str) -> SignIn:
         """Who an access token speaks for, if the session behind it still stands (as of a second ago).
@@ -123,8 +125,10 @@ def caller() -> SignIn:
 
 
 async def is_administrator(user: User) -> bool:
-    """Whether a user runs this service."""
-    return user.is_one_of(services().options.administrators)
+    """Whether a user runs this service: by the setting, or as a member of the group `administrators`."""
+    if user.is_one_of(services().options.administrators):
+        return True
+    return any(key == ADMINISTRATORS_GROUP for key, _, _ in await services().memberships.of_user(user.id))
 
 
 async def administrator() -> SignIn:

@@ -17,7 +17,7 @@ from authlib.oauth2.rfc7636 import create_s256_code_challenge
 from quart import Blueprint, Response
 from quart_schema import operation_id, tag
 
-from api import bodies, schemas
+from api import audit, bodies, schemas
 from api.context import caller, context, is_administrator, public, services
 from api.documented import operation
 from api.errors import OAuthError, UnsupportedMediaType
@@ -121,7 +121,10 @@ async def userinfo() -> Response:
 async def me() -> Response:
     """The caller's profile"""
     user = caller().user
-    profile = schemas.Profile.of(user).model_copy(update={"is_admin": await is_administrator(user)})
+    groups = schemas.memberships(await services().memberships.of_user(user.id))
+    profile = schemas.Profile.of(user).model_copy(
+        update={"is_admin": await is_administrator(user), "groups": groups}
+    )
     return bodies.answer(profile)
 
 
@@ -139,6 +142,7 @@ async def _redeem_code(given: schemas.TokenRequest, refresh_token: str) -> tuple
     if not hmac.compare_digest(expected, grant.code_challenge):
         raise OAuthError("invalid_grant", "code_verifier does not fit the challenge")
     sign_in = await services().sign_ins.start(grant.user.id, refresh_token, _refresh_ttl())
+    await audit.note(services().audit, audit.entry("sign_in.started", actor=grant.user, new=str(sign_in.id)))
     return grant.user, sign_in.id
 
 
@@ -148,6 +152,8 @@ async def _rotate(given: schemas.TokenRequest, successor: str) -> tuple[User, Si
     sign_in = await services().sign_ins.rotate(given.refresh_token, successor, _refresh_ttl())
     if sign_in is None:
         raise OAuthError("invalid_grant", "the refresh token is unknown, used or too old")
+    made = audit.entry("token.refreshed", actor=sign_in.user, new=str(sign_in.id))
+    await audit.note(services().audit, made)
     return sign_in.user, sign_in.id
 
 

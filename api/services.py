@@ -9,11 +9,18 @@ from rooms.administration import Administration
 from rooms.service import Rooms
 from tmi.domain.ports import (
     AccessControl,
+    Accounts,
+    Audit,
+    Challenges,
+    Collaborations,
     Database,
     Diagrams,
+    Groups,
+    Memberships,
     RateLimits,
     SignIns,
     ThreatModels,
+    Tickets,
     Users,
 )
 
@@ -65,6 +72,13 @@ class Services:
     users: Users
     sign_ins: SignIns
     access: AccessControl
+    accounts: Accounts
+    challenges: Challenges
+    groups: Groups
+    memberships: Memberships
+    audit: Audit
+    collaborations: Collaborations
+    tickets: Tickets
     rooms: Rooms
     tokens: Tokens
     database: Database

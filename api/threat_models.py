@@ -8,15 +8,15 @@ from contextlib import suppress
 from quart import Blueprint, Response, request
 from quart_schema import operation_id, tag
 
-from api import bodies, patch, schemas
+from api import audit, bodies, patch, schemas
 from api.context import allowed, caller, context, model_for, services
 from api.documented import operation
 from api.errors import PreconditionMismatch
 from tmi.domain.errors import BadInput, Conflict, LastOwner, Unavailable
 from tmi.domain.ids import DiagramId, ThreatModelId
-from tmi.domain.model import NewThreatModel, ThreatModel
+from tmi.domain.model import AuditEntry, NewThreatModel, ThreatModel
 from tmi.domain.ports import Page
-from tmi.domain.roles import Action, Principal
+from tmi.domain.roles import Action, Grant, Principal
 
 routes = Blueprint("threat_models", __name__)
 
@@ -130,19 +130,36 @@ async def _patched(
         if expected is not None and expected != before.version:
             raise PreconditionMismatch(f"the threat model is at version {before.version} now")
         change = patch.apply(before, operations)
+        made = None if change.grants is None else _roles_changed(model, before.grants, change.grants)
         diagrams = await services().diagrams.ids_of(model) if change.grants is not None else ()
         try:
-            after = await services().threat_models.update(model, before.version, change)
+            after = await services().threat_models.update(model, before.version, change, made)
         except LastOwner:
             raise
         except Conflict:
             if expected is not None or not tries_left:
                 raise
             continue
-        if change.grants is not None:
+        if made is not None:
+            audit.logged(made)
             await _tell_rooms(model, diagrams)
         return after
     raise Conflict("others keep changing it; try again")
+
+
+def _roles_changed(model: ThreatModelId, before: Sequence[Grant], after: Sequence[Grant]) -> AuditEntry:
+    """The audit entry of a changed authorization list: what went, and what came."""
+    old, new = [_line(grant) for grant in before], [_line(grant) for grant in after]
+    return audit.entry(
+        "roles.changed",
+        f"threat model {model}",
+        old=", ".join(line for line in old if line not in new),
+        new=", ".join(line for line in new if line not in old),
+    )
+
+
+def _line(grant: Grant) -> str:
+    return f"{':'.join(grant.principal.key)}={grant.role.label}"
 
 
 async def _tell_rooms(model: ThreatModelId, diagrams: Sequence[DiagramId]) -> None:

@@ -23,7 +23,7 @@ A verified token says who signed in, not that the session still stands: callers 
 import re
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from hashlib import sha256
 from typing import Any
@@ -38,7 +38,7 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_private_key,
 )
 
-from tmi.domain.errors import StartupError, Unauthenticated
+from tmi.domain.errors import Expired, StartupError, Unauthenticated
 from tmi.domain.ids import DiagramId, NodeId, SignInId, UserId
 from tmi.domain.model import SigningKey, User
 from tmi.domain.ports import SigningKeys
@@ -81,6 +81,8 @@ class CollabClaims:
     user: UserId
     sign_in: SignInId
     diagram: DiagramId | None
+    ends_at: float = field(default=0.0, compare=False)
+    """When the token expires, in seconds since 1970."""
 
 
 _Claims = AccessClaims | CollabClaims
@@ -92,7 +94,7 @@ def _access_claims(claims: Mapping[str, Any]) -> AccessClaims:
 
 def _collab_claims(claims: Mapping[str, Any]) -> CollabClaims:
     diagram = DiagramId(_uuid(claims["did"])) if "did" in claims else None
-    return CollabClaims(UserId(_uuid(claims["sub"])), SignInId(_uuid(claims["sid"])), diagram)
+    return CollabClaims(UserId(_uuid(claims["sub"])), SignInId(_uuid(claims["sid"])), diagram, claims["exp"])
 
 
 def new_signing_key() -> SigningKey:
@@ -202,7 +204,7 @@ class Tokens:
             self._verified[name] = verified
         elif verified[0] <= time.time() - _CLOCK_SKEW.total_seconds():
             del self._verified[name]
-            raise Unauthenticated("the token has expired")
+            raise Expired("the token has expired")
         return verified[1]
 
     def _verify_anew(
@@ -222,7 +224,7 @@ class Tokens:
                 options={"require": required, "strict_aud": True},
             )
         except jwt.ExpiredSignatureError:
-            raise Unauthenticated("the token has expired") from None
+            raise Expired("the token has expired") from None
         except (jwt.PyJWTError, ValueError, RecursionError):
             # A deeply nested header ends json's parser with a RecursionError.
             raise Unauthenticated("the token is not valid here") from None

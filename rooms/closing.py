@@ -9,5 +9,7 @@ BAD_FRAME = 4400
 SIGN_IN_ENDED = 4401
 NO_LONGER_ALLOWED = 4403
 DIAGRAM_DELETED = 4404
+COLLABORATION_ENDED = 4410
+"""The collaboration session whose ticket let the socket in is over."""
 DOCUMENT_TOO_LARGE = 4413
 INTERNAL_ERROR = 1011

@@ -1,7 +1,7 @@
 """What becomes of open sessions when roles, diagrams or sign-ins change, on this node and on all others."""
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 from uuid import UUID
 
@@ -9,11 +9,12 @@ from rooms import closing
 from rooms.background import Background
 from rooms.hosted import Hosted
 from rooms.hosting import Runner
+from rooms.peer import Member
 from rooms.runner import RoomRunner
 from rooms.ticker import Ticker
 from tmi.domain.errors import DatabaseUnavailable, NotFound
-from tmi.domain.ids import DiagramId, SignInId
-from tmi.domain.ports import AccessControl, Happened, Signal, Signals
+from tmi.domain.ids import CollaborationId, DiagramId, SignInId, UserId
+from tmi.domain.ports import AccessControl, Entrant, Happened, Signal, Signals, Standing
 
 _RETRY_S = 0.5
 _RECENT_S = 60.0
@@ -44,12 +45,15 @@ class Rights:
         self._retry_s = retry_s
         self._recent_s = recent_s
         self._changed_at: dict[DiagramId, float] = {}
+        self._people_changed_at: dict[UserId, float] = {}
+        self.on_collaboration_ended: Callable[[CollaborationId], None] = lambda _: None
+        """Called on each node when a collaboration session has ended."""
         self.signals: Signals | None = None
         """The way to the other nodes."""
 
-    def look_again(self, diagram: DiagramId) -> None:
+    def look_again(self, diagram: DiagramId, member: Member) -> None:
         """A newcomer's role was looked up before it was let in, perhaps before a change."""
-        if diagram in self._changed_at:
+        if diagram in self._changed_at or member.user in self._people_changed_at:
             self._background.spawn(self._reread(diagram))
 
     def forget_old_changes(self) -> None:
@@ -58,6 +62,9 @@ class Rights:
         for diagram, changed_at in list(self._changed_at.items()):
             if now - changed_at > self._recent_s:
                 del self._changed_at[diagram]
+        for user, changed_at in list(self._people_changed_at.items()):
+            if now - changed_at > self._recent_s:
+                del self._people_changed_at[user]
 
     async def access_changed(self, diagrams: Sequence[DiagramId]) -> None:
         """Roles on these diagrams may have changed: see to it on every node."""
@@ -73,6 +80,16 @@ class Rights:
         """Close every session behind this sign-in with 4401, on every node."""
         self._sign_in_ended(sign_in)
         await self._announce(Happened.SIGN_IN_ENDED, [sign_in])
+
+    async def people_changed(self, users: Sequence[UserId]) -> None:
+        """These users' roles may have changed anywhere: see to it on every node."""
+        if not await self._announced(Happened.PEOPLE_CHANGED, users):
+            await self._people_changed(users)
+
+    async def collaboration_ended(self, collaboration: CollaborationId) -> None:
+        """A collaboration session is over: close the sockets that came by its tickets, on every node."""
+        if not await self._announced(Happened.COLLABORATION_ENDED, [collaboration]):
+            self.on_collaboration_ended(collaboration)
 
     async def _announce(self, happened: Happened, ids: Sequence[UUID]) -> None:
         await self._announced(happened, ids)
@@ -92,10 +109,16 @@ class Rights:
         """A node has told all what happened; None: some of it may have been missed."""
         if signal is None:
             self._background.spawn(self._access_changed([*self._hosted.open]))
+            self._background.spawn(self._check_sign_ins())
         elif signal.happened is Happened.ACCESS_CHANGED:
             self._background.spawn(self._access_changed([DiagramId(key) for key in signal.ids]))
         elif signal.happened is Happened.DELETED:
             self._deleted([DiagramId(key) for key in signal.ids])
+        elif signal.happened is Happened.PEOPLE_CHANGED:
+            self._background.spawn(self._people_changed([UserId(key) for key in signal.ids]))
+        elif signal.happened is Happened.COLLABORATION_ENDED:
+            for key in signal.ids:
+                self.on_collaboration_ended(CollaborationId(key))
         else:
             for key in signal.ids:
                 self._sign_in_ended(SignInId(key))
@@ -112,6 +135,14 @@ class Rights:
         for diagram in diagrams:
             await self._reread(diagram)
 
+    async def _people_changed(self, users: Iterable[UserId]) -> None:
+        """Read the roles again wherever these users are."""
+        now, people = self._ticker.now(), set(users)
+        self._people_changed_at.update(dict.fromkeys(people, now))
+        for diagram, runner in list(self._hosted.open.items()):
+            if any(member.user in people for member in runner.room.members.values()):
+                await self._reread(diagram)
+
     async def _reread(self, diagram: DiagramId) -> None:
         while (runner := self._hosted.open.get(diagram)) is not None and not runner.room.is_empty:
             users = list({member.user for member in runner.room.members.values()})
@@ -126,6 +157,26 @@ class Rights:
             runner.change_roles(roles)
             if all(member.user in roles for member in runner.room.members.values()):
                 return
+
+    async def _check_sign_ins(self) -> None:
+        """Close the sessions whose sign-in ended without a word."""
+        for diagram, runner in list(self._hosted.open.items()):
+            entrants = [
+                Entrant(user, sign_in, diagram)
+                for user, sign_in in {(m.user, m.sign_in) for m in runner.room.members.values()}
+            ]
+            for standing, entrant in zip(await self._standings(entrants), entrants, strict=True):
+                if not standing.signed_in:
+                    self._sign_in_ended(entrant.sign_in)
+
+    async def _standings(self, entrants: Sequence[Entrant]) -> Sequence[Standing]:
+        """As soon as the database answers."""
+        while entrants:
+            try:
+                return await self._access.standings(entrants)
+            except DatabaseUnavailable:
+                await asyncio.sleep(self._retry_s)
+        return ()
 
     def _sign_in_ended(self, sign_in: SignInId) -> None:
         for runner in list(self._hosted.with_clients):

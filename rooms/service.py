@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import logging
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from crdt.document import Document
@@ -33,7 +33,7 @@ from tmi.domain.errors import (
     TooManyRequests,
     Unavailable,
 )
-from tmi.domain.ids import DiagramId, Fence, NodeId, Seq, SignInId
+from tmi.domain.ids import CollaborationId, DiagramId, Fence, NodeId, Seq, SignInId, UserId
 from tmi.domain.model import Node
 from tmi.domain.ports import AccessControl, Coordinator, Signal, Signals, StoredDocument, UpdateLog
 from tmi.domain.roles import Action, may
@@ -133,7 +133,7 @@ class Rooms:
             self.refusals["journal"] += 1
             raise Unavailable("too many edits wait for the database; try again shortly")
         session = runner.join(member, peer)
-        self._rights.look_again(diagram)
+        self._rights.look_again(diagram, member)
         return session
 
     def mirror(
@@ -143,7 +143,11 @@ class Rooms:
         runner = self._open.get(diagram)
         if runner is None or not runner.room.is_open:
             return None
-        return Mirror(runner, state_vector, answer, lambda: self._rights.look_again(diagram), node)
+
+        def entered(member: Member) -> None:
+            self._rights.look_again(diagram, member)
+
+        return Mirror(runner, state_vector, answer, entered, node)
 
     def fence_risen(self, diagram: DiagramId, fence: Fence) -> None:
         """Another node has claimed a room that this one had with `fence`."""
@@ -377,6 +381,22 @@ class Rooms:
             stored = await self._store.load(diagram)
         return stored.seq, Document.load(stored.snapshot, stored.tail, is_whole=stored.is_whole)
 
+    async def members(self, diagram: DiagramId) -> Sequence[Member]:
+        """Who is in a diagram's room now, on whatever node, in the order in which they came; empty while
+        nobody has it open. Raises Unavailable.
+        """
+        runner = self._open.get(diagram)
+        if runner is not None:
+            return tuple(runner.room.members.values())
+        replica = await self._replica(diagram)
+        if replica is None:
+            return ()
+        try:
+            async with asyncio.timeout(self._limits.read_timeout_s):
+                return await replica.census()
+        except TimeoutError:
+            raise Unavailable("the node that owns this diagram does not answer") from None
+
     async def _replica(self, diagram: DiagramId) -> ReplicaRunner | None:
         """Of a room that another node owns."""
         replica = self._following.get(diagram)
@@ -398,6 +418,18 @@ class Rooms:
     async def sign_in_ended(self, sign_in: SignInId) -> None:
         """Close every session behind this sign-in with 4401, on every node."""
         await self._rights.sign_in_ended(sign_in)
+
+    async def people_changed(self, users: Sequence[UserId]) -> None:
+        """These users' roles may have changed anywhere: see to it on every node."""
+        await self._rights.people_changed(users)
+
+    def on_collaboration_ended(self, do: Callable[[CollaborationId], None]) -> None:
+        """What to do on this node when a collaboration session has ended, wherever."""
+        self._rights.on_collaboration_ended = do
+
+    async def collaboration_ended(self, collaboration: CollaborationId) -> None:
+        """A collaboration session is over: close the sockets that came by its tickets, on every node."""
+        await self._rights.collaboration_ended(collaboration)
 
     def hear(self, signal: Signal | None) -> None:
         """A node has told all what happened; None: some of it may have been missed."""

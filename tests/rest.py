@@ -19,8 +19,12 @@ from api.app import create_app
 from api.services import ApiOptions, Health, Services
 from api.tokens import Tokens, shared_signing_keys
 from persistence.memory.access import MemoryAccessControl
+from persistence.memory.accounts import MemoryAccounts, MemoryChallenges
+from persistence.memory.audit import MemoryAudit
+from persistence.memory.collaborations import MemoryCollaborations, MemoryTickets
 from persistence.memory.database import MemoryDatabase
 from persistence.memory.diagrams import MemoryDiagrams
+from persistence.memory.groups import MemoryGroups, MemoryMemberships
 from persistence.memory.rate_limits import MemoryRateLimits
 from persistence.memory.sign_ins import MemorySignIns
 from persistence.memory.signing_keys import MemorySigningKeys
@@ -29,8 +33,12 @@ from persistence.memory.threat_models import MemoryThreatModels
 from persistence.memory.update_log import MemoryUpdateLog
 from persistence.memory.users import MemoryUsers
 from persistence.postgres.access import PostgresAccessControl
+from persistence.postgres.accounts import PostgresAccounts, PostgresChallenges
+from persistence.postgres.audit import PostgresAudit
+from persistence.postgres.collaborations import PostgresCollaborations, PostgresTickets
 from persistence.postgres.database import PostgresDatabase
 from persistence.postgres.diagrams import PostgresDiagrams
+from persistence.postgres.groups import PostgresGroups, PostgresMemberships
 from persistence.postgres.sign_ins import PostgresSignIns
 from persistence.postgres.signing_keys import PostgresSigningKeys
 from persistence.postgres.threat_models import PostgresThreatModels
@@ -150,6 +158,11 @@ class RestClient:
         """An access token."""
         return str((await self.tokens(name))["access_token"])
 
+    async def user_id(self, name: str) -> str:
+        """The id of a user, who signs in for it."""
+        token = await self.sign_in(name)
+        return str(self.services.tokens.verify_access(token).user)
+
     async def create_model(self, token: str, *grants: Json, **fields: Json) -> Json:
         """A new threat model."""
         body = {"name": "Shop", "authorization": list(grants), **fields}
@@ -193,6 +206,13 @@ async def over_memory(
             users=MemoryUsers(store),
             sign_ins=MemorySignIns(store),
             access=access,
+            accounts=MemoryAccounts(store),
+            challenges=MemoryChallenges(store),
+            groups=MemoryGroups(store),
+            memberships=MemoryMemberships(store),
+            audit=MemoryAudit(store),
+            collaborations=MemoryCollaborations(store),
+            tickets=MemoryTickets(store),
             rooms=rooms,
             tokens=tokens or Tokens(keys, ISSUER),
             database=MemoryDatabase(store),
@@ -217,6 +237,13 @@ async def over_postgres(database: PostgresDatabase) -> AsyncIterator[RestClient]
             users=PostgresUsers(database),
             sign_ins=PostgresSignIns(database),
             access=access,
+            accounts=PostgresAccounts(database),
+            challenges=PostgresChallenges(database),
+            groups=PostgresGroups(database),
+            memberships=PostgresMemberships(database),
+            audit=PostgresAudit(database),
+            collaborations=PostgresCollaborations(database),
+            tickets=PostgresTickets(database),
             rooms=rooms,
             tokens=Tokens(keys, ISSUER),
             database=database,

@@ -173,7 +173,9 @@ class Settings(BaseSettings):
     collab_token_ttl_s: Annotated[float, Field(ge=1, le=24 * 3600)] = 600.0
     refresh_token_ttl_s: Seconds = 7 * 24 * 3600.0
 
-    # who runs it
+    # who runs it, and what is kept of it
+    audit_retention_days: Annotated[int, Field(ge=1, le=36_500)] = 365
+    """Entries of the system audit are deleted after this long."""
     administrators: Annotated[tuple[UserName, ...], NoDecode] = ()
     """The first administrators, as provider:id or provider:e-mail, separated by commas."""
 

@@ -8,7 +8,7 @@ import socket
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import AsyncExitStack, asynccontextmanager, closing
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from importlib.metadata import version
 from typing import Any
 from uuid import uuid4
@@ -23,8 +23,12 @@ from api.tokens import Tokens, shared_signing_keys
 from persistence import redis as shared
 from persistence.memory.rate_limits import MemoryRateLimits
 from persistence.postgres.access import PostgresAccessControl
+from persistence.postgres.accounts import PostgresAccounts, PostgresChallenges
+from persistence.postgres.audit import PostgresAudit
+from persistence.postgres.collaborations import PostgresCollaborations, PostgresTickets
 from persistence.postgres.database import PostgresDatabase
 from persistence.postgres.diagrams import PostgresDiagrams
+from persistence.postgres.groups import PostgresGroups, PostgresMemberships
 from persistence.postgres.ownership import PostgresOwnership
 from persistence.postgres.sign_ins import PostgresSignIns
 from persistence.postgres.signals import PostgresSignals
@@ -46,7 +50,7 @@ from rooms.service import Rooms
 from tmi.domain.errors import DatabaseUnavailable, StartupError, TmiError, Unavailable
 from tmi.domain.ids import DiagramId, NodeId
 from tmi.domain.model import Node
-from tmi.domain.ports import AccessControl, RateLimits
+from tmi.domain.ports import AccessControl, Audit, RateLimits
 from tmi.embedded.data_directory import locked
 from tmi.embedded.postgres import embedded_postgres
 from tmi.settings import Settings, split_place
@@ -110,6 +114,9 @@ async def build(settings: Settings) -> AsyncIterator[Service]:
         taken_over = asyncio.Event()
         await stack.enter_async_context(_background(_watch_lock(changes, taken_over), "single-writer-lock"))
         await stack.enter_async_context(_background(_purge(database), "purge"))
+        audit = PostgresAudit(database)
+        retention = timedelta(days=settings.audit_retention_days)
+        await stack.enter_async_context(_background(_purge_audit(audit, retention), "purge-audit"))
         access = PostgresAccessControl(database)
         tokens = await _tokens(settings, database)
         drain_requested = asyncio.Event()
@@ -117,7 +124,8 @@ async def build(settings: Settings) -> AsyncIterator[Service]:
             _rooms(settings, database, access, tokens, drain_requested.set)
         )
         sign_ins = PostgresSignIns(database)
-        live = LiveEndpoint(rooms, tokens, access, _live_options(settings))
+        tickets = PostgresTickets(database)
+        live = LiveEndpoint(rooms, tokens, access, tickets, _live_options(settings))
         rate_limits = await stack.enter_async_context(_shared_limits(settings, live))
         metrics = Metrics(rooms, live.sockets, lambda: database.open_connections)
         await stack.enter_async_context(metrics.running())
@@ -128,6 +136,13 @@ async def build(settings: Settings) -> AsyncIterator[Service]:
             users=PostgresUsers(database),
             sign_ins=sign_ins,
             access=access,
+            accounts=PostgresAccounts(database),
+            challenges=PostgresChallenges(database),
+            groups=PostgresGroups(database),
+            memberships=PostgresMemberships(database),
+            audit=audit,
+            collaborations=PostgresCollaborations(database),
+            tickets=tickets,
             rooms=rooms,
             tokens=tokens,
             database=database,
@@ -361,3 +376,15 @@ async def _purge(database: PostgresDatabase) -> None:
                     break
         except DatabaseUnavailable as error:
             log.warning("expired sign-ins stay for now: %s", error)
+
+
+async def _purge_audit(audit: Audit, retention: timedelta) -> None:
+    """Delete entries of the system audit whose time is over, from time to time."""
+    while True:
+        await asyncio.sleep(PURGE_EVERY_S)
+        try:
+            for _ in range(PURGES_AT_ONCE):
+                if await audit.purge(datetime.now(UTC) - retention, PURGE_ROWS) == 0:
+                    break
+        except DatabaseUnavailable as error:
+            log.warning("old entries of the system audit stay for now: %s", error)

@@ -9,13 +9,24 @@ from api.live.options import LiveOptions
 from api.live.upgrade import RequestHead
 from api.tokens import CollabClaims, Tokens
 from rooms.peer import Member
-from tmi.domain.errors import Forbidden, NotFound, Unauthenticated
-from tmi.domain.ids import DiagramId
-from tmi.domain.ports import AccessControl, Entrant, Standing
+from tmi.domain.errors import BadInput, Forbidden, NotFound, Unauthenticated
+from tmi.domain.ids import DiagramId, SignInId, UserId
+from tmi.domain.model import Ticket
+from tmi.domain.ports import AccessControl, Entrant, Standing, Tickets
 from tmi.domain.roles import Action, may
 
 _CANONICAL_UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+_ANY_UUID = r"[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}"
 _LOOPBACK_ORIGIN = re.compile(r"https?://(localhost|127\.0\.0\.1|\[::1\])(:[0-9]{1,5})?")
+
+
+_TICKET_MAX = 100
+_TICKET_PATH = re.compile(rf"/threat_models/({_ANY_UUID})/diagrams/({_ANY_UUID})/ws")
+
+
+def is_ticket_path(path: str) -> bool:
+    """Whether sockets of collaboration sessions are opened there."""
+    return _TICKET_PATH.fullmatch(path) is not None
 
 
 def diagram_of(name: str) -> DiagramId:
@@ -30,10 +41,13 @@ _SPACING_S = 0.01
 
 
 class Admission:
-    """Verifies collab tokens, and looks up what they only claim: the sign-in session and the role."""
+    """Verifies collab tokens and redeems tickets, and looks up what they only claim: the sign-in session and
+    the role.
+    """
 
-    def __init__(self, tokens: Tokens, access: AccessControl) -> None:
+    def __init__(self, tokens: Tokens, access: AccessControl, tickets: Tickets) -> None:
         self._tokens = tokens
+        self._tickets = tickets
         self._desk = _Desk(access)
 
     def identify(self, token: str | None, diagram: DiagramId) -> CollabClaims:
@@ -45,19 +59,37 @@ class Admission:
             raise Forbidden("the token was made for another diagram")
         return claims
 
-    async def member(self, claims: CollabClaims, diagram: DiagramId) -> Member:
+    async def redeem(self, head: RequestHead) -> Ticket:
+        """What the ticket of an upgrade stands for; whatever comes of it, the ticket is used up.
+
+        Raises BadInput, Unauthenticated, Forbidden for a ticket of another place, and DatabaseUnavailable.
+        """
+        session, secret = head.parameter("session_id"), head.parameter("ticket")
+        if session is None or not re.fullmatch(_ANY_UUID, session):
+            raise BadInput("session_id is to be a UUID")
+        if not secret or len(secret) > _TICKET_MAX:
+            raise Unauthenticated("a ticket is needed")
+        ticket = await self._tickets.redeem(secret)
+        if ticket is None:
+            raise Unauthenticated("the ticket is unknown, used or too old")
+        place = f"/threat_models/{ticket.threat_model}/diagrams/{ticket.diagram}/ws"
+        if head.path.lower() != place or UUID(session) != ticket.collaboration:
+            raise Forbidden("the ticket was made for another session")
+        return ticket
+
+    async def member(self, user: UserId, sign_in: SignInId, diagram: DiagramId) -> Member:
         """The user with the role they have now.
 
         Raises Unauthenticated (the sign-in has ended), Forbidden, NotFound and DatabaseUnavailable.
         """
-        standing = await self._desk.ask(Entrant(claims.user, claims.sign_in, diagram))
+        standing = await self._desk.ask(Entrant(user, sign_in, diagram))
         if not standing.signed_in:
             raise Unauthenticated("this sign-in has ended")
         if not standing.exists:
             raise NotFound("There is no such diagram.")
         if standing.role is None or not may(standing.role, Action.WATCH):
             raise Forbidden("you have no role on this diagram's threat model")
-        return Member(claims.user, claims.sign_in, standing.role)
+        return Member(user, sign_in, standing.role)
 
 
 class _Desk:

@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable
 
 from api.errors import INTERNAL, Problem, problem_of
-from api.live.admission import Admission, check_origin, diagram_of
+from api.live.admission import Admission, check_origin, diagram_of, is_ticket_path
 from api.live.hocuspocus import HocuspocusSocket
 from api.live.moderation import ReadModeration
 from api.live.options import LiveOptions
@@ -24,9 +24,11 @@ from api.live.upgrade import (
 from api.live.y_websocket import YWebsocketSocket
 from api.tokens import Tokens
 from rooms import closing
+from rooms.peer import Member
 from rooms.service import Rooms
 from tmi.domain.errors import Draining, TmiError, Unavailable
-from tmi.domain.ports import AccessControl, Tallies
+from tmi.domain.ids import CollaborationId, DiagramId
+from tmi.domain.ports import AccessControl, Tallies, Tickets
 
 log = logging.getLogger(__name__)
 
@@ -45,11 +47,12 @@ class LiveEndpoint:
         rooms: Rooms,
         tokens: Tokens,
         access: AccessControl,
+        tickets: Tickets,
         options: LiveOptions | None = None,
     ) -> None:
         self._rooms = rooms
         self._options = options or LiveOptions()
-        self._admission = Admission(tokens, access)
+        self._admission = Admission(tokens, access, tickets)
         self._handshakes = 0
         self._draining = False
         self.sockets = Sockets(
@@ -58,6 +61,7 @@ class LiveEndpoint:
             self._options.sockets_per_address_max,
             ReadModeration(_READ_WAIT_MAX_S, self._is_hurried),
         )
+        rooms.on_collaboration_ended(self._collaboration_ended)
 
     def _is_hurried(self) -> bool:
         """Somebody waits for what takes several turns of the loop."""
@@ -65,11 +69,11 @@ class LiveEndpoint:
 
     def matches(self, path: str) -> bool:
         """Whether an upgrade of this path (without its query) is for here."""
-        return path == _PREFIX or path.startswith(_PREFIX + "/")
+        return path == _PREFIX or path.startswith(_PREFIX + "/") or is_ticket_path(path)
 
     def is_address(self, path: str) -> bool:
         """Whether a plain request of this path can only be a WebSocket without its upgrade."""
-        return _ADDRESS.fullmatch(path) is not None
+        return _ADDRESS.fullmatch(path) is not None or is_ticket_path(path)
 
     async def open(self, head: RequestHead, rest: bytes, connection: asyncio.Transport) -> None:
         """Check an upgrade, then give the connection to picows, or answer with an HTTP error.
@@ -146,23 +150,47 @@ class LiveEndpoint:
         if head.path == _PREFIX:
             return HocuspocusSocket(self._options, self.sockets, self._rooms, self._admission, release)
         try:
-            return await self._y_websocket(head)
+            if is_ticket_path(head.path):
+                return await self._by_ticket(head)
+            return await self._by_token(head)
         finally:
             release()
 
-    async def _y_websocket(self, head: RequestHead) -> YWebsocketSocket:
+    async def _by_token(self, head: RequestHead) -> YWebsocketSocket:
         diagram = diagram_of(head.path.removeprefix(_PREFIX + "/"))
         claims = self._admission.identify(head.parameter("token"), diagram)
+        member = await self._admission.member(claims.user, claims.sign_in, diagram)
+        return await self._y_websocket(head, diagram, member)
+
+    async def _by_ticket(self, head: RequestHead) -> YWebsocketSocket:
+        ticket = await self._admission.redeem(head)
+        member = await self._admission.member(ticket.user, ticket.sign_in, ticket.diagram)
+        return await self._y_websocket(head, ticket.diagram, member, ticket.collaboration)
+
+    async def _y_websocket(
+        self,
+        head: RequestHead,
+        diagram: DiagramId,
+        member: Member,
+        collaboration: CollaborationId | None = None,
+    ) -> YWebsocketSocket:
         tells_saved = head.parameter("saved") == "1"
-        member = await self._admission.member(claims, diagram)
         self.sockets.take_seat(member.user)
-        socket = YWebsocketSocket(self._options, self.sockets, member.user, tells_saved=tells_saved)
+        socket = YWebsocketSocket(
+            self._options, self.sockets, member.user, collaboration, tells_saved=tells_saved
+        )
         try:
             await socket.join(self._rooms, diagram, member)
         except BaseException:
             socket.abandon()
             raise
         return socket
+
+    def _collaboration_ended(self, collaboration: CollaborationId) -> None:
+        """Close the sockets that came by its tickets."""
+        for socket in list(self.sockets):
+            if isinstance(socket, YWebsocketSocket) and socket.collaboration == collaboration:
+                socket.close(closing.COLLABORATION_ENDED, "the collaboration session has ended")
 
     def _take_handshake(self) -> Callable[[], None]:
         """Count one more handshake; the answer undoes that, once."""

@@ -22,6 +22,8 @@ What it holds true:
 
 import asyncio
 import logging
+import math
+import time
 from collections.abc import Callable, Hashable
 from enum import Enum
 
@@ -36,7 +38,7 @@ from crdt.messages import Message
 from rooms import closing
 from rooms.hosting import Session
 from rooms.service import Rooms
-from tmi.domain.errors import BadFrame, Forbidden, TmiError, Unavailable
+from tmi.domain.errors import BadFrame, Expired, Forbidden, TmiError, Unavailable
 from tmi.domain.ids import UserId
 from tmi.domain.roles import Action, Role, may
 
@@ -75,6 +77,7 @@ class HocuspocusDocument:
         "socket",
         "state",
         "task",
+        "token_ends_at",
         "user",
         "wants_acknowledgements",
     )
@@ -92,6 +95,8 @@ class HocuspocusDocument:
         self.session: Session | None = None
         self.user: UserId | None = None
         """Set while this document counts as one of the user's."""
+        self.token_ends_at = math.inf
+        """When to ask for a fresh token, in seconds since 1970. Its end closes nothing."""
         self.role = Role.READER
         self.wants_acknowledgements = True
         self.framing: Hashable = ("hocuspocus", key)
@@ -218,6 +223,7 @@ class HocuspocusSocket(LiveSocket):
             session.resume()
 
     def keepalive(self, now: float) -> None:
+        self._ask_for_tokens()
         for document in list(self._documents.values()):
             if document.state is State.WAITING and now - document.since > self.options.auth_timeout_s:
                 self.deny(document, "authenticate first")
@@ -286,9 +292,9 @@ class HocuspocusSocket(LiveSocket):
     async def _admit(self, document: HocuspocusDocument, name: str, token: str) -> Session:
         diagram = diagram_of(name)
         claims = self._admission.identify(token, diagram)
-        member = await self._admission.member(claims, diagram)
+        member = await self._admission.member(claims.user, claims.sign_in, diagram)
         self._sockets.take_seat(member.user)
-        document.user, document.role = member.user, member.role
+        document.user, document.role, document.token_ends_at = member.user, member.role, claims.ends_at
         self.user = self.user or member.user
         return await self._rooms.join(diagram, member, document)
 
@@ -304,15 +310,29 @@ class HocuspocusSocket(LiveSocket):
             session.receive(message)
 
     def _refresh(self, document: HocuspocusDocument, name: str, token: str) -> None:
-        """A fresh token for an open document: the session stays, whatever role it has by now."""
+        """A fresh token for an open document: the session stays, whatever role it has by now.
+
+        So it does where the client has none but the old one: who asked for it was this service.
+        """
         try:
             claims = self._admission.identify(token, diagram_of(name))
             if claims.user != document.user:
                 raise Forbidden("the token is another user's")
+        except Expired:
+            document.tell_role()
         except TmiError as error:
             self.deny(document, str(error))
         else:
+            document.token_ends_at = claims.ends_at
             document.tell_role()
+
+    def _ask_for_tokens(self) -> None:
+        """Ask for a fresh one where a token has ended, once for each."""
+        now = time.time()
+        for document in self._documents.values():
+            if document.state is State.OPEN and document.token_ends_at <= now:
+                document.token_ends_at = math.inf
+                self.write(document.frame(hocuspocus.auth_request()))
 
     def _refuse(self, document: HocuspocusDocument, error: TmiError) -> None:
         if isinstance(error, Unavailable):

@@ -6,11 +6,12 @@ from api.live.options import LiveOptions
 from api.live.socket import LiveSocket, binary_frame
 from api.live.sockets import Sockets
 from crdt import y_websocket
+from rooms import closing
 from rooms.hosting import Session
 from rooms.peer import Member
 from rooms.service import Rooms
-from tmi.domain.ids import DiagramId, UserId
-from tmi.domain.roles import Role
+from tmi.domain.ids import CollaborationId, DiagramId, UserId
+from tmi.domain.roles import Action, Role, may
 
 _KEEPALIVE = binary_frame(y_websocket.KEEPALIVE)
 FRAMING = "y-websocket"
@@ -19,18 +20,28 @@ FRAMING = "y-websocket"
 class YWebsocketSocket(LiveSocket):
     """A y-websocket client: the socket is itself the room's peer."""
 
-    __slots__ = ("_committed", "_is_synced", "_session", "_tells_saved")
+    __slots__ = ("_committed", "_is_synced", "_session", "_tells_saved", "_was_refused", "collaboration")
 
-    def __init__(self, options: LiveOptions, sockets: Sockets, user: UserId, *, tells_saved: bool) -> None:
+    def __init__(
+        self,
+        options: LiveOptions,
+        sockets: Sockets,
+        user: UserId,
+        collaboration: CollaborationId | None = None,
+        *,
+        tells_saved: bool,
+    ) -> None:
         """`user` has taken a seat, which is left at the end. `tells_saved`: the client asked for `saved`
-        frames.
+        frames. `collaboration`: the session whose ticket let the client in.
         """
         super().__init__(options, sockets)
         self.user = user
+        self.collaboration = collaboration
         self._session: Session | None = None
         self._tells_saved = tells_saved
         self._committed = 0
         self._is_synced = False
+        self._was_refused = False
 
     async def join(self, rooms: Rooms, diagram: DiagramId, member: Member) -> None:
         """Take a seat in the room, before the upgrade. Raises what `Rooms.join` raises."""
@@ -96,7 +107,14 @@ class YWebsocketSocket(LiveSocket):
 
     def refuse(self, reason: str) -> None:  # noqa: ARG002
         """The protocol has no word for it; and `saved(n)` would no longer speak of the *first* n edits."""
-        self._tells_saved = False
+        if self._tells_saved:
+            self._tells_saved, self._was_refused = False, True
 
     def role_changed(self, role: Role) -> None:
-        """The protocol has no word for it."""
+        """The protocol has no word for it.
+
+        A client that was told what is saved, and had an edit refused, has to come back once it may edit
+        again: its sync offers that edit, and counting begins anew. By a ticket it could not come back.
+        """
+        if self._was_refused and self.collaboration is None and may(role, Action.EDIT):
+            self.close(closing.SERVICE_RESTART, "your role has changed; connect again")

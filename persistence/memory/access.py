@@ -63,10 +63,11 @@ class MemoryAccessControl:
 def roles_of(store: MemoryStore, user: UserId, grants: Iterable[Grant]) -> list[Role]:
     """The roles that `grants` give a user, who is nobody before the first sign-in."""
     known = store.users.get(user)
-    return [] if known is None else [g.role for g in grants if _means(store, g.principal, known)]
+    return [] if known is None else [g.role for g in grants if means(store, g.principal, known)]
 
 
-def _means(store: MemoryStore, principal: Principal, user: User) -> bool:
+def means(store: MemoryStore, principal: Principal, user: User) -> bool:
+    """Whether a principal of an authorization list means a user."""
     if principal.principal_type == "group":
         everyone = principal.provider in EVERYONES_PROVIDERS and principal.provider_id == EVERYONE
         return everyone or user.id in store.groups.get((principal.provider, principal.provider_id), ())

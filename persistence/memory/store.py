@@ -1,12 +1,26 @@
 """What the in-memory adapters share: the tables, a clock, and a switch that takes the database away."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 
 from tmi.domain.errors import DatabaseUnavailable, NotFound
-from tmi.domain.ids import DiagramId, Fence, Seq, SignInId, ThreatModelId, UserId
-from tmi.domain.model import AuthorizationCode, Diagram, Node, SigningKey, ThreatModel, User
+from tmi.domain.ids import DiagramId, Fence, GroupId, Seq, SignInId, ThreatModelId, UserId
+from tmi.domain.model import (
+    ADMINISTRATORS_GROUP,
+    EVERYONE_GROUP,
+    AuditEntry,
+    AuthorizationCode,
+    Collaboration,
+    Diagram,
+    Group,
+    GroupMember,
+    Node,
+    SigningKey,
+    ThreatModel,
+    Ticket,
+    User,
+)
 from tmi.domain.ports import LoggedUpdate, Signal
 
 
@@ -30,6 +44,24 @@ class RoomLog:
     rows: list[tuple[Fence, LoggedUpdate]] = field(default_factory=list)
     snapshots: dict[Seq, tuple[bytes, bool]] = field(default_factory=dict)
     """Their state, and whether it is whole."""
+
+
+@dataclass(slots=True)
+class AccountRow:
+    """What is kept of a user besides the user."""
+
+    email_verified: bool = True
+    modified_at: datetime | None = None
+    last_login: datetime | None = None
+
+
+def _built_in() -> dict[GroupId, Group]:
+    now = _now()
+    names = (
+        (EVERYONE_GROUP, "everyone", "Everyone"),
+        (ADMINISTRATORS_GROUP, "administrators", "Administrators"),
+    )
+    return {key: Group(key, "tmi", name, title, None, True, now, now, 0, 0) for key, name, title in names}
 
 
 @dataclass(slots=True)
@@ -63,6 +95,13 @@ class MemoryStore:
     users: dict[UserId, User] = field(default_factory=dict)
     groups: dict[tuple[str, str], set[UserId]] = field(default_factory=dict)
     """The members of groups by (provider, provider_id)."""
+    group_rows: dict[GroupId, Group] = field(default_factory=_built_in)
+    memberships: dict[tuple[GroupId, UserId], GroupMember] = field(default_factory=dict)
+    accounts: dict[UserId, AccountRow] = field(default_factory=dict)
+    challenges: dict[UserId, tuple[bytes, datetime]] = field(default_factory=dict)
+    audit: dict[int, AuditEntry] = field(default_factory=dict)
+    """Entries by their number, which rises."""
+    last_audit: int = 0
     threat_models: dict[ThreatModelId, ThreatModel] = field(default_factory=dict)
     last_alias: int = 0
     last_diagram_alias: dict[ThreatModelId, int] = field(default_factory=dict)
@@ -71,6 +110,8 @@ class MemoryStore:
     codes: dict[bytes, tuple[AuthorizationCode, datetime]] = field(default_factory=dict)
     sign_ins: dict[SignInId, Session] = field(default_factory=dict)
     refresh_tokens: dict[bytes, RefreshToken] = field(default_factory=dict)
+    collaborations: dict[DiagramId, Collaboration] = field(default_factory=dict)
+    tickets: dict[bytes, tuple[Ticket, datetime]] = field(default_factory=dict)
     signing_keys: dict[str, SigningKey] = field(default_factory=dict)
     single_writer: bool = False
     sharing_writers: int = 0
@@ -82,6 +123,36 @@ class MemoryStore:
         session = self.sign_ins.get(sign_in)
         stands = session is not None and not session.ended and session.expires_at > self.clock()
         return session if stands else None
+
+    def account(self, user: UserId) -> AccountRow:
+        """What is kept of a user besides the user."""
+        return self.accounts.setdefault(user, AccountRow())
+
+    def write_audit(self, entry: AuditEntry) -> None:
+        """Add an entry to the system audit."""
+        self.last_audit += 1
+        self.audit[self.last_audit] = entry
+
+    def remove_user(self, user: UserId) -> None:
+        """Delete a user with all that refers to it."""
+        for key in [key for key in self.memberships if key[1] == user]:
+            del self.memberships[key]
+        for members in self.groups.values():
+            members.discard(user)
+        for sign_in in [key for key, session in self.sign_ins.items() if session.user == user]:
+            del self.sign_ins[sign_in]
+            for token in [key for key, t in self.refresh_tokens.items() if t.sign_in == sign_in]:
+                del self.refresh_tokens[token]
+        for code in [key for key, (grant, _) in self.codes.items() if grant.user.id == user]:
+            del self.codes[code]
+        for ticket in [key for key, (grant, _) in self.tickets.items() if grant.user == user]:
+            del self.tickets[ticket]
+        for diagram, session in self.collaborations.items():
+            if session.host == user:
+                self.collaborations[diagram] = replace(session, host=None)
+        self.challenges.pop(user, None)
+        self.accounts.pop(user, None)
+        del self.users[user]
 
     def visit(self) -> None:
         """Raise what was injected, if anything was."""
@@ -120,3 +191,4 @@ class MemoryStore:
         """Delete a diagram with its log."""
         del self.diagrams[diagram]
         del self.logs[diagram]
+        self.collaborations.pop(diagram, None)

@@ -9,7 +9,7 @@ from persistence.memory.access import roles_of
 from persistence.memory.store import MemoryStore
 from tmi.domain.errors import Conflict, LastOwner
 from tmi.domain.ids import DiagramId, ThreatModelId, UserId
-from tmi.domain.model import NewThreatModel, ThreatModel, ThreatModelSummary, User
+from tmi.domain.model import AuditEntry, NewThreatModel, ThreatModel, ThreatModelSummary, User
 from tmi.domain.ports import Page, ThreatModelChange
 from tmi.domain.roles import Grant, Role, has_owner
 
@@ -60,7 +60,11 @@ class MemoryThreatModels:
         return self._shown(self._store.threat_model(model))
 
     async def update(
-        self, model: ThreatModelId, expected_version: int, change: ThreatModelChange
+        self,
+        model: ThreatModelId,
+        expected_version: int,
+        change: ThreatModelChange,
+        entry: AuditEntry | None = None,
     ) -> ThreatModel:
         """Raises NotFound, Conflict, LastOwner, and BadInput for a principal named twice."""
         self._store.visit()
@@ -79,6 +83,8 @@ class MemoryThreatModels:
             version=present.version + 1,
         )
         self._store.threat_models[model] = changed
+        if entry is not None:
+            self._store.write_audit(entry)
         return self._shown(changed)
 
     async def delete(self, model: ThreatModelId) -> Sequence[DiagramId]:

@@ -1,5 +1,6 @@
 """Users in memory."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from uuid import uuid4
 
@@ -25,6 +26,7 @@ class MemoryUsers:
         else:
             user = User(UserId(uuid4()), provider, provider_id, email, name, self._store.clock())
         users[user.id] = user
+        self._store.account(user.id).last_login = self._store.clock()
         return user
 
     async def get(self, user: UserId) -> User:
@@ -34,3 +36,8 @@ class MemoryUsers:
             return self._store.users[user]
         except KeyError:
             raise NotFound("There is no such user.") from None
+
+    async def get_all(self, users: Sequence[UserId]) -> Mapping[UserId, User]:
+        """Those of `users` that there are."""
+        self._store.visit()
+        return {user: self._store.users[user] for user in users if user in self._store.users}

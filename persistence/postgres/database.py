@@ -234,6 +234,14 @@ WITH codes AS (
     DELETE FROM refresh_tokens WHERE token_hash IN (
         SELECT token_hash FROM refresh_tokens WHERE expires_at < now() LIMIT $1 FOR UPDATE SKIP LOCKED)
     RETURNING 1
+), tickets AS (
+    DELETE FROM tickets WHERE ticket_hash IN (
+        SELECT ticket_hash FROM tickets WHERE expires_at < now() LIMIT $1 FOR UPDATE SKIP LOCKED)
+    RETURNING 1
+), challenges AS (
+    DELETE FROM deletion_challenges WHERE user_id IN (
+        SELECT user_id FROM deletion_challenges WHERE expires_at < now() LIMIT $1 FOR UPDATE SKIP LOCKED)
+    RETURNING 1
 ), sessions AS (
     DELETE FROM sign_ins WHERE id IN (
         SELECT id FROM sign_ins s
@@ -241,8 +249,8 @@ WITH codes AS (
         LIMIT $1 FOR UPDATE SKIP LOCKED)
     RETURNING 1
 )
-SELECT (SELECT count(*) FROM codes) + (SELECT count(*) FROM tokens) + (SELECT count(*) FROM sessions)
-       AS purged
+SELECT (SELECT count(*) FROM codes) + (SELECT count(*) FROM tokens) + (SELECT count(*) FROM tickets)
+       + (SELECT count(*) FROM challenges) + (SELECT count(*) FROM sessions) AS purged
 """
 """A sign-in goes after the last of its tokens, so that one batch never cascades into thousands."""
 

@@ -6,11 +6,12 @@ from uuid import UUID, uuid4
 
 from persistence.grants import unique, with_creator
 from persistence.postgres import rows
+from persistence.postgres.audit import write
 from persistence.postgres.database import PooledConnection, PostgresDatabase, Record
 from persistence.postgres.diagrams import delete_diagrams
 from tmi.domain.errors import Conflict, LastOwner, NotFound
 from tmi.domain.ids import DiagramId, ThreatModelId, UserId
-from tmi.domain.model import NewThreatModel, ThreatModel, ThreatModelSummary, User
+from tmi.domain.model import AuditEntry, NewThreatModel, ThreatModel, ThreatModelSummary, User
 from tmi.domain.ports import Page, ThreatModelChange
 from tmi.domain.roles import Grant, has_owner
 
@@ -114,7 +115,11 @@ class PostgresThreatModels:
         return await self._database.read_with(lambda connection: _get(connection, model))
 
     async def update(
-        self, model: ThreatModelId, expected_version: int, change: ThreatModelChange
+        self,
+        model: ThreatModelId,
+        expected_version: int,
+        change: ThreatModelChange,
+        entry: AuditEntry | None = None,
     ) -> ThreatModel:
         """Raises NotFound, Conflict, LastOwner, and BadInput for a principal named twice."""
         if change.grants is not None and not has_owner(unique(change.grants)):
@@ -129,6 +134,8 @@ class PostgresThreatModels:
             if change.grants is not None:
                 await connection.execute("DELETE FROM grants WHERE threat_model_id = $1", model)
                 await _store_grants(connection, model, change.grants)
+            if entry is not None:
+                await write(connection, entry)
             return await _get(connection, model)
 
     async def delete(self, model: ThreatModelId) -> Sequence[DiagramId]:

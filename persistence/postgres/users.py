@@ -1,5 +1,6 @@
 """Users on PostgreSQL."""
 
+from collections.abc import Mapping, Sequence
 from uuid import uuid4
 
 from persistence.postgres import rows
@@ -9,12 +10,19 @@ from tmi.domain.ids import UserId
 from tmi.domain.model import User
 
 SIGN_IN = """
-INSERT INTO users AS u (id, provider, provider_id, email, name) VALUES ($1, $2, $3, $4, $5)
-ON CONFLICT (provider, provider_id) DO UPDATE SET email = excluded.email, name = excluded.name
+INSERT INTO users AS u (id, provider, provider_id, email, name, last_login)
+VALUES ($1, $2, $3, $4, $5, now())
+ON CONFLICT (provider, provider_id)
+    DO UPDATE SET email = excluded.email, name = excluded.name, last_login = now()
 RETURNING u.id, u.provider, u.provider_id, u.email, u.name, u.created_at
 """
 
 GET = "SELECT u.id, u.provider, u.provider_id, u.email, u.name, u.created_at FROM users u WHERE u.id = $1"
+
+GET_ALL = """
+SELECT u.id, u.provider, u.provider_id, u.email, u.name, u.created_at
+FROM users u WHERE u.id = ANY($1::uuid[])
+"""
 
 
 class PostgresUsers:
@@ -34,3 +42,8 @@ class PostgresUsers:
         if not found:
             raise NotFound("There is no such user.")
         return rows.user(found[0])
+
+    async def get_all(self, users: Sequence[UserId]) -> Mapping[UserId, User]:
+        """Those of `users` that there are, in one query."""
+        found = map(rows.user, await self._database.read(GET_ALL, users))
+        return {user.id: user for user in found}

@@ -3,11 +3,12 @@
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
 
 from rooms.effects import Forward
 from rooms.hosting import Runner, Session
-from rooms.nodes.messages import Answered, Asked, Lost
+from rooms.nodes.messages import Answered, Asked, Census, Counted, Lost
 from rooms.nodes.replica import Replica
 from rooms.peer import Member, Peer
 from rooms.room import Bequest
@@ -35,7 +36,8 @@ class ReplicaRunner(Runner[Replica]):
         self.successor: Node | None = None
         """Where the last owner said to look."""
         self._upstream: Callable[[Asked], None] | None = None
-        self._questions: deque[tuple[int, asyncio.Future[bool]]] = deque()
+        self._questions: deque[tuple[int, asyncio.Future[Literal[True] | None]]] = deque()
+        self._censuses: deque[asyncio.Future[Sequence[Member] | None]] = deque()
         self._perform_one[Forward] = self._forward
 
     def join(self, member: Member, peer: Peer) -> Session:
@@ -58,10 +60,12 @@ class ReplicaRunner(Runner[Replica]):
         self._upstream = None
         self.attached.clear()
         self.lost.set()
-        while self._questions:
-            _, answer = self._questions.popleft()
+        unanswered: list[asyncio.Future[Any]] = [*(answer for _, answer in self._questions), *self._censuses]
+        self._questions.clear()
+        self._censuses.clear()
+        for answer in unanswered:
             if not answer.done():
-                answer.set_result(False)
+                answer.set_result(None)
         if self.room.is_over:
             self.attached.set()  # nobody waits for an owner any more
 
@@ -74,7 +78,7 @@ class ReplicaRunner(Runner[Replica]):
             await self.attached.wait()
             if self.room.is_over:
                 raise Unavailable("the diagram's room has ended")
-            answer: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+            answer: asyncio.Future[Literal[True] | None] = asyncio.get_running_loop().create_future()
             self._questions.append((self.room.asked + 1, answer))
             self.perform(self.room.ask())
             if await answer:
@@ -89,6 +93,22 @@ class ReplicaRunner(Runner[Replica]):
         """See `Replica.inherit`; the peers are here already."""
         self.perform(self.room.inherit(left))
 
+    async def census(self) -> Sequence[Member]:
+        """Who is in the room, on all nodes, as its owner says, whoever that becomes meanwhile.
+
+        Takes no longer than the caller lets it. Raises Unavailable where the room has ended.
+        """
+        while True:
+            await self.attached.wait()
+            if self.room.is_over or self._upstream is None:
+                raise Unavailable("the diagram's room has ended")
+            answer: asyncio.Future[Sequence[Member] | None] = asyncio.get_running_loop().create_future()
+            self._censuses.append(answer)
+            self._upstream(Census())
+            members = await answer
+            if members is not None:
+                return members
+
     def hear(self, message: Answered) -> None:
         """Handle what the owner says. What cannot be handled ends this way to it, and nothing else."""
         if self._upstream is None:
@@ -96,6 +116,11 @@ class ReplicaRunner(Runner[Replica]):
         if isinstance(message, Lost):
             self.is_disowned, self.successor = message.is_disowned, message.successor
             self.detach()
+            return
+        if isinstance(message, Counted):
+            counted = self._censuses.popleft() if self._censuses else None
+            if counted is not None and not counted.done():
+                counted.set_result(message.members)
             return
         try:
             effects = self.room.hear(message, self._ticker.now())

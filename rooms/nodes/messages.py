@@ -24,6 +24,7 @@ from tmi.domain.roles import Role
 Channel = int
 CONTROL: Channel = 0
 """Belongs to no room: questions to the node itself, and their answers (`rooms/nodes/control.py`)."""
+_MEMBER_BYTES = 35
 REPLICA: SessionNumber = 0
 """The session that stands for the replica as such."""
 
@@ -75,6 +76,11 @@ class Bring:
     origin: Origin
     body: bytes
     """The update itself."""
+
+
+@dataclass(frozen=True, slots=True)
+class Census:
+    """Asks who is in the room, on whatever node. Each is answered, in order."""
 
 
 # --- from the owner -----------------------------------------------------------------------------
@@ -143,6 +149,13 @@ class Lost:
     successor: Node | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Counted:
+    """Who is in the room, in the order in which they came."""
+
+    members: tuple[Member, ...]
+
+
 # --- both ways ----------------------------------------------------------------------------------
 
 
@@ -164,8 +177,8 @@ class Reply:
     body: bytes
 
 
-Asked = Follow | Unfollow | Enter | Leave | Say | Bring
-Answered = Hear | Tell | Acknowledged | Refused | RoleChanged | Ended | Lost
+Asked = Follow | Unfollow | Enter | Leave | Say | Bring | Census
+Answered = Hear | Tell | Acknowledged | Refused | RoleChanged | Ended | Lost | Counted
 Message = Asked | Answered | Question | Reply
 
 
@@ -208,16 +221,25 @@ def _read_role(decoder: Decoder) -> Role:
         raise BadFrame(f"there is no role {number}") from None
 
 
-def _write_enter(message: Enter) -> bytes:
-    member = message.member
-    ids = var_bytes(member.user.bytes) + var_bytes(member.sign_in.bytes)
-    return write_var_uint(message.session) + ids + bytes((member.role,))
+def _write_member(member: Member) -> bytes:
+    return var_bytes(member.user.bytes) + var_bytes(member.sign_in.bytes) + bytes((member.role,))
+
+
+def _read_member(decoder: Decoder) -> Member:
+    user, sign_in = UserId(_read_uuid(decoder)), SignInId(_read_uuid(decoder))
+    return Member(user, sign_in, _read_role(decoder))
 
 
 def _read_enter(decoder: Decoder) -> Enter:
     session = decoder.read_var_uint()
-    user, sign_in = UserId(_read_uuid(decoder)), SignInId(_read_uuid(decoder))
-    return Enter(session, Member(user, sign_in, _read_role(decoder)))
+    return Enter(session, _read_member(decoder))
+
+
+def _read_counted(decoder: Decoder) -> Counted:
+    count = decoder.read_var_uint()
+    if count * _MEMBER_BYTES > decoder.remaining():
+        raise BadFrame("a census is shorter than it claims")
+    return Counted(tuple(_read_member(decoder) for _ in range(count)))
 
 
 def _read_hear(decoder: Decoder) -> Hear:
@@ -270,7 +292,7 @@ def _write_question(message: Question) -> bytes:
 _WRITERS: dict[type[Message], tuple[bytes, Callable[..., bytes]]] = {
     Follow: (b"\x00", lambda m: var_bytes(m.diagram.bytes) + var_bytes(m.state_vector)),
     Unfollow: (b"\x01", lambda _: b""),
-    Enter: (b"\x02", _write_enter),
+    Enter: (b"\x02", lambda m: write_var_uint(m.session) + _write_member(m.member)),
     Leave: (b"\x03", lambda m: write_var_uint(m.session)),
     Say: (b"\x04", lambda m: write_var_uint(m.session) + var_bytes(m.body)),
     Hear: (b"\x05", lambda m: write_var_uint(m.but) + write_var_uint(m.seq) + var_bytes(m.body)),
@@ -283,6 +305,8 @@ _WRITERS: dict[type[Message], tuple[bytes, Callable[..., bytes]]] = {
     Bring: (b"\x0c", _write_bring),
     Question: (b"\x0d", _write_question),
     Reply: (b"\x0e", lambda m: write_var_uint(m.number) + bytes((m.is_ok,)) + var_bytes(m.body)),
+    Census: (b"\x0f", lambda _: b""),
+    Counted: (b"\x10", lambda m: write_var_uint(len(m.members)) + b"".join(map(_write_member, m.members))),
 }
 
 _READERS: dict[int, Callable[[Decoder], Message]] = {
@@ -301,5 +325,7 @@ _READERS: dict[int, Callable[[Decoder], Message]] = {
     12: _read_bring,
     13: lambda d: Question(d.read_var_uint(), d.read_var_uint(), d.read_var_bytes()),
     14: lambda d: Reply(d.read_var_uint(), d.read_byte() != 0, d.read_var_bytes()),
+    15: lambda _: Census(),
+    16: _read_counted,
 }
 

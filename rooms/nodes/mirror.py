@@ -18,6 +18,8 @@ from rooms.nodes.messages import (
     Answered,
     Asked,
     Bring,
+    Census,
+    Counted,
     Ended,
     Enter,
     Hear,
@@ -28,6 +30,7 @@ from rooms.nodes.messages import (
     Say,
     Tell,
 )
+from rooms.peer import Member
 from rooms.runner import RoomRunner
 from tmi.domain.ids import NodeId
 from tmi.domain.model import Node
@@ -44,7 +47,7 @@ class Mirror:
         runner: RoomRunner,
         state_vector: bytes,
         answer: Answer,
-        entered: Callable[[], None],
+        entered: Callable[[Member], None],
         node: NodeId | None = None,
     ) -> None:
         """The room's phase must be OPEN. Begins with what the follower lacks. `entered` is called after each
@@ -71,6 +74,8 @@ class Mirror:
             self._runner.bring(self._session.number, message.body, message.author, message.origin)
         elif isinstance(message, Enter):
             self._enter(message)
+        elif isinstance(message, Census):
+            self._answer(Counted(tuple(self._runner.room.members.values())))
         elif isinstance(message, Leave):
             seat = self._forget(message.session)
             if seat is not None:
@@ -102,7 +107,7 @@ class Mirror:
         seat.session = self._runner.join(message.member, seat)
         self._seats[message.session] = seat
         self._numbers[seat.session.number] = message.session
-        self._entered()
+        self._entered(message.member)
 
     def pause(self) -> None:
         """The link is full: no more broadcasts until `resume`."""

@@ -7,8 +7,12 @@ from uuid import uuid4
 import pytest
 
 from persistence.memory.access import MemoryAccessControl
+from persistence.memory.accounts import MemoryAccounts, MemoryChallenges
+from persistence.memory.audit import MemoryAudit
+from persistence.memory.collaborations import MemoryCollaborations, MemoryTickets
 from persistence.memory.database import MemoryDatabase
 from persistence.memory.diagrams import MemoryDiagrams
+from persistence.memory.groups import MemoryGroups, MemoryMemberships
 from persistence.memory.ownership import MemoryOwnership
 from persistence.memory.sign_ins import MemorySignIns
 from persistence.memory.signals import MemorySignals
@@ -18,8 +22,12 @@ from persistence.memory.threat_models import MemoryThreatModels
 from persistence.memory.update_log import MemoryUpdateLog
 from persistence.memory.users import MemoryUsers
 from persistence.postgres.access import PostgresAccessControl
+from persistence.postgres.accounts import PostgresAccounts, PostgresChallenges
+from persistence.postgres.audit import PostgresAudit
+from persistence.postgres.collaborations import PostgresCollaborations, PostgresTickets
 from persistence.postgres.database import PostgresDatabase
 from persistence.postgres.diagrams import PostgresDiagrams
+from persistence.postgres.groups import PostgresGroups, PostgresMemberships
 from persistence.postgres.ownership import PostgresOwnership
 from persistence.postgres.sign_ins import PostgresSignIns
 from persistence.postgres.signals import PostgresSignals
@@ -31,13 +39,20 @@ from tmi.domain.ids import UserId
 from tmi.domain.model import Diagram, NewThreatModel, ThreatModel, User
 from tmi.domain.ports import (
     AccessControl,
+    Accounts,
+    Audit,
+    Challenges,
+    Collaborations,
     Database,
     Diagrams,
+    Groups,
+    Memberships,
     Ownership,
     Signals,
     SigningKeys,
     SignIns,
     ThreatModels,
+    Tickets,
     UpdateLog,
     Users,
 )
@@ -57,6 +72,13 @@ class Ports:
     threat_models: ThreatModels
     diagrams: Diagrams
     users: Users
+    accounts: Accounts
+    challenges: Challenges
+    groups: Groups
+    memberships: Memberships
+    audit: Audit
+    collaborations: Collaborations
+    tickets: Tickets
     sign_ins: SignIns
     signing_keys: SigningKeys
     database: Database
@@ -92,6 +114,13 @@ def memory_ports(store: MemoryStore) -> Ports:
         threat_models=MemoryThreatModels(store),
         diagrams=MemoryDiagrams(store),
         users=MemoryUsers(store),
+        accounts=MemoryAccounts(store),
+        challenges=MemoryChallenges(store),
+        groups=MemoryGroups(store),
+        memberships=MemoryMemberships(store),
+        audit=MemoryAudit(store),
+        collaborations=MemoryCollaborations(store),
+        tickets=MemoryTickets(store),
         sign_ins=MemorySignIns(store),
         signing_keys=MemorySigningKeys(store),
         database=MemoryDatabase(store),
@@ -125,6 +154,13 @@ def postgres_ports(database: PostgresDatabase) -> Ports:
         threat_models=PostgresThreatModels(database),
         diagrams=PostgresDiagrams(database),
         users=PostgresUsers(database),
+        accounts=PostgresAccounts(database),
+        challenges=PostgresChallenges(database),
+        groups=PostgresGroups(database),
+        memberships=PostgresMemberships(database),
+        audit=PostgresAudit(database),
+        collaborations=PostgresCollaborations(database),
+        tickets=PostgresTickets(database),
         sign_ins=PostgresSignIns(database),
         signing_keys=PostgresSigningKeys(database),
         database=database,

@@ -23,7 +23,10 @@ TERMINATE = """
 SELECT pg_terminate_backend(pid) FROM pg_stat_activity
 WHERE application_name = 'tmi' AND datname = current_database()
 """
-NAMES = ["0001_people", "0002_threat_models", "0003_update_log", "0004_whole_snapshots", "0005_owners"]
+NAMES = [
+    "0001_people", "0002_threat_models", "0003_update_log", "0004_whole_snapshots", "0005_owners",
+    "0006_access",
+]  # fmt: skip
 
 
 @pytest.fixture

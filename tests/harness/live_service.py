@@ -15,6 +15,7 @@ from api.live.endpoint import LiveEndpoint
 from api.live.options import LiveOptions
 from api.tokens import Tokens, new_signing_key
 from persistence.memory.access import MemoryAccessControl
+from persistence.memory.collaborations import MemoryCollaborations, MemoryTickets
 from persistence.memory.diagrams import MemoryDiagrams
 from persistence.memory.sign_ins import MemorySignIns
 from persistence.memory.store import MemoryStore
@@ -25,7 +26,7 @@ from rooms.coordination.local import LocalCoordinator
 from rooms.limits import RoomsLimits
 from rooms.service import Rooms
 from tmi.domain.ids import DiagramId, SignInId, UserId
-from tmi.domain.model import NewThreatModel, ThreatModel
+from tmi.domain.model import NewThreatModel, ThreatModel, Ticket
 from tmi.domain.ports import ThreatModelChange
 from tmi.domain.roles import Grant, Principal, Role
 from tmi.listener import Listener, ListenerOptions
@@ -82,6 +83,16 @@ class LiveService:
         await MemoryThreatModels(self.store).update(model.id, model.version, ThreatModelChange(grants=grants))
         await self.rooms.access_changed([diagram])
 
+    async def ticket(self, name: str, diagram: DiagramId, ttl: timedelta = timedelta(seconds=30)) -> str:
+        """The path with which to open a socket of the diagram's collaboration session, once."""
+        someone = await self.someone(name)
+        model = self.store.diagrams[diagram].threat_model_id
+        session, _ = await MemoryCollaborations(self.store).begin(model, diagram, someone.id)
+        secret = secrets.token_urlsafe(32)
+        grant = Ticket(someone.id, someone.sign_in, session.id, model, diagram)
+        await MemoryTickets(self.store).issue(secret, grant, ttl)
+        return f"/threat_models/{model}/diagrams/{diagram}/ws?session_id={session.id}&ticket={secret}"
+
     async def token(self, name: str, diagram: DiagramId | None = None) -> str:
         """A collab token."""
         someone = await self.someone(name)
@@ -101,7 +112,7 @@ async def live_service(
     access = MemoryAccessControl(store)
     tokens = Tokens([new_signing_key()], "http://tmi.test", collab_ttl=collab_ttl)
     rooms = Rooms(log, LocalCoordinator(log, "test"), access, rooms_limits)
-    live = LiveEndpoint(rooms, tokens, access, live_options)
+    live = LiveEndpoint(rooms, tokens, access, MemoryTickets(store), live_options)
     calls: list[str] = []
     async with rooms.running():
         listening = socket.create_server(("127.0.0.1", 0))

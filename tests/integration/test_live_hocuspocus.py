@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
+from datetime import timedelta
 from uuid import UUID
 
 import pytest
@@ -237,6 +238,25 @@ async def test_a_second_auth_refreshes_the_token_and_another_users_is_denied(ser
         assert EMPTY_STEP_2 == await provider.receive()
         provider.authenticate(await service.token("bob"))
         assert b"\x02\x01" == (await provider.access())[:2]
+
+
+async def test_when_its_token_ends_a_fresh_one_is_asked_for_and_nothing_is_closed() -> None:
+    async with live_service(LiveOptions(sweep_s=0.1), collab_ttl=timedelta(milliseconds=50)) as service:
+        diagram = await service.diagram()
+        async with upgraded(service.port, "/collab") as raw:
+            provider = await opened(service, raw, diagram)
+            assert b"\x02\x00" == await provider.receive(0x02)
+            service.tokens.collab_ttl = timedelta(seconds=-10)
+            provider.authenticate(await service.token("alice"))
+            assert READ_WRITE == await provider.access()
+            service.tokens.collab_ttl = timedelta(hours=1)
+            provider.authenticate(await service.token("alice"))
+            assert READ_WRITE == await provider.access()
+            await asyncio.sleep(0.3)
+            provider.send(STEP_1)
+            provider.others.clear()
+            assert EMPTY_STEP_2 == await provider.receive(0x00)
+            assert 1 == service.rooms.sessions
 
 
 async def test_close_detaches_a_document_which_may_come_back(service: LiveService) -> None:

@@ -7,6 +7,7 @@ import random
 import socket
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import uuid4
 
@@ -19,6 +20,7 @@ from crdt.document import Document
 from crdt.messages import SyncStep1
 from persistence.memory.access import MemoryAccessControl
 from persistence.memory.signals import MemorySignals
+from persistence.memory.store import Session
 from rooms import closing
 from rooms.administration import Administration, Desk
 from rooms.coordination.memory import Leases, MemoryCoordinator
@@ -443,6 +445,53 @@ async def test_what_one_node_reads_is_what_the_owner_has_now(cluster: Cluster) -
             seq, document = await b.rooms.read(diagram)
             assert n + 1 == len(document.doc.get("cells", type=Map)) == seq
         assert (1, 0) == (a.owns, b.owns)
+
+
+async def test_every_node_knows_who_is_in_the_room(cluster: Cluster) -> None:
+    world = cluster.world
+    async with cluster.node("a") as a, cluster.node("b") as b, cluster.node("c") as c:
+        assert () == await c.rooms.members(world.diagram)
+        here, there = await a.join(world.editor()), await b.join(world.editor(world.other))
+        await until(lambda: there.acknowledged == 1)
+        expected = [here.member, there.member]
+        for node in (a, b, c):
+            assert expected == list(await node.rooms.members(world.diagram))
+        assert here.session is not None
+        here.session.leave()
+        assert [there.member] == list(await c.rooms.members(world.diagram))
+
+
+@pytest.mark.parametrize("who", ["owner", "follower"])
+async def test_changed_groups_reach_clients_of_every_node(cluster: Cluster, who: str) -> None:
+    world = cluster.world
+    async with cluster.node("a") as a, cluster.node("b") as b:
+        here, there = await a.join(world.editor(world.other)), await b.join(world.editor(world.other))
+        owner = await b.join(world.editor())
+        await until(lambda: there.acknowledged == owner.acknowledged == 1)
+        await world.grant(None)
+        await (a if who == "owner" else b).rooms.people_changed([world.other.id])
+        await until(lambda: here.closed and there.closed)
+        assert closing.NO_LONGER_ALLOWED == here.closed[0] == there.closed[0]  # type: ignore[index]
+        assert owner.closed is None
+
+
+async def test_a_node_that_may_have_missed_something_looks_at_sign_ins_again(cluster: Cluster) -> None:
+    world = cluster.world
+    async with cluster.node("a") as a, cluster.node("b") as b:
+        here, there = await a.join(world.editor()), await b.join(world.editor(world.other))
+        await until(lambda: there.acknowledged == here.acknowledged == 1)
+        later = datetime.now(UTC) + timedelta(hours=1)
+        for editor in (here, there):
+            world.store.sign_ins[editor.member.sign_in] = Session(editor.member.user, later)
+        world.store.sign_ins[there.member.sign_in].ended = True
+        world.store.unavailable = True
+        a.rooms.hear(None)
+        await asyncio.sleep(0.05)
+        assert (None, None) == (here.closed, there.closed)
+        world.store.unavailable = False
+        await until(lambda: there.closed)
+        assert closing.SIGN_IN_ENDED == there.closed[0]  # type: ignore[index]
+        assert here.closed is None
 
 
 async def test_a_diagram_that_nobody_has_open_is_read_from_the_log(cluster: Cluster) -> None:

@@ -132,6 +132,26 @@ async def test_a_demoted_y_websocket_client_changes_nothing_any_more(table: Tabl
 
 
 @pytest.mark.parametrize("kind", Y_WEBSOCKET)
+async def test_a_y_websocket_client_is_told_what_is_saved_again_once_it_may_edit_again(
+    table: Table, kind: str
+) -> None:
+    await table.lay("writer")
+    bob = await table.open({**await table.spec(table.bob, kind), "saved": True})
+    await table.driver.wait([bob], "synced")
+    await table.driver.call("put", name=bob, key="before", value=1)
+    await table.driver.call("wait_saved", name=bob, edit="before", timeout_ms=20_000)
+    await table.rest.set_role(table.alice, table.place.model, "bob", "reader")
+    await table.driver.call("put", name=bob, key="refused", value=1)
+    await asyncio.sleep(0.2)
+    await table.rest.set_role(table.alice, table.place.model, "bob", "writer")
+    await table.driver.call("wait_close", name=bob, code=1012, timeout_ms=(REACH_S + SLACK_S) * 1000)
+    await table.driver.call("put", name=bob, key="after", value=1)
+    await table.driver.call("wait_saved", name=bob, edit="after", timeout_ms=20_000)
+    alice = await table.seat(table.alice, "hocuspocus-4.8")
+    assert {"before", "refused", "after"} == set((await table.driver.report(alice))["content"]["meta"])
+
+
+@pytest.mark.parametrize("kind", Y_WEBSOCKET)
 async def test_who_may_no_longer_read_is_closed_with_4403(table: Table, kind: str) -> None:
     await table.lay("writer")
     bob, alice = await table.seat(table.bob, kind), await table.seat(table.alice, "y-websocket-2.1")
@@ -231,6 +251,28 @@ async def test_no_token_for_a_diagram_that_one_may_not_read(table: Table) -> Non
     mallory = await table.rest.sign_in("mallory")
     with pytest.raises(httpx.HTTPStatusError, match="403"):
         await table.rest.collab_token(mallory, table.place.diagram)
+
+
+@pytest.mark.parametrize("kind", Y_WEBSOCKET)
+async def test_a_stock_y_websocket_client_comes_in_by_a_ticket(table: Table, kind: str) -> None:
+    await table.lay("writer")
+    place = table.place
+    path = f"/threat_models/{place.model}/diagrams/{place.diagram}/collaborate"
+    session = (await table.rest.http.post(path, headers=table.alice.headers)).json()
+    query = {"session_id": session["session_id"]}
+    answer = await table.rest.http.get("/ws/ticket", params=query, headers=table.bob.headers)
+    ticket = answer.json()["ticket"]
+    base, _, room = session["websocket_url"].rpartition("/")
+    by_ticket = {"url": base, "room": room, "params": {**query, "ticket": ticket}}
+    spec = {**await table.spec(table.bob, kind), **by_ticket}
+    del spec["token"]
+    bob = await table.open(spec)
+    await table.driver.wait([bob], "synced")
+    alice = await table.seat(table.alice, "hocuspocus-4.8")
+    await table.driver.call("put", name=bob, key="by ticket", value=1)
+    await table.driver.call("wait_key", names=[alice], key="by ticket", timeout_ms=20_000)
+    await table.rest.http.delete(path, headers=table.alice.headers)
+    await table.driver.call("wait_close", name=bob, code=4410, timeout_ms=(REACH_S + SLACK_S) * 1000)
 
 
 async def test_a_timeout_of_the_driver_names_what_it_waited_for(table: Table) -> None:

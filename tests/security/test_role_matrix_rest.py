@@ -44,6 +44,11 @@ class Row:
     body: Any = None
     content_type: str = "application/json"
     about: str = ""
+    query: str = ""
+    refused: int = 403
+    """What the contract answers to whom may not."""
+    exactly: bool = False
+    """For this caller alone: a member of the group."""
 
     @property
     def id(self) -> str:
@@ -52,18 +57,21 @@ class Row:
     @property
     def allowed(self) -> str:
         """A caller who may do it."""
+        if self.exactly:
+            return self.least
         return ADMINISTRATOR if self.least == ADMINISTRATOR else OWNER
 
     def expected(self, caller: str) -> int:
-        if self.least == ADMINISTRATOR:
-            return self.status if caller == ADMINISTRATOR else 403
+        if self.exactly or self.least == ADMINISTRATOR:
+            return self.status if caller == self.least else self.refused
         role = NOBODY if caller == ADMINISTRATOR else caller
-        return self.status if ROLES.index(role) >= ROLES.index(self.least) else 403
+        return self.status if ROLES.index(role) >= ROLES.index(self.least) else self.refused
 
 
 MODEL = "/threat_models/<threat_model_id>"
 ROOM = "/admin/rooms/<diagram_id>"
 DIAGRAM = f"{MODEL}/diagrams/<diagram_id>"
+COLLABORATE = f"{DIAGRAM}/collaborate"
 PATCH = "application/json-patch+json"
 
 
@@ -74,6 +82,25 @@ def patch_row(least: str, operation: dict[str, Any], about: str, status: int = 2
 ROWS = (
     Row("GET /oauth2/userinfo", NOBODY, 200),
     Row("GET /me", NOBODY, 200),
+    Row("DELETE /me", NOBODY, 200),
+    Row("GET /me/groups", NOBODY, 200),
+    Row("GET /me/groups/<group_id>/members", READER, 200, refused=404, exactly=True),
+    Row("POST /me/transfer", NOBODY, 200, {"target_user_id": "<zed_id>"}),
+    Row("GET /admin/users", ADMINISTRATOR, 200),
+    Row("GET /admin/users/<user_id>", ADMINISTRATOR, 200),
+    Row("PATCH /admin/users/<user_id>", ADMINISTRATOR, 200, {"name": "Dave"}),
+    Row("DELETE /admin/users/<user_id>", ADMINISTRATOR, 204),
+    Row("POST /admin/users/<user_id>/transfer", ADMINISTRATOR, 200, {"target_user_id": "<zed_id>"}),
+    Row("GET /admin/groups", ADMINISTRATOR, 200),
+    Row("POST /admin/groups", ADMINISTRATOR, 201, {"group_name": "new", "name": "New"}),
+    Row("GET /admin/groups/<group_id>", ADMINISTRATOR, 200),
+    Row("PATCH /admin/groups/<group_id>", ADMINISTRATOR, 200, {"name": "Ops"}),
+    Row("DELETE /admin/groups/<group_id>", ADMINISTRATOR, 204),
+    Row("GET /admin/groups/<group_id>/members", ADMINISTRATOR, 200),
+    Row("POST /admin/groups/<group_id>/members", ADMINISTRATOR, 201, {"user_internal_uuid": "<zed_id>"}),
+    Row("DELETE /admin/groups/<group_id>/members/<member_uuid>", ADMINISTRATOR, 204),
+    Row("GET /admin/audit/system", ADMINISTRATOR, 200),
+    Row("GET /admin/audit/system/<entry_id>", ADMINISTRATOR, 200),
     Row("GET /threat_models", NOBODY, 200),
     Row("POST /threat_models", NOBODY, 201, {"name": "Mine"}),
     Row(f"GET {MODEL}", READER, 200),
@@ -102,6 +129,10 @@ ROWS = (
     Row(f"GET {ROOM}", ADMINISTRATOR, 200),
     # There is no other node.
     Row(f"POST {ROOM}/move", ADMINISTRATOR, 503, {}),
+    Row(f"POST {COLLABORATE}", READER, 200),
+    Row(f"GET {COLLABORATE}", READER, 200),
+    Row(f"DELETE {COLLABORATE}", OWNER, 204),
+    Row("GET /ws/ticket", READER, 200, query="?session_id=<session_id>", refused=404),
     Row("POST /collab/tokens", NOBODY, 200, {}, about="for all"),
     Row("POST /collab/tokens", READER, 200, {"diagram_id": "<diagram_id>"}, about="for one"),
 )
@@ -125,7 +156,7 @@ class House:
         )
         answer = await self.rest.call(
             method,
-            fill(path),
+            fill(path + row.query),
             token,
             json_body=... if body is None else body,
             content_type=row.content_type,
@@ -156,7 +187,27 @@ async def house() -> AsyncIterator[House]:
         )
         diagram = await rest.create_diagram(tokens[OWNER], model["id"])
         await rest.services.rooms.take(DiagramId(UUID(diagram["id"])), NODE.id)
-        ids = {"threat_model_id": model["id"], "diagram_id": diagram["id"], "node_id": str(NODE.id)}
+        path = f"/threat_models/{model['id']}/diagrams/{diagram['id']}/collaborate"
+        session = (await rest.call("POST", path, tokens[OWNER])).json["session_id"]
+        admin = tokens[ADMINISTRATOR]
+        group = (
+            await rest.call("POST", "/admin/groups", admin, json_body={"group_name": "ops", "name": "Ops"})
+        ).json["internal_uuid"]
+        users = {name: await rest.user_id(name) for name in (READER, "dave", "zed")}
+        member = {"user_internal_uuid": users[READER]}
+        await rest.call("POST", f"/admin/groups/{group}/members", admin, json_body=member)
+        entry = (await rest.call("GET", "/admin/audit/system", admin)).json["entries"][0]["id"]
+        ids = {
+            "threat_model_id": model["id"],
+            "diagram_id": diagram["id"],
+            "session_id": session,
+            "group_id": group,
+            "member_uuid": users[READER],
+            "user_id": users["dave"],
+            "zed_id": users["zed"],
+            "entry_id": entry,
+            "node_id": str(NODE.id),
+        }
         yield House(rest, tokens, ids)
 
 

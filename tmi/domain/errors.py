@@ -39,6 +39,10 @@ class Unauthenticated(TmiError):
     """Sign in first: the token is missing, invalid or expired."""
 
 
+class Expired(Unauthenticated):
+    """The token has expired."""
+
+
 class Forbidden(TmiError):
     """Your role does not allow this."""
 

@@ -12,6 +12,12 @@ UserId = NewType("UserId", UUID)
 SignInId = NewType("SignInId", UUID)
 """One sign-in of one user (`sid` in tokens); ends by logout, revocation or expiry."""
 
+CollaborationId = NewType("CollaborationId", UUID)
+"""One collaboration session of a diagram (`session_id` of the contract)."""
+
+GroupId = NewType("GroupId", UUID)
+AuditId = NewType("AuditId", UUID)
+
 Seq = NewType("Seq", int)
 """Counts, per diagram and without gaps from 1, the accepted updates that changed the document."""
 

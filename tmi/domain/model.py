@@ -3,8 +3,18 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
+from uuid import UUID
 
-from tmi.domain.ids import DiagramId, NodeId, SignInId, ThreatModelId, UserId
+from tmi.domain.ids import (
+    AuditId,
+    CollaborationId,
+    DiagramId,
+    GroupId,
+    NodeId,
+    SignInId,
+    ThreatModelId,
+    UserId,
+)
 from tmi.domain.roles import Grant, fold
 
 
@@ -26,6 +36,78 @@ class User:
         """
         email = fold(f"{self.provider}:{self.email}")
         return any(name == f"{self.provider}:{self.provider_id}" or fold(name) == email for name in names)
+
+
+EVERYONE_GROUP = GroupId(UUID(int=0))
+ADMINISTRATORS_GROUP = GroupId(UUID(int=2))
+"""The built-in groups, by the ids that the contract's clients know. `everyone` has no members of its own."""
+
+
+@dataclass(frozen=True, slots=True)
+class Account:
+    """A user as administrators see it."""
+
+    user: User
+    email_verified: bool
+    modified_at: datetime
+    last_login: datetime | None
+    groups: tuple[str, ...]
+    """The names of the groups that it is a member of, at most 100."""
+    is_administrator: bool
+    """By membership in the group `administrators`."""
+    owned: int
+    """Threat models that it owns by name."""
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """A group of users, named in authorization lists by `provider` and `name`."""
+
+    id: GroupId
+    provider: str
+    name: str
+    title: str
+    description: str | None
+    is_builtin: bool
+    created_at: datetime
+    last_used: datetime
+    grants: int
+    """Authorization lists that name it."""
+    members: int
+
+
+@dataclass(frozen=True, slots=True)
+class GroupMember:
+    """A user's membership in a group."""
+
+    id: UUID
+    group: GroupId
+    user: User
+    added_by: UserId | None
+    added_by_email: str | None
+    added_at: datetime
+    notes: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class AuditEntry:
+    """What somebody did, or was refused. Never holds a secret."""
+
+    id: AuditId
+    at: datetime
+    actor: UserId | None
+    """None where nobody had signed in, and for accounts that are gone."""
+    provider: str
+    provider_id: str
+    email: str
+    name: str
+    method: str
+    path: str
+    what: str
+    """The kind of event, or the dotted path of the field that changed."""
+    old: str | None
+    new: str | None
+    summary: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +162,31 @@ class Diagram:
     created_at: datetime
     modified_at: datetime
     version: int
+
+
+@dataclass(frozen=True, slots=True)
+class Collaboration:
+    """A collaboration session: that a diagram is being worked on together, until somebody ends it."""
+
+    id: CollaborationId
+    threat_model_id: ThreatModelId
+    threat_model_name: str
+    diagram_id: DiagramId
+    diagram_name: str
+    host: UserId | None
+    """Who began it; None once that account is gone."""
+    started_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Ticket:
+    """What a ticket for a live socket stands for: one user, one sign-in, one collaboration session."""
+
+    user: UserId
+    sign_in: SignInId
+    collaboration: CollaborationId
+    threat_model: ThreatModelId
+    diagram: DiagramId
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,21 +7,38 @@ Any method may raise `DatabaseUnavailable` when the store does not answer; the c
 from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from enum import Enum
-from typing import Protocol
+from typing import Literal, Protocol
 from uuid import UUID
 
-from tmi.domain.ids import DiagramId, Fence, NodeId, Seq, SignInId, ThreatModelId, UserId
+from tmi.domain.ids import (
+    AuditId,
+    CollaborationId,
+    DiagramId,
+    Fence,
+    GroupId,
+    NodeId,
+    Seq,
+    SignInId,
+    ThreatModelId,
+    UserId,
+)
 from tmi.domain.model import (
+    Account,
+    AuditEntry,
     AuthorizationCode,
+    Collaboration,
     Diagram,
+    Group,
+    GroupMember,
     NewThreatModel,
     Node,
     SignIn,
     SigningKey,
     ThreatModel,
     ThreatModelSummary,
+    Ticket,
     User,
 )
 from tmi.domain.roles import Grant, Role
@@ -182,6 +199,10 @@ class Happened(Enum):
     """These diagrams are gone."""
     SIGN_IN_ENDED = "sign_in_ended"
     """These sign-in sessions are over."""
+    COLLABORATION_ENDED = "collaboration_ended"
+    """These collaboration sessions are over."""
+    PEOPLE_CHANGED = "people_changed"
+    """These users' roles may have changed anywhere: their groups did, or their accounts are gone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -288,9 +309,16 @@ class ThreatModels(Protocol):
         """Raises NotFound."""
 
     async def update(
-        self, model: ThreatModelId, expected_version: int, change: ThreatModelChange
+        self,
+        model: ThreatModelId,
+        expected_version: int,
+        change: ThreatModelChange,
+        entry: AuditEntry | None = None,
     ) -> ThreatModel:
-        """Apply a change. Raises NotFound, Conflict (another write came first) and LastOwner."""
+        """Apply a change, together with its entry of the system audit if it has one.
+
+        Raises NotFound, Conflict (another write came first) and LastOwner.
+        """
 
     async def delete(self, model: ThreatModelId) -> Sequence[DiagramId]:
         """Delete with everything in it; returns the diagrams that went with it. Raises NotFound."""
@@ -315,6 +343,42 @@ class Diagrams(Protocol):
         """Every diagram of a threat model (at most 10,000)."""
 
 
+# --- collaboration ------------------------------------------------------------------------------
+
+
+class Collaborations(Protocol):
+    """Collaboration sessions, at most one of each diagram."""
+
+    async def begin(
+        self, model: ThreatModelId, diagram: DiagramId, host: UserId
+    ) -> tuple[Collaboration, bool]:
+        """The session of a diagram, and whether it was begun just now. One without a host gets this one.
+
+        Raises NotFound, also when the diagram belongs to another threat model.
+        """
+
+    async def of_diagram(self, model: ThreatModelId, diagram: DiagramId) -> Collaboration | None:
+        """The session of a diagram, if there is one. Raises NotFound, also when the diagram belongs to
+        another threat model.
+        """
+
+    async def get(self, collaboration: CollaborationId) -> Collaboration:
+        """Raises NotFound."""
+
+    async def end(self, collaboration: CollaborationId) -> bool:
+        """End a session and forget its tickets. False if there was none."""
+
+
+class Tickets(Protocol):
+    """Tickets for live sockets: each is good once and for a moment. Stored as SHA-256 only."""
+
+    async def issue(self, ticket: str, grant: Ticket, ttl: timedelta) -> None:
+        """Remember a ticket. Raises NotFound when its collaboration session has ended."""
+
+    async def redeem(self, ticket: str) -> Ticket | None:
+        """Take a ticket out, once: None if unknown, used before, past its time, or its session has ended."""
+
+
 # --- sign-in ------------------------------------------------------------------------------------
 
 
@@ -326,6 +390,166 @@ class Users(Protocol):
 
     async def get(self, user: UserId) -> User:
         """Raises NotFound."""
+
+    async def get_all(self, users: Sequence[UserId]) -> Mapping[UserId, User]:
+        """Those of `users` (at most 5,000) that there are, in one query."""
+
+
+@dataclass(frozen=True, slots=True)
+class AccountFilter:
+    """Which accounts to list, and in which order. Texts are parts of what is looked for, in any case."""
+
+    provider: str | None = None
+    email: str | None = None
+    name: str | None = None
+    created_after: datetime | None = None
+    created_before: datetime | None = None
+    last_login_after: datetime | None = None
+    last_login_before: datetime | None = None
+    sort_by: Literal["created_at", "last_login", "email", "name"] = "created_at"
+    descending: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class AccountChange:
+    """New values of an account; None leaves a field as it is."""
+
+    email: str | None = None
+    name: str | None = None
+    email_verified: bool | None = None
+
+
+class Accounts(Protocol):
+    """Users as administrators see them. What is written is written together with its audit entry."""
+
+    async def matching(self, wanted: AccountFilter, page: Page) -> tuple[Sequence[Account], int]:
+        """A page (here `limit` may be 0 to 1,000) of the accounts, and their total."""
+
+    async def get(self, user: UserId) -> Account:
+        """Raises NotFound."""
+
+    async def change(self, user: UserId, change: AccountChange, entry: AuditEntry) -> Account:
+        """Raises NotFound."""
+
+    async def delete(self, user: UserId, entry: AuditEntry) -> Sequence[DiagramId]:
+        """Delete an account with its sign-ins and its place in every authorization list. Threat models that
+        have no owner left go with it; returns their diagrams. Raises NotFound.
+        """
+
+    async def transfer(self, source: UserId, target: UserId, entry: AuditEntry) -> Sequence[ThreatModelId]:
+        """Make `target` an owner of all that `source` owns by name, and `source` a writer there; returns
+        these threat models, at most 10,000 at a time. Raises NotFound, and BadInput when both are the same.
+        """
+
+
+class Challenges(Protocol):
+    """Texts by which people confirm that their account shall be deleted; one at a time for each."""
+
+    async def issue(self, user: UserId, challenge: str, ttl: timedelta) -> None:
+        """Remember a challenge in place of an earlier one."""
+
+    async def redeem(self, user: UserId, challenge: str) -> bool:
+        """Take it out, once: False if it is another one, or past its time."""
+
+
+@dataclass(frozen=True, slots=True)
+class GroupFilter:
+    """Which groups to list, and in which order."""
+
+    provider: str | None = None
+    name: str | None = None
+    """A part of it, in any case."""
+    is_used: bool | None = None
+    """In authorization lists."""
+    is_builtin: bool | None = None
+    by_name: bool = False
+    """Otherwise by age."""
+    descending: bool = True
+
+
+class Groups(Protocol):
+    """Groups of users. What is written is written together with its audit entry."""
+
+    async def matching(self, wanted: GroupFilter, page: Page) -> tuple[Sequence[Group], int]:
+        """A page (here `limit` may be 0 to 1,000) of the groups, and their total."""
+
+    async def get(self, group: GroupId) -> Group:
+        """Raises NotFound."""
+
+    async def create(self, name: str, title: str, description: str | None, entry: AuditEntry) -> Group:
+        """Create a group of this service. Raises Conflict when there is one of that name."""
+
+    async def change(
+        self, group: GroupId, title: str | None, description: str | None, entry: AuditEntry
+    ) -> Group:
+        """Change what is not None. Raises NotFound."""
+
+    async def delete(self, group: GroupId, entry: AuditEntry) -> Sequence[UserId]:
+        """Delete a group, also from authorization lists; returns who was a member (at most 10,000). Raises
+        NotFound, Forbidden for a built-in group, and LastOwner where a threat model has no other owner.
+        """
+
+
+class Memberships(Protocol):
+    """Who is in which group. What is written is written together with its audit entry."""
+
+    async def of_group(self, group: GroupId, page: Page) -> tuple[Sequence[GroupMember], int]:
+        """A page (here `limit` may be 0 to 1,000), oldest first, and the total. Raises NotFound."""
+
+    async def of_user(self, user: UserId) -> Sequence[tuple[GroupId, str, str]]:
+        """Id, name and title of the groups (at most 100) that a user is a member of, without `everyone`."""
+
+    async def add(
+        self, group: GroupId, user: UserId, by: UserId, notes: str | None, entry: AuditEntry
+    ) -> GroupMember:
+        """Raises NotFound, Conflict for a member, and Forbidden for `everyone`."""
+
+    async def remove(self, group: GroupId, user: UserId, entry: AuditEntry) -> None:
+        """Raises NotFound, and Forbidden for `everyone`."""
+
+
+@dataclass(frozen=True, slots=True)
+class AuditFilter:
+    """Which entries to list."""
+
+    email: str | None = None
+    provider: str | None = None
+    after: datetime | None = None
+    before: datetime | None = None
+    method: str | None = None
+    path_prefix: str | None = None
+    what: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class AuditPage:
+    """A page of the audit, newest first."""
+
+    entries: Sequence[AuditEntry]
+    total: int
+    older: int | None
+    """Where the next page begins; None at the end."""
+    newer: int | None
+    """Where the page before begins; None at the newest end."""
+
+
+class Audit(Protocol):
+    """The system audit. Entries are never changed."""
+
+    async def record(self, entry: AuditEntry) -> None:
+        """Add an entry of its own."""
+
+    async def page(self, wanted: AuditFilter, limit: int, cursor: int | None, *, newer: bool) -> AuditPage:
+        """The entries after (`newer`: before) a place in the list, from its newest end without one."""
+
+    async def place_of(self, entry: AuditId) -> int:
+        """The cursor from which on a page begins with this entry. Raises NotFound."""
+
+    async def get(self, entry: AuditId) -> AuditEntry:
+        """Raises NotFound."""
+
+    async def purge(self, before: datetime, rows: int) -> int:
+        """Delete up to `rows` entries that are older; returns how many went."""
 
 
 class SignIns(Protocol):

@@ -43,6 +43,8 @@ class Action(Enum):
     """Change a threat model's fields and create diagrams."""
     DELETE_DIAGRAM = "delete_diagram"
     DELETE_MODEL = "delete_model"
+    END_COLLABORATION = "end_collaboration"
+    """End a collaboration session that somebody else hosts."""
     SHARE = "share"
     """Change who has which role."""
 
@@ -54,6 +56,7 @@ NEEDS: dict[Action, Role] = {
     Action.WRITE: Role.WRITER,
     Action.DELETE_DIAGRAM: Role.WRITER,
     Action.DELETE_MODEL: Role.OWNER,
+    Action.END_COLLABORATION: Role.OWNER,
     Action.SHARE: Role.OWNER,
 }
 

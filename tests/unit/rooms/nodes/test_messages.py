@@ -7,6 +7,8 @@ import pytest
 from rooms.nodes.messages import (
     Acknowledged,
     Bring,
+    Census,
+    Counted,
     Ended,
     Enter,
     Follow,
@@ -36,6 +38,8 @@ EVERY_KIND: list[Message] = [
     Unfollow(),
     Enter(5, Member(UserId(UUID(int=1)), SignInId(UUID(int=2)), Role.WRITER)),
     Leave(300),
+    Census(),
+    Counted((Member(UserId(UUID(int=1)), SignInId(UUID(int=2)), Role.WRITER),) * 3),
     Say(1, b"\x00\x02\x02\x00\x00"),
     Hear(b"\x00\x02\x02\x00\x00", 7, Seq(2**40)),
     Tell(0, b"", Seq(3)),
@@ -68,7 +72,7 @@ def test_a_message_that_ends_too_early_is_refused(message: Message) -> None:
 @pytest.mark.parametrize(
     "frame",
     [
-        b"\x01\x0f",
+        b"\x01\x11",
         b"\x01\x0c\x04\x00\x00",
         b"\x01\x0c\x00\x01\x07\x00",
         b"\x01\x00\x0f" + bytes(15) + b"\x00",

@@ -1,0 +1,112 @@
+"""The system audit, as handlers use it: who did what, in the database and as a structured log line.
+
+An entry of a change is written by the adapter in the transaction of the change: make it with `entry`, hand it
+over, and call `logged` once the change is committed. What changes nothing else (a sign-in) is recorded by
+`note`. Refusals are recorded behind the request's back and at a bounded rate: nobody may fill the database by
+being refused.
+
+Never put a secret into an entry: no token, code, ticket or challenge, and no query string.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable
+from datetime import UTC, datetime
+from uuid import uuid4
+
+from quart import g, request
+
+from tmi.domain.errors import DatabaseUnavailable
+from tmi.domain.ids import AuditId
+from tmi.domain.model import AuditEntry, User
+from tmi.domain.ports import Audit
+
+log = logging.getLogger("tmi.audit")
+
+REFUSALS_PER_S = 10.0
+REFUSALS_BURST = 100
+_VALUE_MAX = 1000
+_PATH_MAX = 1024
+
+
+def entry(
+    what: str,
+    summary: str | None = None,
+    *,
+    old: str | None = None,
+    new: str | None = None,
+    actor: User | None = None,
+) -> AuditEntry:
+    """What this request does. `actor`: who, where that is not who signed in for it."""
+    if actor is None and hasattr(g, "sign_in"):
+        actor = g.sign_in.user
+    return AuditEntry(
+        id=AuditId(uuid4()),
+        at=datetime.now(UTC),
+        actor=None if actor is None else actor.id,
+        provider="" if actor is None else actor.provider,
+        provider_id="" if actor is None else actor.provider_id,
+        email="" if actor is None else actor.email,
+        name="" if actor is None else actor.name,
+        method=request.method,
+        path=request.path[:_PATH_MAX],
+        what=what,
+        old=None if old is None else old[:_VALUE_MAX],
+        new=None if new is None else new[:_VALUE_MAX],
+        summary=None if summary is None else summary[:_VALUE_MAX],
+    )
+
+
+def logged(made: AuditEntry) -> None:
+    """Write the log line of an entry that is committed."""
+    log.info(
+        "audit %s",
+        made.what,
+        extra={
+            "audit": str(made.id),
+            "what": made.what,
+            "actor": None if made.actor is None else str(made.actor),
+            "method": made.method,
+            "path": made.path,
+            "old": made.old,
+            "new": made.new,
+            "summary": made.summary,
+        },
+    )
+
+
+async def note(audit: Audit, made: AuditEntry) -> None:
+    """Record what changes nothing else. Raises DatabaseUnavailable."""
+    await audit.record(made)
+    logged(made)
+
+
+class Refusals:
+    """Records refusals, at most so many, in tasks of its own."""
+
+    def __init__(self, audit: Audit, begin: Callable[..., asyncio.Task[None]]) -> None:
+        self._audit = audit
+        self._begin = begin
+        self._left: float = REFUSALS_BURST
+        self._seen_at: float | None = None
+        self.left_out = 0
+        """Refusals that came too fast to be recorded."""
+
+    def refused(self, what: str, summary: str) -> None:
+        """Record that this request was refused, if there is room for it."""
+        now = asyncio.get_running_loop().time()
+        if self._seen_at is not None:
+            self._left = min(REFUSALS_BURST, self._left + (now - self._seen_at) * REFUSALS_PER_S)
+        self._seen_at = now
+        if self._left < 1:
+            self.left_out += 1
+            return
+        self._left -= 1
+        self._begin(self._record(entry(what, summary)))
+
+    async def _record(self, made: AuditEntry) -> None:
+        logged(made)
+        try:
+            await self._audit.record(made)
+        except DatabaseUnavailable:
+            log.warning("a refusal could not be recorded: the database is away")

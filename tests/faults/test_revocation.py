@@ -1,0 +1,165 @@
+"""How soon what happens on one node reaches sockets of the other: two services over one database."""
+
+import math
+import os
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import httpx
+import pytest
+
+from tests.faults.conftest import OwnPostgres
+from tests.harness.raw_websocket import upgraded
+from tests.harness.rest import Person, Place, Rest, user
+from tests.harness.service import ADMINISTRATOR, Service
+
+ROUNDS = int(os.environ.get("TMI_REVOCATION_ROUNDS", "5"))
+REACH_S = 1.0
+OPS = "revoked"
+
+
+class Crowd:
+    """Alice and the administrator at node `a`; others at both nodes."""
+
+    def __init__(self, rest: Rest, other: Rest, ports: tuple[int, int]) -> None:
+        self.rest = rest
+        self.other = other
+        self.ports = ports
+        self.alice: Person
+        self.admin: Person
+        self.group: str
+
+    async def prepare(self) -> None:
+        self.alice, self.admin = await self.rest.sign_in("alice"), await self.rest.sign_in(ADMINISTRATOR)
+        body = {"group_name": OPS, "name": OPS}
+        self.group = (await self.call("POST", "/admin/groups", self.admin, body)).json()["internal_uuid"]
+
+    async def call(
+        self, method: str, path: str, person: Person, body: object = None, rest: Rest | None = None
+    ) -> httpx.Response:
+        http = (rest or self.rest).http
+        answer = await http.request(method, path, json=body, headers=person.headers)
+        assert answer.is_success, (method, path, answer.status_code, answer.text)
+        return answer
+
+    async def id_of(self, person: Person) -> str:
+        found = await self.call("GET", f"/admin/users?email={person.name}@", self.admin)
+        return str(found.json()["users"][0]["internal_uuid"])
+
+    async def path(self, person: Person, place: Place) -> str:
+        return f"/collab/{place.diagram}?token={await self.rest.collab_token(person, place.diagram)}"
+
+
+Change = Callable[[Crowd, Place, Person], Awaitable[None]]
+
+
+async def off_the_list(crowd: Crowd, place: Place, bob: Person) -> None:
+    await crowd.rest.set_role(crowd.alice, place.model, bob.name, None)
+
+
+async def out_of_the_group(crowd: Crowd, _place: Place, bob: Person) -> None:
+    await crowd.call("DELETE", f"/admin/groups/{crowd.group}/members/{await crowd.id_of(bob)}", crowd.admin)
+
+
+async def account_deleted(crowd: Crowd, _place: Place, bob: Person) -> None:
+    await crowd.call("DELETE", f"/admin/users/{await crowd.id_of(bob)}", crowd.admin)
+
+
+async def diagram_deleted(crowd: Crowd, place: Place, _bob: Person) -> None:
+    await crowd.rest.delete_diagram(crowd.alice, place)
+
+
+async def session_ended(crowd: Crowd, place: Place, _bob: Person) -> None:
+    path = f"/threat_models/{place.model}/diagrams/{place.diagram}/collaborate"
+    await crowd.call("DELETE", path, crowd.alice)
+
+
+CASES: dict[str, tuple[Change, int]] = {
+    "a removal from the list": (off_the_list, 4403),
+    "a removal from a group": (out_of_the_group, 4403),
+    "the deletion of an account": (account_deleted, 4403),
+    "the deletion of a diagram": (diagram_deleted, 4404),
+    "the end of a session": (session_ended, 4410),
+}
+
+
+@pytest.fixture
+async def crowd(tmp_path: Path, valkey_url: str, own_postgres: OwnPostgres) -> AsyncIterator[Crowd]:
+    environment = {"TMI_REDIS_URL": valkey_url}
+    with (
+        Service(tmp_path / "a", environment, own_postgres.url) as a,
+        Service(tmp_path / "b", environment, own_postgres.url) as b,
+    ):
+        async with Rest(a.url) as rest, Rest(b.url) as other:
+            made = Crowd(rest, other, (a.port, b.port))
+            await made.prepare()
+            yield made
+
+
+async def test_what_happens_on_one_node_reaches_sockets_of_the_other_within_a_second(crowd: Crowd) -> None:
+    took: dict[str, list[float]] = {name: [] for name in CASES}
+    for number in range(ROUNDS):
+        for name, (change, code) in CASES.items():
+            # The room is owned by either node in turn.
+            took[name].append(await one_round(crowd, change, code, f"bob{number}", number % 2 == 0))
+    every = sorted(seconds for times in took.values() for seconds in times)
+    for name, times in took.items():
+        print(f"{name}: {max(times) * 1000:.0f} ms at most")
+    p99 = every[math.ceil(0.99 * len(every)) - 1]
+    print(f"all {len(every)}: median {every[len(every) // 2] * 1000:.0f} ms, p99 {p99 * 1000:.0f} ms")
+    assert p99 <= REACH_S
+
+
+async def one_round(crowd: Crowd, change: Change, code: int, name: str, a_owns: bool) -> float:
+    """Seconds from the request to the Close frame at node `b`."""
+    bob = await crowd.rest.sign_in(name)
+    entry = {**user(OPS, "writer"), "principal_type": "group", "provider_id": OPS}
+    del entry["email"]
+    named = change is not out_of_the_group
+    place = await crowd.rest.create_place(crowd.alice, user(name, "writer") if named else entry)
+    if not named:
+        body = {"user_internal_uuid": await crowd.id_of(bob)}
+        await crowd.call("POST", f"/admin/groups/{crowd.group}/members", crowd.admin, body)
+    if change is session_ended:
+        target = await ticket_path(crowd, place, bob)
+    else:
+        target = await crowd.path(bob, place)
+    first = crowd.ports[0] if a_owns else crowd.ports[1]
+    async with (
+        upgraded(first, await crowd.path(crowd.alice, place)),
+        upgraded(crowd.ports[1], target) as raw,
+    ):
+        began = time.monotonic()
+        await change(crowd, place, bob)
+        closed = await raw.receive_close_only()
+        assert code == closed.close_code
+        return time.monotonic() - began
+
+
+async def ticket_path(crowd: Crowd, place: Place, bob: Person) -> str:
+    """By a session begun at one node, with a ticket of the other."""
+    path = f"/threat_models/{place.model}/diagrams/{place.diagram}/collaborate"
+    session = (await crowd.call("POST", path, crowd.alice)).json()
+    key = session["session_id"]
+    ticket = (await crowd.call("GET", f"/ws/ticket?session_id={key}", bob, rest=crowd.other)).json()["ticket"]
+    return f"{urlsplit(session['websocket_url']).path}?session_id={key}&ticket={ticket}"
+
+
+async def test_participants_of_a_session_are_the_same_from_both_nodes(crowd: Crowd) -> None:
+    bob = await crowd.rest.sign_in("bob")
+    place = await crowd.rest.create_place(crowd.alice, user("bob", "reader"))
+    target = await ticket_path(crowd, place, bob)
+    path = f"/threat_models/{place.model}/diagrams/{place.diagram}/collaborate"
+    async with (
+        upgraded(crowd.ports[0], await crowd.path(crowd.alice, place)),
+        upgraded(crowd.ports[1], target),
+    ):
+        shown = [
+            (await crowd.call("GET", path, bob, rest=rest)).json() for rest in (crowd.rest, crowd.other)
+        ]
+    expected = [("alice@tmi.local", "writer"), ("bob@tmi.local", "reader")]
+    for body in shown:
+        assert expected == [(p["user"]["email"], p["permissions"]) for p in body["participants"]]
+        assert "alice@tmi.local" == body["host"]["email"]
