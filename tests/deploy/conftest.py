@@ -1,6 +1,7 @@
 """Three services over one database and one Valkey, for all tests of a module, and a proxy before them."""
 
 import asyncio
+import os
 import tempfile
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import ExitStack
@@ -12,7 +13,7 @@ import pytest_asyncio
 
 from tests.conftest import COPY, OWNER, _execute
 from tests.harness.node import NodeDriver
-from tests.harness.proxy import PROXIES, Proxy
+from tests.harness.proxy import PROXIES, Proxy, program
 from tests.harness.service import Service
 from tests.postgres import PostgresServer
 from tmi.embedded.valkey import embedded_valkey
@@ -78,7 +79,11 @@ async def cluster(
 
 @pytest.fixture(params=PROXIES)
 def proxy(request: pytest.FixtureRequest, cluster: Cluster, tmp_path: Path) -> Iterator[Proxy]:
-    """Each of the proxies, before the three nodes."""
+    """Each of the proxies, before the three nodes. Where one is not installed, its tests are left out with a
+    word; never in CI.
+    """
+    if program(request.param) is None and not os.environ.get("CI"):
+        pytest.skip(f"{request.param} is not installed: apt-get install {request.param}")
     with Proxy(request.param, tmp_path / "proxy", [node.port for node in cluster.nodes]) as proxy:
         yield proxy
 

@@ -96,9 +96,14 @@ class Proxy:
         return text
 
 
+def program(name: str) -> str | None:
+    """Where a proxy is installed; None where it is not."""
+    return shutil.which(name, path=f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/usr/local/sbin")
+
+
 def _program(name: str) -> str:
     """Raises RuntimeError where it is missing."""
-    found = shutil.which(name, path=f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/usr/local/sbin")
+    found = program(name)
     if found is None:
         raise RuntimeError(f"the tests of deploy/ need {name}: apt-get install {name}")
     return found
