@@ -21,7 +21,7 @@ from api import audit, bodies, schemas
 from api.context import caller, context, is_administrator, public, services
 from api.documented import operation
 from api.errors import OAuthError, UnsupportedMediaType
-from tmi.domain.errors import BadInput
+from tmi.domain.errors import BadInput, Unauthenticated
 from tmi.domain.ids import SignInId
 from tmi.domain.model import AuthorizationCode, User
 
@@ -94,13 +94,30 @@ async def exchange() -> Response:
             raise OAuthError("invalid_request", "grant_type is missing")
         case _:
             raise OAuthError("unsupported_grant_type", "use authorization_code or refresh_token")
-    tokens = services().tokens
-    answer = schemas.TokenAnswer(
-        access_token=tokens.access_token(user, sign_in),
-        refresh_token=refresh_token,
-        expires_in=int(tokens.access_ttl.total_seconds()),
-    )
-    return bodies.answer(answer, headers=_NO_STORE)
+    return _token_answer(user, sign_in, refresh_token)
+
+
+@routes.post("/oauth2/refresh")
+@public
+@tag(["Sign-in"])
+@operation_id("refreshToken")
+@operation(
+    body=schemas.RefreshRequest,
+    answers={200: schemas.TokenAnswer},
+    errors=(400, 401, 413, 415, 503),
+)
+async def refresh() -> Response:
+    """Exchange a refresh token for tokens
+
+    As `/oauth2/token` does by `refresh_token`, but a refresh token that is no longer good is a 401 here.
+    """
+    given = await bodies.read_model(schemas.RefreshRequest)
+    successor = secrets.token_urlsafe(32)
+    work = services().sign_ins.rotate(given.refresh_token, successor, _refresh_ttl())
+    sign_in = await context().to_the_end(work)
+    if sign_in is None:
+        raise Unauthenticated("the refresh token is unknown, used or too old")
+    return _token_answer(sign_in.user, sign_in.id, successor)
 
 
 @routes.get("/oauth2/userinfo")
@@ -155,6 +172,16 @@ async def _rotate(given: schemas.TokenRequest, successor: str) -> tuple[User, Si
     made = audit.entry("token.refreshed", actor=sign_in.user, new=str(sign_in.id))
     await audit.note(services().audit, made)
     return sign_in.user, sign_in.id
+
+
+def _token_answer(user: User, sign_in: SignInId, refresh_token: str) -> Response:
+    tokens = services().tokens
+    answer = schemas.TokenAnswer(
+        access_token=tokens.access_token(user, sign_in),
+        refresh_token=refresh_token,
+        expires_in=int(tokens.access_ttl.total_seconds()),
+    )
+    return bodies.answer(answer, headers=_NO_STORE)
 
 
 def _refresh_ttl() -> timedelta:

@@ -474,6 +474,12 @@ class TokenRequest(Input):
     state: Annotated[str, StringConstraints(max_length=256)] | None = None
 
 
+class RefreshRequest(Input):
+    """A refresh token to exchange."""
+
+    refresh_token: Annotated[str, StringConstraints(max_length=1000, pattern=_OPAQUE)]
+
+
 class TokenAnswer(Output):
     """Tokens of a sign-in session."""
 

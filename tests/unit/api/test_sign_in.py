@@ -287,6 +287,41 @@ async def test_a_refresh_token_used_twice_ends_its_whole_session(rest: RestClien
     assert (await rest.call("GET", "/me", second["access_token"])).status == 401
 
 
+async def test_refresh_gives_new_tokens_and_is_not_kept_by_caches(rest: RestClient) -> None:
+    first = await rest.tokens("alice")
+    answer = await rest.call("POST", "/oauth2/refresh", json_body={"refresh_token": first["refresh_token"]})
+    assert (200, "no-store") == (answer.status, answer.headers["Cache-Control"])
+    assert first.keys() == answer.json.keys()
+    assert first["refresh_token"] != answer.json["refresh_token"]
+    assert (await rest.call("GET", "/me", answer.json["access_token"])).status == 200
+
+
+async def test_refresh_with_a_used_token_is_401_and_ends_its_whole_session(rest: RestClient) -> None:
+    first = await rest.tokens("alice")
+    body = {"refresh_token": first["refresh_token"]}
+    second = (await rest.call("POST", "/oauth2/refresh", json_body=body)).json
+    again = await rest.call("POST", "/oauth2/refresh", json_body=body)
+    successor = await rest.exchange(grant_type="refresh_token", refresh_token=second["refresh_token"])
+    assert (401, "invalid_grant") == (again.status, successor.json["error"])
+    assert (await rest.call("GET", "/me", second["access_token"])).status == 401
+
+
+@pytest.mark.parametrize(
+    ("status", "body"),
+    [
+        (400, {}),
+        (400, {"refresh_token": ""}),
+        (400, {"refresh_token": 7}),
+        (400, {"refresh_token": "x" * 1001}),
+        (400, {"refresh_token": "x", "grant_type": "refresh_token"}),
+        (401, {"refresh_token": "unknown"}),
+    ],
+    ids=lambda value: str(value)[:40],
+)
+async def test_a_faulty_refresh_is_refused(rest: RestClient, status: int, body: dict[str, object]) -> None:
+    assert status == (await rest.call("POST", "/oauth2/refresh", json_body=body)).status
+
+
 async def test_outside_development_the_provider_does_not_exist(rest: RestClient) -> None:
     code = await rest.code()
     production = replace(rest.services, options=ApiOptions(dev=False))
