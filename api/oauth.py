@@ -23,7 +23,7 @@ from api.documented import operation
 from api.errors import OAuthError, UnsupportedMediaType
 from tmi.domain.errors import BadInput, Unauthenticated
 from tmi.domain.ids import SignInId
-from tmi.domain.model import AuthorizationCode, User
+from tmi.domain.model import AuthorizationCode, SignIn, User
 
 routes = Blueprint("oauth", __name__)
 
@@ -113,8 +113,7 @@ async def refresh() -> Response:
     """
     given = await bodies.read_model(schemas.RefreshRequest)
     successor = secrets.token_urlsafe(32)
-    work = services().sign_ins.rotate(given.refresh_token, successor, _refresh_ttl())
-    sign_in = await context().to_the_end(work)
+    sign_in = await context().to_the_end(_exchanged(given.refresh_token, successor))
     if sign_in is None:
         raise Unauthenticated("the refresh token is unknown, used or too old")
     return _token_answer(sign_in.user, sign_in.id, successor)
@@ -166,12 +165,19 @@ async def _redeem_code(given: schemas.TokenRequest, refresh_token: str) -> tuple
 async def _rotate(given: schemas.TokenRequest, successor: str) -> tuple[User, SignInId]:
     if given.refresh_token is None:
         raise OAuthError("invalid_request", "refresh_token is missing")
-    sign_in = await services().sign_ins.rotate(given.refresh_token, successor, _refresh_ttl())
+    sign_in = await _exchanged(given.refresh_token, successor)
     if sign_in is None:
         raise OAuthError("invalid_grant", "the refresh token is unknown, used or too old")
-    made = audit.entry("token.refreshed", actor=sign_in.user, new=str(sign_in.id))
-    await audit.note(services().audit, made)
     return sign_in.user, sign_in.id
+
+
+async def _exchanged(refresh_token: str, successor: str) -> SignIn | None:
+    """The session of a refresh token, whose successor is good now; None if it was none."""
+    sign_in = await services().sign_ins.rotate(refresh_token, successor, _refresh_ttl())
+    if sign_in is not None:
+        made = audit.entry("token.refreshed", actor=sign_in.user, new=str(sign_in.id))
+        await audit.note(services().audit, made)
+    return sign_in
 
 
 def _token_answer(user: User, sign_in: SignInId, refresh_token: str) -> Response:
