@@ -137,7 +137,8 @@ class _Workers:
         self._part = part
         self._name = settings.node_name or socket.gethostname()
         python = sys.executable
-        self._launcher = (python, "-c", LAUNCH, str(os.getpid()), python, "-m", "tmi.cli")
+        # -P: nothing in the working directory is taken for a part of the program.
+        self._launcher = (python, "-I", "-S", "-c", LAUNCH, str(os.getpid()), python, "-P", "-m", "tmi.cli")
         self._running: dict[int, subprocess.Popen[bytes]] = {}
         self.outcome = Exit.OK
 
@@ -164,6 +165,7 @@ class _Workers:
         environment = {
             **self._environment,
             "TMI_NODE_NAME": name,
+            "PYTHONPATH": os.pathsep.join(str(Path(place).resolve()) for place in sys.path if place),
             "TMI_NODE_LISTEN": self._environment["TMI_NODE_LISTEN"].format(number),
         }
         reading, writing = os.pipe()
@@ -203,13 +205,14 @@ class _Workers:
             status = process.returncode
             log.error("worker %d has ended with %s; starting it again in %.1f s", number, status, pause_s)
             await asyncio.sleep(pause_s)
-            pause_s, began_at = min(pause_s * 2, LONGEST_PAUSE_S), now
+            pause_s = min(pause_s * 2, LONGEST_PAUSE_S)
             try:
                 await self._start(number)
-            except StartupError as error:
+            except (StartupError, OSError) as error:
                 log.warning("%s", error)
             else:
                 log.info("worker %d runs again", number)
+            began_at = asyncio.get_running_loop().time()
 
     async def _end_all(self) -> None:
         """SIGTERM to all at once, and the time that a drain may take."""
