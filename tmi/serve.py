@@ -77,7 +77,8 @@ async def _serve(settings: Settings, stop: "Stop", announce: Callable[[str], Non
         listener.stop_accepting()
         # Or the kernel would go on taking connections that nobody serves: whoever comes is refused at once.
         listening.close()
-        hands_over = part is not Part.WORKER_ENDING_WITH_ALL
+        # Drained by command it is the only one that ends.
+        hands_over = part is not Part.WORKER_ENDING_WITH_ALL or not stop.requested.is_set()
         is_saved = await _drain(service, listener, settings, hands_over=hands_over)
     if not is_saved:
         return Exit.UNSAVED

@@ -15,7 +15,8 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from tests.harness.ledger import Ledger, Writers
 from tests.harness.node import NodeDriver
-from tests.harness.service import Service, children_of, is_running, wait_for
+from tests.harness.rest import Rest
+from tests.harness.service import ADMINISTRATOR, Service, children_of, is_running, wait_for
 
 WORKERS = 2
 ROOMS = 3
@@ -37,7 +38,19 @@ def workers_of(service: Service) -> list[int]:
 
 
 def by_worker(service: Service, name: str) -> dict[str, float]:
-    """One figure of every worker."""
+    """One figure of every worker; they hear of each other within a beat of their start."""
+    found: dict[str, float] = {}
+
+    def is_whole() -> bool:
+        found.clear()
+        found.update(_by_worker(service, name))
+        return len(found) == WORKERS
+
+    wait_for(is_whole, 15, f"{name} of every worker")
+    return found
+
+
+def _by_worker(service: Service, name: str) -> dict[str, float]:
     text = httpx.get(f"{service.url}/metrics", trust_env=False).raise_for_status().text
     return {
         sample.labels["worker"]: sample.value
@@ -49,6 +62,10 @@ def by_worker(service: Service, name: str) -> dict[str, float]:
 
 async def settled(driver: NodeDriver, writers: Writers) -> None:
     await driver.call("stop_stream", stream="edits")
+    await settled_without_stream(driver, writers)
+
+
+async def settled_without_stream(driver: NodeDriver, writers: Writers) -> None:
     await driver.wait(writers.names, "settled", 60)
     for place in writers.places:
         ledger = await writers.ledger(place)
@@ -111,6 +128,31 @@ async def test_a_killed_worker_loses_nothing_and_runs_again(service: Service, dr
     await driver.call("offline", names=writers.names)
     await asyncio.to_thread(service.start)
     await writers.assert_nothing_acknowledged_is_lost(ledgers)
+
+
+async def test_a_worker_that_is_drained_alone_hands_its_rooms_over(
+    service: Service, driver: NodeDriver
+) -> None:
+    writers = Writers(driver, service)
+    await writers.open(ROOMS)
+    sockets = by_worker(service, "tmi_sockets")
+    owner = max(sockets, key=lambda name: sockets[name])
+    async with Rest(service.url) as rest:
+        admin = await rest.sign_in(ADMINISTRATOR)
+    async with httpx.AsyncClient(base_url=service.url, headers=admin.headers, trust_env=False) as http:
+        nodes = (await http.get("/admin/nodes")).raise_for_status().json()["nodes"]
+        drained = next(node["id"] for node in nodes if node["name"] == owner)
+        (await http.post(f"/admin/nodes/{drained}/drain")).raise_for_status()
+    number = int(owner.rpartition("-")[2])
+    draining = '"draining", "level": "info", "logger": "tmi.serve"'
+    await asyncio.to_thread(wait_for, lambda: draining in service.output(), 10, "the drain")
+    begun_at = asyncio.get_running_loop().time()
+    ended = f"worker {number} has ended with 0"
+    await asyncio.to_thread(wait_for, lambda: ended in service.output(), 20, "the end of the worker")
+    took_s = asyncio.get_running_loop().time() - begun_at
+    assert took_s > 1, "its clients were closed at once, as if there was nobody else"
+    await driver.wait(writers.names, "synced", 60)
+    await settled_without_stream(driver, writers)
 
 
 async def test_nobody_outlives_a_killed_parent(service: Service) -> None:
