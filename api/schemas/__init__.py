@@ -1,0 +1,11 @@
+"""The JSON of the contract: what requests may hold and what answers look like."""
+
+from api.schemas.accounts import *
+from api.schemas.base import *
+from api.schemas.collaboration import *
+from api.schemas.diagrams import *
+from api.schemas.operations import *
+from api.schemas.parameters import *
+from api.schemas.people import *
+from api.schemas.sign_in import *
+from api.schemas.threat_models import *

@@ -1,0 +1,71 @@
+"""What all bodies share: strictness, patterns, errors."""
+
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, StringConstraints
+
+from tmi.domain.ids import ThreatModelId
+
+LINE = r"^[^\x00-\x1F]*$"
+TEXT = r"^[^\x00-\x08\x0B\x0C\x0E-\x1F]*$"
+IDENTIFIER = r"^[^<>\"'&\x00-\x1F]*$"
+PROVIDER = r"^(\*|[a-zA-Z][a-zA-Z0-9_*-]*)$"
+EMAIL = r"^[a-zA-Z0-9._%+-]+@[a-zA-Z0-9.-]+\.[a-zA-Z]{2,}$"
+HTTP_URI = (
+    r"^$|^https?://[a-zA-Z0-9]([a-zA-Z0-9-]{0,61}[a-zA-Z0-9])?"
+    r"(\.[a-zA-Z0-9]([a-zA-Z0-9-]{0,61}[a-zA-Z0-9])?)*(:[0-9]{1,5})?(/[^\s\x00-\x1F]*)?$"
+)
+UUID_PATTERN = r"^[0-9a-fA-F]{8}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{12}$"
+
+SCOPE = r"^[a-zA-Z0-9_]([a-zA-Z0-9_ ]*[a-zA-Z0-9_])?$"
+OPAQUE = r"^[a-zA-Z0-9_.-]+$"
+
+DEFAULT_FRAMEWORK = "STRIDE"
+MAX_AUTHORIZATIONS = 1000
+MAX_PATCH_OPERATIONS = 1000
+BUILT_IN_PROVIDER = "tmi"
+"""The provider of this service's own groups, `everyone` among them."""
+
+Name = Annotated[str, StringConstraints(min_length=1, max_length=256, pattern=LINE)]
+Description = Annotated[str, StringConstraints(max_length=2048, pattern=TEXT)]
+PkceText = Annotated[str, StringConstraints(min_length=43, max_length=128, pattern=r"^[A-Za-z0-9\-._~]+$")]
+UuidText = Annotated[str, StringConstraints(pattern=UUID_PATTERN)]
+
+
+class Input(BaseModel):
+    """Something that a client sends: exact types, no unknown fields."""
+
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
+
+
+class Query(BaseModel):
+    """Parameters of a query string: text that is converted, no unknown ones."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Output(BaseModel):
+    """Something that this service answers; it made the values itself."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class ErrorDetails(Output):
+    """Particulars of an error for programs."""
+
+    code: str | None = None
+    context: dict[str, Any] | None = None
+    suggestion: str | None = None
+
+
+class Error(Output):
+    """Every error has this shape."""
+
+    error: str
+    error_description: str
+    details: ErrorDetails | None = None
+
+
+def location_of(model: ThreatModelId) -> str:
+    """The path of a threat model."""
+    return f"/threat_models/{model}"

@@ -1,0 +1,53 @@
+"""Sign-in by OAuth."""
+
+from typing import Annotated, Literal
+
+from pydantic import StringConstraints
+
+from api.schemas.base import OPAQUE, SCOPE, Input, Output, PkceText, Query
+
+
+class AuthorizeQuery(Query):
+    """An OAuth authorization request."""
+
+    idp: Annotated[str, StringConstraints(max_length=100, pattern=r"^[a-zA-Z][a-zA-Z0-9_-]*$")] = "tmi"
+    client_callback: Annotated[str, StringConstraints(max_length=1000)] | None = None
+    state: Annotated[str, StringConstraints(max_length=256, pattern=r"^[a-zA-Z0-9_~.+/=-]*$")] | None = None
+    login_hint: Annotated[str, StringConstraints(max_length=64, pattern=r"^[a-zA-Z0-9._%+-]+$")] | None = None
+    scope: Annotated[str, StringConstraints(max_length=256, pattern=SCOPE)] | None = None
+    code_challenge: PkceText | None = None
+    code_challenge_method: str | None = None
+
+
+class TokenQuery(Query):
+    """At which identity provider the code was issued."""
+
+    idp: Annotated[str, StringConstraints(max_length=100, pattern=r"^[a-zA-Z][a-zA-Z0-9_-]*$")] | None = None
+
+
+class TokenRequest(Input):
+    """An OAuth token request (RFC 6749, sections 4.1.3 and 6)."""
+
+    grant_type: Annotated[str, StringConstraints(max_length=100)] | None = None
+    code: Annotated[str, StringConstraints(max_length=8192, pattern=r"^[\x20-\x7E]+$")] | None = None
+    code_verifier: PkceText | None = None
+    redirect_uri: Annotated[str, StringConstraints(max_length=1000)] | None = None
+    refresh_token: Annotated[str, StringConstraints(max_length=1024, pattern=OPAQUE)] | None = None
+    client_id: Annotated[str, StringConstraints(max_length=256)] | None = None
+    client_secret: Annotated[str, StringConstraints(max_length=1024)] | None = None
+    state: Annotated[str, StringConstraints(max_length=256)] | None = None
+
+
+class RefreshRequest(Input):
+    """A refresh token to exchange."""
+
+    refresh_token: Annotated[str, StringConstraints(max_length=1000, pattern=OPAQUE)]
+
+
+class TokenAnswer(Output):
+    """Tokens of a sign-in session."""
+
+    access_token: str
+    refresh_token: str
+    token_type: Literal["bearer"] = "bearer"  # noqa: S105 - the type of a token, no secret
+    expires_in: int

@@ -1,0 +1,40 @@
+"""Collaboration sessions and tickets."""
+
+from datetime import timedelta
+from typing import Protocol
+
+from tmi.domain.ids import CollaborationId, DiagramId, ThreatModelId, UserId
+from tmi.domain.model import Collaboration, Ticket
+
+
+class Collaborations(Protocol):
+    """Collaboration sessions, at most one of each diagram."""
+
+    async def begin(
+        self, model: ThreatModelId, diagram: DiagramId, host: UserId
+    ) -> tuple[Collaboration, bool]:
+        """The session of a diagram, and whether it was begun just now. One without a host gets this one.
+
+        Raises NotFound, also when the diagram belongs to another threat model.
+        """
+
+    async def of_diagram(self, model: ThreatModelId, diagram: DiagramId) -> Collaboration | None:
+        """The session of a diagram, if there is one. Raises NotFound, also when the diagram belongs to
+        another threat model.
+        """
+
+    async def get(self, collaboration: CollaborationId) -> Collaboration:
+        """Raises NotFound."""
+
+    async def end(self, collaboration: CollaborationId) -> bool:
+        """End a session and forget its tickets. False if there was none."""
+
+
+class Tickets(Protocol):
+    """Tickets for live sockets: each is good once and for a moment. Stored as SHA-256 only."""
+
+    async def issue(self, ticket: str, grant: Ticket, ttl: timedelta) -> None:
+        """Remember a ticket. Raises NotFound when its collaboration session has ended."""
+
+    async def redeem(self, ticket: str) -> Ticket | None:
+        """Take a ticket out, once: None if unknown, used before, past its time, or its session has ended."""
