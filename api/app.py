@@ -20,6 +20,7 @@ from api import (
     me,
     oauth,
     rates,
+    sign_ins,
     threat_models,
 )
 from api.bodies import answer, problem_answer
@@ -85,6 +86,7 @@ def create_app(services: Services) -> RestApp:
     for routes in (
         oauth.routes,
         me.routes,
+        sign_ins.routes,
         admin.routes,
         threat_models.routes,
         diagrams.routes,
