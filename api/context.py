@@ -13,7 +13,8 @@ from api.audit import Refusals
 from api.schemas import UuidText
 from api.services import Services
 from api.sessions import SessionCache
-from tmi.domain.errors import BadInput, Forbidden, TmiError, Unauthenticated
+from api.tokens import AccessClaims
+from tmi.domain.errors import BadInput, Forbidden, TmiError, Unauthenticated, UnknownKey
 from tmi.domain.ids import DiagramId, SignInId, ThreatModelId
 from tmi.domain.model import ADMINISTRATORS_GROUP, SignIn, User
 from tmi.domain.roles import Action, Role, may
@@ -48,13 +49,31 @@ class Context:
 
         Raises Unauthenticated and DatabaseUnavailable.
         """
-        claims = self.services.tokens.verify_access(token)
+        claims = await self._claims(token)
         sign_in = await self.sessions.get(claims.sign_in)
         if sign_in is None:
             raise Unauthenticated("the sign-in session has ended")
         if sign_in.user.id != claims.user:
             raise Unauthenticated("the token is not valid here")
         return sign_in
+
+    async def _claims(self, token: str) -> AccessClaims:
+        """What a valid token claims, also when another node knows its key and this one does not yet."""
+        tokens = self.services.tokens
+        try:
+            return tokens.verify_access(token)
+        except UnknownKey:
+            await tokens.learn()
+            return tokens.verify_access(token)
+
+    async def sign_in_of_request(self, authorization: list[str]) -> SignIn:
+        """Who asks, by the Authorization headers of a request. Raises Unauthenticated and
+        DatabaseUnavailable.
+        """
+        match = _BEARER.fullmatch(authorization[0].strip()) if len(authorization) == 1 else None
+        if match is None:
+            raise Unauthenticated("send one Authorization header with a bearer token")
+        return await self.sign_in_of(match[1])
 
     async def ended(self, *sign_ins: SignInId) -> None:
         """These sessions are over: their tokens and their open sockets, on every node."""
@@ -112,11 +131,7 @@ async def require_sign_in() -> None:
     """Before each request: stop one that needs a sign-in and has none. Raises Unauthenticated."""
     if request.url_rule is None or is_public(current_app.view_functions[request.url_rule.endpoint]):
         return
-    headers = request.headers.getlist("Authorization")
-    match = _BEARER.fullmatch(headers[0].strip()) if len(headers) == 1 else None
-    if match is None:
-        raise Unauthenticated("send one Authorization header with a bearer token")
-    g.sign_in = await context().sign_in_of(match[1])
+    g.sign_in = await context().sign_in_of_request(request.headers.getlist("Authorization"))
 
 
 def caller() -> SignIn:

@@ -17,7 +17,7 @@ from authlib.oauth2.rfc7636 import create_s256_code_challenge
 from quart import Blueprint, Response
 from quart_schema import operation_id, tag
 
-from api import audit, bodies, schemas, sign_ins
+from api import audit, bodies, client_credentials, schemas, sign_ins
 from api.context import caller, context, is_administrator, public, services
 from api.documented import operation
 from api.errors import OAuthError, UnsupportedMediaType
@@ -72,29 +72,36 @@ async def authorize() -> Response:
     body=schemas.TokenRequest,
     media_types=(bodies.JSON, bodies.FORM),
     answers={200: schemas.TokenAnswer},
-    errors=(400, 413, 415, 503),
+    errors=(400, 401, 413, 415, 503),
 )
 async def exchange() -> Response:
-    """Exchange a code or a refresh token for tokens
+    """Exchange a code, a refresh token or a client credential for tokens
 
-    A refresh token works once: the answer holds its successor. One that is used again ends its session.
+    A refresh token works once: the answer holds its successor. One that is used again ends its session. For a
+    client credential there is no refresh token.
     """
     if (idp := _oauth_query(schemas.TokenQuery).idp) is not None:
         _require_provider(idp)
     try:
         given = await bodies.read_json_or_form(schemas.TokenRequest)
     except BadInput as error:
-        raise _as_invalid_request(error) from None
+        raise as_invalid_request(error) from None
     refresh_token = secrets.token_urlsafe(32)
     match given.grant_type:
         case "authorization_code":
             user, sign_in = await context().to_the_end(_redeem_code(given, refresh_token))
         case "refresh_token":
             user, sign_in = await context().to_the_end(_rotate(given, refresh_token))
+        case "client_credentials":
+            issued = client_credentials.granted(given.client_id, given.client_secret)
+            access_token, lives_s = await context().to_the_end(issued)
+            answer = schemas.TokenAnswer(access_token=access_token, expires_in=lives_s)
+            return bodies.answer(answer, headers=_NO_STORE)
         case None:
             raise OAuthError("invalid_request", "grant_type is missing")
         case _:
-            raise OAuthError("unsupported_grant_type", "use authorization_code or refresh_token")
+            known = "authorization_code, refresh_token or client_credentials"
+            raise OAuthError("unsupported_grant_type", f"use {known}")
     return _token_answer(user, sign_in, refresh_token)
 
 
@@ -247,9 +254,9 @@ def _oauth_query(schema: type[bodies.Model]) -> bodies.Model:
     try:
         return bodies.read_query(schema)
     except BadInput as error:
-        raise _as_invalid_request(error) from None
+        raise as_invalid_request(error) from None
 
 
-def _as_invalid_request(error: BadInput) -> BadInput:
+def as_invalid_request(error: BadInput) -> BadInput:
     """RFC 6749's word for a request that is malformed; what has a status of its own stays as it is."""
     return error if isinstance(error, UnsupportedMediaType) else OAuthError("invalid_request", error.detail)

@@ -49,6 +49,9 @@ class ApiOptions:
     max_body_bytes: int = 1024 * 1024
     body_timeout_s: float = 30.0
     refresh_token_ttl_s: float = 7 * 24 * 3600.0
+    client_credentials_for_all: bool = False
+    """Everybody may make client credentials, not administrators alone."""
+    client_credentials_per_user_max: int = 20
     sign_in_max_s: float = 30 * 24 * 3600.0
     """However often its refresh token is exchanged, a sign-in ends so long after it began."""
     ping_timeout_s: float = 1.0

@@ -20,8 +20,8 @@ from tmi.domain.model import Node
 from tmi.logs import configure_logs
 from tmi.serve import Exit, Part, serve
 from tmi.settings import BadSetting, Settings, describe_settings, read_settings
-from tmi.tables import table_of_nodes, table_of_rooms
-from tmi.wiring import open_administration, open_database
+from tmi.tables import moment, table_of_keys, table_of_nodes, table_of_rooms
+from tmi.wiring import Keys, open_administration, open_database, open_keys
 from tmi.workers import serve_workers, tell_ready
 
 T = TypeVar("T")
@@ -154,6 +154,54 @@ def move_command(diagram: UUID, to: str | None) -> None:
         return await administration.move(DiagramId(diagram), node)
 
     click.echo(f"Room {diagram} is on node {_administer(move).name} now.")
+
+
+# --- signing keys -------------------------------------------------------------------------------
+
+@main.group("keys")
+def keys_group() -> None:
+    """The keys that sign tokens. Reads the same settings as the nodes do, and never shows a private key."""
+
+
+@keys_group.command("list")
+@AS_JSON
+def list_keys_command(as_json: bool) -> None:
+    """List the keys that verify tokens, newest first."""
+    terms = _with_keys(lambda keys: keys.list())
+    if as_json:
+        _echo_json({"keys": terms})
+    else:
+        click.echo(table_of_keys(terms))
+
+
+@keys_group.command("rotate")
+@click.option(
+    "--compromised",
+    is_flag=True,
+    help="Take all older keys away at once: every access token ends, and clients refresh.",
+)
+def rotate_command(compromised: bool) -> None:
+    """Make a new key.
+
+    It signs a minute from now, when every node knows it. Older keys verify until the last token that they
+    signed has ended.
+    """
+    if compromised:
+        gone = _with_keys(lambda keys: keys.replace("tmi keys rotate --compromised"))
+        click.echo(f"A new key signs from now on. Keys taken away: {', '.join(gone)}.")
+        return
+    term = _with_keys(lambda keys: keys.rotate("tmi keys rotate"))
+    click.echo(f"Key {term.kid} signs from {moment(term.signs_from)} on.")
+
+
+def _with_keys(work: Callable[[Keys], Coroutine[Any, Any, T]]) -> T:
+    settings = _settings({})
+
+    async def run() -> T:
+        async with open_keys(settings) as keys:
+            return await work(keys)
+
+    return _run(run())
 
 
 async def _node_called(administration: Administration, called: str) -> NodeId:

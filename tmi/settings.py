@@ -172,6 +172,9 @@ class Settings(BaseSettings):
     access_token_ttl_s: Annotated[float, Field(ge=1, le=24 * 3600)] = 900.0
     collab_token_ttl_s: Annotated[float, Field(ge=1, le=24 * 3600)] = 600.0
     refresh_token_ttl_s: Seconds = 7 * 24 * 3600.0
+    client_credentials_for_all: bool = False
+    """Let everybody make client credentials for programs, not administrators alone."""
+    client_credentials_per_user_max: Annotated[int, Field(ge=0, le=1000)] = 20
     sign_in_max_s: Seconds = 30 * 24 * 3600.0
     """However often its refresh token is exchanged, a sign-in ends so long after it began."""
 

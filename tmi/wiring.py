@@ -5,22 +5,23 @@ import contextlib
 import logging
 import os
 import socket
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, closing
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from importlib.metadata import version
 from typing import Any
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 from api.app import RestApp, create_app
 from api.forwarding import TrustedProxies
+from api.keys import LEAD, KeyRing
 from api.live.endpoint import LiveEndpoint
 from api.live.options import LiveOptions
 from api.metrics import Metrics
 from api.services import ApiOptions, Health, RateOptions, Services
 from api.sessions import SessionCache
-from api.tokens import Tokens, shared_signing_keys
+from api.tokens import Tokens, new_signing_key, shared_signing_keys
 from persistence import redis as shared
 from persistence.memory.rate_limits import MemoryRateLimits
 from persistence.postgres.access import PostgresAccessControl
@@ -34,7 +35,7 @@ from persistence.postgres.groups import PostgresGroups, PostgresMemberships
 from persistence.postgres.ownership import PostgresOwnership
 from persistence.postgres.sign_ins import PostgresCodes, PostgresRefreshTokens, PostgresSignIns
 from persistence.postgres.signals import PostgresSignals
-from persistence.postgres.signing_keys import PostgresSigningKeys
+from persistence.postgres.signing_keys import PostgresKeyRotation, PostgresSigningKeys
 from persistence.postgres.threat_models import PostgresThreatModels
 from persistence.postgres.update_log import PostgresUpdateLog
 from persistence.postgres.users import PostgresUsers
@@ -50,9 +51,18 @@ from rooms.nodes.mirror import Answer, Mirror
 from rooms.room import RoomLimits
 from rooms.service import Rooms
 from tmi.domain.errors import DatabaseUnavailable, StartupError, TmiError, Unavailable
-from tmi.domain.ids import DiagramId, NodeId
-from tmi.domain.model import Node
-from tmi.domain.ports import AccessControl, Audit, RateLimits, Signal
+from tmi.domain.ids import AuditId, DiagramId, NodeId
+from tmi.domain.model import AuditEntry, Node
+from tmi.domain.ports import (
+    AccessControl,
+    Audit,
+    Happened,
+    KeyRotation,
+    RateLimits,
+    Signal,
+    Signals,
+)
+from tmi.domain.sign_ins import KeyTerm
 from tmi.embedded.data_directory import locked
 from tmi.embedded.postgres import embedded_postgres
 from tmi.settings import Settings, split_place
@@ -121,13 +131,15 @@ async def build(settings: Settings) -> AsyncIterator[Service]:
         await stack.enter_async_context(_background(_purge_audit(audit, retention), "purge-audit"))
         access = PostgresAccessControl(database)
         tokens = await _tokens(settings, database)
+        key_ring = KeyRing(PostgresSigningKeys(database), tokens)
+        await stack.enter_async_context(key_ring.running())
         drain_requested = asyncio.Event()
         rooms, administration = await stack.enter_async_context(
             _rooms(settings, database, access, tokens, drain_requested.set)
         )
         sign_ins = PostgresSignIns(database)
         sessions = SessionCache(sign_ins)
-        await stack.enter_async_context(_signals(database, rooms, sessions))
+        await stack.enter_async_context(_signals(database, rooms, sessions, key_ring))
         tickets = PostgresTickets(database)
         live = LiveEndpoint(rooms, tokens, access, tickets, _live_options(settings))
         rate_limits = await stack.enter_async_context(_shared_limits(settings, live))
@@ -205,12 +217,15 @@ async def _rooms(
 
 
 @asynccontextmanager
-async def _signals(database: PostgresDatabase, rooms: Rooms, sessions: SessionCache) -> AsyncIterator[None]:
+async def _signals(
+    database: PostgresDatabase, rooms: Rooms, sessions: SessionCache, key_ring: KeyRing
+) -> AsyncIterator[None]:
     """What happens on any node, and what is done to the database by hand, reaches all that has to know."""
     signals = PostgresSignals(database)
 
     def hear(signal: Signal | None) -> None:
         sessions.hear(signal)
+        key_ring.hear(signal)
         rooms.hear(signal)
 
     async with signals.hearing(hear) as hearing:
@@ -308,11 +323,73 @@ def node_url(place: str, listening: socket.socket) -> str:
 
 
 async def _tokens(settings: Settings, database: PostgresDatabase) -> Tokens:
-    return Tokens(
-        await shared_signing_keys(PostgresSigningKeys(database)),
+    store = PostgresSigningKeys(database)
+    tokens = Tokens(
+        await shared_signing_keys(store),
         settings.public_url or ISSUER,
         timedelta(seconds=settings.access_token_ttl_s),
         timedelta(seconds=settings.collab_token_ttl_s),
+    )
+    await store.promise(tokens.longest_ttl)
+    return tokens
+
+
+@dataclass(frozen=True, slots=True)
+class Keys:
+    """What operators do with the keys that sign tokens."""
+
+    rotation: KeyRotation
+    signals: Signals
+
+    async def list(self) -> Sequence[KeyTerm]:
+        """All keys that verify, newest first."""
+        return await self.rotation.terms()
+
+    async def rotate(self, by: str) -> KeyTerm:
+        """Make a key that signs as soon as every node can know it. Raises Conflict while one waits for that.
+        """
+        key = new_signing_key()
+        term = await self.rotation.add(key, LEAD, _by_hand("keys.rotated", by, key.kid))
+        await self._tell(key.kid)
+        return term
+
+    async def replace(self, by: str) -> Sequence[str]:
+        """Make a key that signs at once, and take all others away; returns their ids."""
+        key = new_signing_key()
+        gone = await self.rotation.replace_all(key, _by_hand("keys.replaced", by, key.kid))
+        await self._tell(key.kid)
+        return gone
+
+    async def _tell(self, kid: str) -> None:
+        await self.signals.publish(Signal(Happened.KEYS_CHANGED, (UUID(kid),)))
+
+
+@asynccontextmanager
+async def open_keys(settings: Settings) -> AsyncIterator[Keys]:
+    """The signing keys of a deployment, for a tool with the same settings. Raises StartupError."""
+    async with open_database(settings) as database:
+        rotation = PostgresKeyRotation(database)
+        if not await rotation.terms():
+            raise StartupError("No node has used this database yet.")
+        yield Keys(rotation, PostgresSignals(database))
+
+
+def _by_hand(what: str, by: str, new: str) -> AuditEntry:
+    """An entry of what was done without a request; `by` is the command."""
+    return AuditEntry(
+        id=AuditId(uuid4()),
+        at=datetime.now(UTC),
+        actor=None,
+        provider="",
+        provider_id="",
+        email="",
+        name="",
+        method="CLI",
+        path=by,
+        what=what,
+        old=None,
+        new=new,
+        summary=None,
     )
 
 
@@ -341,6 +418,8 @@ def _api_options(settings: Settings) -> ApiOptions:
         max_body_bytes=settings.body_max_bytes,
         refresh_token_ttl_s=settings.refresh_token_ttl_s,
         sign_in_max_s=settings.sign_in_max_s,
+        client_credentials_for_all=settings.client_credentials_for_all,
+        client_credentials_per_user_max=settings.client_credentials_per_user_max,
         administrators=settings.administrators,
         metrics_token=settings.metrics_token.get_secret_value() if settings.metrics_token else None,
     )

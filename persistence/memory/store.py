@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 from tmi.domain.errors import DatabaseUnavailable, NotFound
 from tmi.domain.ids import (
@@ -150,6 +150,8 @@ class MemoryStore:
     collaborations: dict[DiagramId, Collaboration] = field(default_factory=dict)
     tickets: dict[bytes, tuple[Ticket, datetime]] = field(default_factory=dict)
     signing_keys: dict[str, SigningKey] = field(default_factory=dict)
+    token_ttl: timedelta = timedelta(0)
+    """The longest that any node lets tokens live."""
     single_writer: bool = False
     sharing_writers: int = 0
     """Services that hold the single-writer lock among nodes."""

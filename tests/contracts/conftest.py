@@ -17,7 +17,7 @@ from persistence.memory.groups import MemoryGroups, MemoryMemberships
 from persistence.memory.ownership import MemoryOwnership
 from persistence.memory.sign_ins import MemoryCodes, MemoryRefreshTokens, MemorySignIns
 from persistence.memory.signals import MemorySignals
-from persistence.memory.signing_keys import MemorySigningKeys
+from persistence.memory.signing_keys import MemoryKeyRotation, MemorySigningKeys
 from persistence.memory.store import MemoryStore
 from persistence.memory.threat_models import MemoryThreatModels
 from persistence.memory.update_log import MemoryUpdateLog
@@ -33,7 +33,7 @@ from persistence.postgres.groups import PostgresGroups, PostgresMemberships
 from persistence.postgres.ownership import PostgresOwnership
 from persistence.postgres.sign_ins import PostgresCodes, PostgresRefreshTokens, PostgresSignIns
 from persistence.postgres.signals import PostgresSignals
-from persistence.postgres.signing_keys import PostgresSigningKeys
+from persistence.postgres.signing_keys import PostgresKeyRotation, PostgresSigningKeys
 from persistence.postgres.threat_models import PostgresThreatModels
 from persistence.postgres.update_log import PostgresUpdateLog
 from persistence.postgres.users import PostgresUsers
@@ -50,6 +50,7 @@ from tmi.domain.ports import (
     Database,
     Diagrams,
     Groups,
+    KeyRotation,
     Memberships,
     Ownership,
     RefreshTokens,
@@ -89,6 +90,7 @@ class Ports:
     refresh_tokens: RefreshTokens
     client_credentials: ClientCredentials
     signing_keys: SigningKeys
+    key_rotation: KeyRotation
     database: Database
     signals: Signals
     add_to_group: AddToGroup
@@ -139,6 +141,7 @@ def memory_ports(store: MemoryStore) -> Ports:
         refresh_tokens=MemoryRefreshTokens(store),
         client_credentials=MemoryClientCredentials(store),
         signing_keys=MemorySigningKeys(store),
+        key_rotation=MemoryKeyRotation(store),
         database=MemoryDatabase(store),
         signals=MemorySignals(store),
         add_to_group=add_to_group,
@@ -182,6 +185,7 @@ def postgres_ports(database: PostgresDatabase) -> Ports:
         refresh_tokens=PostgresRefreshTokens(database),
         client_credentials=PostgresClientCredentials(database),
         signing_keys=PostgresSigningKeys(database),
+        key_rotation=PostgresKeyRotation(database),
         database=database,
         signals=PostgresSignals(database),
         add_to_group=add_to_group,

@@ -1,7 +1,7 @@
 """The entities that REST shows: users, threat models and diagrams."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from uuid import UUID
 
@@ -207,8 +207,10 @@ class SigningKey:
 
     kid: str
     algorithm: str
-    private_pem: bytes
+    private_pem: bytes = field(repr=False)
     created_at: datetime
+    signs_from: datetime | None = None
+    """When it begins to sign; None: since it was made. The key before it signs until then."""
 
 
 @dataclass(frozen=True, slots=True)
