@@ -1,6 +1,7 @@
 """The command `tmi`. Whatever keeps it from working is one line on standard error and a non-zero status."""
 
 import asyncio
+import os
 import sys
 import time
 from collections.abc import Callable, Coroutine
@@ -14,6 +15,7 @@ import orjson
 import uvloop
 
 from rooms.administration import ROOMS_MAX, SORTS, Administration
+from tmi.client import access_token, read_credential
 from tmi.domain.errors import Conflict, NotFound, TmiError, Unavailable
 from tmi.domain.ids import DiagramId, NodeId
 from tmi.domain.model import Node
@@ -154,6 +156,35 @@ def move_command(diagram: UUID, to: str | None) -> None:
         return await administration.move(DiagramId(diagram), node)
 
     click.echo(f"Room {diagram} is on node {_administer(move).name} now.")
+
+
+# --- for scripts --------------------------------------------------------------------------------
+
+
+@main.command("token")
+@click.option("--url", default="http://127.0.0.1:8080", show_default=True, help="Where the service is.")
+@click.option(
+    "--credentials",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="A file with the answer of POST /me/client_credentials.",
+)
+@AS_JSON
+def token_command(url: str, credentials: Path | None, as_json: bool) -> None:
+    """Get an access token of a running service, by a client credential.
+
+    Without --credentials it is read from TMI_CLIENT_ID and TMI_CLIENT_SECRET, or TMI_CLIENT_SECRET_FILE. No
+    secret is taken from the command line, where others could read it. The token goes to standard output.
+    """
+    try:
+        answer = access_token(url, read_credential(credentials, os.environ))
+    except BadSetting as error:
+        _give_up(error, Exit.BAD_SETTING)
+    except TmiError as error:
+        _give_up(error, Exit.FAILED)
+    if as_json:
+        _echo_json(answer)
+    else:
+        click.echo(answer["access_token"])
 
 
 # --- signing keys -------------------------------------------------------------------------------

@@ -22,6 +22,9 @@ from tmi.domain.errors import StartupError
 PREFIX = "TMI_"
 FILE_SUFFIX = "_file"
 SECRETS = ("database_url", "metrics_token", "redis_url")
+CLIENT_ID, CLIENT_SECRET = "TMI_CLIENT_ID", "TMI_CLIENT_SECRET"
+OF_CLIENTS = frozenset({CLIENT_ID, CLIENT_SECRET, f"{CLIENT_SECRET}_FILE"})
+"""What `tmi token` reads, and no service."""
 METRICS_TOKEN_MIN = 16
 SECRET_FILE_MAX_BYTES = 64 * 1024
 KIB = 1024
@@ -313,7 +316,7 @@ def is_loopback(host: str) -> bool:
 
 def _refuse_unknown(environment: Mapping[str, str]) -> None:
     fields = (*Settings.model_fields, *(secret + FILE_SUFFIX for secret in SECRETS))
-    known = {(PREFIX + field).upper() for field in fields}
+    known = {(PREFIX + field).upper() for field in fields} | OF_CLIENTS
     for name in sorted(environment):
         if name.upper().startswith(PREFIX) and name.upper() not in known:
             near = difflib.get_close_matches(name.upper(), known, n=1)

@@ -63,8 +63,8 @@ from tmi.domain.ports import (
     Signals,
 )
 from tmi.domain.sign_ins import KeyTerm
-from tmi.embedded.data_directory import locked
-from tmi.embedded.postgres import embedded_postgres
+from tmi.embedded.data_directory import is_in_use, locked
+from tmi.embedded.postgres import Places, embedded_postgres
 from tmi.settings import Settings, split_place
 from tmi.starting import open_port
 
@@ -92,10 +92,14 @@ class Service:
 
 
 @asynccontextmanager
-async def open_database(settings: Settings) -> AsyncIterator[PostgresDatabase]:
-    """The database of the settings, else an embedded one. Raises StartupError."""
+async def open_database(settings: Settings, *, beside: bool = False) -> AsyncIterator[PostgresDatabase]:
+    """The database of the settings, else an embedded one, `beside` a service that runs it. Raises
+    StartupError.
+    """
     async with AsyncExitStack() as stack:
-        if settings.database_url is None:
+        if settings.database_url is None and beside and is_in_use(settings.data_dir):
+            url = Places(settings.data_dir.resolve()).url
+        elif settings.database_url is None:
             data_dir = stack.enter_context(locked(settings.data_dir))
             url = await stack.enter_async_context(embedded_postgres(data_dir))
         else:
@@ -367,7 +371,9 @@ class Keys:
 @asynccontextmanager
 async def open_keys(settings: Settings) -> AsyncIterator[Keys]:
     """The signing keys of a deployment, for a tool with the same settings. Raises StartupError."""
-    async with open_database(settings) as database:
+    if settings.database_url is None and not Places(settings.data_dir).cluster.is_dir():
+        raise StartupError(f"There is no database in {settings.data_dir}.")
+    async with open_database(settings, beside=True) as database:
         rotation = PostgresKeyRotation(database)
         if not await rotation.terms():
             raise StartupError("No node has used this database yet.")
