@@ -68,7 +68,7 @@ def access_token(url: str, credential: Credential) -> Mapping[str, Any]:
         response = connection.getresponse()
         body = response.read(ANSWER_MAX_BYTES)
     except (OSError, http.client.HTTPException) as error:
-        raise Unavailable(f"{url} does not answer: {error or type(error).__name__}") from None
+        raise Unavailable(f"{url} does not answer: {str(error) or type(error).__name__}") from None
     finally:
         connection.close()
     answer = _object(body)
