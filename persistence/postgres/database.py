@@ -11,7 +11,7 @@ It holds true:
 - When one connection is lost, all of before are replaced at their next use. A read that met a dead one is
   asked once more on a new one; a write is not, since it may have been committed.
 
-Appends have two connections of their own, for their speed (see hot.py). The single-writer lock and migrations
+Appends have two connections of their own, for their speed (see hot.py), and pings one. The single-writer lock and migrations
 need a server session of their own, so they connect directly too.
 """
 
@@ -84,6 +84,7 @@ class PostgresDatabase:
         self._options = options
         self._pool = pool
         self._hot = HotConnections(self._connect_hot, HOT_CONNECTIONS)
+        self._pings = HotConnections(self._connect_hot, 1)
 
     @classmethod
     async def connect(
@@ -117,6 +118,7 @@ class PostgresDatabase:
     async def close(self, timeout_s: float = 5.0) -> None:
         """Close every connection, those that are in use after `timeout_s` included."""
         self._hot.close()
+        self._pings.close()
         try:
             async with asyncio.timeout(timeout_s):
                 await self._pool.close()
@@ -126,7 +128,7 @@ class PostgresDatabase:
     @property
     def open_connections(self) -> int:
         """Connections that are open now, without those of the lock and of migrations."""
-        return self._pool.get_size() + self._hot.open
+        return self._pool.get_size() + self._hot.open + self._pings.open
 
     # --- for the adapters ---
 
@@ -188,13 +190,24 @@ class PostgresDatabase:
                 await connection.close(timeout=self._options.connect_timeout_s)
 
     async def ping(self, timeout_s: float) -> bool:
-        """Whether a query is answered in time. Never raises."""
+        """Whether a query is answered in time. Never raises.
+
+        On a connection of its own: one of the pool would be waited for, and given back, beyond the time when
+        nothing comes from the server any more.
+        """
         try:
             async with asyncio.timeout(timeout_s):
-                await self.read("SELECT 1")
+                await self._ping()
         except (DatabaseUnavailable, TimeoutError, asyncpg.PostgresError):
             return False
         return True
+
+    async def _ping(self) -> None:
+        with translated():
+            try:
+                await self._pings.fetch("SELECT 1")
+            except LOST:
+                await self._pings.fetch("SELECT 1")
 
     def hold_single_writer_lock(
         self, *, among_nodes: bool = False
