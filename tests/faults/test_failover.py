@@ -94,6 +94,8 @@ def all_cases() -> list[Case]:
 SOME: tuple[Case, ...] = (
     (frozenset({Fault.KILLED}), How.BLACK_HOLE),
     (frozenset({Fault.PAUSED}), How.BLACK_HOLE),
+    (frozenset({Fault.POSTGRES}), How.BLACK_HOLE),
+    (frozenset({Fault.PEERS}), How.BLACK_HOLE),
     (frozenset({Fault.REDIS, Fault.PEERS}), How.BLACK_HOLE),
     (frozenset({Fault.REDIS, Fault.POSTGRES}), How.BROKEN),
     (frozenset({Fault.PAUSED, Fault.POSTGRES}), How.BLACK_HOLE),
