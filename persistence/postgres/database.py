@@ -11,8 +11,8 @@ It holds true:
 - When one connection is lost, all of before are replaced at their next use. A read that met a dead one is
   asked once more on a new one; a write is not, since it may have been committed.
 
-Appends have two connections of their own, for their speed (see hot.py), and pings one. The single-writer lock and migrations
-need a server session of their own, so they connect directly too.
+Appends have two connections of their own, for their speed (see hot.py), and pings one. The single-writer lock
+and migrations need a server session of their own, so they connect directly too.
 """
 
 import asyncio
