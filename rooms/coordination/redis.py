@@ -48,6 +48,7 @@ from redis.backoff import NoBackoff
 from redis.exceptions import ConnectionError as ConnectionFailed
 from redis.exceptions import RedisError
 
+from rooms.nodes.addresses import are_siblings
 from tmi.domain.errors import Conflict, NotFound, OwnedElsewhere, Unavailable
 from tmi.domain.ids import DiagramId, Fence, NodeId
 from tmi.domain.model import Node
@@ -165,6 +166,7 @@ class RedisCoordinator:
         self._slots = asyncio.Semaphore(ROOMS_AT_ONCE)
         self._busy: WeakValueDictionary[DiagramId, asyncio.Lock] = WeakValueDictionary()
         self._peers: tuple[Node, ...] = ()
+        self._siblings_end = False
         self._has_beaten = False
         self._is_away = False
         self._settled_at = 0.0
@@ -188,7 +190,17 @@ class RedisCoordinator:
 
     def peers(self) -> Sequence[Node]:
         """The other nodes that are alive; those last heard of while Redis is away."""
+        if self._siblings_end:
+            return [self._as_ending(peer) for peer in self._peers]
         return self._peers
+
+    def end_with_siblings(self) -> None:
+        """From now on, the other workers of this node's parent count as draining."""
+        self._siblings_end = True
+
+    def _as_ending(self, peer: Node) -> Node:
+        is_sibling = are_siblings(self._node.url, peer.url)
+        return replace(peer, is_draining=True) if is_sibling else peer
 
     async def withdraw(self) -> None:
         """Say so with this beat and all others that follow."""

@@ -193,3 +193,46 @@ def test_another_process_reads_the_same_settings_from_its_environment(
         monkeypatch.setenv(name, value)
     again = read_settings({}, told)
     assert settings.model_dump() | {"node_name": "n/worker-1"} == again.model_dump()
+
+
+SEVERAL = {"TMI_WORKERS": "4", "TMI_REDIS_URL": "redis://redis/0"}
+
+
+@pytest.mark.parametrize(
+    ("environment", "what_to_do"),
+    [
+        ({"TMI_WORKERS": "2", "TMI_NODE_URL": "ws://10.0.0.5:0"}, "set that as well, or leave it out"),
+        ({"TMI_WORKERS": "2", "TMI_NODE_LISTEN": "10.0.0.5:0"}, "set that as well, or leave it out"),
+        ({**SEVERAL, "TMI_NODE_LISTEN": "unix:/run/tmi.sock"}, "give TMI_NODE_LISTEN a host and a port"),
+        ({**SEVERAL, "TMI_NODE_LISTEN": "10.0.0.5:7946"}, "like 10.0.0.5:7946-7949, or port 0"),
+        ({**SEVERAL, "TMI_NODE_LISTEN": "10.0.0.5:7946-7948"}, "like 10.0.0.5:7946-7949, or port 0"),
+        ({**SEVERAL, "TMI_NODE_URL": "ws://10.0.0.5:7946"}, "give TMI_NODE_URL port 0"),
+        ({**SEVERAL, "TMI_NODE_URL": "ws://10.0.0.5"}, "give TMI_NODE_URL port 0"),
+        ({"TMI_NODE_LISTEN": "unix:/run/tmi.sock", "TMI_NODE_URL": "ws://10.0.0.5:7946"}, "set one"),
+        ({"TMI_NODE_LISTEN": "10.0.0.5:7949-7946"}, "give a host and a port"),
+        ({"TMI_NODE_LISTEN": "10.0.0.5:7946-70000"}, "give a host and a port"),
+        ({"TMI_NODE_LISTEN": "10.0.0.5:7946-"}, "give a host and a port"),
+    ],
+)
+def test_places_for_nodes_that_contradict_each_other_are_refused_with_what_to_do(
+    monkeypatch: pytest.MonkeyPatch, environment: dict[str, str], what_to_do: str
+) -> None:
+    with pytest.raises(BadSetting, match=what_to_do):
+        read(monkeypatch, **environment)
+
+
+@pytest.mark.parametrize(
+    "environment",
+    [
+        {**SEVERAL},
+        {**SEVERAL, "TMI_NODE_LISTEN": "10.0.0.5:0"},
+        {**SEVERAL, "TMI_NODE_LISTEN": "[fd00::5]:7946-7949"},
+        {**SEVERAL, "TMI_NODE_LISTEN": "0.0.0.0:7946-7949", "TMI_NODE_URL": "ws://10.0.0.5:0"},
+        {"TMI_WORKERS": "2"},
+        {"TMI_NODE_LISTEN": "10.0.0.5:7946-7949", "TMI_REDIS_URL": "redis://redis/0"},
+    ],
+)
+def test_places_for_nodes_that_fit_are_taken(
+    monkeypatch: pytest.MonkeyPatch, environment: dict[str, str]
+) -> None:
+    assert int(environment.get("TMI_WORKERS", "1")) == read(monkeypatch, **environment).workers
