@@ -61,6 +61,8 @@ log = logging.getLogger(__name__)
 
 ISSUER = "tmi"
 """Who signs tokens where no public URL says."""
+DATABASE_CLOSE_S = 2.0
+"""All is committed by then, or given up."""
 PURGE_EVERY_S = 300.0
 PURGE_ROWS = 1000
 PURGES_AT_ONCE = 100
@@ -110,7 +112,7 @@ async def open_database(settings: Settings) -> AsyncIterator[PostgresDatabase]:
             raise StartupError(f"The database can't be reached: {error}.") from None
         except ValueError:
             raise StartupError("The database URL is malformed.") from None
-        stack.push_async_callback(database.close)
+        stack.push_async_callback(database.close, DATABASE_CLOSE_S)
         yield database
 
 

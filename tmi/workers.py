@@ -44,7 +44,7 @@ from tmi.embedded.valkey import embedded_valkey
 from tmi.serve import CLOSE_S, Exit, Stop, first_of, url_of
 from tmi.settings import Settings, as_environment, split_ports
 from tmi.starting import answering, open_port
-from tmi.wiring import database_held
+from tmi.wiring import DATABASE_CLOSE_S, database_held
 
 log = logging.getLogger(__name__)
 
@@ -156,7 +156,7 @@ async def _database(url: str) -> AsyncIterator[PostgresDatabase]:
             log.info("applied migration %s", name)
         yield database
     finally:
-        await database.close()
+        await database.close(DATABASE_CLOSE_S)
 
 
 # --- what a worker is told ----------------------------------------------------------------------
