@@ -18,6 +18,7 @@ from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource
 
 from rooms.nodes.unix import SCHEME as UNIX_SCHEME
 from tmi.domain.errors import StartupError
+from tmi.domain.hosts import split_hosts
 
 PREFIX = "TMI_"
 FILE_SUFFIX = "_file"
@@ -95,6 +96,8 @@ class Settings(BaseSettings):
     # several nodes
     redis_url: SecretStr | None = None
     """Redis or Valkey, by which several nodes share one database; None: this one is alone."""
+    redis_cluster: bool = False
+    """`redis_url` leads to a Redis Cluster: to one of its servers, or to some, like redis://a:6379,b:6379."""
     node_listen: str = "127.0.0.1:0"
     """Host and port where other nodes reach this one, and nobody else should. Port 0 takes a free one, and
     of a range like 10.0.0.5:7946-7953 each worker takes one. Or unix:/path, for nodes of this machine.
@@ -241,6 +244,22 @@ class Settings(BaseSettings):
         if value is not None and len(value.get_secret_value()) < METRICS_TOKEN_MIN:
             raise ValueError(f"give at least {METRICS_TOKEN_MIN} characters")
         return value
+
+    @model_validator(mode="after")
+    def _redis_is_one_or_a_cluster(self) -> Self:
+        if self.redis_url is None:
+            if self.redis_cluster:
+                raise ValueError("TMI_REDIS_CLUSTER is about TMI_REDIS_URL: set that too, or leave it out")
+            return self
+        url = self.redis_url.get_secret_value()
+        is_local = url.startswith("unix:")
+        others = [] if is_local else split_hosts(url)[1]
+        if not self.redis_cluster:
+            if others:
+                raise ValueError("TMI_REDIS_URL names several servers: set TMI_REDIS_CLUSTER if they are one")
+        elif is_local or urlsplit(url).path.strip("/") not in ("", "0"):
+            raise ValueError("a Redis Cluster is reached by TCP and has database 0 alone: mend TMI_REDIS_URL")
+        return self
 
     @model_validator(mode="after")
     def _node_can_be_reached(self) -> Self:

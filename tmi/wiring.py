@@ -207,7 +207,9 @@ async def _rooms(
     async with AsyncExitStack() as stack:
         address, listening = stack.enter_context(_node_listeners(settings, worker))
         node = Node(NodeId(uuid4()), name, str(address))
-        redis = await stack.enter_async_context(connected(settings.redis_url.get_secret_value()))
+        redis = await stack.enter_async_context(
+            connected(settings.redis_url.get_secret_value(), is_cluster=settings.redis_cluster)
+        )
         coordinator = RedisCoordinator(
             PostgresOwnership(database), redis, node, LeaseLimits(lease_s=settings.room_lease_s)
         )
@@ -253,7 +255,9 @@ async def open_administration(settings: Settings) -> AsyncIterator[Administratio
         keys = await PostgresSigningKeys(database).current()
         if not keys:
             raise StartupError("No node has used this database yet.")
-        redis = await stack.enter_async_context(connected(settings.redis_url.get_secret_value()))
+        redis = await stack.enter_async_context(
+            connected(settings.redis_url.get_secret_value(), is_cluster=settings.redis_cluster)
+        )
         nodes = await living_nodes(redis)
         links = Links(NodeId(uuid4()), _NothingOwned(), Tokens(keys, settings.public_url or ISSUER))
         stack.callback(links.close)
@@ -285,7 +289,9 @@ async def _shared_limits(settings: Settings, live: LiveEndpoint) -> AsyncIterato
         yield MemoryRateLimits()
         return
     async with (
-        shared.connected(settings.redis_url.get_secret_value()) as redis,
+        shared.connected(
+            settings.redis_url.get_secret_value(), is_cluster=settings.redis_cluster
+        ) as redis,
         _background(live.share(shared.RedisTallies(redis)), "share-counts"),
     ):
         yield shared.RedisRateLimits(redis)

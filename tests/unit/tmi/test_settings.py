@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
+from tmi.domain.hosts import split_hosts
 from tmi.settings import BadSetting, Settings, as_environment, read_settings
 
 URL = "postgresql://tmi:hidden@db/tmi"
@@ -236,3 +237,27 @@ def test_places_for_nodes_that_fit_are_taken(
     monkeypatch: pytest.MonkeyPatch, environment: dict[str, str]
 ) -> None:
     assert int(environment.get("TMI_WORKERS", "1")) == read(monkeypatch, **environment).workers
+
+
+@pytest.mark.parametrize(
+    ("environment", "what_to_do"),
+    [
+        ({"TMI_REDIS_CLUSTER": "true"}, "set that too, or leave it out"),
+        ({"TMI_REDIS_URL": "redis://a:6379,b:6379/0"}, "set TMI_REDIS_CLUSTER"),
+        ({"TMI_REDIS_CLUSTER": "true", "TMI_REDIS_URL": "redis://a/1"}, "database 0 alone"),
+        ({"TMI_REDIS_CLUSTER": "true", "TMI_REDIS_URL": "unix:///run/redis.sock"}, "reached by TCP"),
+        ({"TMI_REDIS_CLUSTER": "true", "TMI_REDIS_URL": "redis://a,,b"}, "a host is empty"),
+    ],
+)
+def test_a_redis_that_is_neither_one_server_nor_a_cluster_is_refused(
+    monkeypatch: pytest.MonkeyPatch, environment: dict[str, str], what_to_do: str
+) -> None:
+    with pytest.raises(BadSetting, match=what_to_do):
+        read(monkeypatch, **environment)
+
+
+def test_the_servers_of_a_cluster_are_told_apart() -> None:
+    assert ("rediss://u:p@a:1/0?ssl_ca_certs=x", [("b", 2), ("::1", 3), ("c", None)]) == split_hosts(
+        "rediss://u:p@a:1,b:2,[::1]:3,c/0?ssl_ca_certs=x"
+    )
+    assert ("redis://u:p%40,q@a", []) == split_hosts("redis://u:p%40,q@a")
