@@ -227,6 +227,6 @@ class Node:
     name: str
     """For people: the machine, or what the operator calls it."""
     url: str
-    """Where its peers reach it: `unix:/path` or `ws://host:port`."""
+    """Where its peers reach it: `ws://host:port`, `unix:/path`, or both (`rooms/nodes/addresses.py`)."""
     is_draining: bool = False
     """It is about to stop, and gets no further rooms."""
