@@ -13,6 +13,7 @@ from werkzeug.routing import MapAdapter
 from api import (
     admin,
     administration,
+    authorization,
     collab_tokens,
     collaboration,
     diagrams,
@@ -83,6 +84,7 @@ def create_app(services: Services) -> RestApp:
     _add_documents(app)
     ping = DatabasePing(services.database, services.options.ping_timeout_s)
     for routes in (
+        authorization.routes,
         oauth.routes,
         me.routes,
         admin.routes,
