@@ -87,7 +87,7 @@ async def _development_user(login_hint: str | None) -> User:
         raise OAuthError("invalid_request", "add login_hint, as in login_hint=alice")
     name = login_hint.lower()
     email = f"{name}@{DEVELOPMENT_PROVIDER}.local"
-    return await services().users.sign_in(DEVELOPMENT_PROVIDER, email, email, name)
+    return await services().users.sign_in(DEVELOPMENT_PROVIDER, email, email, name, email_verified=True)
 
 
 def _with_parameters(callback: str, parameters: dict[str, str | None]) -> str:

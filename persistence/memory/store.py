@@ -50,7 +50,6 @@ class RoomLog:
 class AccountRow:
     """What is kept of a user besides the user."""
 
-    email_verified: bool = True
     modified_at: datetime | None = None
     last_login: datetime | None = None
 
