@@ -20,6 +20,7 @@ from api import (
     docs,
     me,
     oauth,
+    providers,
     rates,
     threat_models,
 )
@@ -85,6 +86,7 @@ def create_app(services: Services) -> RestApp:
     ping = DatabasePing(services.database, services.options.ping_timeout_s)
     for routes in (
         authorization.routes,
+        providers.routes,
         oauth.routes,
         me.routes,
         admin.routes,

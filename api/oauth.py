@@ -13,10 +13,11 @@ from quart import Blueprint, Response
 from quart_schema import operation_id, tag
 
 from api import audit, bodies, schemas
-from api.authorization import NO_STORE, as_invalid_request, oauth_query, require_provider
+from api.authorization import NO_STORE, as_invalid_request, oauth_query
 from api.context import caller, context, is_administrator, public, services
 from api.documented import operation
 from api.errors import OAuthError
+from api.providers import require_provider
 from tmi.domain.errors import BadInput, Unauthenticated
 from tmi.domain.ids import SignInId
 from tmi.domain.model import SignIn, User

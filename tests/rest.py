@@ -25,6 +25,7 @@ from persistence.memory.collaborations import MemoryCollaborations, MemoryTicket
 from persistence.memory.database import MemoryDatabase
 from persistence.memory.diagrams import MemoryDiagrams
 from persistence.memory.groups import MemoryGroups, MemoryMemberships
+from persistence.memory.pending_authorizations import MemoryPendingAuthorizations
 from persistence.memory.rate_limits import MemoryRateLimits
 from persistence.memory.sign_ins import MemorySignIns
 from persistence.memory.signing_keys import MemorySigningKeys
@@ -39,6 +40,7 @@ from persistence.postgres.collaborations import PostgresCollaborations, Postgres
 from persistence.postgres.database import PostgresDatabase
 from persistence.postgres.diagrams import PostgresDiagrams
 from persistence.postgres.groups import PostgresGroups, PostgresMemberships
+from persistence.postgres.pending_authorizations import PostgresPendingAuthorizations
 from persistence.postgres.sign_ins import PostgresSignIns
 from persistence.postgres.signing_keys import PostgresSigningKeys
 from persistence.postgres.threat_models import PostgresThreatModels
@@ -205,6 +207,7 @@ async def over_memory(
             diagrams=MemoryDiagrams(store),
             users=MemoryUsers(store),
             sign_ins=MemorySignIns(store),
+            pending_authorizations=MemoryPendingAuthorizations(store),
             access=access,
             accounts=MemoryAccounts(store),
             challenges=MemoryChallenges(store),
@@ -236,6 +239,7 @@ async def over_postgres(database: PostgresDatabase) -> AsyncIterator[RestClient]
             diagrams=PostgresDiagrams(database),
             users=PostgresUsers(database),
             sign_ins=PostgresSignIns(database),
+            pending_authorizations=PostgresPendingAuthorizations(database),
             access=access,
             accounts=PostgresAccounts(database),
             challenges=PostgresChallenges(database),
