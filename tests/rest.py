@@ -16,6 +16,7 @@ from quart.testing.utils import sentinel
 from werkzeug.datastructures import Headers
 
 from api.app import create_app
+from api.identity.provider import IdentityProvider
 from api.services import ApiOptions, Health, Services
 from api.tokens import Tokens, shared_signing_keys
 from persistence.memory.access import MemoryAccessControl
@@ -124,8 +125,9 @@ class RestClient:
         assert isinstance(received, bytes)
         return Answer(answer.status_code, answer.headers, received)
 
-    async def authorize(self, **changes: str | None) -> Answer:
-        """An authorization request; a change to None takes a parameter out."""
+    @staticmethod
+    def authorize_path(**changes: str | None) -> str:
+        """The path of an authorization request; a change to None takes a parameter out."""
         parameters = {
             "idp": "tmi",
             "login_hint": "alice",
@@ -136,7 +138,11 @@ class RestClient:
             "code_challenge_method": "S256",
         } | changes
         query = urlencode({name: value for name, value in parameters.items() if value is not None})
-        return await self.call("GET", f"/oauth2/authorize?{query}")
+        return f"/oauth2/authorize?{query}"
+
+    async def authorize(self, **changes: str | None) -> Answer:
+        """An authorization request."""
+        return await self.call("GET", self.authorize_path(**changes))
 
     async def code(self, **changes: str | None) -> str:
         """A fresh authorization code."""
@@ -195,7 +201,10 @@ class RestClient:
 
 @asynccontextmanager
 async def over_memory(
-    options: ApiOptions | None = None, store: MemoryStore | None = None, tokens: Tokens | None = None
+    options: ApiOptions | None = None,
+    store: MemoryStore | None = None,
+    tokens: Tokens | None = None,
+    identity_providers: Mapping[str, IdentityProvider] | None = None,
 ) -> AsyncIterator[RestClient]:
     """The application over the in-memory adapters."""
     store = store or MemoryStore()
@@ -222,6 +231,7 @@ async def over_memory(
             administration=_administration(rooms),
             rate_limits=MemoryRateLimits(),
             options=options or OPTIONS,
+            identity_providers=identity_providers or {},
             health=Health(started=True),
         )
         async with _running(services) as client:
