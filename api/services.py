@@ -6,6 +6,7 @@ from api.forwarding import TrustedProxies
 from api.metrics import Metrics
 from api.tokens import Tokens
 from rooms.administration import Administration
+from rooms.editing import Editing
 from rooms.service import Rooms
 from tmi.domain.ports import (
     AccessControl,
@@ -48,6 +49,8 @@ class ApiOptions:
     ping_timeout_s: float = 1.0
     administrators: tuple[str, ...] = ()
     """The first administrators, each `provider:id` or `provider:e-mail`."""
+    if_match_required: bool = False
+    """Whether a write has to say which version it has read."""
     trusted_proxies: TrustedProxies = field(default_factory=TrustedProxies)
     rates: RateOptions = field(default_factory=RateOptions)
     metrics_token: str | None = field(default=None, repr=False)
@@ -83,6 +86,7 @@ class Services:
     tokens: Tokens
     database: Database
     administration: Administration
+    editing: Editing
     rate_limits: RateLimits
     options: ApiOptions = field(default_factory=ApiOptions)
     metrics: Metrics | None = None

@@ -1,18 +1,17 @@
 """Threat models: create, list, get, patch, delete."""
 
 import asyncio
-import re
 from collections.abc import Sequence
 from contextlib import suppress
 
-from quart import Blueprint, Response, request
+from quart import Blueprint, Response
 from quart_schema import operation_id, tag
 
 from api import audit, bodies, patch, schemas
 from api.context import allowed, caller, context, model_for, services
 from api.documented import operation
-from api.errors import PreconditionMismatch
-from tmi.domain.errors import BadInput, Conflict, LastOwner, Unavailable
+from api.preconditions import expected_version
+from tmi.domain.errors import Conflict, LastOwner, Unavailable, VersionMismatch
 from tmi.domain.ids import DiagramId, ThreatModelId
 from tmi.domain.model import AuditEntry, NewThreatModel, ThreatModel
 from tmi.domain.ports import Page
@@ -24,8 +23,6 @@ PATCH_TRIES = 3
 """How often a PATCH without If-Match is put on top of another write that came first."""
 ROOMS_TOLD_WITHIN_S = 2.0
 """How long an answer waits for open rooms to follow a change of roles; they go on following after that."""
-
-_IF_MATCH = re.compile(r'\*|(?:W/)?"?([0-9]{1,10})"?')
 
 
 @routes.post("/threat_models")
@@ -90,7 +87,7 @@ async def get_threat_model(threat_model_id: str) -> Response:
     media_types=(bodies.JSON_PATCH,),
     headers=schemas.IfMatch,
     answers={200: schemas.ThreatModelOutput},
-    errors=(400, 401, 403, 404, 409, 413, 415, 503),
+    errors=(400, 401, 403, 404, 409, 413, 415, 428, 503),
 )
 async def patch_threat_model(threat_model_id: str) -> Response:
     """Change a threat model by JSON Patch
@@ -100,7 +97,7 @@ async def patch_threat_model(threat_model_id: str) -> Response:
     """
     model = await model_for(threat_model_id, Action.WRITE)
     operations = (await bodies.read_model(schemas.JsonPatch, bodies.JSON_PATCH)).root
-    return _answer(await context().to_the_end(_patched(model, operations, _expected_version())))
+    return _answer(await context().to_the_end(_patched(model, operations, expected_version())))
 
 
 @routes.delete("/threat_models/<threat_model_id>")
@@ -128,7 +125,7 @@ async def _patched(
         # also when another owner's write came in between.
         allowed(await services().access.to_threat_model(caller().user.id, model), needed)
         if expected is not None and expected != before.version:
-            raise PreconditionMismatch(f"the threat model is at version {before.version} now")
+            raise VersionMismatch(f"the threat model is at version {before.version} now")
         change = patch.apply(before, operations)
         made = None if change.grants is None else _roles_changed(model, before.grants, change.grants)
         diagrams = await services().diagrams.ids_of(model) if change.grants is not None else ()
@@ -173,17 +170,6 @@ async def _tell_rooms(model: ThreatModelId, diagrams: Sequence[DiagramId]) -> No
 
 async def _delete(model: ThreatModelId) -> None:
     services().rooms.deleted(await services().threat_models.delete(model))
-
-
-def _expected_version() -> int | None:
-    """The version of If-Match; None where any will do. Raises BadInput."""
-    text = request.headers.get("If-Match")
-    if text is None:
-        return None
-    match = _IF_MATCH.fullmatch(text.strip())
-    if match is None:
-        raise BadInput('If-Match takes a version, as in If-Match: "3"')
-    return None if match[1] is None else int(match[1])
 
 
 def _answer(model: ThreatModel, status: int = 200, headers: dict[str, str] | None = None) -> Response:

@@ -16,6 +16,7 @@ from quart.testing.utils import sentinel
 from werkzeug.datastructures import Headers
 
 from api.app import create_app
+from api.diagram_changes import interpret
 from api.services import ApiOptions, Health, Services
 from api.tokens import Tokens, shared_signing_keys
 from persistence.memory.access import MemoryAccessControl
@@ -46,6 +47,7 @@ from persistence.postgres.update_log import PostgresUpdateLog
 from persistence.postgres.users import PostgresUsers
 from rooms.administration import Administration, Desk
 from rooms.coordination.local import LocalCoordinator
+from rooms.editing import Editing
 from rooms.service import Rooms
 from tmi.domain.errors import Unavailable
 from tmi.domain.ids import NodeId
@@ -200,6 +202,7 @@ async def over_memory(
     log, access = MemoryUpdateLog(store), MemoryAccessControl(store)
     keys = await shared_signing_keys(MemorySigningKeys(store))
     async with Rooms(log, LocalCoordinator(log, "test"), access).running() as rooms:
+        administration = _administration(rooms)
         services = Services(
             threat_models=MemoryThreatModels(store),
             diagrams=MemoryDiagrams(store),
@@ -216,7 +219,8 @@ async def over_memory(
             rooms=rooms,
             tokens=tokens or Tokens(keys, ISSUER),
             database=MemoryDatabase(store),
-            administration=_administration(rooms),
+            administration=administration,
+            editing=Editing(rooms, MemoryDiagrams(store), access, interpret, administration.ask),
             rate_limits=MemoryRateLimits(),
             options=options or OPTIONS,
             health=Health(started=True),
@@ -231,6 +235,7 @@ async def over_postgres(database: PostgresDatabase) -> AsyncIterator[RestClient]
     log, access = PostgresUpdateLog(database), PostgresAccessControl(database)
     keys = await shared_signing_keys(PostgresSigningKeys(database))
     async with Rooms(log, LocalCoordinator(log, "test"), access).running() as rooms:
+        administration = _administration(rooms)
         services = Services(
             threat_models=PostgresThreatModels(database),
             diagrams=PostgresDiagrams(database),
@@ -247,7 +252,8 @@ async def over_postgres(database: PostgresDatabase) -> AsyncIterator[RestClient]
             rooms=rooms,
             tokens=Tokens(keys, ISSUER),
             database=database,
-            administration=_administration(rooms),
+            administration=administration,
+            editing=Editing(rooms, PostgresDiagrams(database), access, interpret, administration.ask),
             rate_limits=MemoryRateLimits(),
             options=OPTIONS,
             health=Health(started=True),

@@ -149,6 +149,8 @@ class Settings(BaseSettings):
     """What may be queued for a client that does not read."""
     body_max_bytes: Annotated[int, Field(ge=KIB, le=256 * MIB)] = MIB
     """A REST request's body."""
+    if_match_required: bool = False
+    """Whether a REST write has to say by If-Match which version it has read: 428 without."""
     sockets_max: Annotated[int, Field(ge=1)] = 20_000
     sockets_per_address_max: Annotated[int, Field(ge=1)] = 10_000
     """Live sockets from one IPv4 address or IPv6 /64, on all nodes; behind a proxy that

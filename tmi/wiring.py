@@ -14,6 +14,7 @@ from typing import Any
 from uuid import uuid4
 
 from api.app import RestApp, create_app
+from api.diagram_changes import interpret
 from api.forwarding import TrustedProxies
 from api.live.endpoint import LiveEndpoint
 from api.live.options import LiveOptions
@@ -39,6 +40,7 @@ from persistence.postgres.users import PostgresUsers
 from rooms.administration import Administration, Desk
 from rooms.coordination.local import LocalCoordinator
 from rooms.coordination.redis import LeaseLimits, RedisCoordinator, connected, living_nodes
+from rooms.editing import Editing
 from rooms.journal import JournalLimits
 from rooms.limits import RoomsLimits
 from rooms.nodes import unix
@@ -130,6 +132,8 @@ async def build(settings: Settings) -> AsyncIterator[Service]:
         metrics = Metrics(rooms, live.sockets, lambda: database.open_connections)
         await stack.enter_async_context(metrics.running())
         administration.use_figures(metrics.text)
+        editing = Editing(rooms, PostgresDiagrams(database), access, interpret, administration.ask)
+        administration.use_editing(editing.answer)
         services = Services(
             threat_models=PostgresThreatModels(database),
             diagrams=PostgresDiagrams(database),
@@ -150,6 +154,7 @@ async def build(settings: Settings) -> AsyncIterator[Service]:
             options=_api_options(settings),
             metrics=metrics,
             administration=administration,
+            editing=editing,
         )
         yield Service(create_app(services), live, rooms, services.health, drain_requested, taken_over)
 
@@ -314,6 +319,7 @@ def _api_options(settings: Settings) -> ApiOptions:
             sign_in_per_address=settings.sign_in_requests_per_min,
         ),
         max_body_bytes=settings.body_max_bytes,
+        if_match_required=settings.if_match_required,
         refresh_token_ttl_s=settings.refresh_token_ttl_s,
         administrators=settings.administrators,
         metrics_token=settings.metrics_token.get_secret_value() if settings.metrics_token else None,

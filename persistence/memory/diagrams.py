@@ -1,17 +1,19 @@
 """Diagrams' metadata in memory."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from uuid import uuid4
 
 from persistence.memory.store import MemoryStore
-from tmi.domain.errors import NotFound
+from tmi.domain.diagrams import DiagramFields
+from tmi.domain.errors import Conflict, NotFound
 from tmi.domain.ids import DiagramId, ThreatModelId
 from tmi.domain.model import Diagram
 from tmi.domain.ports import Page
 
 
 class MemoryDiagrams:
-    """The port `Diagrams`."""
+    """The ports `Diagrams` and `DiagramWrites`."""
 
     def __init__(self, store: MemoryStore) -> None:
         self._store = store
@@ -40,6 +42,27 @@ class MemoryDiagrams:
         if found is None or found.threat_model_id != model:
             raise NotFound("There is no such diagram.")
         return found
+
+    async def write(
+        self, model: ThreatModelId, diagram: DiagramId, fields: DiagramFields, expected: int | None = None
+    ) -> Diagram:
+        """Raises NotFound, and Conflict when `expected` is not the present version."""
+        present = await self.get(model, diagram)
+        if expected is not None and present.version != expected:
+            raise Conflict(f"Version {expected} is not the present one, {present.version}.")
+        written = replace(
+            present,
+            name=fields.name,
+            description=fields.description,
+            image=fields.image,
+            include_in_report=fields.include_in_report,
+            timmy_enabled=fields.timmy_enabled,
+            metadata=fields.metadata,
+            version=present.version + 1,
+            modified_at=self._store.clock(),
+        )
+        self._store.diagrams[diagram] = written
+        return written
 
     async def delete(self, model: ThreatModelId, diagram: DiagramId) -> None:
         """Delete a diagram with its log and snapshots. Raises NotFound."""

@@ -5,9 +5,12 @@
 from collections.abc import Sequence
 from uuid import UUID, uuid4
 
+import orjson
+
 from persistence.postgres import rows
 from persistence.postgres.database import PooledConnection, PostgresDatabase
-from tmi.domain.errors import NotFound
+from tmi.domain.diagrams import DiagramFields
+from tmi.domain.errors import Conflict, NotFound
 from tmi.domain.ids import DiagramId, ThreatModelId
 from tmi.domain.model import Diagram
 from tmi.domain.ports import Page
@@ -23,12 +26,14 @@ WITH model AS (
 ), fence AS (
     INSERT INTO diagram_fences (diagram_id) SELECT d.id FROM d
 )
-SELECT d.id, d.threat_model_id, d.alias, d.name, d.type, d.description, d.created_at, d.modified_at, d.version
+SELECT d.id, d.threat_model_id, d.alias, d.name, d.type, d.description, d.created_at, d.modified_at,
+    d.version, d.image_svg, d.image_update_vector, d.include_in_report, d.timmy_enabled, d.metadata
 FROM d
 """
 
 PAGE = """
-SELECT d.id, d.threat_model_id, d.alias, d.name, d.type, d.description, d.created_at, d.modified_at, d.version
+SELECT d.id, d.threat_model_id, d.alias, d.name, d.type, d.description, d.created_at, d.modified_at,
+    d.version, d.image_svg, d.image_update_vector, d.include_in_report, d.timmy_enabled, d.metadata
 FROM diagrams d WHERE d.threat_model_id = $1 ORDER BY d.alias LIMIT $2 OFFSET $3
 """
 
@@ -38,8 +43,18 @@ FROM threat_models t WHERE t.id = $1
 """
 
 GET = """
-SELECT d.id, d.threat_model_id, d.alias, d.name, d.type, d.description, d.created_at, d.modified_at, d.version
+SELECT d.id, d.threat_model_id, d.alias, d.name, d.type, d.description, d.created_at, d.modified_at,
+    d.version, d.image_svg, d.image_update_vector, d.include_in_report, d.timmy_enabled, d.metadata
 FROM diagrams d WHERE d.id = $1 AND d.threat_model_id = $2
+"""
+
+WRITE = """
+UPDATE diagrams d SET name = $3, description = $4, image_svg = $5, image_update_vector = $6,
+    include_in_report = $7, timmy_enabled = $8, metadata = $10::text::jsonb, version = d.version + 1,
+    modified_at = clock_timestamp()
+WHERE d.id = $1 AND d.threat_model_id = $2 AND ($9::bigint IS NULL OR d.version = $9)
+RETURNING d.id, d.threat_model_id, d.alias, d.name, d.type, d.description, d.created_at, d.modified_at,
+    d.version, d.image_svg, d.image_update_vector, d.include_in_report, d.timmy_enabled, d.metadata
 """
 
 LOCK = "SELECT id FROM diagrams WHERE id = $1 AND threat_model_id = $2 FOR UPDATE"
@@ -62,7 +77,7 @@ DELETE_TIMEOUT_S = 60.0
 
 
 class PostgresDiagrams:
-    """The port `Diagrams`."""
+    """The ports `Diagrams` and `DiagramWrites`."""
 
     def __init__(self, database: PostgresDatabase) -> None:
         self._database = database
@@ -88,6 +103,29 @@ class PostgresDiagrams:
         if not found:
             raise NotFound("There is no such diagram.")
         return rows.diagram(found[0])
+
+    async def write(
+        self, model: ThreatModelId, diagram: DiagramId, fields: DiagramFields, expected: int | None = None
+    ) -> Diagram:
+        """Raises NotFound, and Conflict when `expected` is not the present version."""
+        image = fields.image
+        written = await self._database.fetch(
+            WRITE,
+            diagram,
+            model,
+            fields.name,
+            fields.description,
+            None if image is None else image.svg or "",
+            None if image is None else image.update_vector,
+            fields.include_in_report,
+            fields.timmy_enabled,
+            expected,
+            orjson.dumps(dict(fields.metadata)).decode(),
+        )
+        if written:
+            return rows.diagram(written[0])
+        present = await self.get(model, diagram)
+        raise Conflict(f"Version {expected} is not the present one, {present.version}.")
 
     async def delete(self, model: ThreatModelId, diagram: DiagramId) -> None:
         """Delete a diagram with its log and snapshots. Raises NotFound."""
