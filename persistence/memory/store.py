@@ -4,8 +4,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 
+from tmi.domain.children import Child
 from tmi.domain.errors import DatabaseUnavailable, NotFound
-from tmi.domain.ids import DiagramId, Fence, GroupId, Seq, SignInId, ThreatModelId, UserId
+from tmi.domain.ids import ChildId, DiagramId, Fence, GroupId, Seq, SignInId, ThreatModelId, UserId
 from tmi.domain.model import (
     ADMINISTRATORS_GROUP,
     EVERYONE_GROUP,
@@ -107,6 +108,8 @@ class MemoryStore:
     last_diagram_alias: dict[ThreatModelId, int] = field(default_factory=dict)
     diagrams: dict[DiagramId, Diagram] = field(default_factory=dict)
     logs: dict[DiagramId, RoomLog] = field(default_factory=dict)
+    children: dict[ChildId, Child] = field(default_factory=dict)
+    last_alias_of: dict[tuple[ThreatModelId, str], int] = field(default_factory=dict)
     codes: dict[bytes, tuple[AuthorizationCode, datetime]] = field(default_factory=dict)
     sign_ins: dict[SignInId, Session] = field(default_factory=dict)
     refresh_tokens: dict[bytes, RefreshToken] = field(default_factory=dict)
