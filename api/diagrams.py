@@ -7,8 +7,10 @@ from quart_schema import operation_id, tag
 
 from api import bodies, schemas
 from api.context import context, model_for, parse_diagram_id, services
+from api.deeds import actor
 from api.documented import operation
 from crdt.diagram import read_cells
+from tmi.domain.events import Actor
 from tmi.domain.ids import DiagramId, ThreatModelId
 from tmi.domain.model import Diagram
 from tmi.domain.ports import Page
@@ -29,7 +31,7 @@ async def create_diagram(threat_model_id: str) -> Response:
     """Create an empty diagram"""
     model = await model_for(threat_model_id, Action.WRITE)
     given = await bodies.read_model(schemas.DiagramInput)
-    diagram = await services().diagrams.create(model, given.name, given.type, None)
+    diagram = await services().diagrams.create(model, given.name, given.type, None, actor())
     location = f"{schemas.location_of(model)}/diagrams/{diagram.id}"
     return _answer(diagram, 0, [], 201, {"Location": location})
 
@@ -72,12 +74,12 @@ async def delete_diagram(threat_model_id: str, diagram_id: str) -> Response:
     Its open editors are closed.
     """
     model = await model_for(threat_model_id, Action.DELETE_DIAGRAM)
-    await context().to_the_end(_delete(model, parse_diagram_id(diagram_id)))
+    await context().to_the_end(_delete(model, parse_diagram_id(diagram_id), actor()))
     return bodies.no_content()
 
 
-async def _delete(model: ThreatModelId, diagram: DiagramId) -> None:
-    await services().diagrams.delete(model, diagram)
+async def _delete(model: ThreatModelId, diagram: DiagramId, by: Actor) -> None:
+    await services().diagrams.delete(model, diagram, by)
     services().rooms.deleted([diagram])
 
 

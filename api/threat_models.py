@@ -10,9 +10,11 @@ from quart_schema import operation_id, tag
 
 from api import audit, bodies, patch, schemas
 from api.context import allowed, caller, context, model_for, services
+from api.deeds import actor, deed
 from api.documented import operation
 from api.errors import PreconditionMismatch
 from tmi.domain.errors import BadInput, Conflict, LastOwner, Unavailable
+from tmi.domain.events import Actor, ChangeType
 from tmi.domain.ids import DiagramId, ThreatModelId
 from tmi.domain.model import AuditEntry, NewThreatModel, ThreatModel
 from tmi.domain.ports import Page
@@ -113,7 +115,7 @@ async def delete_threat_model(threat_model_id: str) -> Response:
     Open editors of its diagrams are closed.
     """
     model = await model_for(threat_model_id, Action.DELETE_MODEL)
-    await context().to_the_end(_delete(model))
+    await context().to_the_end(_delete(model, actor()))
     return bodies.no_content()
 
 
@@ -133,7 +135,8 @@ async def _patched(
         made = None if change.grants is None else _roles_changed(model, before.grants, change.grants)
         diagrams = await services().diagrams.ids_of(model) if change.grants is not None else ()
         try:
-            after = await services().threat_models.update(model, before.version, change, made)
+            done = deed(ChangeType.PATCHED)
+            after = await services().threat_models.update(model, before.version, change, made, done)
         except LastOwner:
             raise
         except Conflict:
@@ -171,8 +174,8 @@ async def _tell_rooms(model: ThreatModelId, diagrams: Sequence[DiagramId]) -> No
     await asyncio.wait([following], timeout=ROOMS_TOLD_WITHIN_S)
 
 
-async def _delete(model: ThreatModelId) -> None:
-    services().rooms.deleted(await services().threat_models.delete(model))
+async def _delete(model: ThreatModelId, by: Actor) -> None:
+    services().rooms.deleted(await services().threat_models.delete(model, by))
 
 
 def _expected_version() -> int | None:

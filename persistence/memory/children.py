@@ -5,12 +5,13 @@ from dataclasses import replace
 from typing import Any
 from uuid import UUID, uuid4
 
+from persistence.memory.events import write as write_event
 from persistence.memory.store import MemoryStore
-from tmi.domain.children import Child, ChildChange, ChildFilter, Draft
+from tmi.domain.children import Child, ChildChange, ChildFilter, Draft, event_of
 from tmi.domain.errors import BadInput, Conflict, NotFound
+from tmi.domain.events import Deed
 from tmi.domain.ids import ChildId, DiagramId, ThreatModelId
 from tmi.domain.kinds import BY_NAME, KINDS, SEVERITIES, Kind, Reference
-from tmi.domain.model import User
 from tmi.domain.ports import Page
 
 Test = Callable[[Child, Any], bool]
@@ -75,7 +76,7 @@ class MemoryChildren:
         self._store = store
 
     async def create(
-        self, model: ThreatModelId, kind: Kind, drafts: Sequence[Draft], by: User | None
+        self, model: ThreatModelId, kind: Kind, drafts: Sequence[Draft], deed: Deed
     ) -> Sequence[Child]:
         """Store new children under the next aliases. Raises NotFound and BadInput."""
         self._store.visit()
@@ -101,6 +102,7 @@ class MemoryChildren:
             )
             self._store.children[child.id] = child
             made.append(child)
+        write_event(self._store, *(event_of(deed, child) for child in made))
         return made
 
     async def page(
@@ -132,7 +134,7 @@ class MemoryChildren:
         return found
 
     async def change(
-        self, model: ThreatModelId, kind: Kind, changes: Sequence[ChildChange], by: User | None
+        self, model: ThreatModelId, kind: Kind, changes: Sequence[ChildChange], deed: Deed
     ) -> Sequence[Child]:
         """Change children. Raises NotFound, BadInput and what a change raises."""
         self._store.visit()
@@ -152,6 +154,7 @@ class MemoryChildren:
             )
             self._store.children[key] = child
             after.append(child)
+        write_event(self._store, *(event_of(deed, child, before[child.id]) for child in after))
         return after
 
     async def mark(
@@ -159,7 +162,7 @@ class MemoryChildren:
         model: ThreatModelId,
         kind: Kind,
         children: Sequence[ChildId],
-        by: User | None,
+        deed: Deed,
         *,
         deleted: bool,
     ) -> Sequence[Child]:
@@ -177,6 +180,7 @@ class MemoryChildren:
             for child in before
         ]
         self._store.children |= {child.id: child for child in after}
+        write_event(self._store, *(event_of(deed, child) for child in after))
         return after
 
     def _found(self, model: ThreatModelId, kind: Kind, child: ChildId) -> Child:

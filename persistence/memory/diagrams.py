@@ -3,8 +3,10 @@
 from collections.abc import Sequence
 from uuid import uuid4
 
+from persistence.memory.events import write as write_event
 from persistence.memory.store import MemoryStore
 from tmi.domain.errors import NotFound
+from tmi.domain.events import SYSTEM, Actor, ChangeType, Deed, Event
 from tmi.domain.ids import DiagramId, ThreatModelId
 from tmi.domain.model import Diagram
 from tmi.domain.ports import Page
@@ -16,7 +18,9 @@ class MemoryDiagrams:
     def __init__(self, store: MemoryStore) -> None:
         self._store = store
 
-    async def create(self, model: ThreatModelId, name: str, type_: str, description: str | None) -> Diagram:
+    async def create(
+        self, model: ThreatModelId, name: str, type_: str, description: str | None, by: Actor = SYSTEM
+    ) -> Diagram:
         """Store a diagram under the next alias of its threat model. Raises NotFound."""
         self._store.visit()
         self._store.threat_model(model)
@@ -24,6 +28,7 @@ class MemoryDiagrams:
         now = self._store.clock()
         diagram = Diagram(DiagramId(uuid4()), model, alias, name, type_, description, now, now, 1)
         self._store.add_diagram(diagram)
+        write_event(self._store, Event.of_diagram(Deed(by, ChangeType.CREATED), diagram))
         return diagram
 
     async def of_threat_model(self, model: ThreatModelId, page: Page) -> tuple[Sequence[Diagram], int]:
@@ -41,10 +46,11 @@ class MemoryDiagrams:
             raise NotFound("There is no such diagram.")
         return found
 
-    async def delete(self, model: ThreatModelId, diagram: DiagramId) -> None:
+    async def delete(self, model: ThreatModelId, diagram: DiagramId, by: Actor = SYSTEM) -> None:
         """Delete a diagram with its log and snapshots. Raises NotFound."""
-        await self.get(model, diagram)
+        deleted = await self.get(model, diagram)
         self._store.remove_diagram(diagram)
+        write_event(self._store, Event.of_diagram(Deed(by, ChangeType.DELETED), deleted))
 
     async def ids_of(self, model: ThreatModelId) -> Sequence[DiagramId]:
         """Every diagram of a threat model, oldest first (at most 10,000)."""

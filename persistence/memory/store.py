@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 
 from tmi.domain.children import Child
 from tmi.domain.errors import DatabaseUnavailable, NotFound
+from tmi.domain.events import Event
 from tmi.domain.ids import ChildId, DiagramId, Fence, GroupId, Seq, SignInId, ThreatModelId, UserId
 from tmi.domain.model import (
     ADMINISTRATORS_GROUP,
@@ -103,6 +104,10 @@ class MemoryStore:
     audit: dict[int, AuditEntry] = field(default_factory=dict)
     """Entries by their number, which rises."""
     last_audit: int = 0
+    events: dict[int, Event] = field(default_factory=dict)
+    """The trail of threat models by number, which rises."""
+    last_event: int = 0
+    event_listeners: list[Callable[[ThreatModelId | None], None]] = field(default_factory=list)
     threat_models: dict[ThreatModelId, ThreatModel] = field(default_factory=dict)
     last_alias: int = 0
     last_diagram_alias: dict[ThreatModelId, int] = field(default_factory=dict)

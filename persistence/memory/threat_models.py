@@ -6,8 +6,10 @@ from uuid import uuid4
 
 from persistence.grants import unique, with_creator
 from persistence.memory.access import roles_of
+from persistence.memory.events import write as write_event
 from persistence.memory.store import MemoryStore
 from tmi.domain.errors import Conflict, LastOwner
+from tmi.domain.events import PATCHED_BY_SYSTEM, SYSTEM, Actor, ChangeType, Deed, Event
 from tmi.domain.ids import DiagramId, ThreatModelId, UserId
 from tmi.domain.model import AuditEntry, NewThreatModel, ThreatModel, ThreatModelSummary, User
 from tmi.domain.ports import Page, ThreatModelChange
@@ -42,6 +44,7 @@ class MemoryThreatModels:
             version=1,
         )
         self._store.threat_models[model.id] = model
+        write_event(self._store, Event.of_model(Deed(Actor.of(creator), ChangeType.CREATED), model))
         return self._shown(model)
 
     async def visible_to(self, user: UserId, page: Page) -> tuple[Sequence[ThreatModelSummary], int]:
@@ -65,6 +68,7 @@ class MemoryThreatModels:
         expected_version: int,
         change: ThreatModelChange,
         entry: AuditEntry | None = None,
+        deed: Deed = PATCHED_BY_SYSTEM,
     ) -> ThreatModel:
         """Raises NotFound, Conflict, LastOwner, and BadInput for a principal named twice."""
         self._store.visit()
@@ -85,16 +89,18 @@ class MemoryThreatModels:
         self._store.threat_models[model] = changed
         if entry is not None:
             self._store.write_audit(entry)
+        write_event(self._store, Event.of_model(deed, changed, change.fields))
         return self._shown(changed)
 
-    async def delete(self, model: ThreatModelId) -> Sequence[DiagramId]:
+    async def delete(self, model: ThreatModelId, by: Actor = SYSTEM) -> Sequence[DiagramId]:
         """Delete with everything in it; returns the diagrams. Raises NotFound."""
         self._store.visit()
-        self._store.threat_model(model)
+        deleted = self._store.threat_model(model)
         diagrams = [d.id for d in self._store.diagrams_of(model)]
         for diagram in diagrams:
             self._store.remove_diagram(diagram)
         del self._store.threat_models[model]
+        write_event(self._store, Event.of_model(Deed(by, ChangeType.DELETED), deleted))
         return diagrams
 
     def _shown(self, model: ThreatModel) -> ThreatModel:

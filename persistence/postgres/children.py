@@ -10,12 +10,13 @@ from uuid import UUID, uuid4
 
 import orjson
 
+from persistence.postgres import events
 from persistence.postgres.database import PooledConnection, PostgresDatabase, Record
-from tmi.domain.children import Child, ChildChange, ChildFilter, Draft
+from tmi.domain.children import Child, ChildChange, ChildFilter, Draft, event_of
 from tmi.domain.errors import BadInput, Conflict, NotFound
+from tmi.domain.events import Deed
 from tmi.domain.ids import ChildId, ThreatModelId
 from tmi.domain.kinds import BY_NAME, DIAGRAM_KIND, KINDS, SEVERITIES, Kind, Reference
-from tmi.domain.model import User
 from tmi.domain.ports import Page
 
 COLUMNS = """c.id, c.threat_model_id, c.kind, c.alias, c.fields, c.metadata, c.auto_generated, c.created_at,
@@ -150,7 +151,7 @@ class PostgresChildren:
         self._database = database
 
     async def create(
-        self, model: ThreatModelId, kind: Kind, drafts: Sequence[Draft], by: User | None
+        self, model: ThreatModelId, kind: Kind, drafts: Sequence[Draft], deed: Deed
     ) -> Sequence[Child]:
         """Store new children under the next aliases. Raises NotFound and BadInput."""
         if not drafts:
@@ -167,7 +168,9 @@ class PostgresChildren:
             )
             if not found:
                 raise NotFound("There is no such threat model.")
-            return [_child(row, kind) for row in found]
+            made = [_child(row, kind) for row in found]
+            await events.write(connection, *(event_of(deed, child) for child in made))
+            return made
 
     async def page(
         self, model: ThreatModelId, kind: Kind, wanted: ChildFilter, page: Page
@@ -191,7 +194,7 @@ class PostgresChildren:
         return _child(found[0], kind)
 
     async def change(
-        self, model: ThreatModelId, kind: Kind, changes: Sequence[ChildChange], by: User | None
+        self, model: ThreatModelId, kind: Kind, changes: Sequence[ChildChange], deed: Deed
     ) -> Sequence[Child]:
         """Change children under their locks. Raises NotFound, BadInput and what a change raises."""
         async with self._database.transaction() as connection:
@@ -204,6 +207,7 @@ class PostgresChildren:
             )
             found = await connection.fetch(UPDATE, list(drafts), *_columns(kind, drafts.values()))
             after = {child.id: child for child in (_child(row, kind) for row in found)}
+            await events.write(connection, *(event_of(deed, after[key], before[key]) for key in drafts))
             return [after[change.id] for change in changes]
 
     async def mark(
@@ -211,7 +215,7 @@ class PostgresChildren:
         model: ThreatModelId,
         kind: Kind,
         children: Sequence[ChildId],
-        by: User | None,
+        deed: Deed,
         *,
         deleted: bool,
     ) -> Sequence[Child]:
@@ -225,6 +229,7 @@ class PostgresChildren:
                     raise Conflict(f"the {kind.name} is not deleted")
             found = await connection.fetch(MARK, list(before), deleted)
             after = {child.id: child for child in (_child(row, kind) for row in found)}
+            await events.write(connection, *(event_of(deed, after[key]) for key in children))
             return [after[key] for key in children]
 
 

@@ -5,9 +5,10 @@
 from collections.abc import Sequence
 from uuid import UUID, uuid4
 
-from persistence.postgres import rows
+from persistence.postgres import events, rows
 from persistence.postgres.database import PooledConnection, PostgresDatabase
 from tmi.domain.errors import NotFound
+from tmi.domain.events import SYSTEM, Actor, ChangeType, Deed, Event
 from tmi.domain.ids import DiagramId, ThreatModelId
 from tmi.domain.model import Diagram
 from tmi.domain.ports import Page
@@ -42,7 +43,7 @@ SELECT d.id, d.threat_model_id, d.alias, d.name, d.type, d.description, d.create
 FROM diagrams d WHERE d.id = $1 AND d.threat_model_id = $2
 """
 
-LOCK = "SELECT id FROM diagrams WHERE id = $1 AND threat_model_id = $2 FOR UPDATE"
+LOCK = f"{GET} FOR UPDATE"
 
 IDS = "SELECT id FROM diagrams WHERE threat_model_id = $1 ORDER BY alias LIMIT 10000"
 
@@ -67,12 +68,17 @@ class PostgresDiagrams:
     def __init__(self, database: PostgresDatabase) -> None:
         self._database = database
 
-    async def create(self, model: ThreatModelId, name: str, type_: str, description: str | None) -> Diagram:
+    async def create(
+        self, model: ThreatModelId, name: str, type_: str, description: str | None, by: Actor = SYSTEM
+    ) -> Diagram:
         """Store a diagram under the next alias of its threat model. Raises NotFound."""
-        found = await self._database.fetch(CREATE, uuid4(), model, name, type_, description)
-        if not found:
-            raise NotFound("There is no such threat model.")
-        return rows.diagram(found[0])
+        async with self._database.transaction() as connection:
+            found = await connection.fetchrow(CREATE, uuid4(), model, name, type_, description)
+            if found is None:
+                raise NotFound("There is no such threat model.")
+            made = rows.diagram(found)
+            await events.write(connection, Event.of_diagram(Deed(by, ChangeType.CREATED), made))
+        return made
 
     async def of_threat_model(self, model: ThreatModelId, page: Page) -> tuple[Sequence[Diagram], int]:
         """A page, oldest first, and the total. Raises NotFound."""
@@ -89,13 +95,15 @@ class PostgresDiagrams:
             raise NotFound("There is no such diagram.")
         return rows.diagram(found[0])
 
-    async def delete(self, model: ThreatModelId, diagram: DiagramId) -> None:
+    async def delete(self, model: ThreatModelId, diagram: DiagramId, by: Actor = SYSTEM) -> None:
         """Delete a diagram with its log and snapshots. Raises NotFound."""
         async with self._database.transaction() as connection:
-            found = await connection.fetchval(LOCK, diagram, model)
+            found = await connection.fetchrow(LOCK, diagram, model)
             if found is None:
                 raise NotFound("There is no such diagram.")
             await delete_diagrams(connection, [diagram])
+            deed = Deed(by, ChangeType.DELETED)
+            await events.write(connection, Event.of_diagram(deed, rows.diagram(found)))
 
     async def ids_of(self, model: ThreatModelId) -> Sequence[DiagramId]:
         """Every diagram of a threat model, oldest first (at most 10,000)."""

@@ -5,11 +5,12 @@ from typing import Any
 from uuid import UUID, uuid4
 
 from persistence.grants import unique, with_creator
-from persistence.postgres import rows
+from persistence.postgres import events, rows
 from persistence.postgres.audit import write
 from persistence.postgres.database import PooledConnection, PostgresDatabase, Record
 from persistence.postgres.diagrams import delete_diagrams
 from tmi.domain.errors import Conflict, LastOwner, NotFound
+from tmi.domain.events import PATCHED_BY_SYSTEM, SYSTEM, Actor, ChangeType, Deed, Event
 from tmi.domain.ids import DiagramId, ThreatModelId, UserId
 from tmi.domain.model import AuditEntry, NewThreatModel, ThreatModel, ThreatModelSummary, User
 from tmi.domain.ports import Page, ThreatModelChange
@@ -98,7 +99,9 @@ class PostgresThreatModels:
                 creator.id,
             )
             await _store_grants(connection, key, grants)
-            return await _get(connection, key)
+            made = await _get(connection, key)
+            await events.write(connection, Event.of_model(Deed(Actor.of(creator), ChangeType.CREATED), made))
+            return made
 
     async def visible_to(self, user: UserId, page: Page) -> tuple[Sequence[ThreatModelSummary], int]:
         """A page, newest first, and the total."""
@@ -120,6 +123,7 @@ class PostgresThreatModels:
         expected_version: int,
         change: ThreatModelChange,
         entry: AuditEntry | None = None,
+        deed: Deed = PATCHED_BY_SYSTEM,
     ) -> ThreatModel:
         """Raises NotFound, Conflict, LastOwner, and BadInput for a principal named twice."""
         if change.grants is not None and not has_owner(unique(change.grants)):
@@ -136,16 +140,20 @@ class PostgresThreatModels:
                 await _store_grants(connection, model, change.grants)
             if entry is not None:
                 await write(connection, entry)
-            return await _get(connection, model)
+            changed = await _get(connection, model)
+            await events.write(connection, Event.of_model(deed, changed, change.fields))
+            return changed
 
-    async def delete(self, model: ThreatModelId) -> Sequence[DiagramId]:
+    async def delete(self, model: ThreatModelId, by: Actor = SYSTEM) -> Sequence[DiagramId]:
         """Delete with everything in it; returns the diagrams. Raises NotFound."""
         async with self._database.transaction() as connection:
             if await connection.fetchval(LOCK, model) is None:
                 raise NotFound("There is no such threat model.")
+            deleted = await _get(connection, model)
             diagrams = [DiagramId(row["id"]) for row in await connection.fetch(DIAGRAMS, model)]
             await delete_diagrams(connection, diagrams)
             await connection.execute("DELETE FROM threat_models WHERE id = $1", model)
+            await events.write(connection, Event.of_model(Deed(by, ChangeType.DELETED), deleted))
         return diagrams
 
 

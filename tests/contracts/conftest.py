@@ -12,6 +12,7 @@ from persistence.memory.audit import MemoryAudit
 from persistence.memory.collaborations import MemoryCollaborations, MemoryTickets
 from persistence.memory.database import MemoryDatabase
 from persistence.memory.diagrams import MemoryDiagrams
+from persistence.memory.events import MemoryFeed, MemoryTrail
 from persistence.memory.groups import MemoryGroups, MemoryMemberships
 from persistence.memory.ownership import MemoryOwnership
 from persistence.memory.sign_ins import MemorySignIns
@@ -27,6 +28,7 @@ from persistence.postgres.audit import PostgresAudit
 from persistence.postgres.collaborations import PostgresCollaborations, PostgresTickets
 from persistence.postgres.database import PostgresDatabase
 from persistence.postgres.diagrams import PostgresDiagrams
+from persistence.postgres.events import PostgresFeed, PostgresTrail
 from persistence.postgres.groups import PostgresGroups, PostgresMemberships
 from persistence.postgres.ownership import PostgresOwnership
 from persistence.postgres.sign_ins import PostgresSignIns
@@ -45,6 +47,7 @@ from tmi.domain.ports import (
     Collaborations,
     Database,
     Diagrams,
+    Feed,
     Groups,
     Memberships,
     Ownership,
@@ -53,6 +56,7 @@ from tmi.domain.ports import (
     SignIns,
     ThreatModels,
     Tickets,
+    Trail,
     UpdateLog,
     Users,
 )
@@ -77,6 +81,8 @@ class Ports:
     groups: Groups
     memberships: Memberships
     audit: Audit
+    trail: Trail
+    feed: Feed
     collaborations: Collaborations
     tickets: Tickets
     sign_ins: SignIns
@@ -119,6 +125,8 @@ def memory_ports(store: MemoryStore) -> Ports:
         groups=MemoryGroups(store),
         memberships=MemoryMemberships(store),
         audit=MemoryAudit(store),
+        trail=MemoryTrail(store),
+        feed=MemoryFeed(store),
         collaborations=MemoryCollaborations(store),
         tickets=MemoryTickets(store),
         sign_ins=MemorySignIns(store),
@@ -159,6 +167,8 @@ def postgres_ports(database: PostgresDatabase) -> Ports:
         groups=PostgresGroups(database),
         memberships=PostgresMemberships(database),
         audit=PostgresAudit(database),
+        trail=PostgresTrail(database),
+        feed=PostgresFeed(database),
         collaborations=PostgresCollaborations(database),
         tickets=PostgresTickets(database),
         sign_ins=PostgresSignIns(database),

@@ -3,8 +3,9 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any
+from typing import Any, Self
 
+from tmi.domain.events import Deed, Event, ObjectType, State, differing
 from tmi.domain.ids import ChildId, ThreatModelId
 from tmi.domain.kinds import BY_NAME, Kind, Reference
 
@@ -15,6 +16,12 @@ class Draft:
 
     fields: Mapping[str, Any]
     metadata: Mapping[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def from_state(cls, kind: Kind, state: State) -> Self:
+        """What the trail keeps of a child, to be written again."""
+        given = {f.name: state[f.name] for f in kind.fields if state.get(f.name) is not None}
+        return cls(given, {entry["key"]: entry["value"] for entry in state.get("metadata", ())})
 
     def references(self, kind: Kind, before: "Draft | None" = None) -> Mapping[str, str]:
         """By field, the ids of diagrams and assets that it names, if `before` did not name them already."""
@@ -110,3 +117,17 @@ def shown(child: Child) -> dict[str, Any]:
 def listed(metadata: Mapping[str, str]) -> list[dict[str, str]]:
     """Metadata as the contract's list, by key."""
     return [{"key": key, "value": metadata[key]} for key in sorted(metadata)]
+
+
+def child_state(child: Child) -> State:
+    """What the trail keeps of a child."""
+    return {**child.fields, "metadata": listed(child.metadata)}
+
+
+def event_of(deed: Deed, child: Child, before: Child | None = None) -> Event:
+    """The event of a change to a child, which was `before`, and is now as given."""
+    state = child_state(child)
+    changed = [] if before is None else differing(child_state(before), state)
+    return Event.of(
+        deed, child.threat_model_id, ObjectType(child.kind), child.id, child.version, state, changed
+    )

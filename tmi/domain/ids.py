@@ -20,6 +20,7 @@ CollaborationId = NewType("CollaborationId", UUID)
 
 GroupId = NewType("GroupId", UUID)
 AuditId = NewType("AuditId", UUID)
+EventId = NewType("EventId", UUID)
 
 Seq = NewType("Seq", int)
 """Counts, per diagram and without gaps from 1, the accepted updates that changed the document."""

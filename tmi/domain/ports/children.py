@@ -5,9 +5,9 @@ from datetime import datetime
 from typing import Protocol
 
 from tmi.domain.children import Child, ChildChange, ChildFilter, Draft, Entity
+from tmi.domain.events import Deed
 from tmi.domain.ids import ChildId, ThreatModelId
 from tmi.domain.kinds import Kind
-from tmi.domain.model import User
 from tmi.domain.ports.threat_models import Page
 
 
@@ -19,7 +19,7 @@ class Children(Protocol):
     """
 
     async def create(
-        self, model: ThreatModelId, kind: Kind, drafts: Sequence[Draft], by: User | None
+        self, model: ThreatModelId, kind: Kind, drafts: Sequence[Draft], deed: Deed
     ) -> Sequence[Child]:
         """Store new children under the next aliases, in their order.
 
@@ -35,7 +35,7 @@ class Children(Protocol):
         """Raises NotFound."""
 
     async def change(
-        self, model: ThreatModelId, kind: Kind, changes: Sequence[ChildChange], by: User | None
+        self, model: ThreatModelId, kind: Kind, changes: Sequence[ChildChange], deed: Deed
     ) -> Sequence[Child]:
         """Change children, each as its change says. Raises NotFound, BadInput for a reference to what is not
         in the threat model, and whatever a change raises.
@@ -46,7 +46,7 @@ class Children(Protocol):
         model: ThreatModelId,
         kind: Kind,
         children: Sequence[ChildId],
-        by: User | None,
+        deed: Deed,
         *,
         deleted: bool,
     ) -> Sequence[Child]:
@@ -67,7 +67,7 @@ class Metadata(Protocol):
         """Raises NotFound."""
 
     async def change(
-        self, entity: Entity, make: Callable[[Mapping[str, str]], Mapping[str, str]], by: User | None
+        self, entity: Entity, make: Callable[[Mapping[str, str]], Mapping[str, str]], deed: Deed
     ) -> Mapping[str, str]:
         """Replace metadata by what `make`, which is called under a lock, makes of them, and raise the
         entity's version. Raises NotFound and whatever `make` raises.

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from tmi.domain.events import PATCHED_BY_SYSTEM, SYSTEM, Actor, Deed
 from tmi.domain.ids import DiagramId, ThreatModelId, UserId
 from tmi.domain.model import AuditEntry, Diagram, NewThreatModel, ThreatModel, ThreatModelSummary, User
 from tmi.domain.roles import Grant
@@ -26,9 +27,19 @@ class ThreatModelChange:
     clear_description: bool = False
     grants: tuple[Grant, ...] | None = None
 
+    @property
+    def fields(self) -> list[str]:
+        """The names of the fields that it changes."""
+        changed = {
+            "name": self.name is not None,
+            "description": self.description is not None or self.clear_description,
+            "authorization": self.grants is not None,
+        }
+        return [name for name, is_changed in changed.items() if is_changed]
+
 
 class ThreatModels(Protocol):
-    """Threat models with their authorization lists."""
+    """Threat models with their authorization lists. What is written is written together with its event."""
 
     async def create(self, creator: User, new: NewThreatModel) -> ThreatModel:
         """Store a new threat model; `creator` gets the owner role besides `new.grants`."""
@@ -45,20 +56,23 @@ class ThreatModels(Protocol):
         expected_version: int,
         change: ThreatModelChange,
         entry: AuditEntry | None = None,
+        deed: Deed = PATCHED_BY_SYSTEM,
     ) -> ThreatModel:
         """Apply a change, together with its entry of the system audit if it has one.
 
         Raises NotFound, Conflict (another write came first) and LastOwner.
         """
 
-    async def delete(self, model: ThreatModelId) -> Sequence[DiagramId]:
+    async def delete(self, model: ThreatModelId, by: Actor = SYSTEM) -> Sequence[DiagramId]:
         """Delete with everything in it; returns the diagrams that went with it. Raises NotFound."""
 
 
 class Diagrams(Protocol):
-    """Metadata of diagrams."""
+    """Metadata of diagrams. What is written is written together with its event."""
 
-    async def create(self, model: ThreatModelId, name: str, type_: str, description: str | None) -> Diagram:
+    async def create(
+        self, model: ThreatModelId, name: str, type_: str, description: str | None, by: Actor = SYSTEM
+    ) -> Diagram:
         """Raises NotFound when the threat model does not exist."""
 
     async def of_threat_model(self, model: ThreatModelId, page: Page) -> tuple[Sequence[Diagram], int]:
@@ -67,7 +81,7 @@ class Diagrams(Protocol):
     async def get(self, model: ThreatModelId, diagram: DiagramId) -> Diagram:
         """Raises NotFound, also when the diagram belongs to another threat model."""
 
-    async def delete(self, model: ThreatModelId, diagram: DiagramId) -> None:
+    async def delete(self, model: ThreatModelId, diagram: DiagramId, by: Actor = SYSTEM) -> None:
         """Delete a diagram with its log and snapshots. Raises NotFound."""
 
     async def ids_of(self, model: ThreatModelId) -> Sequence[DiagramId]:
