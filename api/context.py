@@ -173,6 +173,27 @@ async def model_for(text: str, action: Action) -> ThreatModelId:
     return model
 
 
+async def model_to_restore(text: str, *, deleted: bool = False) -> ThreatModelId:
+    """The threat model of a path (`deleted`: one that is), if the caller may restore it or what is in it.
+
+    Raises BadInput (no UUID), NotFound and Forbidden.
+    """
+    model = ThreatModelId(parse_uuid(text))
+    role = await services().access.to_threat_model(caller().user.id, model, deleted=deleted)
+    await _may_restore(role)
+    return model
+
+
+async def deletions_visible(model: ThreatModelId) -> None:
+    """Raises Forbidden unless the caller may see what is deleted in a threat model."""
+    await _may_restore(await services().access.to_threat_model(caller().user.id, model))
+
+
+async def _may_restore(role: Role | None) -> None:
+    if not may(role, Action.RESTORE) and not await is_administrator(caller().user):
+        raise Forbidden("this is for owners and administrators")
+
+
 def allowed(role: Role | None, action: Action) -> None:
     """Raises Forbidden unless `role` may do `action`."""
     if not may(role, action):

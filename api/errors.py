@@ -30,6 +30,10 @@ class PreconditionMismatch(Conflict):
     """The resource changed since you read it; read it again."""
 
 
+class PreconditionRequired(TmiError):
+    """Say in If-Match which version you have read."""
+
+
 class UnsupportedMediaType(BadInput):
     """This operation does not take that media type."""
 
@@ -81,6 +85,7 @@ _STATUSES: tuple[tuple[type[TmiError], int, str, Mapping[str, str]], ...] = (
     (Forbidden, 403, "forbidden", {}),
     (NotFound, 404, "not_found", {}),
     (Conflict, 409, "conflict", {}),
+    (PreconditionRequired, 428, "precondition_required", {}),
     (TooManyRequests, 429, "too_many_requests", _RETRY),
     (Unavailable, 503, "service_unavailable", _RETRY),
 )

@@ -1,7 +1,7 @@
-"""JSON Patch (RFC 6902) of a threat model: allowed paths, then the library, then the contract's checks."""
+"""JSON Patch (RFC 6902): allowed paths, then the library, then the contract's checks."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from typing import Annotated, Any
 
 import jsonpatch
@@ -22,7 +22,7 @@ from tmi.domain.model import ThreatModel
 from tmi.domain.ports import ThreatModelChange
 from tmi.domain.roles import Grant, has_owner
 
-_FIELD = re.compile(r"/(name|description)")
+_FIELDS = frozenset({"name", "description"})
 _AUTHORIZATION = re.compile(r"/authorization(/(-|0|[1-9][0-9]{0,3}))?")
 
 
@@ -46,9 +46,9 @@ def apply(model: ThreatModel, operations: Sequence[JsonPatchOperation]) -> Threa
     Raises BadInput for a path that can't be patched or a result that the contract refuses, Conflict for a
     failed `test`, LastOwner where no user would own the threat model any more.
     """
-    check_paths(operations)
+    check_paths([op for op in operations if not _AUTHORIZATION.fullmatch(op.path)], _FIELDS)
     before = _document(model)
-    after = _patched(before, operations)
+    after = patched(before, operations, "threat model")
     fields = checked(_Fields, {key: after[key] for key in ("name", "description") if key in after})
     return ThreatModelChange(
         name=fields.name if fields.name != model.name else None,
@@ -58,10 +58,10 @@ def apply(model: ThreatModel, operations: Sequence[JsonPatchOperation]) -> Threa
     )
 
 
-def check_paths(operations: Sequence[JsonPatchOperation]) -> None:
-    """Raises BadInput for a path outside the allow-list."""
+def check_paths(operations: Sequence[JsonPatchOperation], fields: Set[str]) -> None:
+    """Raises BadInput for a path that is neither one of the fields nor in one."""
     for op in operations:
-        if not _FIELD.fullmatch(op.path) and not _AUTHORIZATION.fullmatch(op.path):
+        if op.path[:1] != "/" or op.path[1:].partition("/")[0] not in fields:
             raise BadInput(f"the path {op.path[:100]!r} can't be patched")
 
 
@@ -83,14 +83,19 @@ def _document(model: ThreatModel) -> dict[str, Any]:
     }
 
 
-def _patched(document: dict[str, Any], operations: Sequence[JsonPatchOperation]) -> dict[str, Any]:
+def patched(
+    document: dict[str, Any], operations: Sequence[JsonPatchOperation], words: str
+) -> dict[str, Any]:
+    """What a patch makes of a document, which stays as it is. Raises BadInput, and Conflict for a failed
+    `test`.
+    """
     raw = [op.model_dump(exclude_unset=True) for op in operations]
     try:
         after: dict[str, Any] = jsonpatch.JsonPatch(raw).apply(document)
     except jsonpatch.JsonPatchTestFailed:
         raise Conflict("a test of the patch failed") from None
     except (jsonpatch.JsonPatchException, JsonPointerException):
-        raise BadInput("the patch does not fit the threat model") from None
+        raise BadInput(f"the patch does not fit the {words}") from None
     return after
 
 

@@ -12,11 +12,14 @@ from tmi.domain.ports import (
     Accounts,
     Audit,
     Challenges,
+    Children,
     Collaborations,
+    Contents,
     Database,
     Diagrams,
     Groups,
     Memberships,
+    Metadata,
     RateLimits,
     SignIns,
     ThreatModels,
@@ -50,6 +53,8 @@ class ApiOptions:
     """The first administrators, each `provider:id` or `provider:e-mail`."""
     trusted_proxies: TrustedProxies = field(default_factory=TrustedProxies)
     rates: RateOptions = field(default_factory=RateOptions)
+    require_if_match: bool = False
+    """A write of what has a version has to say which one it expects."""
     metrics_token: str | None = field(default=None, repr=False)
     """What a reader of `/metrics` has to bring; None: it has to be on this machine."""
 
@@ -79,6 +84,9 @@ class Services:
     audit: Audit
     collaborations: Collaborations
     tickets: Tickets
+    children: Children
+    contents: Contents
+    metadata: Metadata
     rooms: Rooms
     tokens: Tokens
     database: Database

@@ -25,10 +25,12 @@ from persistence.memory.rate_limits import MemoryRateLimits
 from persistence.postgres.access import PostgresAccessControl
 from persistence.postgres.accounts import PostgresAccounts, PostgresChallenges
 from persistence.postgres.audit import PostgresAudit
+from persistence.postgres.children import PostgresChildren, PostgresContents
 from persistence.postgres.collaborations import PostgresCollaborations, PostgresTickets
 from persistence.postgres.database import PostgresDatabase
 from persistence.postgres.diagrams import PostgresDiagrams
 from persistence.postgres.groups import PostgresGroups, PostgresMemberships
+from persistence.postgres.metadata import PostgresMetadata
 from persistence.postgres.ownership import PostgresOwnership
 from persistence.postgres.sign_ins import PostgresSignIns
 from persistence.postgres.signals import PostgresSignals
@@ -143,6 +145,9 @@ async def build(settings: Settings) -> AsyncIterator[Service]:
             audit=audit,
             collaborations=PostgresCollaborations(database),
             tickets=tickets,
+            children=PostgresChildren(database),
+            contents=PostgresContents(database),
+            metadata=PostgresMetadata(database),
             rooms=rooms,
             tokens=tokens,
             database=database,

@@ -7,15 +7,9 @@ from uuid import UUID
 from pydantic import Field, StringConstraints
 
 from api.schemas.base import HTTP_URI, TEXT, Description, Input, Name, Output
+from api.schemas.children import Metadata
 from api.schemas.people import AuthorizationOutput, Authorizations, UserOutput, user_output
 from tmi.domain.model import ThreatModel, ThreatModelSummary
-
-
-class Metadata(Input):
-    """A key and its value."""
-
-    key: Annotated[str, StringConstraints(min_length=1, max_length=256, pattern=r"^[a-zA-Z0-9_./:-]+$")]
-    value: Annotated[str, StringConstraints(min_length=1, max_length=1024, pattern=TEXT)]
 
 
 class ThreatModelInput(Input):

@@ -9,11 +9,13 @@ import pytest
 from persistence.memory.access import MemoryAccessControl
 from persistence.memory.accounts import MemoryAccounts, MemoryChallenges
 from persistence.memory.audit import MemoryAudit
+from persistence.memory.children import MemoryChildren, MemoryContents
 from persistence.memory.collaborations import MemoryCollaborations, MemoryTickets
 from persistence.memory.database import MemoryDatabase
 from persistence.memory.diagrams import MemoryDiagrams
 from persistence.memory.events import MemoryFeed, MemoryTrail
 from persistence.memory.groups import MemoryGroups, MemoryMemberships
+from persistence.memory.metadata import MemoryMetadata
 from persistence.memory.ownership import MemoryOwnership
 from persistence.memory.sign_ins import MemorySignIns
 from persistence.memory.signals import MemorySignals
@@ -25,11 +27,13 @@ from persistence.memory.users import MemoryUsers
 from persistence.postgres.access import PostgresAccessControl
 from persistence.postgres.accounts import PostgresAccounts, PostgresChallenges
 from persistence.postgres.audit import PostgresAudit
+from persistence.postgres.children import PostgresChildren, PostgresContents
 from persistence.postgres.collaborations import PostgresCollaborations, PostgresTickets
 from persistence.postgres.database import PostgresDatabase
 from persistence.postgres.diagrams import PostgresDiagrams
 from persistence.postgres.events import PostgresFeed, PostgresTrail
 from persistence.postgres.groups import PostgresGroups, PostgresMemberships
+from persistence.postgres.metadata import PostgresMetadata
 from persistence.postgres.ownership import PostgresOwnership
 from persistence.postgres.sign_ins import PostgresSignIns
 from persistence.postgres.signals import PostgresSignals
@@ -44,12 +48,15 @@ from tmi.domain.ports import (
     Accounts,
     Audit,
     Challenges,
+    Children,
     Collaborations,
+    Contents,
     Database,
     Diagrams,
     Feed,
     Groups,
     Memberships,
+    Metadata,
     Ownership,
     Signals,
     SigningKeys,
@@ -85,6 +92,9 @@ class Ports:
     feed: Feed
     collaborations: Collaborations
     tickets: Tickets
+    children: Children
+    contents: Contents
+    metadata: Metadata
     sign_ins: SignIns
     signing_keys: SigningKeys
     database: Database
@@ -129,6 +139,9 @@ def memory_ports(store: MemoryStore) -> Ports:
         feed=MemoryFeed(store),
         collaborations=MemoryCollaborations(store),
         tickets=MemoryTickets(store),
+        children=MemoryChildren(store),
+        contents=MemoryContents(store),
+        metadata=MemoryMetadata(store),
         sign_ins=MemorySignIns(store),
         signing_keys=MemorySigningKeys(store),
         database=MemoryDatabase(store),
@@ -171,6 +184,9 @@ def postgres_ports(database: PostgresDatabase) -> Ports:
         feed=PostgresFeed(database),
         collaborations=PostgresCollaborations(database),
         tickets=PostgresTickets(database),
+        children=PostgresChildren(database),
+        contents=PostgresContents(database),
+        metadata=PostgresMetadata(database),
         sign_ins=PostgresSignIns(database),
         signing_keys=PostgresSigningKeys(database),
         database=database,

@@ -18,7 +18,7 @@ from uuid import UUID, uuid4
 
 from tmi.domain.ids import EventId, Seq, ThreatModelId, UserId
 from tmi.domain.model import Diagram, ThreatModel, User
-from tmi.domain.roles import Grant
+from tmi.domain.roles import Grant, Principal
 
 State = Mapping[str, Any]
 """The fields of an entity as JSON values, datetimes and UUIDs."""
@@ -167,22 +167,35 @@ def threat_model_state(model: ThreatModel) -> State:
         "threat_model_framework": model.threat_model_framework,
         "issue_uri": model.issue_uri,
         "is_confidential": model.is_confidential,
+        "status": model.status,
+        "security_reviewer": None
+        if model.security_reviewer is None
+        else principal_state(model.security_reviewer),
+        "metadata": [{"key": key, "value": model.metadata[key]} for key in sorted(model.metadata)],
         "authorization": [_grant_state(grant) for grant in model.grants],
     }
 
 
 def diagram_state(diagram: Diagram) -> State:
     """What the trail keeps of a diagram; its cells are in its document's log."""
-    return {"name": diagram.name, "type": diagram.type, "description": diagram.description}
+    return {
+        "name": diagram.name,
+        "type": diagram.type,
+        "description": diagram.description,
+        "metadata": [{"key": key, "value": diagram.metadata[key]} for key in sorted(diagram.metadata)],
+    }
 
 
 def _grant_state(grant: Grant) -> State:
-    principal = grant.principal
+    return {**principal_state(grant.principal), "role": grant.role.label}
+
+
+def principal_state(principal: Principal) -> State:
+    """A user or a group in the contract's names."""
     return {
         "principal_type": principal.principal_type,
         "provider": principal.provider,
         "provider_id": principal.provider_id,
         "email": principal.email,
         "display_name": principal.display_name,
-        "role": grant.role.label,
     }

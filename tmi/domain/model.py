@@ -1,7 +1,7 @@
 """The entities that REST shows: users, threat models and diagrams."""
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from datetime import datetime
 from uuid import UUID
 
@@ -15,7 +15,7 @@ from tmi.domain.ids import (
     ThreatModelId,
     UserId,
 )
-from tmi.domain.roles import Grant, fold
+from tmi.domain.roles import Grant, Principal, fold
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,6 +127,13 @@ class ThreatModel:
     created_at: datetime
     modified_at: datetime
     version: int
+    status: str = "not_started"
+    status_updated: datetime | None = None
+    """When its status last changed; None: it never did."""
+    security_reviewer: Principal | None = None
+    """Always one of its owners."""
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    deleted_at: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +141,13 @@ class ThreatModelSummary:
     """A row of the list of threat models."""
 
     model: ThreatModel
-    diagram_count: int
+    counts: Mapping[str, int] = field(default_factory=dict)
+    """How many children it has, by the names of their kinds."""
+
+    @property
+    def diagram_count(self) -> int:
+        """How many diagrams it has."""
+        return self.counts.get("diagram", 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,6 +160,7 @@ class NewThreatModel:
     issue_uri: str | None
     is_confidential: bool
     grants: tuple[Grant, ...]
+    metadata: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,6 +176,8 @@ class Diagram:
     created_at: datetime
     modified_at: datetime
     version: int
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    deleted_at: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)

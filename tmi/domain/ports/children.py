@@ -6,8 +6,9 @@ from typing import Protocol
 
 from tmi.domain.children import Child, ChildChange, ChildFilter, Draft, Entity
 from tmi.domain.events import Deed
-from tmi.domain.ids import ChildId, ThreatModelId
+from tmi.domain.ids import ChildId, DiagramId, ThreatModelId
 from tmi.domain.kinds import Kind
+from tmi.domain.model import Diagram, ThreatModel
 from tmi.domain.ports.threat_models import Page
 
 
@@ -75,7 +76,15 @@ class Metadata(Protocol):
 
 
 class Bin(Protocol):
-    """What was deleted and can be restored for a time."""
+    """Threat models, diagrams and children that were deleted, and can be restored for a time."""
+
+    async def restore_model(self, model: ThreatModelId, deed: Deed) -> ThreatModel:
+        """Restore a threat model with what was deleted together with it. Raises NotFound, and Conflict if it
+        is not deleted.
+        """
+
+    async def restore_diagram(self, model: ThreatModelId, diagram: DiagramId, deed: Deed) -> Diagram:
+        """Restore a diagram with all of its document. Raises NotFound, and Conflict if it is not deleted."""
 
     async def purge(self, before: datetime, rows: int) -> int:
         """Delete for good up to `rows` each of threat models, diagrams and children that were deleted before
