@@ -42,8 +42,8 @@ async def read_json_or_form(schema: type[Model]) -> Model:
 
 
 def read_query(schema: type[Model]) -> Model:
-    """The query string. Raises BadInput, also for unknown parameters, and for repeated ones where one value is
-    taken.
+    """The query string. Raises BadInput, also for unknown parameters, and for repeated ones where one value
+    is taken.
     """
     given = request.args.to_dict(flat=False)
     several = schema.SEVERAL if issubclass(schema, Query) else frozenset()

@@ -212,7 +212,9 @@ def _add_bulk(routes: Blueprint, kind: Kind) -> None:
         model = await model_for(threat_model_id, Action.WRITE)
         given = (await bodies.read_model(forms.updates)).root
         changes = [
-            ChildChange(ChildId(parse_uuid(entry.id)), lambda before, entry=entry: _replaced(kind, before, entry))
+            ChildChange(
+                ChildId(parse_uuid(entry.id)), lambda before, entry=entry: _replaced(kind, before, entry)
+            )
             for entry in given
         ]
         _check_once([change.id for change in changes])
@@ -250,7 +252,7 @@ def _add_more_bulk(routes: Blueprint, kind: Kind) -> None:
     @tag([plural])
     @operation_id(f"bulkDeleteThreatModel{plural}")
     @operation(query=schemas.ThreatIdsQuery, answers={200: schemas.BulkDeletion}, errors=READ)
-    @described(f"Delete several of a threat model's {kind.plural}, or none\n\nThey can be restored for a time.")
+    @described(f"Delete several of a threat model's {kind.plural}, or none\n\nThey can be restored.")
     async def delete(threat_model_id: str) -> Response:
         model = await model_for(threat_model_id, Action.WRITE)
         keys = [ChildId(parse_uuid(key)) for key in bodies.read_query(schemas.ThreatIdsQuery).threat_ids]

@@ -5,19 +5,20 @@ import re
 from quart import request
 
 from api.context import services
-from api.errors import PreconditionMismatch, PreconditionRequired
-from tmi.domain.errors import BadInput
+from api.errors import PreconditionRequired
+from tmi.domain.errors import BadInput, VersionMismatch
 
 _IF_MATCH = re.compile(r'\*|(?:W/)?"?([0-9]{1,10})"?')
 
 
 def expected_version() -> int | None:
-    """The version of If-Match; None where any will do. Raises BadInput, and PreconditionRequired where the
-    setting asks for one.
+    """The version of If-Match; None where any will do.
+
+    Raises BadInput, and PreconditionRequired where a setting wants one and there is none.
     """
     text = request.headers.get("If-Match")
     if text is None:
-        if services().options.require_if_match:
+        if services().options.if_match_required:
             raise PreconditionRequired
         return None
     match = _IF_MATCH.fullmatch(text.strip())
@@ -27,9 +28,9 @@ def expected_version() -> int | None:
 
 
 def check_version(expected: int | None, present: int, words: str) -> None:
-    """Raises PreconditionMismatch."""
+    """Raises VersionMismatch."""
     if expected is not None and expected != present:
-        raise PreconditionMismatch(f"the {words} is at version {present} now")
+        raise VersionMismatch(f"the {words} is at version {present} now")
 
 
 def etag(version: int) -> dict[str, str]:

@@ -4,9 +4,9 @@ Characters that are not seen and change what is seen are refused, with a sentenc
 characters, overrides and isolates of direction, invisible separators. Joiners stay, since scripts and emoji
 need them.
 
-Markdown may hold HTML of an allow-list; nh3 judges it, and takes out the rest. nh3 reads HTML, and Markdown is
-none: code is left alone, where `<script>` is text, and so are links in angle brackets and lone `<`. That must
-never be a way around nh3. So what counts as code here is less than in CommonMark, whatever parses it later:
+Markdown may hold HTML of an allow-list; nh3 judges it, and takes out the rest. nh3 reads HTML, and Markdown
+is none: code is left alone, where `<script>` is text, and so are links in angle brackets and lone `<`. That
+must never be a way around nh3. So less counts as code here than in CommonMark, whatever parses it later:
 
 - A fence begins a line, in the first column: there it cannot be inside of a list or a quotation, so that it
   ends where its closing fence is.
@@ -47,7 +47,8 @@ _UNSEEN = re.compile(
 )
 """Noncharacters are among them: two of those mark places below."""
 
-_TAG = r"""</?[A-Za-z][A-Za-z0-9-]*(?:\s+[A-Za-z_:][\w:.-]*(?:\s*=\s*(?:[^\s"'=<>`]+|'[^']*'|"[^"]*"))?)*\s*/?>"""
+_VALUE = r"""\s*=\s*(?:[^\s"'=<>`]+|'[^']*'|"[^"]*")"""
+_TAG = rf"</?[A-Za-z][A-Za-z0-9-]*(?:\s+[A-Za-z_:][\w:.-]*(?:{_VALUE})?)*\s*/?>"
 _TOKEN = re.compile(rf"\\`|`+|(?P<link><(?:https?://|mailto:)[^\s<>]*>)|(?P<tag>{_TAG})|(?P<open><)")
 _LONE = re.compile(rf"(?P<tag>{_TAG})|<")
 _KEPT = {tag.lower() for tag in _TAGS}
@@ -61,6 +62,7 @@ _BAD_LINK = re.compile(
     r"(?:\]\(|\]:)[\s<]*(?:javascript|vbscript|data)\s*:(?!image/(?:png|gif|jpeg|webp)[;,])", re.IGNORECASE
 )
 _PLAIN_ROUNDS = 5
+_MOST_INDENTED = 3
 
 
 def checked(text: str) -> str:
@@ -82,6 +84,13 @@ def plain(text: str) -> str:
             return text
         text = bare
     raise ValueError("it holds HTML that is escaped many times over")
+
+
+def not_empty(text: str) -> str:
+    """The text itself. Raises ValueError for nothing but space."""
+    if not text.strip():
+        raise ValueError("nothing is left of it without its HTML and space")
+    return text
 
 
 def markdown(text: str) -> str:
@@ -123,8 +132,7 @@ def _prepared(text: str, held: list[str]) -> str:
         bare = line.rstrip("\n")
         if fence:
             out.append(hold(line))
-            stripped = bare.strip(" ")
-            if len(bare) - len(bare.lstrip(" ")) < 4 and stripped == fence[0] * max(len(stripped), len(fence)):
+            if _closes(bare, fence):
                 fence = ""
             continue
         opening = _FENCE.match(bare)
@@ -141,6 +149,13 @@ def _prepared(text: str, held: list[str]) -> str:
             block.append(line)
     end_block()
     return "".join(out)
+
+
+def _closes(line: str, fence: str) -> bool:
+    """Whether a line ends a fence: at least as many of its characters, indented by three spaces at most."""
+    marks = line.strip(" ")
+    indented = len(line) - len(line.lstrip(" "))
+    return indented <= _MOST_INDENTED and len(marks) >= len(fence) and marks == fence[0] * len(marks)
 
 
 def _prepared_block(text: str, hold: Callable[[str], str], has_tags: bool) -> tuple[str, bool]:

@@ -6,11 +6,13 @@ from api.forwarding import TrustedProxies
 from api.metrics import Metrics
 from api.tokens import Tokens
 from rooms.administration import Administration
+from rooms.editing import Editing
 from rooms.service import Rooms
 from tmi.domain.ports import (
     AccessControl,
     Accounts,
     Audit,
+    Bin,
     Challenges,
     Children,
     Collaborations,
@@ -51,10 +53,10 @@ class ApiOptions:
     ping_timeout_s: float = 1.0
     administrators: tuple[str, ...] = ()
     """The first administrators, each `provider:id` or `provider:e-mail`."""
+    if_match_required: bool = False
+    """Whether a write has to say which version it has read."""
     trusted_proxies: TrustedProxies = field(default_factory=TrustedProxies)
     rates: RateOptions = field(default_factory=RateOptions)
-    require_if_match: bool = False
-    """A write of what has a version has to say which one it expects."""
     metrics_token: str | None = field(default=None, repr=False)
     """What a reader of `/metrics` has to bring; None: it has to be on this machine."""
 
@@ -87,10 +89,12 @@ class Services:
     children: Children
     contents: Contents
     metadata: Metadata
+    bin: Bin
     rooms: Rooms
     tokens: Tokens
     database: Database
     administration: Administration
+    editing: Editing
     rate_limits: RateLimits
     options: ApiOptions = field(default_factory=ApiOptions)
     metrics: Metrics | None = None

@@ -100,6 +100,8 @@ class Desk:
         self._background = Background()
         self.figures: Callable[[], bytes] = bytes
         """For Prometheus, as text."""
+        self.edit: Callable[[Json], Awaitable[Json]] | None = None
+        """Makes an edit in a room of this node (`rooms.editing`)."""
 
     async def answer(self, question: Json) -> Json:
         """See `Administration` for what is asked. Raises TmiError."""
@@ -119,6 +121,8 @@ class Desk:
         if do == "drain":
             self._drain()
             return {}
+        if do == "edit" and self.edit is not None:
+            return await self._to_the_end(self.edit(question))
         if do == "figures":
             return {"text": self.figures().decode()}
         raise BadInput("an unknown question")
@@ -267,6 +271,15 @@ class Administration:
     async def drain(self, node: NodeId) -> None:
         """Let a node hand its rooms over and end. Raises NotFound and Unavailable."""
         await self._to(self._node(node), {"do": "drain"}, LOOK_S)
+
+    async def ask(self, node: Node, question: Json, patience_s: float) -> Json:
+        """Ask a node's desk something. Raises what `rooms.nodes.links.Links.ask` does."""
+        return await self._ask(node, question, patience_s)
+
+    def use_editing(self, edit: Callable[[Json], Awaitable[Json]]) -> None:
+        """Who makes the edits that other nodes ask this one for."""
+        if self._desk is not None:
+            self._desk.edit = edit
 
     def use_figures(self, figures: Callable[[], bytes]) -> None:
         """What this node tells of itself to a sibling that is asked by Prometheus."""

@@ -16,11 +16,13 @@ from quart.testing.utils import sentinel
 from werkzeug.datastructures import Headers
 
 from api.app import create_app
+from api.diagram_changes import interpret
 from api.services import ApiOptions, Health, Services
 from api.tokens import Tokens, shared_signing_keys
 from persistence.memory.access import MemoryAccessControl
 from persistence.memory.accounts import MemoryAccounts, MemoryChallenges
 from persistence.memory.audit import MemoryAudit
+from persistence.memory.bin import MemoryBin
 from persistence.memory.children import MemoryChildren, MemoryContents
 from persistence.memory.collaborations import MemoryCollaborations, MemoryTickets
 from persistence.memory.database import MemoryDatabase
@@ -37,6 +39,7 @@ from persistence.memory.users import MemoryUsers
 from persistence.postgres.access import PostgresAccessControl
 from persistence.postgres.accounts import PostgresAccounts, PostgresChallenges
 from persistence.postgres.audit import PostgresAudit
+from persistence.postgres.bin import PostgresBin
 from persistence.postgres.children import PostgresChildren, PostgresContents
 from persistence.postgres.collaborations import PostgresCollaborations, PostgresTickets
 from persistence.postgres.database import PostgresDatabase
@@ -50,6 +53,7 @@ from persistence.postgres.update_log import PostgresUpdateLog
 from persistence.postgres.users import PostgresUsers
 from rooms.administration import Administration, Desk
 from rooms.coordination.local import LocalCoordinator
+from rooms.editing import Editing
 from rooms.service import Rooms
 from tmi.domain.errors import Unavailable
 from tmi.domain.ids import NodeId
@@ -204,6 +208,7 @@ async def over_memory(
     log, access = MemoryUpdateLog(store), MemoryAccessControl(store)
     keys = await shared_signing_keys(MemorySigningKeys(store))
     async with Rooms(log, LocalCoordinator(log, "test"), access).running() as rooms:
+        administration = _administration(rooms)
         services = Services(
             threat_models=MemoryThreatModels(store),
             diagrams=MemoryDiagrams(store),
@@ -220,10 +225,12 @@ async def over_memory(
             children=MemoryChildren(store),
             contents=MemoryContents(store),
             metadata=MemoryMetadata(store),
+            bin=MemoryBin(store),
             rooms=rooms,
             tokens=tokens or Tokens(keys, ISSUER),
             database=MemoryDatabase(store),
-            administration=_administration(rooms),
+            administration=administration,
+            editing=Editing(rooms, MemoryDiagrams(store), access, interpret, administration.ask),
             rate_limits=MemoryRateLimits(),
             options=options or OPTIONS,
             health=Health(started=True),
@@ -238,6 +245,7 @@ async def over_postgres(database: PostgresDatabase) -> AsyncIterator[RestClient]
     log, access = PostgresUpdateLog(database), PostgresAccessControl(database)
     keys = await shared_signing_keys(PostgresSigningKeys(database))
     async with Rooms(log, LocalCoordinator(log, "test"), access).running() as rooms:
+        administration = _administration(rooms)
         services = Services(
             threat_models=PostgresThreatModels(database),
             diagrams=PostgresDiagrams(database),
@@ -254,10 +262,12 @@ async def over_postgres(database: PostgresDatabase) -> AsyncIterator[RestClient]
             children=PostgresChildren(database),
             contents=PostgresContents(database),
             metadata=PostgresMetadata(database),
+            bin=PostgresBin(database),
             rooms=rooms,
             tokens=Tokens(keys, ISSUER),
             database=database,
-            administration=_administration(rooms),
+            administration=administration,
+            editing=Editing(rooms, PostgresDiagrams(database), access, interpret, administration.ask),
             rate_limits=MemoryRateLimits(),
             options=OPTIONS,
             health=Health(started=True),

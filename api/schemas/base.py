@@ -22,6 +22,7 @@ SCOPE = r"^[a-zA-Z0-9_]([a-zA-Z0-9_ ]*[a-zA-Z0-9_])?$"
 OPAQUE = r"^[a-zA-Z0-9_.-]+$"
 
 DEFAULT_FRAMEWORK = "STRIDE"
+DEFAULT_STATUS = "not_started"
 MAX_AUTHORIZATIONS = 1000
 MAX_PATCH_OPERATIONS = 1000
 BUILT_IN_PROVIDER = "tmi"
@@ -33,6 +34,16 @@ Name = Annotated[
 Description = Annotated[
     str, StringConstraints(max_length=2048, pattern=TEXT), AfterValidator(sanitising.checked)
 ]
+PlainName = Annotated[
+    str,
+    StringConstraints(min_length=1, max_length=256, pattern=LINE),
+    AfterValidator(sanitising.plain),
+    AfterValidator(sanitising.not_empty),
+]
+PlainText = Annotated[
+    str, StringConstraints(max_length=2048, pattern=TEXT), AfterValidator(sanitising.plain)
+]
+"""HTML is taken out of these."""
 PkceText = Annotated[str, StringConstraints(min_length=43, max_length=128, pattern=r"^[A-Za-z0-9\-._~]+$")]
 UuidText = Annotated[str, StringConstraints(pattern=UUID_PATTERN)]
 

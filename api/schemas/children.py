@@ -50,7 +50,9 @@ class MetadataValue(Input):
     """A new value."""
 
     value: Annotated[
-        str, StringConstraints(min_length=1, max_length=1000, pattern=LINE), AfterValidator(sanitising.checked)
+        str,
+        StringConstraints(min_length=1, max_length=1000, pattern=LINE),
+        AfterValidator(sanitising.checked),
     ]
 
 
@@ -366,6 +368,7 @@ def draft_of(kind: Kind, given: BaseModel) -> tuple[Draft, bool]:
 
 __all__ = [
     "CHILD_BODIES",
+    "MAX_METADATA",
     "BulkDeletion",
     "BulkPatch",
     "BulkPatchEntry",
@@ -376,7 +379,10 @@ __all__ = [
     "MetadataInput",
     "MetadataList",
     "MetadataValue",
+    "NamePart",
+    "TextPart",
     "ThreatIdsQuery",
     "ThreatQuery",
+    "Words",
     "draft_of",
 ]

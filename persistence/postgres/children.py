@@ -168,7 +168,7 @@ class PostgresChildren:
             )
             if not found:
                 raise NotFound("There is no such threat model.")
-            made = [_child(row, kind) for row in found]
+            made = [child_of(row, kind) for row in found]
             await events.write(connection, *(event_of(deed, child) for child in made))
             return made
 
@@ -182,7 +182,7 @@ class PostgresChildren:
             found = await connection.fetchrow(which, model, kind.name, page.limit, page.offset, *arguments)
             assert found is not None
             rows = await connection.fetch(ROWS, found["ids"]) if found["ids"] else []
-            return [_child(row, kind, is_listed=True) for row in rows], found["total"] or 0
+            return [child_of(row, kind, is_listed=True) for row in rows], found["total"] or 0
 
         return await self._database.read_with(work)
 
@@ -191,7 +191,7 @@ class PostgresChildren:
         found = await self._database.read(GET, child, model, kind.name)
         if not found:
             raise NotFound(f"There is no such {kind.name}.")
-        return _child(found[0], kind)
+        return child_of(found[0], kind)
 
     async def change(
         self, model: ThreatModelId, kind: Kind, changes: Sequence[ChildChange], deed: Deed
@@ -206,7 +206,7 @@ class PostgresChildren:
                 connection, model, kind, [(drafts[key], before[key].draft) for key in drafts]
             )
             found = await connection.fetch(UPDATE, list(drafts), *_columns(kind, drafts.values()))
-            after = {child.id: child for child in (_child(row, kind) for row in found)}
+            after = {child.id: child for child in (child_of(row, kind) for row in found)}
             await events.write(connection, *(event_of(deed, after[key], before[key]) for key in drafts))
             return [after[change.id] for change in changes]
 
@@ -228,7 +228,7 @@ class PostgresChildren:
                 if not deleted and child.deleted_at is None:
                     raise Conflict(f"the {kind.name} is not deleted")
             found = await connection.fetch(MARK, list(before), deleted)
-            after = {child.id: child for child in (_child(row, kind) for row in found)}
+            after = {child.id: child for child in (child_of(row, kind) for row in found)}
             await events.write(connection, *(event_of(deed, after[key]) for key in children))
             return [after[key] for key in children]
 
@@ -242,7 +242,7 @@ class PostgresContents:
     async def of(self, model: ThreatModelId, most: int) -> Sequence[Child]:
         """The children of a threat model, in one statement."""
         found = await self._database.read(CONTENTS, model, [kind.name for kind in KINDS], most)
-        return [_child(row, BY_NAME[row["kind"]], is_listed=True) for row in found]
+        return [child_of(row, BY_NAME[row["kind"]], is_listed=True) for row in found]
 
 
 def _which(wanted: ChildFilter) -> tuple[str, Sequence[Any]]:
@@ -267,7 +267,7 @@ async def _locked(
 ) -> dict[ChildId, Child]:
     """All of them, deleted ones too, under locks that last as long as the transaction. Raises NotFound."""
     found = await connection.fetch(LOCK, list(children), model, kind.name)
-    locked = {child.id: child for child in (_child(row, kind) for row in found)}
+    locked = {child.id: child for child in (child_of(row, kind) for row in found)}
     if any(key not in locked for key in children):
         raise NotFound(f"There is no such {kind.name}.")
     return locked
@@ -306,7 +306,8 @@ def _json(value: Mapping[str, Any]) -> str:
     return orjson.dumps(dict(value)).decode()
 
 
-def _child(row: Record, kind: Kind, *, is_listed: bool = False) -> Child:
+def child_of(row: Record, kind: Kind, *, is_listed: bool = False) -> Child:
+    """A row as a child; `is_listed`: without its bulky field."""
     fields = orjson.loads(row["fields"])
     if kind.apart and not is_listed:
         fields[kind.apart] = row["content"]

@@ -9,6 +9,7 @@ import pytest
 from persistence.memory.access import MemoryAccessControl
 from persistence.memory.accounts import MemoryAccounts, MemoryChallenges
 from persistence.memory.audit import MemoryAudit
+from persistence.memory.bin import MemoryBin
 from persistence.memory.children import MemoryChildren, MemoryContents
 from persistence.memory.collaborations import MemoryCollaborations, MemoryTickets
 from persistence.memory.database import MemoryDatabase
@@ -27,6 +28,7 @@ from persistence.memory.users import MemoryUsers
 from persistence.postgres.access import PostgresAccessControl
 from persistence.postgres.accounts import PostgresAccounts, PostgresChallenges
 from persistence.postgres.audit import PostgresAudit
+from persistence.postgres.bin import PostgresBin
 from persistence.postgres.children import PostgresChildren, PostgresContents
 from persistence.postgres.collaborations import PostgresCollaborations, PostgresTickets
 from persistence.postgres.database import PostgresDatabase
@@ -47,6 +49,7 @@ from tmi.domain.ports import (
     AccessControl,
     Accounts,
     Audit,
+    Bin,
     Challenges,
     Children,
     Collaborations,
@@ -95,6 +98,7 @@ class Ports:
     children: Children
     contents: Contents
     metadata: Metadata
+    bin: Bin
     sign_ins: SignIns
     signing_keys: SigningKeys
     database: Database
@@ -142,6 +146,7 @@ def memory_ports(store: MemoryStore) -> Ports:
         children=MemoryChildren(store),
         contents=MemoryContents(store),
         metadata=MemoryMetadata(store),
+        bin=MemoryBin(store),
         sign_ins=MemorySignIns(store),
         signing_keys=MemorySigningKeys(store),
         database=MemoryDatabase(store),
@@ -187,6 +192,7 @@ def postgres_ports(database: PostgresDatabase) -> Ports:
         children=PostgresChildren(database),
         contents=PostgresContents(database),
         metadata=PostgresMetadata(database),
+        bin=PostgresBin(database),
         sign_ins=PostgresSignIns(database),
         signing_keys=PostgresSigningKeys(database),
         database=database,

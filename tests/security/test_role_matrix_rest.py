@@ -123,6 +123,8 @@ ROWS = (
     Row(f"GET {MODEL}/diagrams", READER, 200),
     Row(f"POST {MODEL}/diagrams", WRITER, 201, {"name": "Flow", "type": "DFD-1.0.0"}),
     Row(f"GET {DIAGRAM}", READER, 200),
+    Row(f"PUT {DIAGRAM}", WRITER, 200, {"name": "Flow", "type": "DFD-1.0.0", "cells": []}),
+    Row(f"PATCH {DIAGRAM}", WRITER, 200, [{"op": "test", "path": "/cells", "value": []}], PATCH),
     Row(f"DELETE {DIAGRAM}", WRITER, 204),
     Row("GET /admin/nodes", ADMINISTRATOR, 200),
     Row("POST /admin/nodes/<node_id>/drain", ADMINISTRATOR, 202),
@@ -167,8 +169,10 @@ class House:
         return answer.status
 
     @staticmethod
-    def _filler(ids: Mapping[str, str]) -> Callable[[str], str]:
-        def fill(text: str) -> str:
+    def _filler(ids: Mapping[str, str]) -> Callable[[Any], Any]:
+        def fill(text: Any) -> Any:
+            if not isinstance(text, str):
+                return text
             for name, value in ids.items():
                 text = text.replace(f"<{name}>", value)
             return text

@@ -140,7 +140,7 @@ def _named(required: bool = True) -> tuple[Field, ...]:
 
 
 _SHOWN = (
-    Field("include_in_report", Flag(), nullable=False, default=True, about="It appears in generated reports."),
+    Field("include_in_report", Flag(), nullable=False, default=True, about="It appears in reports."),
     Field("timmy_enabled", Flag(), nullable=False, default=True, about="An assistant may read it."),
 )
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from uuid import UUID
 
+from tmi.domain.diagrams import DiagramFields, DiagramImage
 from tmi.domain.ids import (
     AuditId,
     CollaborationId,
@@ -176,8 +177,23 @@ class Diagram:
     created_at: datetime
     modified_at: datetime
     version: int
+    image: DiagramImage | None = None
+    include_in_report: bool = True
+    timmy_enabled: bool = True
     metadata: Mapping[str, str] = field(default_factory=dict)
     deleted_at: datetime | None = None
+
+    @property
+    def fields(self) -> DiagramFields:
+        """What a REST write may change."""
+        return DiagramFields(
+            self.name,
+            self.description,
+            self.image,
+            self.include_in_report,
+            self.timmy_enabled,
+            self.metadata,
+        )
 
 
 @dataclass(frozen=True, slots=True)

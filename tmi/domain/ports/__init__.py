@@ -9,6 +9,7 @@ from tmi.domain.ports.accounts import *
 from tmi.domain.ports.audit import *
 from tmi.domain.ports.children import *
 from tmi.domain.ports.collaboration import *
+from tmi.domain.ports.diagram_writes import *
 from tmi.domain.ports.events import *
 from tmi.domain.ports.operations import *
 from tmi.domain.ports.rooms import *

@@ -117,16 +117,16 @@ class Diagrams(Protocol):
     async def of_threat_model(
         self, model: ThreatModelId, page: Page, *, deleted: bool = False
     ) -> tuple[Sequence[Diagram], int]:
-        """A page of a threat model's diagrams (`deleted`: also those that are), oldest first, and their total.
-        Raises NotFound.
+        """A page of a threat model's diagrams (`deleted`: also those that are), oldest first, and their
+        total. Raises NotFound.
         """
 
     async def get(self, model: ThreatModelId, diagram: DiagramId) -> Diagram:
         """Raises NotFound, also when the diagram belongs to another threat model."""
 
     async def delete(self, model: ThreatModelId, diagram: DiagramId, by: Actor = SYSTEM) -> None:
-        """Delete a diagram, so that it can be restored: until then its room can be neither opened nor written.
-        Raises NotFound.
+        """Delete a diagram, so that it can be restored: until then its room can be neither opened nor
+        written. Raises NotFound.
         """
 
     async def ids_of(self, model: ThreatModelId) -> Sequence[DiagramId]:
