@@ -1,6 +1,7 @@
 """Threats, assets, documents, notes and repositories: one set of routes, registered for each kind."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, TypeVar
 
 from pydantic import BaseModel
@@ -212,9 +213,7 @@ def _add_bulk(routes: Blueprint, kind: Kind) -> None:
         model = await model_for(threat_model_id, Action.WRITE)
         given = (await bodies.read_model(forms.updates)).root
         changes = [
-            ChildChange(
-                ChildId(parse_uuid(entry.id)), lambda before, entry=entry: _replaced(kind, before, entry)
-            )
+            ChildChange(ChildId(parse_uuid(entry.id)), partial(_replaced, kind, given=entry))
             for entry in given
         ]
         _check_once([change.id for change in changes])
@@ -239,8 +238,7 @@ def _add_more_bulk(routes: Blueprint, kind: Kind) -> None:
             patch.check_paths(entry.operations.root, _patch_paths(kind))
         changes = [
             ChildChange(
-                ChildId(parse_uuid(entry.id)),
-                lambda before, entry=entry: _patched(kind, before, entry.operations.root),
+                ChildId(parse_uuid(entry.id)), partial(_patched, kind, operations=entry.operations.root)
             )
             for entry in given
         ]

@@ -49,7 +49,6 @@ def of_patch(model: ThreatModel, operations: Sequence[schemas.JsonPatchOperation
     if after.get("authorization") != before["authorization"]:
         given = {key: value for key, value in after.items() if key == "authorization"}
         grants = patch.unique_grants(checked(_Sharing, given).authorization)
-    reviewer = fields.security_reviewer and fields.security_reviewer.principal
     return _change(
         model,
         name=fields.name,
@@ -57,7 +56,7 @@ def of_patch(model: ThreatModel, operations: Sequence[schemas.JsonPatchOperation
         framework=fields.threat_model_framework,
         issue_uri=fields.issue_uri,
         status=fields.status or schemas.DEFAULT_STATUS,
-        reviewer=reviewer,
+        reviewer=None if fields.security_reviewer is None else fields.security_reviewer.principal,
         metadata=schemas.metadata_of(fields.metadata),
         grants=grants,
     )
@@ -152,14 +151,14 @@ def _is_owner(principal: Principal, grants: Sequence[Grant]) -> bool:
 
 
 def _document(model: ThreatModel) -> dict[str, Any]:
-    reviewer = model.security_reviewer
+    reviewer = schemas.reviewer_output(model.security_reviewer)
     return {
         "name": model.name,
         "description": model.description,
         "threat_model_framework": model.threat_model_framework,
         "issue_uri": model.issue_uri,
         "status": model.status,
-        "security_reviewer": None if reviewer is None else schemas.reviewer_output(reviewer).model_dump(),
+        "security_reviewer": None if reviewer is None else reviewer.model_dump(exclude_none=True),
         "metadata": listed(model.metadata),
         "authorization": [
             schemas.AuthorizationOutput.of(grant).model_dump(exclude_none=True) for grant in model.grants

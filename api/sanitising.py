@@ -179,9 +179,9 @@ def _prepared_block(text: str, hold: Callable[[str], str], has_tags: bool) -> tu
         elif token["open"]:
             out.append("&lt;")
         elif part[0] == "`" and not has_tags:
-            end = _end_of_span(text, token.end(), len(part), by_length)
-            out.append(part if end is None else hold(text[token.start() : end]))
-            place = end or place
+            closed = _end_of_span(text, token.end(), len(part), by_length)
+            out.append(part if closed is None else hold(text[token.start() : closed]))
+            place = closed or place
         else:
             out.append(part)
     out.append(text[place:])

@@ -17,6 +17,7 @@ from pydantic import (
     BaseModel,
     BeforeValidator,
     Field,
+    JsonValue,
     RootModel,
     StringConstraints,
     create_model,
@@ -114,9 +115,9 @@ def _type_of(shape: Shape) -> Any:
             constraints = StringConstraints(
                 min_length=shape.least or None, max_length=shape.most, pattern=shape.pattern
             )
-            extra = {"format": shape.format} if shape.format else {}
+            formatted: dict[str, JsonValue] = {"format": shape.format} if shape.format else {}
             return Annotated[
-                str, constraints, AfterValidator(_cleaned(shape)), Field(json_schema_extra=extra)
+                str, constraints, AfterValidator(_cleaned(shape)), Field(json_schema_extra=formatted)
             ]
         case Choice():
             return Literal[shape.words]
@@ -135,10 +136,12 @@ def _type_of(shape: Shape) -> Any:
                 Field(json_schema_extra={"format": "uuid"}),
             ]
         case Several():
-            items = list[_type_of(shape.of)]  # type: ignore[misc]
-            extra = {"uniqueItems": True} if shape.unique else {}
-            checks = [AfterValidator(_unique)] if shape.unique else []
-            return Annotated[(items, Field(max_length=shape.most, json_schema_extra=extra), *checks)]
+            item = _type_of(shape.of)
+            listed = list[item]  # type: ignore[valid-type]
+            if not shape.unique:
+                return Annotated[listed, Field(max_length=shape.most)]
+            told = Field(max_length=shape.most, json_schema_extra={"uniqueItems": True})
+            return Annotated[listed, told, AfterValidator(_unique)]
         case Record():
             return _record(shape)
 
@@ -313,7 +316,7 @@ class ChildBodies:
     output: type[BaseModel]
     page: type[BaseModel]
     listed: type[BaseModel]
-    query: type[PageQuery]
+    query: type[DeletedQuery]
     inputs: type[RootModel[Any]]
     updates: type[RootModel[Any]]
     outputs: type[RootModel[Any]]

@@ -215,7 +215,7 @@ class PostgresThreatModels:
                 change.issue_uri,
                 change.clear_issue_uri,
                 change.status,
-                _json(change.security_reviewer and principal_state(change.security_reviewer)),
+                _json(_reviewer_state(change.security_reviewer)),
                 change.clear_security_reviewer,
                 _json(change.metadata),
             )
@@ -261,6 +261,10 @@ def _matching(wanted: ThreatModelFilter) -> tuple[str, Sequence[Any]]:
             values.append(value)
             parts.append(condition.format(f"${len(values) + 3}"))
     return MATCHING.format(where=" AND ".join(parts)), values
+
+
+def _reviewer_state(reviewer: Principal | None) -> Mapping[str, Any] | None:
+    return None if reviewer is None else principal_state(reviewer)
 
 
 def _json(value: Mapping[str, Any] | None) -> str | None:
