@@ -9,7 +9,7 @@ from quart import Blueprint, Response
 from quart_schema import operation_id, tag
 
 from api import bodies, patch, schemas
-from api.context import context, deletions_visible, model_for, model_to_restore, parse_uuid, services
+from api.context import context, model_for, model_to_list, model_to_restore, parse_uuid, services
 from api.deeds import deed
 from api.documented import operation
 from api.preconditions import check_version, etag, expected_version
@@ -83,11 +83,9 @@ def _add_collection(routes: Blueprint, kind: Kind) -> None:
     @operation(query=forms.query, answers={200: forms.page}, errors=READ)
     @described(f"List a threat model's {kind.plural}, {order} if nothing else is asked for")
     async def page(threat_model_id: str) -> Response:
-        model = await model_for(threat_model_id, Action.READ)
         query = bodies.read_query(forms.query)
+        model = await model_to_list(threat_model_id, deleted=query.include_deleted)
         wanted = _wanted(query)
-        if wanted.deleted:
-            await deletions_visible(model)
         found, total = await services().children.page(model, kind, wanted, Page(query.limit, query.offset))
         items = [shown(child) for child in found]
         return bodies.answer(

@@ -189,18 +189,17 @@ async def model_to_restore(text: str, *, deleted: bool = False) -> ThreatModelId
     """
     model = ThreatModelId(parse_uuid(text))
     role = await services().access.to_threat_model(caller().user.id, model, deleted=deleted)
-    await _may_restore(role)
+    if not may(role, Action.RESTORE) and not await is_administrator(caller().user):
+        raise Forbidden("this is for owners and administrators")
     return model
 
 
-async def deletions_visible(model: ThreatModelId) -> None:
-    """Raises Forbidden unless the caller may see what is deleted in a threat model."""
-    await _may_restore(await services().access.to_threat_model(caller().user.id, model))
+async def model_to_list(text: str, *, deleted: bool) -> ThreatModelId:
+    """The threat model of a path, if the caller may list what is in it (`deleted`: what was, too).
 
-
-async def _may_restore(role: Role | None) -> None:
-    if not may(role, Action.RESTORE) and not await is_administrator(caller().user):
-        raise Forbidden("this is for owners and administrators")
+    Raises BadInput (no UUID), NotFound and Forbidden.
+    """
+    return await model_to_restore(text) if deleted else await model_for(text, Action.READ)
 
 
 def allowed(role: Role | None, action: Action) -> None:

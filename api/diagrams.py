@@ -10,8 +10,8 @@ from api import bodies, diagram_changes, schemas
 from api.context import (
     caller,
     context,
-    deletions_visible,
     model_for,
+    model_to_list,
     model_to_restore,
     parse_diagram_id,
     services,
@@ -53,10 +53,8 @@ async def create_diagram(threat_model_id: str) -> Response:
 @operation(query=schemas.DeletedQuery, answers={200: schemas.DiagramList}, errors=(400, 401, 403, 404, 503))
 async def list_diagrams(threat_model_id: str) -> Response:
     """List a threat model's diagrams, oldest first"""
-    model = await model_for(threat_model_id, Action.READ)
     query = bodies.read_query(schemas.DeletedQuery)
-    if query.include_deleted:
-        await deletions_visible(model)
+    model = await model_to_list(threat_model_id, deleted=query.include_deleted)
     found, total = await services().diagrams.of_threat_model(
         model, Page(query.limit, query.offset), deleted=query.include_deleted
     )

@@ -186,8 +186,8 @@ async def test_a_reference_has_to_be_to_something_in_the_model(ports: Ports) -> 
     for bad in ({"diagram_id": str(foreign.id)}, {"asset_id": str(note.id)}, {"asset_id": str(uuid4())}):
         with pytest.raises(BadInput):
             await made(ports, model.id, THREAT, draft(THREAT, **bad))
+        change = ChildChange(threat.id, to(draft(THREAT, **bad)))
         with pytest.raises(BadInput):
-            change = ChildChange(threat.id, to(draft(THREAT, **bad)))
             await ports.children.change(model.id, THREAT, [change], UPDATED)
 
 
@@ -212,8 +212,8 @@ async def test_a_deleted_child_is_gone_until_it_is_restored(ports: Ports) -> Non
     assert gone.deleted_at is not None
     with pytest.raises(NotFound):
         await ports.children.get(model.id, DOCUMENT, child.id)
+    change = ChildChange(child.id, to(draft(DOCUMENT)))
     with pytest.raises(NotFound):
-        change = ChildChange(child.id, to(draft(DOCUMENT)))
         await ports.children.change(model.id, DOCUMENT, [change], UPDATED)
     with pytest.raises(NotFound):
         await ports.children.mark(model.id, DOCUMENT, [child.id], DELETED, deleted=True)
