@@ -7,11 +7,21 @@ from quart import Blueprint, Response
 from quart_schema import operation_id, tag
 
 from api import bodies, diagram_changes, schemas
-from api.context import caller, context, model_for, parse_diagram_id, services
+from api.context import (
+    caller,
+    context,
+    model_for,
+    model_to_list,
+    model_to_restore,
+    parse_diagram_id,
+    services,
+)
+from api.deeds import actor, deed
 from api.documented import operation
 from api.preconditions import expected_version
 from crdt.diagram import read_cells, read_meta
 from rooms.editing import Edit
+from tmi.domain.events import Actor, ChangeType
 from tmi.domain.ids import DiagramId, ThreatModelId
 from tmi.domain.model import Diagram
 from tmi.domain.ports import Page
@@ -32,7 +42,7 @@ async def create_diagram(threat_model_id: str) -> Response:
     """Create an empty diagram"""
     model = await model_for(threat_model_id, Action.WRITE)
     given = await bodies.read_model(schemas.DiagramInput)
-    diagram = await services().diagrams.create(model, given.name, given.type, None)
+    diagram = await services().diagrams.create(model, given.name, given.type, None, actor())
     location = f"{schemas.location_of(model)}/diagrams/{diagram.id}"
     return _answer(diagram, 0, [], {}, 201, {"Location": location})
 
@@ -40,12 +50,14 @@ async def create_diagram(threat_model_id: str) -> Response:
 @routes.get("/threat_models/<threat_model_id>/diagrams")
 @tag(["Diagrams"])
 @operation_id("getThreatModelDiagrams")
-@operation(query=schemas.PageQuery, answers={200: schemas.DiagramList}, errors=(400, 401, 403, 404, 503))
+@operation(query=schemas.DeletedQuery, answers={200: schemas.DiagramList}, errors=(400, 401, 403, 404, 503))
 async def list_diagrams(threat_model_id: str) -> Response:
     """List a threat model's diagrams, oldest first"""
-    model = await model_for(threat_model_id, Action.READ)
-    query = bodies.read_query(schemas.PageQuery)
-    found, total = await services().diagrams.of_threat_model(model, Page(query.limit, query.offset))
+    query = bodies.read_query(schemas.DeletedQuery)
+    model = await model_to_list(threat_model_id, deleted=query.include_deleted)
+    found, total = await services().diagrams.of_threat_model(
+        model, Page(query.limit, query.offset), deleted=query.include_deleted
+    )
     items = [schemas.DiagramListItem.of(diagram) for diagram in found]
     return bodies.answer(
         schemas.DiagramList(diagrams=items, total=total, limit=query.limit, offset=query.offset)
@@ -124,15 +136,31 @@ async def _edited(model: ThreatModelId, diagram_id: str, change: Any, expected: 
 async def delete_diagram(threat_model_id: str, diagram_id: str) -> Response:
     """Delete a diagram
 
-    Its open editors are closed.
+    It can be restored for a time. Its open editors are closed.
     """
     model = await model_for(threat_model_id, Action.DELETE_DIAGRAM)
-    await context().to_the_end(_delete(model, parse_diagram_id(diagram_id)))
+    await context().to_the_end(_delete(model, parse_diagram_id(diagram_id), actor()))
     return bodies.no_content()
 
 
-async def _delete(model: ThreatModelId, diagram: DiagramId) -> None:
-    await services().diagrams.delete(model, diagram)
+@routes.post("/threat_models/<threat_model_id>/diagrams/<diagram_id>/restore")
+@tag(["Diagrams"])
+@operation_id("restoreDiagram")
+@operation(answers={200: schemas.DiagramOutput}, errors=(400, 401, 403, 404, 409, 503))
+async def restore_diagram(threat_model_id: str, diagram_id: str) -> Response:
+    """Restore a deleted diagram with its cells and their history
+
+    For owners and administrators.
+    """
+    model = await model_to_restore(threat_model_id)
+    work = services().bin.restore_diagram(model, parse_diagram_id(diagram_id), deed(ChangeType.RESTORED))
+    diagram = await context().to_the_end(work)
+    seq, document = await services().rooms.read(diagram.id)
+    return _answer(diagram, seq, read_cells(document), read_meta(document))
+
+
+async def _delete(model: ThreatModelId, diagram: DiagramId, by: Actor) -> None:
+    await services().diagrams.delete(model, diagram, by)
     services().rooms.deleted([diagram])
 
 

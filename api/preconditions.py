@@ -1,4 +1,4 @@
-"""Conditions of a write: which version its author has read."""
+"""ETag and If-Match: the version that a writer has read (RFC 9110, sections 8.8.3 and 13.1.1)."""
 
 import re
 
@@ -6,7 +6,7 @@ from quart import request
 
 from api.context import services
 from api.errors import PreconditionRequired
-from tmi.domain.errors import BadInput
+from tmi.domain.errors import BadInput, VersionMismatch
 
 _IF_MATCH = re.compile(r'\*|(?:W/)?"?([0-9]{1,10})"?')
 
@@ -25,3 +25,14 @@ def expected_version() -> int | None:
     if match is None:
         raise BadInput('If-Match takes a version, as in If-Match: "3"')
     return None if match[1] is None else int(match[1])
+
+
+def check_version(expected: int | None, present: int, words: str) -> None:
+    """Raises VersionMismatch."""
+    if expected is not None and expected != present:
+        raise VersionMismatch(f"the {words} is at version {present} now")
+
+
+def etag(version: int) -> dict[str, str]:
+    """The header that tells a version."""
+    return {"ETag": f'"{version}"'}

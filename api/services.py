@@ -12,12 +12,16 @@ from tmi.domain.ports import (
     AccessControl,
     Accounts,
     Audit,
+    Bin,
     Challenges,
+    Children,
     Collaborations,
+    Contents,
     Database,
     Diagrams,
     Groups,
     Memberships,
+    Metadata,
     RateLimits,
     SignIns,
     ThreatModels,
@@ -82,6 +86,10 @@ class Services:
     audit: Audit
     collaborations: Collaborations
     tickets: Tickets
+    children: Children
+    contents: Contents
+    metadata: Metadata
+    bin: Bin
     rooms: Rooms
     tokens: Tokens
     database: Database

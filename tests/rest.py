@@ -22,10 +22,13 @@ from api.tokens import Tokens, shared_signing_keys
 from persistence.memory.access import MemoryAccessControl
 from persistence.memory.accounts import MemoryAccounts, MemoryChallenges
 from persistence.memory.audit import MemoryAudit
+from persistence.memory.bin import MemoryBin
+from persistence.memory.children import MemoryChildren, MemoryContents
 from persistence.memory.collaborations import MemoryCollaborations, MemoryTickets
 from persistence.memory.database import MemoryDatabase
 from persistence.memory.diagrams import MemoryDiagrams
 from persistence.memory.groups import MemoryGroups, MemoryMemberships
+from persistence.memory.metadata import MemoryMetadata
 from persistence.memory.rate_limits import MemoryRateLimits
 from persistence.memory.sign_ins import MemorySignIns
 from persistence.memory.signing_keys import MemorySigningKeys
@@ -36,10 +39,13 @@ from persistence.memory.users import MemoryUsers
 from persistence.postgres.access import PostgresAccessControl
 from persistence.postgres.accounts import PostgresAccounts, PostgresChallenges
 from persistence.postgres.audit import PostgresAudit
+from persistence.postgres.bin import PostgresBin
+from persistence.postgres.children import PostgresChildren, PostgresContents
 from persistence.postgres.collaborations import PostgresCollaborations, PostgresTickets
 from persistence.postgres.database import PostgresDatabase
 from persistence.postgres.diagrams import PostgresDiagrams
 from persistence.postgres.groups import PostgresGroups, PostgresMemberships
+from persistence.postgres.metadata import PostgresMetadata
 from persistence.postgres.sign_ins import PostgresSignIns
 from persistence.postgres.signing_keys import PostgresSigningKeys
 from persistence.postgres.threat_models import PostgresThreatModels
@@ -216,6 +222,10 @@ async def over_memory(
             audit=MemoryAudit(store),
             collaborations=MemoryCollaborations(store),
             tickets=MemoryTickets(store),
+            children=MemoryChildren(store),
+            contents=MemoryContents(store),
+            metadata=MemoryMetadata(store),
+            bin=MemoryBin(store),
             rooms=rooms,
             tokens=tokens or Tokens(keys, ISSUER),
             database=MemoryDatabase(store),
@@ -249,6 +259,10 @@ async def over_postgres(database: PostgresDatabase) -> AsyncIterator[RestClient]
             audit=PostgresAudit(database),
             collaborations=PostgresCollaborations(database),
             tickets=PostgresTickets(database),
+            children=PostgresChildren(database),
+            contents=PostgresContents(database),
+            metadata=PostgresMetadata(database),
+            bin=PostgresBin(database),
             rooms=rooms,
             tokens=Tokens(keys, ISSUER),
             database=database,

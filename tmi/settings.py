@@ -178,6 +178,8 @@ class Settings(BaseSettings):
     # who runs it, and what is kept of it
     audit_retention_days: Annotated[int, Field(ge=1, le=36_500)] = 365
     """Entries of the system audit are deleted after this long."""
+    deleted_keep_days: Annotated[int, Field(ge=1, le=36_500)] = 30
+    """What was deleted can be restored for this long, and is then deleted for good."""
     administrators: Annotated[tuple[UserName, ...], NoDecode] = ()
     """The first administrators, as provider:id or provider:e-mail, separated by commas."""
 

@@ -26,10 +26,13 @@ from persistence.memory.rate_limits import MemoryRateLimits
 from persistence.postgres.access import PostgresAccessControl
 from persistence.postgres.accounts import PostgresAccounts, PostgresChallenges
 from persistence.postgres.audit import PostgresAudit
+from persistence.postgres.bin import PostgresBin
+from persistence.postgres.children import PostgresChildren, PostgresContents
 from persistence.postgres.collaborations import PostgresCollaborations, PostgresTickets
 from persistence.postgres.database import PostgresDatabase
 from persistence.postgres.diagrams import PostgresDiagrams
 from persistence.postgres.groups import PostgresGroups, PostgresMemberships
+from persistence.postgres.metadata import PostgresMetadata
 from persistence.postgres.ownership import PostgresOwnership
 from persistence.postgres.sign_ins import PostgresSignIns
 from persistence.postgres.signals import PostgresSignals
@@ -53,7 +56,7 @@ from rooms.service import Rooms
 from tmi.domain.errors import DatabaseUnavailable, StartupError, TmiError, Unavailable
 from tmi.domain.ids import DiagramId, NodeId
 from tmi.domain.model import Node
-from tmi.domain.ports import AccessControl, Audit, RateLimits
+from tmi.domain.ports import AccessControl, Audit, Bin, RateLimits
 from tmi.embedded.data_directory import locked
 from tmi.embedded.postgres import embedded_postgres
 from tmi.settings import Settings, split_place
@@ -120,6 +123,9 @@ async def build(settings: Settings) -> AsyncIterator[Service]:
         audit = PostgresAudit(database)
         retention = timedelta(days=settings.audit_retention_days)
         await stack.enter_async_context(_background(_purge_audit(audit, retention), "purge-audit"))
+        bin_ = PostgresBin(database)
+        kept = timedelta(days=settings.deleted_keep_days)
+        await stack.enter_async_context(_background(_purge_deleted(bin_, kept), "purge-deleted"))
         access = PostgresAccessControl(database)
         tokens = await _tokens(settings, database)
         drain_requested = asyncio.Event()
@@ -148,6 +154,10 @@ async def build(settings: Settings) -> AsyncIterator[Service]:
             audit=audit,
             collaborations=PostgresCollaborations(database),
             tickets=tickets,
+            children=PostgresChildren(database),
+            contents=PostgresContents(database),
+            metadata=PostgresMetadata(database),
+            bin=bin_,
             rooms=rooms,
             tokens=tokens,
             database=database,
@@ -399,3 +409,15 @@ async def _purge_audit(audit: Audit, retention: timedelta) -> None:
                     break
         except DatabaseUnavailable as error:
             log.warning("old entries of the system audit stay for now: %s", error)
+
+
+async def _purge_deleted(bin_: Bin, kept: timedelta) -> None:
+    """Delete for good, from time to time, what was deleted so long ago that it cannot be restored."""
+    while True:
+        await asyncio.sleep(PURGE_EVERY_S)
+        try:
+            for _ in range(PURGES_AT_ONCE):
+                if await bin_.purge(datetime.now(UTC) - kept, PURGE_ROWS) == 0:
+                    break
+        except DatabaseUnavailable as error:
+            log.warning("what was deleted long ago stays for now: %s", error)

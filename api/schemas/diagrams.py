@@ -92,6 +92,7 @@ class DiagramListItem(Output):
     description: str | None = None
     created_at: datetime
     modified_at: datetime
+    deleted_at: datetime | None = None
     image: ImageOutput | None = None
     include_in_report: bool
     timmy_enabled: bool
@@ -107,6 +108,7 @@ class DiagramListItem(Output):
             description=diagram.description,
             created_at=diagram.created_at,
             modified_at=diagram.modified_at,
+            deleted_at=diagram.deleted_at,
             image=ImageOutput.of(diagram.image),
             include_in_report=diagram.include_in_report,
             timmy_enabled=diagram.timmy_enabled,

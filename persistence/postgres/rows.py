@@ -39,6 +39,7 @@ def diagram(row: Record) -> Diagram:
         include_in_report=row["include_in_report"],
         timmy_enabled=row["timmy_enabled"],
         metadata=orjson.loads(row["metadata"]),
+        deleted_at=row["deleted_at"],
     )
 
 

@@ -16,7 +16,7 @@ from tmi.domain.ids import (
     ThreatModelId,
     UserId,
 )
-from tmi.domain.roles import Grant, fold
+from tmi.domain.roles import Grant, Principal, fold
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,6 +128,13 @@ class ThreatModel:
     created_at: datetime
     modified_at: datetime
     version: int
+    status: str = "not_started"
+    status_updated: datetime | None = None
+    """When its status last changed; None: it never did."""
+    security_reviewer: Principal | None = None
+    """Always one of its owners."""
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    deleted_at: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,7 +142,13 @@ class ThreatModelSummary:
     """A row of the list of threat models."""
 
     model: ThreatModel
-    diagram_count: int
+    counts: Mapping[str, int] = field(default_factory=dict)
+    """How many children it has, by the names of their kinds."""
+
+    @property
+    def diagram_count(self) -> int:
+        """How many diagrams it has."""
+        return self.counts.get("diagram", 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,6 +161,7 @@ class NewThreatModel:
     issue_uri: str | None
     is_confidential: bool
     grants: tuple[Grant, ...]
+    metadata: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,6 +181,7 @@ class Diagram:
     include_in_report: bool = True
     timmy_enabled: bool = True
     metadata: Mapping[str, str] = field(default_factory=dict)
+    deleted_at: datetime | None = None
 
     @property
     def fields(self) -> DiagramFields:
