@@ -8,7 +8,6 @@ from quart_schema import operation_id, tag
 
 from api import bodies, diagram_changes, schemas
 from api.context import (
-    caller,
     context,
     model_for,
     model_to_list,
@@ -21,7 +20,7 @@ from api.documented import operation
 from api.preconditions import expected_version
 from crdt.diagram import read_cells, read_meta
 from rooms.editing import Edit
-from tmi.domain.events import Actor, ChangeType
+from tmi.domain.events import Actor, ChangeType, Deed
 from tmi.domain.ids import DiagramId, ThreatModelId
 from tmi.domain.model import Diagram
 from tmi.domain.ports import Page
@@ -97,7 +96,9 @@ async def put_diagram(threat_model_id: str, diagram_id: str) -> Response:
     given = await bodies.read_model(schemas.DiagramUpdate)
     if given.version is not None and expected is None:
         expected = given.version
-    return await _edited(model, diagram_id, diagram_changes.of_put(given), expected)
+    return await _edited(
+        model, diagram_id, deed(ChangeType.UPDATED), diagram_changes.of_put(given), expected
+    )
 
 
 @routes.patch("/threat_models/<threat_model_id>/diagrams/<diagram_id>")
@@ -120,11 +121,15 @@ async def patch_diagram(threat_model_id: str, diagram_id: str) -> Response:
     model = await model_for(threat_model_id, Action.WRITE)
     expected = expected_version()
     operations = (await bodies.read_model(schemas.JsonPatch, bodies.JSON_PATCH)).root
-    return await _edited(model, diagram_id, diagram_changes.of_patch(operations), expected)
+    return await _edited(
+        model, diagram_id, deed(ChangeType.PATCHED), diagram_changes.of_patch(operations), expected
+    )
 
 
-async def _edited(model: ThreatModelId, diagram_id: str, change: Any, expected: int | None) -> Response:
-    edit = Edit(model, parse_diagram_id(diagram_id), caller().user.id, change, expected)
+async def _edited(
+    model: ThreatModelId, diagram_id: str, by: Deed, change: Any, expected: int | None
+) -> Response:
+    edit = Edit(model, parse_diagram_id(diagram_id), by, change, expected)
     edited = await context().to_the_end(services().editing.edit(edit))
     return _answer(edited.diagram, edited.seq, edited.cells, edited.meta)
 
