@@ -170,7 +170,7 @@ class PostgresDiagrams:
             before = rows.diagram(found)
             if expected is not None and before.version != expected:
                 raise Conflict(f"Version {expected} is not the present one, {before.version}.")
-            written = await connection.fetchrow(
+            (written,) = await connection.fetch(
                 WRITE,
                 diagram,
                 fields.name,
