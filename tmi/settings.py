@@ -186,6 +186,8 @@ class Settings(BaseSettings):
     """What may be queued for a client that does not read."""
     body_max_bytes: Annotated[int, Field(ge=KIB, le=256 * MIB)] = MIB
     """A REST request's body."""
+    if_match_required: bool = False
+    """Whether a REST write has to say by If-Match which version it has read: 428 without."""
     sockets_max: Annotated[int, Field(ge=1)] = 20_000
     sockets_per_address_max: Annotated[int, Field(ge=1)] = 10_000
     """Live sockets from one IPv4 address or IPv6 /64, on all nodes; behind a proxy that
@@ -220,6 +222,8 @@ class Settings(BaseSettings):
     # who runs it, and what is kept of it
     audit_retention_days: Annotated[int, Field(ge=1, le=36_500)] = 365
     """Entries of the system audit are deleted after this long."""
+    deleted_keep_days: Annotated[int, Field(ge=1, le=36_500)] = 30
+    """What was deleted can be restored for this long, and is then deleted for good."""
     administrators: Annotated[tuple[UserName, ...], NoDecode] = ()
     """The first administrators, as provider:id or provider:e-mail, separated by commas."""
 

@@ -14,6 +14,7 @@ from typing import Any
 from uuid import uuid4
 
 from api.app import RestApp, create_app
+from api.diagram_changes import interpret
 from api.forwarding import TrustedProxies
 from api.identity import web
 from api.identity.provider import IdentityProvider, ProviderOptions
@@ -28,10 +29,13 @@ from persistence.memory.rate_limits import MemoryRateLimits
 from persistence.postgres.access import PostgresAccessControl
 from persistence.postgres.accounts import PostgresAccounts, PostgresChallenges
 from persistence.postgres.audit import PostgresAudit
+from persistence.postgres.bin import PostgresBin
+from persistence.postgres.children import PostgresChildren, PostgresContents
 from persistence.postgres.collaborations import PostgresCollaborations, PostgresTickets
 from persistence.postgres.database import PostgresDatabase
 from persistence.postgres.diagrams import PostgresDiagrams
 from persistence.postgres.groups import PostgresGroups, PostgresMemberships
+from persistence.postgres.metadata import PostgresMetadata
 from persistence.postgres.ownership import PostgresOwnership
 from persistence.postgres.pending_authorizations import PostgresPendingAuthorizations
 from persistence.postgres.sign_ins import PostgresSignIns
@@ -43,6 +47,7 @@ from persistence.postgres.users import PostgresUsers
 from rooms.administration import Administration, Desk
 from rooms.coordination.local import LocalCoordinator
 from rooms.coordination.redis import LeaseLimits, RedisCoordinator, connected, living_nodes
+from rooms.editing import Editing
 from rooms.journal import JournalLimits
 from rooms.limits import RoomsLimits
 from rooms.nodes import unix
@@ -56,7 +61,7 @@ from rooms.service import Rooms
 from tmi.domain.errors import DatabaseUnavailable, StartupError, TmiError, Unavailable
 from tmi.domain.ids import DiagramId, NodeId
 from tmi.domain.model import Node
-from tmi.domain.ports import AccessControl, Audit, RateLimits
+from tmi.domain.ports import AccessControl, Audit, Bin, RateLimits
 from tmi.embedded.data_directory import locked
 from tmi.embedded.postgres import embedded_postgres
 from tmi.provider_settings import ProviderSettings
@@ -141,6 +146,9 @@ async def build(settings: Settings, worker: Worker | None = None) -> AsyncIterat
         audit = PostgresAudit(database)
         retention = timedelta(days=settings.audit_retention_days)
         await stack.enter_async_context(_background(_purge_audit(audit, retention), "purge-audit"))
+        bin_ = PostgresBin(database)
+        kept = timedelta(days=settings.deleted_keep_days)
+        await stack.enter_async_context(_background(_purge_deleted(bin_, kept), "purge-deleted"))
         access = PostgresAccessControl(database)
         tokens = await _tokens(settings, database)
         drain_requested = asyncio.Event()
@@ -154,6 +162,8 @@ async def build(settings: Settings, worker: Worker | None = None) -> AsyncIterat
         metrics = Metrics(rooms, live.sockets, lambda: database.open_connections)
         await stack.enter_async_context(metrics.running())
         administration.use_figures(metrics.text)
+        editing = Editing(rooms, PostgresDiagrams(database), access, interpret, administration.ask)
+        administration.use_editing(editing.answer)
         services = Services(
             threat_models=PostgresThreatModels(database),
             diagrams=PostgresDiagrams(database),
@@ -169,6 +179,10 @@ async def build(settings: Settings, worker: Worker | None = None) -> AsyncIterat
             audit=audit,
             collaborations=PostgresCollaborations(database),
             tickets=tickets,
+            children=PostgresChildren(database),
+            contents=PostgresContents(database),
+            metadata=PostgresMetadata(database),
+            bin=bin_,
             rooms=rooms,
             tokens=tokens,
             database=database,
@@ -176,6 +190,7 @@ async def build(settings: Settings, worker: Worker | None = None) -> AsyncIterat
             options=_api_options(settings),
             metrics=metrics,
             administration=administration,
+            editing=editing,
         )
         yield Service(
             create_app(services),
@@ -408,6 +423,7 @@ def _api_options(settings: Settings) -> ApiOptions:
             sign_in_per_address=settings.sign_in_requests_per_min,
         ),
         max_body_bytes=settings.body_max_bytes,
+        if_match_required=settings.if_match_required,
         refresh_token_ttl_s=settings.refresh_token_ttl_s,
         administrators=settings.administrators,
         client_callbacks=settings.client_callbacks,
@@ -497,3 +513,15 @@ async def _purge_audit(audit: Audit, retention: timedelta) -> None:
                     break
         except DatabaseUnavailable as error:
             log.warning("old entries of the system audit stay for now: %s", error)
+
+
+async def _purge_deleted(bin_: Bin, kept: timedelta) -> None:
+    """Delete for good, from time to time, what was deleted so long ago that it cannot be restored."""
+    while True:
+        await asyncio.sleep(PURGE_EVERY_S)
+        try:
+            for _ in range(PURGES_AT_ONCE):
+                if await bin_.purge(datetime.now(UTC) - kept, PURGE_ROWS) == 0:
+                    break
+        except DatabaseUnavailable as error:
+            log.warning("what was deleted long ago stays for now: %s", error)

@@ -2,6 +2,8 @@
 
 from api.schemas.accounts import *
 from api.schemas.base import *
+from api.schemas.cells import *
+from api.schemas.children import *
 from api.schemas.collaboration import *
 from api.schemas.diagrams import *
 from api.schemas.operations import *

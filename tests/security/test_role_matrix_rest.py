@@ -11,6 +11,7 @@ from uuid import UUID, uuid4
 import pytest
 
 from tests.rest import ADMINISTRATOR, NODE, RestClient, group_grant, over_memory, user_grant
+from tests.security.test_role_matrix_entities import OPERATIONS
 from tmi.domain.ids import DiagramId
 
 PUBLIC = frozenset(
@@ -126,6 +127,9 @@ ROWS = (
     Row(f"GET {MODEL}/diagrams", READER, 200),
     Row(f"POST {MODEL}/diagrams", WRITER, 201, {"name": "Flow", "type": "DFD-1.0.0"}),
     Row(f"GET {DIAGRAM}", READER, 200),
+    Row(f"GET {DIAGRAM}/model", READER, 200),
+    Row(f"PUT {DIAGRAM}", WRITER, 200, {"name": "Flow", "type": "DFD-1.0.0", "cells": []}),
+    Row(f"PATCH {DIAGRAM}", WRITER, 200, [{"op": "test", "path": "/cells", "value": []}], PATCH),
     Row(f"DELETE {DIAGRAM}", WRITER, 204),
     Row("GET /admin/nodes", ADMINISTRATOR, 200),
     Row("POST /admin/nodes/<node_id>/drain", ADMINISTRATOR, 202),
@@ -170,8 +174,10 @@ class House:
         return answer.status
 
     @staticmethod
-    def _filler(ids: Mapping[str, str]) -> Callable[[str], str]:
-        def fill(text: str) -> str:
+    def _filler(ids: Mapping[str, str]) -> Callable[[Any], Any]:
+        def fill(text: Any) -> Any:
+            if not isinstance(text, str):
+                return text
             for name, value in ids.items():
                 text = text.replace(f"<{name}>", value)
             return text
@@ -274,4 +280,4 @@ async def test_every_operation_has_a_row() -> None:
             for rule in rest.app.url_map.iter_rules()
             for method in (rule.methods or set()) - {"HEAD"}
         }
-    assert operations == PUBLIC | {row.operation for row in ROWS}
+    assert operations == PUBLIC | {row.operation for row in ROWS} | OPERATIONS
