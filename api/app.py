@@ -21,6 +21,7 @@ from api import (
     oauth,
     rates,
     threat_models,
+    trail,
 )
 from api.bodies import answer, problem_answer
 from api.context import EXTENSION, HOST, Context, context, public, require_sign_in
@@ -88,6 +89,7 @@ def create_app(services: Services) -> RestApp:
         admin.routes,
         threat_models.routes,
         diagrams.routes,
+        trail.routes,
         collab_tokens.routes,
         administration.routes,
         collaboration.routes,

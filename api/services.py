@@ -21,6 +21,7 @@ from tmi.domain.ports import (
     SignIns,
     ThreatModels,
     Tickets,
+    Trail,
     Users,
 )
 
@@ -77,6 +78,7 @@ class Services:
     groups: Groups
     memberships: Memberships
     audit: Audit
+    trail: Trail
     collaborations: Collaborations
     tickets: Tickets
     rooms: Rooms

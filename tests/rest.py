@@ -24,6 +24,7 @@ from persistence.memory.audit import MemoryAudit
 from persistence.memory.collaborations import MemoryCollaborations, MemoryTickets
 from persistence.memory.database import MemoryDatabase
 from persistence.memory.diagrams import MemoryDiagrams
+from persistence.memory.events import MemoryTrail
 from persistence.memory.groups import MemoryGroups, MemoryMemberships
 from persistence.memory.rate_limits import MemoryRateLimits
 from persistence.memory.sign_ins import MemorySignIns
@@ -38,6 +39,7 @@ from persistence.postgres.audit import PostgresAudit
 from persistence.postgres.collaborations import PostgresCollaborations, PostgresTickets
 from persistence.postgres.database import PostgresDatabase
 from persistence.postgres.diagrams import PostgresDiagrams
+from persistence.postgres.events import PostgresTrail
 from persistence.postgres.groups import PostgresGroups, PostgresMemberships
 from persistence.postgres.sign_ins import PostgresSignIns
 from persistence.postgres.signing_keys import PostgresSigningKeys
@@ -211,6 +213,7 @@ async def over_memory(
             groups=MemoryGroups(store),
             memberships=MemoryMemberships(store),
             audit=MemoryAudit(store),
+            trail=MemoryTrail(store),
             collaborations=MemoryCollaborations(store),
             tickets=MemoryTickets(store),
             rooms=rooms,
@@ -242,6 +245,7 @@ async def over_postgres(database: PostgresDatabase) -> AsyncIterator[RestClient]
             groups=PostgresGroups(database),
             memberships=PostgresMemberships(database),
             audit=PostgresAudit(database),
+            trail=PostgresTrail(database),
             collaborations=PostgresCollaborations(database),
             tickets=PostgresTickets(database),
             rooms=rooms,

@@ -176,6 +176,10 @@ class Settings(BaseSettings):
     # who runs it, and what is kept of it
     audit_retention_days: Annotated[int, Field(ge=1, le=36_500)] = 365
     """Entries of the system audit are deleted after this long."""
+    trail_retention_days: Annotated[int, Field(ge=1, le=36_500)] = 365
+    """Entries of the audit trails of threat models are deleted after this long."""
+    trail_states_retention_days: Annotated[int, Field(ge=1, le=36_500)] = 365
+    """What is needed to roll back to an entry is deleted after this long; with the entry at the latest."""
     administrators: Annotated[tuple[UserName, ...], NoDecode] = ()
     """The first administrators, as provider:id or provider:e-mail, separated by commas."""
 

@@ -28,6 +28,7 @@ from persistence.postgres.audit import PostgresAudit
 from persistence.postgres.collaborations import PostgresCollaborations, PostgresTickets
 from persistence.postgres.database import PostgresDatabase
 from persistence.postgres.diagrams import PostgresDiagrams
+from persistence.postgres.events import PostgresTrail
 from persistence.postgres.groups import PostgresGroups, PostgresMemberships
 from persistence.postgres.ownership import PostgresOwnership
 from persistence.postgres.sign_ins import PostgresSignIns
@@ -50,7 +51,7 @@ from rooms.service import Rooms
 from tmi.domain.errors import DatabaseUnavailable, StartupError, TmiError, Unavailable
 from tmi.domain.ids import DiagramId, NodeId
 from tmi.domain.model import Node
-from tmi.domain.ports import AccessControl, Audit, RateLimits
+from tmi.domain.ports import AccessControl, Audit, RateLimits, Trail
 from tmi.embedded.data_directory import locked
 from tmi.embedded.postgres import embedded_postgres
 from tmi.settings import Settings, split_place
@@ -117,6 +118,8 @@ async def build(settings: Settings) -> AsyncIterator[Service]:
         audit = PostgresAudit(database)
         retention = timedelta(days=settings.audit_retention_days)
         await stack.enter_async_context(_background(_purge_audit(audit, retention), "purge-audit"))
+        trail = PostgresTrail(database)
+        await stack.enter_async_context(_background(_purge_trail(trail, settings), "purge-trail"))
         access = PostgresAccessControl(database)
         tokens = await _tokens(settings, database)
         drain_requested = asyncio.Event()
@@ -141,6 +144,7 @@ async def build(settings: Settings) -> AsyncIterator[Service]:
             groups=PostgresGroups(database),
             memberships=PostgresMemberships(database),
             audit=audit,
+            trail=trail,
             collaborations=PostgresCollaborations(database),
             tickets=tickets,
             rooms=rooms,
@@ -388,3 +392,18 @@ async def _purge_audit(audit: Audit, retention: timedelta) -> None:
                     break
         except DatabaseUnavailable as error:
             log.warning("old entries of the system audit stay for now: %s", error)
+
+
+async def _purge_trail(trail: Trail, settings: Settings) -> None:
+    """Delete events of threat models, and their states, whose time is over, from time to time."""
+    events = timedelta(days=settings.trail_retention_days)
+    states = timedelta(days=settings.trail_states_retention_days)
+    while True:
+        await asyncio.sleep(PURGE_EVERY_S)
+        try:
+            for _ in range(PURGES_AT_ONCE):
+                now = datetime.now(UTC)
+                if await trail.purge(now - events, now - states, PURGE_ROWS) == 0:
+                    break
+        except DatabaseUnavailable as error:
+            log.warning("old entries of the trail stay for now: %s", error)
