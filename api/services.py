@@ -26,6 +26,7 @@ from tmi.domain.ports import (
     SignIns,
     ThreatModels,
     Tickets,
+    Trail,
     Users,
 )
 
@@ -84,6 +85,7 @@ class Services:
     groups: Groups
     memberships: Memberships
     audit: Audit
+    trail: Trail
     collaborations: Collaborations
     tickets: Tickets
     children: Children

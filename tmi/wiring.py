@@ -31,6 +31,7 @@ from persistence.postgres.children import PostgresChildren, PostgresContents
 from persistence.postgres.collaborations import PostgresCollaborations, PostgresTickets
 from persistence.postgres.database import PostgresDatabase
 from persistence.postgres.diagrams import PostgresDiagrams
+from persistence.postgres.events import PostgresTrail
 from persistence.postgres.groups import PostgresGroups, PostgresMemberships
 from persistence.postgres.metadata import PostgresMetadata
 from persistence.postgres.ownership import PostgresOwnership
@@ -55,7 +56,7 @@ from rooms.service import Rooms
 from tmi.domain.errors import DatabaseUnavailable, StartupError, TmiError, Unavailable
 from tmi.domain.ids import DiagramId, NodeId
 from tmi.domain.model import Node
-from tmi.domain.ports import AccessControl, Audit, Bin, RateLimits
+from tmi.domain.ports import AccessControl, Audit, Bin, RateLimits, Trail
 from tmi.embedded.data_directory import locked
 from tmi.embedded.postgres import embedded_postgres
 from tmi.settings import Settings, split_place
@@ -125,6 +126,8 @@ async def build(settings: Settings) -> AsyncIterator[Service]:
         bin_ = PostgresBin(database)
         kept = timedelta(days=settings.deleted_keep_days)
         await stack.enter_async_context(_background(_purge_deleted(bin_, kept), "purge-deleted"))
+        trail = PostgresTrail(database)
+        await stack.enter_async_context(_background(_purge_trail(trail, settings), "purge-trail"))
         access = PostgresAccessControl(database)
         tokens = await _tokens(settings, database)
         drain_requested = asyncio.Event()
@@ -151,6 +154,7 @@ async def build(settings: Settings) -> AsyncIterator[Service]:
             groups=PostgresGroups(database),
             memberships=PostgresMemberships(database),
             audit=audit,
+            trail=trail,
             collaborations=PostgresCollaborations(database),
             tickets=tickets,
             children=PostgresChildren(database),
@@ -416,3 +420,18 @@ async def _purge_deleted(bin_: Bin, kept: timedelta) -> None:
                     break
         except DatabaseUnavailable as error:
             log.warning("what was deleted long ago stays for now: %s", error)
+
+
+async def _purge_trail(trail: Trail, settings: Settings) -> None:
+    """Delete events of threat models, and their states, whose time is over, from time to time."""
+    events = timedelta(days=settings.trail_retention_days)
+    states = timedelta(days=settings.trail_states_retention_days)
+    while True:
+        await asyncio.sleep(PURGE_EVERY_S)
+        try:
+            for _ in range(PURGES_AT_ONCE):
+                now = datetime.now(UTC)
+                if await trail.purge(now - events, now - states, PURGE_ROWS) == 0:
+                    break
+        except DatabaseUnavailable as error:
+            log.warning("old entries of the trail stay for now: %s", error)
