@@ -18,6 +18,7 @@ from api import (
     collaboration,
     diagrams,
     docs,
+    edge,
     me,
     metadata,
     oauth,
@@ -59,8 +60,13 @@ _HTTP_PROBLEMS = {
 class RestApp(Quart):
     """Quart, except that no route depends on the Host header, or on bytes of a query that are no UTF-8.
 
-    Quart looks at both before any handler runs, and would answer an odd one with 500.
+    Quart looks at both before any handler runs, and would answer an odd one with 500. A path may say which
+    version of the API it means, the only one.
     """
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        """Serve one connection."""
+        await super().__call__(edge.scope_without_version(scope), receive, send)
 
     def create_url_adapter(self, request: BaseRequestWebsocket | None) -> MapAdapter | None:
         """Match the path and the method alone."""
@@ -107,6 +113,10 @@ def create_app(services: Services) -> RestApp:
     app.before_request(rates.limit_address)
     app.before_request(require_sign_in)
     app.before_request(rates.limit_user)
+    app.before_request(edge.check_media_types)
+    # These run from the last to the first.
+    app.after_request(edge.without_body_for_head)
+    app.after_request(edge.with_version)
     app.after_request(rates.with_rate_headers)
     app.after_request(_with_security_headers)
     app.register_error_handler(TmiError, _refused)

@@ -32,6 +32,10 @@ class PreconditionRequired(TmiError):
     """Say by If-Match which version you have read."""
 
 
+class NotAcceptable(TmiError):
+    """This operation does not answer in a media type that you accept."""
+
+
 class UnsupportedMediaType(BadInput):
     """This operation does not take that media type."""
 
@@ -83,6 +87,7 @@ _STATUSES: tuple[tuple[type[TmiError], int, str, Mapping[str, str]], ...] = (
     (Forbidden, 403, "forbidden", {}),
     (NotFound, 404, "not_found", {}),
     (Conflict, 409, "conflict", {}),
+    (NotAcceptable, 406, "not_acceptable", {}),
     (PreconditionRequired, 428, "precondition_required", {}),
     (TooManyRequests, 429, "too_many_requests", _RETRY),
     # Nobody should repeat it without a look.
