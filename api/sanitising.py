@@ -49,7 +49,7 @@ _UNSEEN = re.compile(
 
 _VALUE = r"""\s*=\s*(?:[^\s"'=<>`]+|'[^']*'|"[^"]*")"""
 _TAG = rf"</?[A-Za-z][A-Za-z0-9-]*(?:\s+[A-Za-z_:][\w:.-]*(?:{_VALUE})?)*\s*/?>"
-_TOKEN = re.compile(rf"\\`|`+|(?P<link><(?:https?://|mailto:)[^\s<>]*>)|(?P<tag>{_TAG})|(?P<open><)")
+_TOKEN = re.compile(rf"\\`+|`+|(?P<link><(?:https?://|mailto:)[^\s<>]*>)|(?P<tag>{_TAG})|(?P<open><)")
 _LONE = re.compile(rf"(?P<tag>{_TAG})|<")
 _KEPT = {tag.lower() for tag in _TAGS}
 _NAME = re.compile(r"</?([A-Za-z][A-Za-z0-9-]*)")
@@ -58,8 +58,9 @@ _BACKQUOTES = re.compile("`+")
 _ENTITY = re.compile(r"&amp;(?!#?\w+;)")
 _HARMLESS = re.compile(r"&lt;(?=[\s0-9=]|$)")
 _HELD = re.compile("\ufdd0([0-9]+)\ufdd1")
+_PICTURE = r"image/(?:png|gif|jpeg|webp)[;,]"
 _BAD_LINK = re.compile(
-    r"(?:\]\(|\]:)[\s<]*(?:javascript|vbscript|data)\s*:(?!image/(?:png|gif|jpeg|webp)[;,])", re.IGNORECASE
+    rf"(?:\]\(|\]:)(?:\s|<|&lt;)*(?:javascript|vbscript|data)\s*:(?!{_PICTURE})", re.IGNORECASE
 )
 _PLAIN_ROUNDS = 5
 _MOST_INDENTED = 3
