@@ -14,6 +14,8 @@ must never be a way around nh3. So less counts as code here than in CommonMark, 
 - Neither counts after a tag and before the next blank line, since that may be a block of raw HTML, in which
   backquotes mean nothing. `<pre>`, whose block does not end with a blank line, is not on the list.
 - A `<` that begins no tag of the usual form is written `&lt;`, so that nothing opens where we saw nothing.
+- What nh3 takes out may change what is code: so it is asked again until nothing changes. Then all that was
+  said of code holds for the text that is kept.
 """
 
 import re
@@ -62,7 +64,7 @@ _PICTURE = r"image/(?:png|gif|jpeg|webp)[;,]"
 _BAD_LINK = re.compile(
     rf"(?:\]\(|\]:)(?:\s|<|&lt;)*(?:javascript|vbscript|data)\s*:(?!{_PICTURE})", re.IGNORECASE
 )
-_PLAIN_ROUNDS = 5
+_ROUNDS = 6
 _MOST_INDENTED = 3
 
 
@@ -77,7 +79,7 @@ def checked(text: str) -> str:
 def plain(text: str) -> str:
     """Text without any HTML: tags go, what is between them stays. Raises ValueError as `checked` does."""
     checked(text)
-    for _ in range(_PLAIN_ROUNDS):
+    for _ in range(_ROUNDS):
         if "<" not in text and "&" not in text:
             return text
         bare = unescape(nh3.clean(_with_lone_brackets_escaped(text), tags=set()))
@@ -100,6 +102,15 @@ def markdown(text: str) -> str:
     """
     checked(text)
     text = text.replace("\r\n", "\n").replace("\r", "\n")
+    for _ in range(_ROUNDS):
+        cleaned = _cleaned_once(text)
+        if cleaned == text:
+            return text
+        text = cleaned
+    raise ValueError("it holds HTML that is put together in an odd way")
+
+
+def _cleaned_once(text: str) -> str:
     held: list[str] = []
     if "<" in text or "&" in text:
         prepared = _prepared(text, held)

@@ -120,6 +120,10 @@ def test_a_link_to_a_script_is_refused(text: str) -> None:
         sanitising.markdown(text)
 
 
+def test_a_blank_line_that_goes_with_a_tag_hides_nothing() -> None:
+    assert "<script" not in sanitising.markdown("<svg><pre>\n\n```<script>")
+
+
 def test_a_fence_inside_a_block_of_html_hides_nothing() -> None:
     cleaned = sanitising.markdown("<table>\n```\n<script>alert(1)</script>\n```\n</table>")
     assert "<script" not in cleaned
@@ -165,14 +169,16 @@ def _as_html_blocks(text: str) -> str:
 
 
 @given(PIECES)
-def test_whatever_is_put_together_holds_nothing_dangerous(pieces: list[str]) -> None:
-    cleaned = "".join(pieces)
-    for _ in range(2):
-        cleaned = sanitising.markdown(cleaned)
-        tags = _Tags()
-        tags.feed(_as_html_blocks(cleaned))
-        assert not [tag for tag, _ in tags.found if tag in DANGEROUS], cleaned
-        assert not [name for _, attrs in tags.found for name, _ in attrs if name.startswith("on")], cleaned
+def test_whatever_is_put_together_holds_nothing_dangerous_and_is_stable(pieces: list[str]) -> None:
+    try:
+        cleaned = sanitising.markdown("".join(pieces))
+    except ValueError:
+        return
+    tags = _Tags()
+    tags.feed(_as_html_blocks(cleaned))
+    assert not [tag for tag, _ in tags.found if tag in DANGEROUS], cleaned
+    assert not [name for _, attrs in tags.found for name, _ in attrs if name.startswith("on")], cleaned
+    assert cleaned == sanitising.markdown(cleaned)
 
 
 @pytest.mark.parametrize(
