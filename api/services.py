@@ -11,6 +11,7 @@ from tmi.domain.ports import (
     AccessControl,
     Accounts,
     Audit,
+    CellEdits,
     Challenges,
     Collaborations,
     Database,
@@ -79,6 +80,7 @@ class Services:
     memberships: Memberships
     audit: Audit
     trail: Trail
+    cell_edits: CellEdits
     collaborations: Collaborations
     tickets: Tickets
     rooms: Rooms

@@ -9,7 +9,7 @@ from persistence.postgres import events, rows
 from persistence.postgres.database import PooledConnection, PostgresDatabase
 from tmi.domain.errors import NotFound
 from tmi.domain.events import SYSTEM, Actor, ChangeType, Deed, Event
-from tmi.domain.ids import DiagramId, ThreatModelId
+from tmi.domain.ids import DiagramId, Seq, ThreatModelId
 from tmi.domain.model import Diagram
 from tmi.domain.ports import Page
 
@@ -77,7 +77,8 @@ class PostgresDiagrams:
             if found is None:
                 raise NotFound("There is no such threat model.")
             made = rows.diagram(found)
-            await events.write(connection, Event.of_diagram(Deed(by, ChangeType.CREATED), made))
+            event = Event.of_diagram(Deed(by, ChangeType.CREATED), made, seq=Seq(0))
+            await events.write(connection, event)
         return made
 
     async def of_threat_model(self, model: ThreatModelId, page: Page) -> tuple[Sequence[Diagram], int]:

@@ -9,6 +9,7 @@ import pytest
 from persistence.memory.access import MemoryAccessControl
 from persistence.memory.accounts import MemoryAccounts, MemoryChallenges
 from persistence.memory.audit import MemoryAudit
+from persistence.memory.cell_edits import MemoryCellEdits
 from persistence.memory.collaborations import MemoryCollaborations, MemoryTickets
 from persistence.memory.database import MemoryDatabase
 from persistence.memory.diagrams import MemoryDiagrams
@@ -25,6 +26,7 @@ from persistence.memory.users import MemoryUsers
 from persistence.postgres.access import PostgresAccessControl
 from persistence.postgres.accounts import PostgresAccounts, PostgresChallenges
 from persistence.postgres.audit import PostgresAudit
+from persistence.postgres.cell_edits import PostgresCellEdits
 from persistence.postgres.collaborations import PostgresCollaborations, PostgresTickets
 from persistence.postgres.database import PostgresDatabase
 from persistence.postgres.diagrams import PostgresDiagrams
@@ -43,6 +45,7 @@ from tmi.domain.ports import (
     AccessControl,
     Accounts,
     Audit,
+    CellEdits,
     Challenges,
     Collaborations,
     Database,
@@ -83,6 +86,7 @@ class Ports:
     audit: Audit
     trail: Trail
     feed: Feed
+    cell_edits: CellEdits
     collaborations: Collaborations
     tickets: Tickets
     sign_ins: SignIns
@@ -127,6 +131,7 @@ def memory_ports(store: MemoryStore) -> Ports:
         audit=MemoryAudit(store),
         trail=MemoryTrail(store),
         feed=MemoryFeed(store),
+        cell_edits=MemoryCellEdits(store),
         collaborations=MemoryCollaborations(store),
         tickets=MemoryTickets(store),
         sign_ins=MemorySignIns(store),
@@ -169,6 +174,7 @@ def postgres_ports(database: PostgresDatabase) -> Ports:
         audit=PostgresAudit(database),
         trail=PostgresTrail(database),
         feed=PostgresFeed(database),
+        cell_edits=PostgresCellEdits(database),
         collaborations=PostgresCollaborations(database),
         tickets=PostgresTickets(database),
         sign_ins=PostgresSignIns(database),
