@@ -13,6 +13,7 @@ from tmi.domain.ports import (
     Accounts,
     Audit,
     Bin,
+    CellEdits,
     Challenges,
     Children,
     Collaborations,
@@ -86,6 +87,7 @@ class Services:
     memberships: Memberships
     audit: Audit
     trail: Trail
+    cell_edits: CellEdits
     collaborations: Collaborations
     tickets: Tickets
     children: Children

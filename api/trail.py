@@ -1,6 +1,7 @@
 """The audit trail: of a threat model with all that is in it, of one object, of all for administrators."""
 
 from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime
 from uuid import UUID
 
 from quart import Blueprint, Response
@@ -10,7 +11,7 @@ from api import bodies, cursors, schemas
 from api.context import administrator, model_for, parse_uuid, services
 from api.documented import operation
 from tmi.domain.errors import NotFound
-from tmi.domain.events import ChangeType, ObjectType, Recorded
+from tmi.domain.events import ChangeType, ObjectType, Recorded, told_until
 from tmi.domain.ids import DiagramId, EventId, ThreatModelId
 from tmi.domain.ports import EventFilter, EventPage, Page
 from tmi.domain.roles import Action
@@ -39,6 +40,7 @@ async def list_trail(threat_model_id: str) -> Response:
     """
     model = await model_for(threat_model_id, Action.READ)
     query = bodies.read_query(schemas.TrailQuery)
+    await _tell(model)
     page = await _page(_wanted(query, model), query)
     return bodies.answer(
         schemas.TrailPage(
@@ -80,8 +82,15 @@ for _child in CHILDREN:
     _add_child(*_child)
 
 
+async def _tell(model: ThreatModelId) -> None:
+    """See to it that the trail has all edits of cells up to the last full minute."""
+    await services().cell_edits.tell_of(model, told_until(datetime.now(UTC)))
+
+
 async def _of_object(model: ThreatModelId, object_type: ObjectType, key: UUID) -> Response:
     query = bodies.read_query(schemas.PageQuery)
+    if object_type is ObjectType.DIAGRAM:
+        await _tell(model)
     page = Page(query.limit, query.offset)
     found, total = await services().trail.of_object(model, object_type, key, page)
     if not total:

@@ -23,6 +23,7 @@ from persistence.memory.access import MemoryAccessControl
 from persistence.memory.accounts import MemoryAccounts, MemoryChallenges
 from persistence.memory.audit import MemoryAudit
 from persistence.memory.bin import MemoryBin
+from persistence.memory.cell_edits import MemoryCellEdits
 from persistence.memory.children import MemoryChildren, MemoryContents
 from persistence.memory.collaborations import MemoryCollaborations, MemoryTickets
 from persistence.memory.database import MemoryDatabase
@@ -41,6 +42,7 @@ from persistence.postgres.access import PostgresAccessControl
 from persistence.postgres.accounts import PostgresAccounts, PostgresChallenges
 from persistence.postgres.audit import PostgresAudit
 from persistence.postgres.bin import PostgresBin
+from persistence.postgres.cell_edits import PostgresCellEdits
 from persistence.postgres.children import PostgresChildren, PostgresContents
 from persistence.postgres.collaborations import PostgresCollaborations, PostgresTickets
 from persistence.postgres.database import PostgresDatabase
@@ -223,6 +225,7 @@ async def over_memory(
             memberships=MemoryMemberships(store),
             audit=MemoryAudit(store),
             trail=MemoryTrail(store),
+            cell_edits=MemoryCellEdits(store),
             collaborations=MemoryCollaborations(store),
             tickets=MemoryTickets(store),
             children=MemoryChildren(store),
@@ -261,6 +264,7 @@ async def over_postgres(database: PostgresDatabase) -> AsyncIterator[RestClient]
             memberships=PostgresMemberships(database),
             audit=PostgresAudit(database),
             trail=PostgresTrail(database),
+            cell_edits=PostgresCellEdits(database),
             collaborations=PostgresCollaborations(database),
             tickets=PostgresTickets(database),
             children=PostgresChildren(database),

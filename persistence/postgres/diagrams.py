@@ -13,7 +13,7 @@ from persistence.postgres.database import PooledConnection, PostgresDatabase
 from tmi.domain.diagrams import DiagramFields
 from tmi.domain.errors import Conflict, NotFound
 from tmi.domain.events import SYSTEM, Actor, ChangeType, Deed, Event
-from tmi.domain.ids import DiagramId, ThreatModelId
+from tmi.domain.ids import DiagramId, Seq, ThreatModelId
 from tmi.domain.model import Diagram
 from tmi.domain.ports import Page
 
@@ -126,7 +126,8 @@ class PostgresDiagrams:
             if found is None:
                 raise NotFound("There is no such threat model.")
             made = rows.diagram(found)
-            await events.write(connection, Event.of_diagram(Deed(by, ChangeType.CREATED), made))
+            event = Event.of_diagram(Deed(by, ChangeType.CREATED), made, seq=Seq(0))
+            await events.write(connection, event)
         return made
 
     async def of_threat_model(
