@@ -6,9 +6,8 @@ from typing import Any
 from quart import Blueprint, Response
 from quart_schema import operation_id, tag
 
-from api import bodies, diagram_changes, schemas
+from api import bodies, diagram_changes, edge, minimal, schemas
 from api.context import (
-    caller,
     context,
     model_for,
     model_to_list,
@@ -21,13 +20,17 @@ from api.documented import operation
 from api.preconditions import expected_version
 from crdt.diagram import read_cells, read_meta
 from rooms.editing import Edit
-from tmi.domain.events import Actor, ChangeType
+from tmi.domain.children import shown
+from tmi.domain.events import Actor, ChangeType, Deed
 from tmi.domain.ids import DiagramId, ThreatModelId
 from tmi.domain.model import Diagram
 from tmi.domain.ports import Page
 from tmi.domain.roles import Action
 
 routes = Blueprint("diagrams", __name__)
+
+MAX_ASSETS = 1000
+"""Shown with a diagram for analysis."""
 
 
 @routes.post("/threat_models/<threat_model_id>/diagrams")
@@ -77,6 +80,45 @@ async def get_diagram(threat_model_id: str, diagram_id: str) -> Response:
     return _answer(diagram, seq, read_cells(document), read_meta(document))
 
 
+@routes.get("/threat_models/<threat_model_id>/diagrams/<diagram_id>/model")
+@tag(["Diagrams"])
+@operation_id("getDiagramModel")
+@operation(
+    query=schemas.FormatQuery,
+    answers={200: schemas.MinimalDiagramModel},
+    errors=(400, 401, 403, 404, 503),
+    produces=(minimal.JSON, minimal.YAML, minimal.GRAPHML),
+)
+async def get_diagram_model(threat_model_id: str, diagram_id: str) -> Response:
+    """Get a diagram for analysis: what is connected to what, without how it is drawn
+
+    In JSON, YAML or GraphML, as `format` or else `Accept` says.
+    """
+    model = await model_for(threat_model_id, Action.READ)
+    query = bodies.read_query(schemas.FormatQuery)
+    diagram = await services().diagrams.get(model, parse_diagram_id(diagram_id))
+    threat_model = await services().threat_models.get(model)
+    _, document = await services().rooms.read(diagram.id)
+    cells = minimal.cells_of(read_cells(document))
+    named = set(minimal.assets_of(cells))
+    contents = await services().contents.of(model, MAX_ASSETS) if named else ()
+    assets = [shown(child) for child in contents if child.kind == "asset" and str(child.id) in named]
+    body = {
+        "id": model,
+        "name": threat_model.name,
+        "description": threat_model.description or "",
+        "metadata": dict(threat_model.metadata),
+        "cells": cells,
+        "assets": assets,
+    }
+    media_type = minimal.FORMATS[query.format] if query.format else edge.preferred(minimal.FORMATS.values())
+    if media_type == minimal.YAML:
+        return Response(minimal.as_yaml(body), content_type="application/yaml; charset=utf-8")
+    if media_type == minimal.GRAPHML:
+        return Response(minimal.as_graphml(body), content_type=minimal.GRAPHML)
+    return bodies.answer(body)
+
+
 @routes.put("/threat_models/<threat_model_id>/diagrams/<diagram_id>")
 @tag(["Diagrams"])
 @operation_id("updateThreatModelDiagram")
@@ -97,7 +139,9 @@ async def put_diagram(threat_model_id: str, diagram_id: str) -> Response:
     given = await bodies.read_model(schemas.DiagramUpdate)
     if given.version is not None and expected is None:
         expected = given.version
-    return await _edited(model, diagram_id, diagram_changes.of_put(given), expected)
+    return await _edited(
+        model, diagram_id, deed(ChangeType.UPDATED), diagram_changes.of_put(given), expected
+    )
 
 
 @routes.patch("/threat_models/<threat_model_id>/diagrams/<diagram_id>")
@@ -120,11 +164,15 @@ async def patch_diagram(threat_model_id: str, diagram_id: str) -> Response:
     model = await model_for(threat_model_id, Action.WRITE)
     expected = expected_version()
     operations = (await bodies.read_model(schemas.JsonPatch, bodies.JSON_PATCH)).root
-    return await _edited(model, diagram_id, diagram_changes.of_patch(operations), expected)
+    return await _edited(
+        model, diagram_id, deed(ChangeType.PATCHED), diagram_changes.of_patch(operations), expected
+    )
 
 
-async def _edited(model: ThreatModelId, diagram_id: str, change: Any, expected: int | None) -> Response:
-    edit = Edit(model, parse_diagram_id(diagram_id), caller().user.id, change, expected)
+async def _edited(
+    model: ThreatModelId, diagram_id: str, by: Deed, change: Any, expected: int | None
+) -> Response:
+    edit = Edit(model, parse_diagram_id(diagram_id), by, change, expected)
     edited = await context().to_the_end(services().editing.edit(edit))
     return _answer(edited.diagram, edited.seq, edited.cells, edited.meta)
 

@@ -5,6 +5,7 @@ and `Content-Type` with what it says it takes, before its handler runs. Errors a
 for. An operation that answers without a body takes any `Accept`.
 """
 
+from collections.abc import Iterable
 from typing import Any, cast
 
 from quart import Response, current_app, request
@@ -45,6 +46,12 @@ async def check_media_types() -> None:
     takes = said.get("takes", ())
     if takes and _has_body() and request.mimetype not in takes:
         raise UnsupportedMediaType(f"send {' or '.join(takes)}")
+
+
+def preferred(produces: Iterable[str]) -> str:
+    """What the client likes best of these, the first of them if it does not say."""
+    given = list(produces)
+    return request.accept_mimetypes.best_match(given, given[0]) or given[0]
 
 
 def _has_body() -> bool:

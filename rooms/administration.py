@@ -107,7 +107,12 @@ class Desk:
         self.has_database: Callable[[], Awaitable[bool]] | None = None
 
     async def answer(self, question: Json) -> Json:
-        """See `Administration` for what is asked. Raises TmiError."""
+        """See `Administration` and `rooms.editing` for what is asked. Raises TmiError."""
+        if self.edit is not None and isinstance(question, dict) and question.get("do") == "edit":
+            return await self._to_the_end(self.edit(question))
+        return await self._answer(question)
+
+    async def _answer(self, question: Json) -> Json:
         if not isinstance(question, dict):
             raise BadInput("a question is an object")
         do = question.get("do")
@@ -124,8 +129,6 @@ class Desk:
         if do == "drain":
             self._drain()
             return {}
-        if do == "edit" and self.edit is not None:
-            return await self._to_the_end(self.edit(question))
         if do == "here":
             return {"is": True}
         if do == "reach":

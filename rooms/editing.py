@@ -51,6 +51,7 @@ from tmi.domain.errors import (
     Unavailable,
     VersionMismatch,
 )
+from tmi.domain.events import Actor, ChangeType, Deed
 from tmi.domain.ids import DiagramId, Seq, ThreatModelId, UserId
 from tmi.domain.model import Diagram, Node
 from tmi.domain.ports import AccessControl, DiagramWrites, Origin
@@ -84,11 +85,19 @@ class Edit:
 
     model: ThreatModelId
     diagram: DiagramId
-    user: UserId
+    deed: Deed
+    """Whose edit it is, and how the trail calls it."""
     change: Json
     """In the words of whoever interprets it (`Interpret`); JSON, since it may travel."""
     expected: int | None = None
     """The version that the diagram has to have."""
+
+    @property
+    def user(self) -> UserId:
+        """Its author. Raises BadInput: it has to be somebody."""
+        if self.deed.actor.user is None:
+            raise BadInput("an edit has an author")
+        return self.deed.actor.user
 
 
 @dataclass(frozen=True, slots=True)
@@ -222,13 +231,13 @@ class Editing:
                 raise _NotOwner
             # Nothing may be awaited from here until the document has changed.
             fields, changed = self._apply(runner, before, edit)
-            made = runner.room.seq if changed else Seq(0)
+            made = runner.room.seq if changed else None
             edited = Edited(
                 before, runner.room.seq, read_cells(runner.room.document), read_meta(runner.room.document)
             )
-            if made:
+            if made is not None:
                 await self._saved(runner, made)
-            return replace(edited, diagram=await self._written(edit, before, fields, is_made=bool(made)))
+            return replace(edited, diagram=await self._written(edit, before, fields, made))
 
     def _apply(self, runner: RoomRunner, before: Diagram, edit: Edit) -> tuple[DiagramFields, bool]:
         runner.settle()
@@ -254,11 +263,16 @@ class Editing:
             raise OutcomeUnknown("the diagram's room ended before the edit was saved: it may yet be")
 
     async def _written(
-        self, edit: Edit, before: Diagram, fields: DiagramFields, *, is_made: bool
+        self, edit: Edit, before: Diagram, fields: DiagramFields, made: Seq | None
     ) -> Diagram:
         try:
             return await self._diagrams.write(
-                edit.model, edit.diagram, fields, None if is_made else before.version
+                edit.model,
+                edit.diagram,
+                fields,
+                edit.deed,
+                expected=before.version if made is None else None,
+                seq=made,
             )
         except DatabaseUnavailable:
             raise OutcomeUnknown("the database went away while the edit was being saved") from None
@@ -328,11 +342,13 @@ def _name_of(error: TmiError) -> str:
 
 
 def _edit_to_json(edit: Edit) -> Json:
+    actor = edit.deed.actor
     return {
         "do": "edit",
         "model": str(edit.model),
         "diagram": str(edit.diagram),
-        "user": str(edit.user),
+        "actor": [str(edit.user), actor.provider, actor.provider_id, actor.email, actor.name],
+        "as": [edit.deed.change.value, edit.deed.summary],
         "change": edit.change,
         "expected": edit.expected,
     }
@@ -341,10 +357,12 @@ def _edit_to_json(edit: Edit) -> Json:
 def _edit_from_json(asked: Json) -> Edit:
     """Raises BadInput."""
     try:
+        user, *actor = asked["actor"]
+        called, summary = asked["as"]
         return Edit(
             ThreatModelId(UUID(asked["model"])),
             DiagramId(UUID(asked["diagram"])),
-            UserId(UUID(asked["user"])),
+            Deed(Actor(UserId(UUID(user)), *actor), ChangeType(called), summary),
             asked["change"],
             asked["expected"],
         )

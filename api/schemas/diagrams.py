@@ -6,7 +6,7 @@ from uuid import UUID
 
 from pydantic import Field, StringConstraints
 
-from api.schemas.base import Description, Input, Name, Output
+from api.schemas.base import Description, Input, Name, Output, Query
 from api.schemas.cells import AnyCell, CellMetadata
 from tmi.domain.diagrams import DiagramImage
 from tmi.domain.model import Diagram
@@ -123,6 +123,47 @@ class DiagramOutput(DiagramListItem):
     metadata: list[CellMetadata]
     color_palette: list[PaletteEntry] | None = None
     cells: list[AnyCell]
+
+
+class MinimalTerminal(Output):
+    """An end of a data flow."""
+
+    cell: str
+    port: str | None = None
+
+
+class MinimalCell(Output):
+    """A node or a data flow without how it is drawn; `source` and `target` are a flow's."""
+
+    id: str
+    shape: str
+    parent: str | None = None
+    children: list[str] | None = None
+    source: MinimalTerminal | None = None
+    target: MinimalTerminal | None = None
+    labels: list[str]
+    metadata: dict[str, str]
+    security_boundary: bool | None = None
+    data_asset_ids: list[str]
+
+
+class MinimalDiagramModel(Output):
+    """A diagram in its threat model, for programs that analyse it; `id`, `name`, `description` and `metadata`
+    are the threat model's.
+    """
+
+    id: UUID
+    name: str
+    description: str
+    metadata: dict[str, str]
+    cells: list[MinimalCell]
+    assets: list[dict[str, Any]]
+
+
+class FormatQuery(Query):
+    """The format of the answer, before what `Accept` says."""
+
+    format: Literal["json", "yaml", "graphml"] | None = None
 
 
 class DiagramList(Output):

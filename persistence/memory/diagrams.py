@@ -54,7 +54,14 @@ class MemoryDiagrams:
         return found
 
     async def write(
-        self, model: ThreatModelId, diagram: DiagramId, fields: DiagramFields, expected: int | None = None
+        self,
+        model: ThreatModelId,
+        diagram: DiagramId,
+        fields: DiagramFields,
+        deed: Deed,
+        *,
+        expected: int | None = None,
+        seq: Seq | None = None,
     ) -> Diagram:
         """Raises NotFound, and Conflict when `expected` is not the present version."""
         present = await self.get(model, diagram)
@@ -72,6 +79,7 @@ class MemoryDiagrams:
             modified_at=self._store.clock(),
         )
         self._store.diagrams[diagram] = written
+        write_event(self._store, Event.of_diagram_write(deed, present, written, seq))
         return written
 
     async def delete(self, model: ThreatModelId, diagram: DiagramId, by: Actor = SYSTEM) -> None:

@@ -65,10 +65,10 @@ FROM diagrams d WHERE d.id = $1 AND d.threat_model_id = $2 AND d.deleted_at IS N
 """
 
 WRITE = """
-UPDATE diagrams d SET name = $3, description = $4, image_svg = $5, image_update_vector = $6,
-    include_in_report = $7, timmy_enabled = $8, metadata = $10::text::jsonb, version = d.version + 1,
+UPDATE diagrams d SET name = $2, description = $3, image_svg = $4, image_update_vector = $5,
+    include_in_report = $6, timmy_enabled = $7, metadata = $8::text::jsonb, version = d.version + 1,
     modified_at = clock_timestamp()
-WHERE d.id = $1 AND d.threat_model_id = $2 AND d.deleted_at IS NULL AND ($9::bigint IS NULL OR d.version = $9)
+WHERE d.id = $1
 RETURNING d.id, d.threat_model_id, d.alias, d.name, d.type, d.description, d.created_at, d.modified_at,
     d.version, d.image_svg, d.image_update_vector, d.include_in_report, d.timmy_enabled, d.metadata,
     d.deleted_at
@@ -153,27 +153,38 @@ class PostgresDiagrams:
         return rows.diagram(found[0])
 
     async def write(
-        self, model: ThreatModelId, diagram: DiagramId, fields: DiagramFields, expected: int | None = None
+        self,
+        model: ThreatModelId,
+        diagram: DiagramId,
+        fields: DiagramFields,
+        deed: Deed,
+        *,
+        expected: int | None = None,
+        seq: Seq | None = None,
     ) -> Diagram:
         """Raises NotFound, and Conflict when `expected` is not the present version."""
         image = fields.image
-        written = await self._database.fetch(
-            WRITE,
-            diagram,
-            model,
-            fields.name,
-            fields.description,
-            None if image is None else image.svg or "",
-            None if image is None else image.update_vector,
-            fields.include_in_report,
-            fields.timmy_enabled,
-            expected,
-            orjson.dumps(dict(fields.metadata)).decode(),
-        )
-        if written:
-            return rows.diagram(written[0])
-        present = await self.get(model, diagram)
-        raise Conflict(f"Version {expected} is not the present one, {present.version}.")
+        async with self._database.transaction() as connection:
+            found = await connection.fetchrow(LOCK, diagram, model)
+            if found is None:
+                raise NotFound("There is no such diagram.")
+            before = rows.diagram(found)
+            if expected is not None and before.version != expected:
+                raise Conflict(f"Version {expected} is not the present one, {before.version}.")
+            (written,) = await connection.fetch(
+                WRITE,
+                diagram,
+                fields.name,
+                fields.description,
+                None if image is None else image.svg or "",
+                None if image is None else image.update_vector,
+                fields.include_in_report,
+                fields.timmy_enabled,
+                orjson.dumps(dict(fields.metadata)).decode(),
+            )
+            after = rows.diagram(written)
+            await events.write(connection, Event.of_diagram_write(deed, before, after, seq))
+        return after
 
     async def delete(self, model: ThreatModelId, diagram: DiagramId, by: Actor = SYSTEM) -> None:
         """Delete a diagram, so that it can be restored. Raises NotFound."""

@@ -26,7 +26,9 @@ from tmi.domain.errors import (
     Unavailable,
     VersionMismatch,
 )
+from tmi.domain.events import Actor, ChangeType, Deed
 from tmi.domain.ids import DiagramId
+from tmi.domain.model import User
 from tmi.domain.ports import Origin
 from tmi.domain.roles import Role
 
@@ -44,7 +46,7 @@ class Site:
 
     async def patch(self, *operations: Json, **changes: Any) -> Edited:
         world = self.world
-        edit = Edit(world.model, world.diagram, world.owner.id, {"patch": list(operations)})
+        edit = Edit(world.model, world.diagram, by(world.owner), {"patch": list(operations)})
         return await self.editing.edit(replace(edit, **changes))
 
     async def put(self, *cells: Json) -> Edited:
@@ -69,6 +71,10 @@ async def sites() -> Sites:
     world = World()
     await world.prepare()
     return Sites(world)
+
+
+def by(user: User) -> Deed:
+    return Deed(Actor.of(user), ChangeType.PATCHED, "as asked")
 
 
 def node(**fields: Json) -> dict[str, Json]:
@@ -100,6 +106,8 @@ async def test_an_edit_on_any_node_is_made_by_the_owner_and_seen_on_all(sites: S
         assert (Origin.REST, world.owner.id) == (row.origin, row.author)
         await until(lambda: two["id"] in here.cells and two["id"] in there.cells)
         assert edited.diagram == await world.diagrams.get(world.model, world.diagram)
+        event = world.store.events[world.store.last_event]
+        assert (by(world.owner).actor, "as asked", 1) == (event.actor, event.summary, event.seq)
 
 
 async def test_what_editors_drag_meanwhile_is_merged_property_by_property(sites: Sites) -> None:
@@ -128,7 +136,7 @@ async def test_what_the_owner_refuses_is_told_where_it_was_asked(sites: Sites) -
         (BadInput, ({"op": "add", "path": "/cells/-", "value": node(angle="x")},), {}),
         (Conflict, ({"op": "test", "path": "/name", "value": "other"},), {}),
         (VersionMismatch, (), {"expected": 7}),
-        (Forbidden, (), {"user": world.other.id}),
+        (Forbidden, (), {"deed": by(world.other)}),
         (NotFound, (), {"diagram": DiagramId(uuid4())}),
         (NotFound, (), {"model": uuid4()}),
     ]

@@ -131,6 +131,7 @@ ROWS = (
     Row(f"GET {MODEL}/diagrams", READER, 200),
     Row(f"POST {MODEL}/diagrams", WRITER, 201, {"name": "Flow", "type": "DFD-1.0.0"}),
     Row(f"GET {DIAGRAM}", READER, 200),
+    Row(f"GET {DIAGRAM}/model", READER, 200),
     Row(f"PUT {DIAGRAM}", WRITER, 200, {"name": "Flow", "type": "DFD-1.0.0", "cells": []}),
     Row(f"PATCH {DIAGRAM}", WRITER, 200, [{"op": "test", "path": "/cells", "value": []}], PATCH),
     Row(f"DELETE {DIAGRAM}", WRITER, 204),

@@ -10,12 +10,13 @@ A state holds what its readers may see, in the contract's names, and never a sec
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from datetime import UTC, datetime, timedelta
 from enum import Enum
 from typing import Any, Literal, Self
 from uuid import UUID, uuid4, uuid5
 
+from tmi.domain.diagrams import DiagramFields
 from tmi.domain.ids import DiagramId, EventId, Seq, ThreatModelId, UserId
 from tmi.domain.model import Diagram, ThreatModel, User
 from tmi.domain.roles import Grant, Principal
@@ -149,6 +150,14 @@ class Event:
         return replace(event, seq=seq)
 
     @classmethod
+    def of_diagram_write(cls, deed: Deed, before: Diagram, after: Diagram, seq: Seq | None) -> Self:
+        """The event of a REST write of a diagram; `seq` is the update that changed its cells, if one did."""
+        changed = differing(diagram_fields(before), diagram_fields(after))
+        if seq is not None:
+            changed.append("cells")
+        return cls.of_diagram(deed, after, changed, seq)
+
+    @classmethod
     def of_cells(
         cls, edits: "CellsEdited", model: ThreatModelId, diagram: DiagramId, users: Mapping[UserId, User]
     ) -> Self:
@@ -251,6 +260,11 @@ def diagram_state(diagram: Diagram) -> State:
         "description": diagram.description,
         "metadata": [{"key": key, "value": diagram.metadata[key]} for key in sorted(diagram.metadata)],
     }
+
+
+def diagram_fields(diagram: Diagram) -> State:
+    """What a REST write may change of a diagram beside its cells."""
+    return {field.name: getattr(diagram, field.name) for field in fields(DiagramFields)}
 
 
 def _grant_state(grant: Grant) -> State:

@@ -51,7 +51,8 @@ async def sent(rest: RestClient, method: str, path: str, token: str) -> tuple[in
     async def send(message: dict[str, Any]) -> None:
         messages.append(message)
 
-    await rest.app(scope, receive, send)
+    app: Any = rest.app
+    await app(scope, receive, send)
     start, *bodies = messages
     return start["status"], dict(start["headers"]), b"".join(body["body"] for body in bodies)
 

@@ -3,7 +3,8 @@
 from typing import Protocol
 
 from tmi.domain.diagrams import DiagramFields
-from tmi.domain.ids import DiagramId, ThreatModelId
+from tmi.domain.events import Deed
+from tmi.domain.ids import DiagramId, Seq, ThreatModelId
 from tmi.domain.model import Diagram
 
 
@@ -14,8 +15,15 @@ class DiagramWrites(Protocol):
         """As `Diagrams.get`."""
 
     async def write(
-        self, model: ThreatModelId, diagram: DiagramId, fields: DiagramFields, expected: int | None = None
+        self,
+        model: ThreatModelId,
+        diagram: DiagramId,
+        fields: DiagramFields,
+        deed: Deed,
+        *,
+        expected: int | None = None,
+        seq: Seq | None = None,
     ) -> Diagram:
-        """Store the fields under the next version. Raises NotFound, and Conflict when `expected` is not the
-        present version.
+        """Store the fields under the next version, with the event of it; `seq` is the update that changed
+        cells, if one did. Raises NotFound, and Conflict when `expected` is not the present version.
         """
