@@ -26,6 +26,7 @@ from api import (
     providers,
     rates,
     threat_models,
+    trail,
 )
 from api.bodies import answer, problem_answer
 from api.context import EXTENSION, HOST, Context, context, public, require_sign_in
@@ -102,6 +103,7 @@ def create_app(services: Services) -> RestApp:
         diagrams.routes,
         children.child_routes(),
         metadata.metadata_routes(),
+        trail.routes,
         collab_tokens.routes,
         administration.routes,
         collaboration.routes,

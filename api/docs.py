@@ -177,6 +177,7 @@ def openapi() -> QuartSchema:
             Tag("Threat models"),
             Tag("Diagrams"),
             Tag("Live collaboration"),
+            Tag("Audit trail"),
             Tag("Administration"),
             Tag("Health"),
         ],

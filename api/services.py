@@ -15,6 +15,7 @@ from tmi.domain.ports import (
     Accounts,
     Audit,
     Bin,
+    CellEdits,
     Challenges,
     Children,
     Collaborations,
@@ -29,6 +30,7 @@ from tmi.domain.ports import (
     SignIns,
     ThreatModels,
     Tickets,
+    Trail,
     Users,
 )
 
@@ -90,6 +92,8 @@ class Services:
     groups: Groups
     memberships: Memberships
     audit: Audit
+    trail: Trail
+    cell_edits: CellEdits
     collaborations: Collaborations
     tickets: Tickets
     children: Children

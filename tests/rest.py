@@ -24,10 +24,12 @@ from persistence.memory.access import MemoryAccessControl
 from persistence.memory.accounts import MemoryAccounts, MemoryChallenges
 from persistence.memory.audit import MemoryAudit
 from persistence.memory.bin import MemoryBin
+from persistence.memory.cell_edits import MemoryCellEdits
 from persistence.memory.children import MemoryChildren, MemoryContents
 from persistence.memory.collaborations import MemoryCollaborations, MemoryTickets
 from persistence.memory.database import MemoryDatabase
 from persistence.memory.diagrams import MemoryDiagrams
+from persistence.memory.events import MemoryTrail
 from persistence.memory.groups import MemoryGroups, MemoryMemberships
 from persistence.memory.metadata import MemoryMetadata
 from persistence.memory.pending_authorizations import MemoryPendingAuthorizations
@@ -42,10 +44,12 @@ from persistence.postgres.access import PostgresAccessControl
 from persistence.postgres.accounts import PostgresAccounts, PostgresChallenges
 from persistence.postgres.audit import PostgresAudit
 from persistence.postgres.bin import PostgresBin
+from persistence.postgres.cell_edits import PostgresCellEdits
 from persistence.postgres.children import PostgresChildren, PostgresContents
 from persistence.postgres.collaborations import PostgresCollaborations, PostgresTickets
 from persistence.postgres.database import PostgresDatabase
 from persistence.postgres.diagrams import PostgresDiagrams
+from persistence.postgres.events import PostgresTrail
 from persistence.postgres.groups import PostgresGroups, PostgresMemberships
 from persistence.postgres.metadata import PostgresMetadata
 from persistence.postgres.pending_authorizations import PostgresPendingAuthorizations
@@ -232,6 +236,8 @@ async def over_memory(
             groups=MemoryGroups(store),
             memberships=MemoryMemberships(store),
             audit=MemoryAudit(store),
+            trail=MemoryTrail(store),
+            cell_edits=MemoryCellEdits(store),
             collaborations=MemoryCollaborations(store),
             tickets=MemoryTickets(store),
             children=MemoryChildren(store),
@@ -271,6 +277,8 @@ async def over_postgres(database: PostgresDatabase) -> AsyncIterator[RestClient]
             groups=PostgresGroups(database),
             memberships=PostgresMemberships(database),
             audit=PostgresAudit(database),
+            trail=PostgresTrail(database),
+            cell_edits=PostgresCellEdits(database),
             collaborations=PostgresCollaborations(database),
             tickets=PostgresTickets(database),
             children=PostgresChildren(database),

@@ -224,6 +224,10 @@ class Settings(BaseSettings):
     """Entries of the system audit are deleted after this long."""
     deleted_keep_days: Annotated[int, Field(ge=1, le=36_500)] = 30
     """What was deleted can be restored for this long, and is then deleted for good."""
+    trail_retention_days: Annotated[int, Field(ge=1, le=36_500)] = 365
+    """Entries of the audit trails of threat models are deleted after this long."""
+    trail_states_retention_days: Annotated[int, Field(ge=1, le=36_500)] = 365
+    """What is needed to roll back to an entry is deleted after this long; with the entry at the latest."""
     administrators: Annotated[tuple[UserName, ...], NoDecode] = ()
     """The first administrators, as provider:id or provider:e-mail, separated by commas."""
 

@@ -6,6 +6,7 @@ from api.schemas.cells import *
 from api.schemas.children import *
 from api.schemas.collaboration import *
 from api.schemas.diagrams import *
+from api.schemas.events import *
 from api.schemas.operations import *
 from api.schemas.parameters import *
 from api.schemas.people import *

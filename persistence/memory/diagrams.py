@@ -30,7 +30,7 @@ class MemoryDiagrams:
         now = self._store.clock()
         diagram = Diagram(DiagramId(uuid4()), model, alias, name, type_, description, now, now, 1)
         self._store.add_diagram(diagram)
-        write_event(self._store, Event.of_diagram(Deed(by, ChangeType.CREATED), diagram))
+        write_event(self._store, Event.of_diagram(Deed(by, ChangeType.CREATED), diagram, seq=Seq(0)))
         return diagram
 
     async def of_threat_model(

@@ -46,6 +46,10 @@ class RoomLog:
     seen_at: float = float("-inf")
     """When that one was last heard of (time.monotonic)."""
     rows: list[tuple[Fence, LoggedUpdate]] = field(default_factory=list)
+    times: list[datetime] = field(default_factory=list)
+    """When each row was written."""
+    told: int = 0
+    """Up to which row the trail tells of its edits."""
     snapshots: dict[Seq, tuple[bytes, bool]] = field(default_factory=dict)
     """Their state, and whether it is whole."""
 

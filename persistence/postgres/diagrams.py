@@ -126,7 +126,8 @@ class PostgresDiagrams:
             if found is None:
                 raise NotFound("There is no such threat model.")
             made = rows.diagram(found)
-            await events.write(connection, Event.of_diagram(Deed(by, ChangeType.CREATED), made))
+            event = Event.of_diagram(Deed(by, ChangeType.CREATED), made, seq=Seq(0))
+            await events.write(connection, event)
         return made
 
     async def of_threat_model(

@@ -10,6 +10,7 @@ from persistence.memory.access import MemoryAccessControl
 from persistence.memory.accounts import MemoryAccounts, MemoryChallenges
 from persistence.memory.audit import MemoryAudit
 from persistence.memory.bin import MemoryBin
+from persistence.memory.cell_edits import MemoryCellEdits
 from persistence.memory.children import MemoryChildren, MemoryContents
 from persistence.memory.collaborations import MemoryCollaborations, MemoryTickets
 from persistence.memory.database import MemoryDatabase
@@ -30,6 +31,7 @@ from persistence.postgres.access import PostgresAccessControl
 from persistence.postgres.accounts import PostgresAccounts, PostgresChallenges
 from persistence.postgres.audit import PostgresAudit
 from persistence.postgres.bin import PostgresBin
+from persistence.postgres.cell_edits import PostgresCellEdits
 from persistence.postgres.children import PostgresChildren, PostgresContents
 from persistence.postgres.collaborations import PostgresCollaborations, PostgresTickets
 from persistence.postgres.database import PostgresDatabase
@@ -52,6 +54,7 @@ from tmi.domain.ports import (
     Accounts,
     Audit,
     Bin,
+    CellEdits,
     Challenges,
     Children,
     Collaborations,
@@ -96,6 +99,7 @@ class Ports:
     audit: Audit
     trail: Trail
     feed: Feed
+    cell_edits: CellEdits
     collaborations: Collaborations
     tickets: Tickets
     children: Children
@@ -146,6 +150,7 @@ def memory_ports(store: MemoryStore) -> Ports:
         audit=MemoryAudit(store),
         trail=MemoryTrail(store),
         feed=MemoryFeed(store),
+        cell_edits=MemoryCellEdits(store),
         collaborations=MemoryCollaborations(store),
         tickets=MemoryTickets(store),
         children=MemoryChildren(store),
@@ -193,6 +198,7 @@ def postgres_ports(database: PostgresDatabase) -> Ports:
         audit=PostgresAudit(database),
         trail=PostgresTrail(database),
         feed=PostgresFeed(database),
+        cell_edits=PostgresCellEdits(database),
         collaborations=PostgresCollaborations(database),
         tickets=PostgresTickets(database),
         children=PostgresChildren(database),

@@ -51,6 +51,8 @@ class Row:
     query: str = ""
     refused: int = 403
     """What the contract answers to whom may not."""
+    entry: str = "entry_id"
+    """The id that the path's `entry_id` stands for."""
     exactly: bool = False
     """For this caller alone: a member of the group."""
 
@@ -77,6 +79,9 @@ ROOM = "/admin/rooms/<diagram_id>"
 DIAGRAM = f"{MODEL}/diagrams/<diagram_id>"
 COLLABORATE = f"{DIAGRAM}/collaborate"
 PATCH = "application/json-patch+json"
+UNKNOWN_CHILDREN = (("threats", "threat"), ("assets", "asset"), ("documents", "document"), ("notes", "note"),
+                    ("repositories", "repository"))  # fmt: skip
+"""Kinds of which the house has none."""
 
 
 def patch_row(least: str, operation: dict[str, Any], about: str, status: int = 200) -> Row:
@@ -106,6 +111,8 @@ ROWS = (
     Row("DELETE /admin/groups/<group_id>/members/<member_uuid>", ADMINISTRATOR, 204),
     Row("GET /admin/audit/system", ADMINISTRATOR, 200),
     Row("GET /admin/audit/system/<entry_id>", ADMINISTRATOR, 200),
+    Row("GET /admin/audit/threat_models", ADMINISTRATOR, 200),
+    Row("GET /admin/audit/threat_models/<entry_id>", ADMINISTRATOR, 200, entry="event_id"),
     Row("GET /threat_models", NOBODY, 200),
     Row("POST /threat_models", NOBODY, 201, {"name": "Mine"}),
     Row(f"GET {MODEL}", READER, 200),
@@ -131,6 +138,10 @@ ROWS = (
     Row(f"PUT {DIAGRAM}", WRITER, 200, {"name": "Flow", "type": "DFD-1.0.0", "cells": []}),
     Row(f"PATCH {DIAGRAM}", WRITER, 200, [{"op": "test", "path": "/cells", "value": []}], PATCH),
     Row(f"DELETE {DIAGRAM}", WRITER, 204),
+    Row(f"GET {MODEL}/audit_trail", READER, 200),
+    Row(f"GET {MODEL}/audit_trail/<entry_id>", READER, 200, entry="event_id"),
+    Row(f"GET {DIAGRAM}/audit_trail", READER, 200),
+    *(Row(f"GET {MODEL}/{kind}/<{one}_id>/audit_trail", READER, 404) for kind, one in UNKNOWN_CHILDREN),
     Row("GET /admin/nodes", ADMINISTRATOR, 200),
     Row("POST /admin/nodes/<node_id>/drain", ADMINISTRATOR, 202),
     Row("GET /admin/rooms", ADMINISTRATOR, 200),
@@ -156,7 +167,7 @@ class House:
 
     async def call(self, row: Row, token: str | None, ids: Mapping[str, str] | None = None) -> int:
         fill = self._filler(ids or self.ids)
-        method, path = row.operation.split(" ")
+        method, path = row.operation.replace("<entry_id>", f"<{row.entry}>").split(" ")
         body = (
             {name: fill(value) for name, value in row.body.items()}
             if isinstance(row.body, dict)
@@ -207,6 +218,8 @@ async def house() -> AsyncIterator[House]:
         member = {"user_internal_uuid": users[READER]}
         await rest.call("POST", f"/admin/groups/{group}/members", admin, json_body=member)
         entry = (await rest.call("GET", "/admin/audit/system", admin)).json["entries"][0]["id"]
+        path = f"/threat_models/{model['id']}/audit_trail"
+        event = (await rest.call("GET", path, tokens[OWNER])).json["audit_entries"][0]["id"]
         ids = {
             "threat_model_id": model["id"],
             "diagram_id": diagram["id"],
@@ -218,6 +231,8 @@ async def house() -> AsyncIterator[House]:
             "entry_id": entry,
             "node_id": str(NODE.id),
             "idp": "tmi",
+            "event_id": event,
+            **{f"{one}_id": str(uuid4()) for _, one in UNKNOWN_CHILDREN},
         }
         yield House(rest, tokens, ids)
 
