@@ -12,17 +12,16 @@ from quart import Blueprint, Response
 from quart_schema import operation_id, tag
 
 from api import bodies, schemas, sign_ins
+from api.authorization import NO_STORE, as_invalid_request
 from api.client_auth import asker
 from api.context import context, public, services
 from api.documented import operation
 from api.errors import UnsupportedMediaType
-from api.oauth import as_invalid_request
 from tmi.domain.errors import BadInput, Unauthenticated
 from tmi.domain.model import SignIn
 
 routes = Blueprint("revocation", __name__)
 
-_NO_STORE = {"Cache-Control": "no-store", "Pragma": "no-cache"}
 _INACTIVE = schemas.Introspection(active=False)
 
 
@@ -46,7 +45,7 @@ async def revoke() -> Response:
     found = await _session_of(given.token)
     if found is not None and found.user.id == user.id:
         await context().to_the_end(sign_ins.end(user.id, found.id, "token.revoked", actor=user))
-    return bodies.answer(schemas.Nothing(), headers=_NO_STORE)
+    return bodies.answer(schemas.Nothing(), headers=NO_STORE)
 
 
 @routes.post("/oauth2/introspect")
@@ -66,7 +65,7 @@ async def introspect() -> Response:
     """
     given = await _read(schemas.IntrospectionRequest)
     await asker()
-    return bodies.answer(await _introspected(given.token), headers=_NO_STORE)
+    return bodies.answer(await _introspected(given.token), headers=NO_STORE)
 
 
 async def _introspected(token: str) -> schemas.Introspection:

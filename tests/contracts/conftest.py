@@ -9,12 +9,18 @@ import pytest
 from persistence.memory.access import MemoryAccessControl
 from persistence.memory.accounts import MemoryAccounts, MemoryChallenges
 from persistence.memory.audit import MemoryAudit
+from persistence.memory.bin import MemoryBin
+from persistence.memory.cell_edits import MemoryCellEdits
+from persistence.memory.children import MemoryChildren, MemoryContents
 from persistence.memory.client_credentials import MemoryClientCredentials
 from persistence.memory.collaborations import MemoryCollaborations, MemoryTickets
 from persistence.memory.database import MemoryDatabase
 from persistence.memory.diagrams import MemoryDiagrams
+from persistence.memory.events import MemoryFeed, MemoryTrail
 from persistence.memory.groups import MemoryGroups, MemoryMemberships
+from persistence.memory.metadata import MemoryMetadata
 from persistence.memory.ownership import MemoryOwnership
+from persistence.memory.pending_authorizations import MemoryPendingAuthorizations
 from persistence.memory.sign_ins import MemoryCodes, MemoryRefreshTokens, MemorySignIns
 from persistence.memory.signals import MemorySignals
 from persistence.memory.signing_keys import MemoryKeyRotation, MemorySigningKeys
@@ -25,12 +31,18 @@ from persistence.memory.users import MemoryUsers
 from persistence.postgres.access import PostgresAccessControl
 from persistence.postgres.accounts import PostgresAccounts, PostgresChallenges
 from persistence.postgres.audit import PostgresAudit
+from persistence.postgres.bin import PostgresBin
+from persistence.postgres.cell_edits import PostgresCellEdits
+from persistence.postgres.children import PostgresChildren, PostgresContents
 from persistence.postgres.client_credentials import PostgresClientCredentials
 from persistence.postgres.collaborations import PostgresCollaborations, PostgresTickets
 from persistence.postgres.database import PostgresDatabase
 from persistence.postgres.diagrams import PostgresDiagrams
+from persistence.postgres.events import PostgresFeed, PostgresTrail
 from persistence.postgres.groups import PostgresGroups, PostgresMemberships
+from persistence.postgres.metadata import PostgresMetadata
 from persistence.postgres.ownership import PostgresOwnership
+from persistence.postgres.pending_authorizations import PostgresPendingAuthorizations
 from persistence.postgres.sign_ins import PostgresCodes, PostgresRefreshTokens, PostgresSignIns
 from persistence.postgres.signals import PostgresSignals
 from persistence.postgres.signing_keys import PostgresKeyRotation, PostgresSigningKeys
@@ -43,22 +55,30 @@ from tmi.domain.ports import (
     AccessControl,
     Accounts,
     Audit,
+    Bin,
+    CellEdits,
     Challenges,
+    Children,
     ClientCredentials,
     Codes,
     Collaborations,
+    Contents,
     Database,
     Diagrams,
+    Feed,
     Groups,
     KeyRotation,
     Memberships,
+    Metadata,
     Ownership,
+    PendingAuthorizations,
     RefreshTokens,
     Signals,
     SigningKeys,
     SignIns,
     ThreatModels,
     Tickets,
+    Trail,
     UpdateLog,
     Users,
 )
@@ -83,12 +103,20 @@ class Ports:
     groups: Groups
     memberships: Memberships
     audit: Audit
+    trail: Trail
+    feed: Feed
+    cell_edits: CellEdits
     collaborations: Collaborations
     tickets: Tickets
     codes: Codes
     sign_ins: SignIns
     refresh_tokens: RefreshTokens
     client_credentials: ClientCredentials
+    children: Children
+    contents: Contents
+    metadata: Metadata
+    bin: Bin
+    pending_authorizations: PendingAuthorizations
     signing_keys: SigningKeys
     key_rotation: KeyRotation
     database: Database
@@ -97,7 +125,8 @@ class Ports:
 
     async def user(self, name: str = "alice") -> User:
         """A user of the provider `tmi`."""
-        return await self.users.sign_in("tmi", f"{name}@tmi.local", f"{name}@tmi.local", name.title())
+        email = f"{name}@tmi.local"
+        return await self.users.sign_in("tmi", email, email, name.title(), email_verified=True)
 
     async def purge(self) -> None:
         """Delete what has expired, where anything does."""
@@ -134,12 +163,20 @@ def memory_ports(store: MemoryStore) -> Ports:
         groups=MemoryGroups(store),
         memberships=MemoryMemberships(store),
         audit=MemoryAudit(store),
+        trail=MemoryTrail(store),
+        feed=MemoryFeed(store),
+        cell_edits=MemoryCellEdits(store),
         collaborations=MemoryCollaborations(store),
         tickets=MemoryTickets(store),
         codes=MemoryCodes(store),
         sign_ins=MemorySignIns(store),
         refresh_tokens=MemoryRefreshTokens(store),
         client_credentials=MemoryClientCredentials(store),
+        children=MemoryChildren(store),
+        contents=MemoryContents(store),
+        metadata=MemoryMetadata(store),
+        bin=MemoryBin(store),
+        pending_authorizations=MemoryPendingAuthorizations(store),
         signing_keys=MemorySigningKeys(store),
         key_rotation=MemoryKeyRotation(store),
         database=MemoryDatabase(store),
@@ -178,12 +215,20 @@ def postgres_ports(database: PostgresDatabase) -> Ports:
         groups=PostgresGroups(database),
         memberships=PostgresMemberships(database),
         audit=PostgresAudit(database),
+        trail=PostgresTrail(database),
+        feed=PostgresFeed(database),
+        cell_edits=PostgresCellEdits(database),
         collaborations=PostgresCollaborations(database),
         tickets=PostgresTickets(database),
         codes=PostgresCodes(database),
         sign_ins=PostgresSignIns(database),
         refresh_tokens=PostgresRefreshTokens(database),
         client_credentials=PostgresClientCredentials(database),
+        children=PostgresChildren(database),
+        contents=PostgresContents(database),
+        metadata=PostgresMetadata(database),
+        bin=PostgresBin(database),
+        pending_authorizations=PostgresPendingAuthorizations(database),
         signing_keys=PostgresSigningKeys(database),
         key_rotation=PostgresKeyRotation(database),
         database=database,
