@@ -47,8 +47,11 @@ class Rights:
         self._recent_s = recent_s
         self._changed_at: dict[DiagramId, float] = {}
         self._people_changed_at: dict[UserId, float] = {}
+        self._ended_at: dict[SignInId, float] = {}
         self.on_collaboration_ended: Callable[[CollaborationId], None] = lambda _: None
         """Called on each node when a collaboration session has ended."""
+        self.on_newcomer: Callable[[SignInId], None] = lambda _: None
+        """Called with the sign-in of whoever has come."""
         self.signals: Signals | None = None
         """The way to the other nodes."""
 
@@ -56,6 +59,13 @@ class Rights:
         """A newcomer's role was looked up before it was let in, perhaps before a change."""
         if diagram in self._changed_at or member.user in self._people_changed_at:
             self._background.spawn(self._reread(diagram))
+        self.on_newcomer(member.sign_in)
+        if member.sign_in in self._ended_at:
+            self._background.spawn(self._end_again(member.sign_in))
+
+    async def _end_again(self, sign_in: SignInId) -> None:
+        """It ended between the newcomer's check and the newcomer's arrival."""
+        self._end_sessions(sign_in)
 
     def forget_old_changes(self) -> None:
         """Called now and then."""
@@ -66,6 +76,9 @@ class Rights:
         for user, changed_at in list(self._people_changed_at.items()):
             if now - changed_at > self._recent_s:
                 del self._people_changed_at[user]
+        for sign_in, ended_at in list(self._ended_at.items()):
+            if now - ended_at > self._recent_s:
+                del self._ended_at[sign_in]
 
     async def access_changed(self, diagrams: Sequence[DiagramId]) -> None:
         """Roles on these diagrams may have changed: see to it on every node."""
@@ -188,7 +201,23 @@ class Rights:
                 await asyncio.sleep(self._retry_s)
         return ()
 
+    def is_over(self, sign_in: SignInId) -> None:
+        """Close every session of this node behind a sign-in with 4401."""
+        self._sign_in_ended(sign_in)
+
+    def sign_ins_here(self) -> frozenset[SignInId]:
+        """Of everybody who is in a room or a replica of this node."""
+        return frozenset(
+            member.sign_in
+            for runner in self._hosted.with_clients
+            for member in runner.room.members.values()
+        )
+
     def _sign_in_ended(self, sign_in: SignInId) -> None:
+        self._ended_at[sign_in] = self._ticker.now()
+        self._end_sessions(sign_in)
+
+    def _end_sessions(self, sign_in: SignInId) -> None:
         for runner in list(self._hosted.with_clients):
             _end_sign_in(runner, sign_in)
 

@@ -10,6 +10,7 @@ from typing import Any
 from crdt.document import Document
 from rooms.background import Background
 from rooms.database_watch import DatabaseWatch
+from rooms.expiry import Expiry
 from rooms.handing_over import HandingOver, Successors, best_successor
 from rooms.hosted import Hosted
 from rooms.hosting import Runner, Session
@@ -37,7 +38,15 @@ from tmi.domain.errors import (
 )
 from tmi.domain.ids import CollaborationId, DiagramId, Fence, NodeId, Seq, SignInId, UserId
 from tmi.domain.model import Node
-from tmi.domain.ports import AccessControl, Coordinator, Signal, Signals, StoredDocument, UpdateLog
+from tmi.domain.ports import (
+    AccessControl,
+    Coordinator,
+    Signal,
+    Signals,
+    SignInTerms,
+    StoredDocument,
+    UpdateLog,
+)
 from tmi.domain.roles import Action, may
 
 log = logging.getLogger(__name__)
@@ -128,6 +137,12 @@ class Rooms:
         finally:
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
+
+    def expiry(self, terms: SignInTerms) -> Expiry:
+        """Whoever runs it sees to it that no socket outlives its sign-in."""
+        watch = Expiry(terms, self._rights.sign_ins_here, self._rights.is_over)
+        self._rights.on_newcomer = watch.watch
+        return watch
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator["Rooms"]:

@@ -43,7 +43,12 @@ from persistence.postgres.groups import PostgresGroups, PostgresMemberships
 from persistence.postgres.metadata import PostgresMetadata
 from persistence.postgres.ownership import PostgresOwnership
 from persistence.postgres.pending_authorizations import PostgresPendingAuthorizations
-from persistence.postgres.sign_ins import PostgresCodes, PostgresRefreshTokens, PostgresSignIns
+from persistence.postgres.sign_ins import (
+    PostgresCodes,
+    PostgresRefreshTokens,
+    PostgresSignIns,
+    PostgresSignInTerms,
+)
 from persistence.postgres.signals import PostgresSignals
 from persistence.postgres.signing_keys import PostgresKeyRotation, PostgresSigningKeys
 from persistence.postgres.threat_models import PostgresThreatModels
@@ -190,6 +195,7 @@ async def build(settings: Settings, worker: Worker | None = None) -> AsyncIterat
         sign_ins = PostgresSignIns(database)
         sessions = SessionCache(sign_ins)
         await stack.enter_async_context(_signals(database, rooms, sessions, key_ring))
+        await stack.enter_async_context(rooms.expiry(PostgresSignInTerms(database)).running())
         tickets = PostgresTickets(database)
         live = LiveEndpoint(rooms, tokens, access, tickets, _live_options(settings))
         rate_limits = await stack.enter_async_context(_shared_limits(settings, live))

@@ -21,7 +21,12 @@ from persistence.memory.groups import MemoryGroups, MemoryMemberships
 from persistence.memory.metadata import MemoryMetadata
 from persistence.memory.ownership import MemoryOwnership
 from persistence.memory.pending_authorizations import MemoryPendingAuthorizations
-from persistence.memory.sign_ins import MemoryCodes, MemoryRefreshTokens, MemorySignIns
+from persistence.memory.sign_ins import (
+    MemoryCodes,
+    MemoryRefreshTokens,
+    MemorySignIns,
+    MemorySignInTerms,
+)
 from persistence.memory.signals import MemorySignals
 from persistence.memory.signing_keys import MemoryKeyRotation, MemorySigningKeys
 from persistence.memory.store import MemoryStore
@@ -43,7 +48,12 @@ from persistence.postgres.groups import PostgresGroups, PostgresMemberships
 from persistence.postgres.metadata import PostgresMetadata
 from persistence.postgres.ownership import PostgresOwnership
 from persistence.postgres.pending_authorizations import PostgresPendingAuthorizations
-from persistence.postgres.sign_ins import PostgresCodes, PostgresRefreshTokens, PostgresSignIns
+from persistence.postgres.sign_ins import (
+    PostgresCodes,
+    PostgresRefreshTokens,
+    PostgresSignIns,
+    PostgresSignInTerms,
+)
 from persistence.postgres.signals import PostgresSignals
 from persistence.postgres.signing_keys import PostgresKeyRotation, PostgresSigningKeys
 from persistence.postgres.threat_models import PostgresThreatModels
@@ -76,6 +86,7 @@ from tmi.domain.ports import (
     Signals,
     SigningKeys,
     SignIns,
+    SignInTerms,
     ThreatModels,
     Tickets,
     Trail,
@@ -110,6 +121,7 @@ class Ports:
     tickets: Tickets
     codes: Codes
     sign_ins: SignIns
+    sign_in_terms: SignInTerms
     refresh_tokens: RefreshTokens
     client_credentials: ClientCredentials
     children: Children
@@ -170,6 +182,7 @@ def memory_ports(store: MemoryStore) -> Ports:
         tickets=MemoryTickets(store),
         codes=MemoryCodes(store),
         sign_ins=MemorySignIns(store),
+        sign_in_terms=MemorySignInTerms(store),
         refresh_tokens=MemoryRefreshTokens(store),
         client_credentials=MemoryClientCredentials(store),
         children=MemoryChildren(store),
@@ -222,6 +235,7 @@ def postgres_ports(database: PostgresDatabase) -> Ports:
         tickets=PostgresTickets(database),
         codes=PostgresCodes(database),
         sign_ins=PostgresSignIns(database),
+        sign_in_terms=PostgresSignInTerms(database),
         refresh_tokens=PostgresRefreshTokens(database),
         client_credentials=PostgresClientCredentials(database),
         children=PostgresChildren(database),

@@ -106,6 +106,7 @@ ROWS = (
     Row("DELETE /me", NOBODY, 200),
     Row("GET /me/groups", NOBODY, 200),
     Row("GET /me/groups/<group_id>/members", READER, 200, refused=404, exactly=True),
+    Row("GET /me/sessions", NOBODY, 200),
     Row("POST /me/logout", NOBODY, 204),
     Row("GET /me/sign_ins", NOBODY, 200),
     Row("DELETE /me/sign_ins", NOBODY, 204),
