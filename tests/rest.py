@@ -58,6 +58,7 @@ from persistence.postgres.groups import PostgresGroups, PostgresMemberships
 from persistence.postgres.metadata import PostgresMetadata
 from persistence.postgres.pending_authorizations import PostgresPendingAuthorizations
 from persistence.postgres.sign_ins import PostgresCodes, PostgresRefreshTokens, PostgresSignIns
+from persistence.postgres.signals import PostgresSignals
 from persistence.postgres.signing_keys import PostgresSigningKeys
 from persistence.postgres.threat_models import PostgresThreatModels
 from persistence.postgres.update_log import PostgresUpdateLog
@@ -278,14 +279,22 @@ async def over_postgres(database: PostgresDatabase) -> AsyncIterator[RestClient]
     """The application over PostgreSQL."""
     log, access = PostgresUpdateLog(database), PostgresAccessControl(database)
     keys = await shared_signing_keys(PostgresSigningKeys(database))
-    async with Rooms(log, LocalCoordinator(log, "test"), access).running() as rooms:
+    sign_ins, signals = PostgresSignIns(database), PostgresSignals(database)
+    sessions = SessionCache(sign_ins)
+    async with (
+        Rooms(log, LocalCoordinator(log, "test"), access).running() as rooms,
+        signals.hearing(sessions.hear) as sessions.hearing,
+        signals.hearing(rooms.hear),
+    ):
+        rooms.tell_by(signals)
         administration = _administration(rooms)
         services = Services(
             threat_models=PostgresThreatModels(database),
             diagrams=PostgresDiagrams(database),
             users=PostgresUsers(database),
             codes=PostgresCodes(database),
-            sign_ins=PostgresSignIns(database),
+            sign_ins=sign_ins,
+            sessions=sessions,
             refresh_tokens=PostgresRefreshTokens(database),
             client_credentials=PostgresClientCredentials(database),
             pending_authorizations=PostgresPendingAuthorizations(database),
