@@ -92,6 +92,8 @@ class MemoryAccounts:
                 principal = Principal("user", after.provider, after.provider_id, after.email, after.name)
                 grants.append(Grant(principal, Role.OWNER))
             self._put(model.id, tuple(grants))
+            if self._store.charged_to.get(model.id) == source:
+                self._store.charged_to[model.id] = target
             moved.append(model.id)
         self._store.write_audit(entry)
         return moved

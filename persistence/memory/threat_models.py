@@ -6,11 +6,13 @@ from uuid import uuid4
 
 from persistence.grants import unique, with_creator
 from persistence.memory.access import roles_of
+from persistence.memory.quotas import hold_to_it
 from persistence.memory.store import MemoryStore
 from tmi.domain.errors import Conflict, LastOwner
 from tmi.domain.ids import DiagramId, ThreatModelId, UserId
 from tmi.domain.model import AuditEntry, NewThreatModel, ThreatModel, ThreatModelSummary, User
 from tmi.domain.ports import Page, ThreatModelChange
+from tmi.domain.quotas import NO_LIMITS, Limits
 from tmi.domain.roles import Grant, Role, has_owner
 
 
@@ -20,10 +22,15 @@ class MemoryThreatModels:
     def __init__(self, store: MemoryStore) -> None:
         self._store = store
 
-    async def create(self, creator: User, new: NewThreatModel) -> ThreatModel:
-        """Store a threat model under the next alias, its creator the first owner. Raises BadInput."""
+    async def create(
+        self, creator: User, new: NewThreatModel, defaults: Limits = NO_LIMITS
+    ) -> ThreatModel:
+        """Store a threat model under the next alias, its creator the first owner. Raises BadInput and
+        QuotaReached.
+        """
         self._store.visit()
         grants = with_creator(creator, new.grants)
+        hold_to_it(self._store, creator.id, defaults, "threat_models")
         self._store.last_alias += 1
         now = self._store.clock()
         model = ThreatModel(
@@ -42,6 +49,7 @@ class MemoryThreatModels:
             version=1,
         )
         self._store.threat_models[model.id] = model
+        self._store.charged_to[model.id] = creator.id
         return self._shown(model)
 
     async def visible_to(self, user: UserId, page: Page) -> tuple[Sequence[ThreatModelSummary], int]:

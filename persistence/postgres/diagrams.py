@@ -7,10 +7,12 @@ from uuid import UUID, uuid4
 
 from persistence.postgres import rows
 from persistence.postgres.database import PooledConnection, PostgresDatabase
+from persistence.postgres.quotas import hold_to_it
 from tmi.domain.errors import NotFound
 from tmi.domain.ids import DiagramId, ThreatModelId
 from tmi.domain.model import Diagram
 from tmi.domain.ports import Page
+from tmi.domain.quotas import NO_LIMITS, Limits
 
 CREATE = """
 WITH model AS (
@@ -67,12 +69,21 @@ class PostgresDiagrams:
     def __init__(self, database: PostgresDatabase) -> None:
         self._database = database
 
-    async def create(self, model: ThreatModelId, name: str, type_: str, description: str | None) -> Diagram:
-        """Store a diagram under the next alias of its threat model. Raises NotFound."""
-        found = await self._database.fetch(CREATE, uuid4(), model, name, type_, description)
-        if not found:
-            raise NotFound("There is no such threat model.")
-        return rows.diagram(found[0])
+    async def create(
+        self,
+        model: ThreatModelId,
+        name: str,
+        type_: str,
+        description: str | None,
+        defaults: Limits = NO_LIMITS,
+    ) -> Diagram:
+        """Store a diagram under the next alias of its threat model. Raises NotFound and QuotaReached."""
+        async with self._database.transaction() as connection:
+            found = await connection.fetchrow(CREATE, uuid4(), model, name, type_, description)
+            if found is None:
+                raise NotFound("There is no such threat model.")
+            await hold_to_it(connection, model, defaults, "diagrams")
+        return rows.diagram(found)
 
     async def of_threat_model(self, model: ThreatModelId, page: Page) -> tuple[Sequence[Diagram], int]:
         """A page, oldest first, and the total. Raises NotFound."""

@@ -9,10 +9,12 @@ from persistence.postgres import rows
 from persistence.postgres.audit import write
 from persistence.postgres.database import PooledConnection, PostgresDatabase, Record
 from persistence.postgres.diagrams import delete_diagrams
+from persistence.postgres.quotas import hold_to_it
 from tmi.domain.errors import Conflict, LastOwner, NotFound
 from tmi.domain.ids import DiagramId, ThreatModelId, UserId
 from tmi.domain.model import AuditEntry, NewThreatModel, ThreatModel, ThreatModelSummary, User
 from tmi.domain.ports import Page, ThreatModelChange
+from tmi.domain.quotas import NO_LIMITS, Limits
 from tmi.domain.roles import Grant, has_owner
 
 CREATE = """
@@ -82,8 +84,12 @@ class PostgresThreatModels:
     def __init__(self, database: PostgresDatabase) -> None:
         self._database = database
 
-    async def create(self, creator: User, new: NewThreatModel) -> ThreatModel:
-        """Store a threat model under the next alias, its creator the first owner. Raises BadInput."""
+    async def create(
+        self, creator: User, new: NewThreatModel, defaults: Limits = NO_LIMITS
+    ) -> ThreatModel:
+        """Store a threat model under the next alias, its creator the first owner. Raises BadInput and
+        QuotaReached.
+        """
         grants = with_creator(creator, new.grants)
         key = ThreatModelId(uuid4())
         async with self._database.transaction() as connection:
@@ -97,6 +103,7 @@ class PostgresThreatModels:
                 new.is_confidential,
                 creator.id,
             )
+            await hold_to_it(connection, key, defaults, "threat_models")
             await _store_grants(connection, key, grants)
             return await _get(connection, key)
 

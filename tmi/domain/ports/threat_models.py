@@ -6,6 +6,7 @@ from typing import Protocol
 
 from tmi.domain.ids import DiagramId, ThreatModelId, UserId
 from tmi.domain.model import AuditEntry, Diagram, NewThreatModel, ThreatModel, ThreatModelSummary, User
+from tmi.domain.quotas import NO_LIMITS, Limits
 from tmi.domain.roles import Grant
 
 
@@ -30,8 +31,13 @@ class ThreatModelChange:
 class ThreatModels(Protocol):
     """Threat models with their authorization lists."""
 
-    async def create(self, creator: User, new: NewThreatModel) -> ThreatModel:
-        """Store a new threat model; `creator` gets the owner role besides `new.grants`."""
+    async def create(
+        self, creator: User, new: NewThreatModel, defaults: Limits = NO_LIMITS
+    ) -> ThreatModel:
+        """Store a new threat model; `creator` gets the owner role besides `new.grants`, and is charged for it.
+
+        `defaults` are the limits of who has no allowance of their own. Raises QuotaReached.
+        """
 
     async def visible_to(self, user: UserId, page: Page) -> tuple[Sequence[ThreatModelSummary], int]:
         """A page of the threat models on which the user has a role, newest first, and their total."""
@@ -58,8 +64,18 @@ class ThreatModels(Protocol):
 class Diagrams(Protocol):
     """Metadata of diagrams."""
 
-    async def create(self, model: ThreatModelId, name: str, type_: str, description: str | None) -> Diagram:
-        """Raises NotFound when the threat model does not exist."""
+    async def create(
+        self,
+        model: ThreatModelId,
+        name: str,
+        type_: str,
+        description: str | None,
+        defaults: Limits = NO_LIMITS,
+    ) -> Diagram:
+        """Who is charged for the threat model is charged for the diagram, too.
+
+        Raises NotFound when the threat model does not exist, and QuotaReached.
+        """
 
     async def of_threat_model(self, model: ThreatModelId, page: Page) -> tuple[Sequence[Diagram], int]:
         """A page of a threat model's diagrams, oldest first, and their total. Raises NotFound."""
