@@ -15,10 +15,13 @@ from api import (
     administration,
     collab_tokens,
     collaboration,
+    configured,
     diagrams,
     docs,
     me,
     oauth,
+    preferences,
+    quotas,
     rates,
     threat_models,
 )
@@ -91,6 +94,9 @@ def create_app(services: Services) -> RestApp:
         collab_tokens.routes,
         administration.routes,
         collaboration.routes,
+        quotas.routes,
+        configured.routes,
+        preferences.routes,
         docs.routes,
         probe_routes(ping),
     ):

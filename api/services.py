@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 
+from api.configuration import Configuration
 from api.forwarding import TrustedProxies
 from api.metrics import Metrics
 from api.tokens import Tokens
@@ -17,21 +18,16 @@ from tmi.domain.ports import (
     Diagrams,
     Groups,
     Memberships,
+    Preferences,
+    Quotas,
     RateLimits,
     SignIns,
+    Storage,
+    SystemSettings,
     ThreatModels,
     Tickets,
     Users,
 )
-
-
-@dataclass(frozen=True, slots=True)
-class RateOptions:
-    """Requests within a minute; 0 for as many as they like."""
-
-    per_user: int = 0
-    per_address: int = 0
-    sign_in_per_address: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,12 +40,13 @@ class ApiOptions:
     """Where clients reach this service (`https://tmi.example.org`); None: as each request says."""
     max_body_bytes: int = 1024 * 1024
     body_timeout_s: float = 30.0
+    participants_max: int = 5_000
+    """Clients of one diagram."""
     refresh_token_ttl_s: float = 7 * 24 * 3600.0
     ping_timeout_s: float = 1.0
     administrators: tuple[str, ...] = ()
     """The first administrators, each `provider:id` or `provider:e-mail`."""
     trusted_proxies: TrustedProxies = field(default_factory=TrustedProxies)
-    rates: RateOptions = field(default_factory=RateOptions)
     metrics_token: str | None = field(default=None, repr=False)
     """What a reader of `/metrics` has to bring; None: it has to be on this machine."""
 
@@ -84,6 +81,11 @@ class Services:
     database: Database
     administration: Administration
     rate_limits: RateLimits
+    quotas: Quotas
+    storage: Storage
+    settings: SystemSettings
+    preferences: Preferences
+    configuration: Configuration
     options: ApiOptions = field(default_factory=ApiOptions)
     metrics: Metrics | None = None
     health: Health = field(default_factory=Health)

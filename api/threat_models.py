@@ -34,7 +34,7 @@ _IF_MATCH = re.compile(r'\*|(?:W/)?"?([0-9]{1,10})"?')
 @operation(
     body=schemas.ThreatModelInput,
     answers={201: schemas.ThreatModelOutput},
-    errors=(400, 401, 413, 415, 503),
+    errors=(400, 401, 403, 413, 415, 503),
 )
 async def create_threat_model() -> Response:
     """Create a threat model
@@ -52,7 +52,7 @@ async def create_threat_model() -> Response:
         is_confidential=given.is_confidential,
         grants=tuple(g for g in patch.unique_grants(given.authorization) if g.principal.key != own),
     )
-    model = await services().threat_models.create(creator, new)
+    model = await services().threat_models.create(creator, new, services().configuration.limits)
     return _answer(model, 201, {"Location": schemas.location_of(model.id)})
 
 

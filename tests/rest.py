@@ -4,7 +4,7 @@ import base64
 import hashlib
 import json
 import secrets
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -16,6 +16,7 @@ from quart.testing.utils import sentinel
 from werkzeug.datastructures import Headers
 
 from api.app import create_app
+from api.configuration import Configuration
 from api.services import ApiOptions, Health, Services
 from api.tokens import Tokens, shared_signing_keys
 from persistence.memory.access import MemoryAccessControl
@@ -25,7 +26,9 @@ from persistence.memory.collaborations import MemoryCollaborations, MemoryTicket
 from persistence.memory.database import MemoryDatabase
 from persistence.memory.diagrams import MemoryDiagrams
 from persistence.memory.groups import MemoryGroups, MemoryMemberships
+from persistence.memory.quotas import MemoryQuotas, MemoryStorage
 from persistence.memory.rate_limits import MemoryRateLimits
+from persistence.memory.settings import MemoryPreferences, MemorySystemSettings
 from persistence.memory.sign_ins import MemorySignIns
 from persistence.memory.signing_keys import MemorySigningKeys
 from persistence.memory.store import MemoryStore
@@ -39,6 +42,8 @@ from persistence.postgres.collaborations import PostgresCollaborations, Postgres
 from persistence.postgres.database import PostgresDatabase
 from persistence.postgres.diagrams import PostgresDiagrams
 from persistence.postgres.groups import PostgresGroups, PostgresMemberships
+from persistence.postgres.quotas import PostgresQuotas, PostgresStorage
+from persistence.postgres.settings import PostgresPreferences, PostgresSystemSettings
 from persistence.postgres.sign_ins import PostgresSignIns
 from persistence.postgres.signing_keys import PostgresSigningKeys
 from persistence.postgres.threat_models import PostgresThreatModels
@@ -47,6 +52,7 @@ from persistence.postgres.users import PostgresUsers
 from rooms.administration import Administration, Desk
 from rooms.coordination.local import LocalCoordinator
 from rooms.service import Rooms
+from tmi.domain.configuration import GivenSetting
 from tmi.domain.errors import Unavailable
 from tmi.domain.ids import NodeId
 from tmi.domain.model import Node
@@ -59,6 +65,11 @@ ADMINISTRATOR = "admin"
 NODE = Node(NodeId(uuid4()), "node", "")
 """Who signs in under this name is an administrator."""
 OPTIONS = ApiOptions(dev=True, administrators=(f"tmi:{ADMINISTRATOR}@tmi.local",))
+
+
+def given(**numbers: int) -> Sequence[GivenSetting]:
+    """Settings of the environment that are numbers."""
+    return [GivenSetting(key, str(value), "int", "", True) for key, value in numbers.items()]
 
 
 def challenge_of(verifier: str) -> str:
@@ -193,7 +204,10 @@ class RestClient:
 
 @asynccontextmanager
 async def over_memory(
-    options: ApiOptions | None = None, store: MemoryStore | None = None, tokens: Tokens | None = None
+    options: ApiOptions | None = None,
+    store: MemoryStore | None = None,
+    tokens: Tokens | None = None,
+    given: Sequence[GivenSetting] = (),
 ) -> AsyncIterator[RestClient]:
     """The application over the in-memory adapters."""
     store = store or MemoryStore()
@@ -218,6 +232,11 @@ async def over_memory(
             database=MemoryDatabase(store),
             administration=_administration(rooms),
             rate_limits=MemoryRateLimits(),
+            quotas=MemoryQuotas(store),
+            storage=MemoryStorage(store),
+            settings=MemorySystemSettings(store),
+            preferences=MemoryPreferences(store),
+            configuration=Configuration(MemorySystemSettings(store), MemoryQuotas(store), given),
             options=options or OPTIONS,
             health=Health(started=True),
         )
@@ -249,6 +268,11 @@ async def over_postgres(database: PostgresDatabase) -> AsyncIterator[RestClient]
             database=database,
             administration=_administration(rooms),
             rate_limits=MemoryRateLimits(),
+            quotas=PostgresQuotas(database),
+            storage=PostgresStorage(database),
+            settings=PostgresSystemSettings(database),
+            preferences=PostgresPreferences(database),
+            configuration=Configuration(PostgresSystemSettings(database), PostgresQuotas(database)),
             options=OPTIONS,
             health=Health(started=True),
         )

@@ -1,8 +1,8 @@
 """Quotas on PostgreSQL. Triggers of migration 0010 count what users are charged for.
 
-`hold_to_it` is called in the transaction that has created something. The counting trigger has locked the row of
-the user's usage by then, so creations for one user come one after the other, each knows of all before it, and
-one that goes too far is rolled back.
+`hold_to_it` is called in the transaction that has created something. The counting trigger has locked the row
+of the user's usage by then, so creations for one user come one after the other, each knows of all before it,
+and one that goes too far is rolled back.
 """
 
 from collections.abc import Sequence
@@ -38,7 +38,9 @@ RETURNING q.*, q.xmax = 0 AS is_new
 
 REMOVE = "DELETE FROM user_quotas WHERE user_id = $1 RETURNING user_id"
 
-USAGE = "SELECT threat_models, diagrams, greatest(stored_bytes, 0) AS stored_bytes FROM user_usage WHERE user_id = $1"
+USAGE = """
+SELECT threat_models, diagrams, greatest(stored_bytes, 0) AS stored_bytes FROM user_usage WHERE user_id = $1
+"""
 
 HELD = """
 SELECT u.threat_models, u.diagrams, u.stored_bytes,
@@ -68,8 +70,10 @@ TRANSFER = """
 WITH moved AS (
     UPDATE threat_models SET charged_to = $2 WHERE id = ANY($3::uuid[]) AND charged_to = $1 RETURNING id
 ), sums AS (
-    SELECT (SELECT count(*) FROM moved) AS models, count(d.id) AS diagrams, coalesce(sum(s.stored_bytes), 0) AS size
-    FROM moved m LEFT JOIN diagrams d ON d.threat_model_id = m.id LEFT JOIN diagram_sizes s ON s.diagram_id = d.id
+    SELECT (SELECT count(*) FROM moved) AS models, count(d.id) AS diagrams,
+           coalesce(sum(s.stored_bytes), 0) AS size
+    FROM moved m LEFT JOIN diagrams d ON d.threat_model_id = m.id
+    LEFT JOIN diagram_sizes s ON s.diagram_id = d.id
 )
 UPDATE user_usage u
 SET threat_models = u.threat_models + sign * s.models, diagrams = u.diagrams + sign * s.diagrams,
@@ -86,8 +90,8 @@ LOCK_USAGE = "SELECT FROM user_usage WHERE user_id = ANY($1::uuid[]) ORDER BY us
 async def hold_to_it(
     connection: PooledConnection, model: UUID, defaults: Limits, created: str
 ) -> None:
-    """Undo what this transaction `created` (`threat_models` or `diagrams`) if it passes a quota of who is charged
-    for the threat model. Raises QuotaReached.
+    """Undo what this transaction `created` (`threat_models` or `diagrams`) if it passes a quota of who is
+    charged for the threat model. Raises QuotaReached.
     """
     row = await connection.fetchrow(
         HELD, model, defaults.threat_models, defaults.diagrams, defaults.stored_bytes

@@ -24,6 +24,7 @@ PUBLIC = frozenset(
         "GET /docs",
         "GET /docs/page.js",
         "GET /docs/<name>",
+        "GET /config",
     }
 )
 """Operations that ask nobody to sign in."""
@@ -102,6 +103,19 @@ ROWS = (
     Row("DELETE /admin/groups/<group_id>/members/<member_uuid>", ADMINISTRATOR, 204),
     Row("GET /admin/audit/system", ADMINISTRATOR, 200),
     Row("GET /admin/audit/system/<entry_id>", ADMINISTRATOR, 200),
+    Row("GET /me/preferences", NOBODY, 200),
+    Row("POST /me/preferences", NOBODY, 201, {"ux": {"theme": "dark"}}),
+    Row("PUT /me/preferences", NOBODY, 200, {"ux": {"theme": "dark"}}),
+    Row("GET /admin/quotas/users", ADMINISTRATOR, 200),
+    Row("GET /admin/quotas/users/<user_id>", ADMINISTRATOR, 200),
+    Row("PUT /admin/quotas/users/<user_id>", ADMINISTRATOR, 200, {"max_requests_per_minute": 5}),
+    Row("DELETE /admin/quotas/users/<user_id>", ADMINISTRATOR, 204),
+    Row("GET /admin/settings", ADMINISTRATOR, 200),
+    Row("GET /admin/settings/<key>", ADMINISTRATOR, 200),
+    Row("PUT /admin/settings/<key>", ADMINISTRATOR, 200, {"value": "5", "type": "int"}),
+    Row("DELETE /admin/settings/<key>", ADMINISTRATOR, 204),
+    # Settings are not encrypted.
+    Row("POST /admin/settings/reencrypt", ADMINISTRATOR, 409),
     Row("GET /threat_models", NOBODY, 200),
     Row("POST /threat_models", NOBODY, 201, {"name": "Mine"}),
     Row(f"GET {MODEL}", READER, 200),
@@ -151,7 +165,7 @@ class House:
         fill = self._filler(ids or self.ids)
         method, path = row.operation.split(" ")
         body = (
-            {name: fill(value) for name, value in row.body.items()}
+            {name: fill(value) if isinstance(value, str) else value for name, value in row.body.items()}
             if isinstance(row.body, dict)
             else row.body
         )
@@ -198,6 +212,10 @@ async def house() -> AsyncIterator[House]:
         member = {"user_internal_uuid": users[READER]}
         await rest.call("POST", f"/admin/groups/{group}/members", admin, json_body=member)
         entry = (await rest.call("GET", "/admin/audit/system", admin)).json["entries"][0]["id"]
+        quota = {"max_requests_per_minute": 100}
+        await rest.call("PUT", f"/admin/quotas/users/{users['dave']}", admin, json_body=quota)
+        setting = {"value": "100", "type": "int"}
+        await rest.call("PUT", "/admin/settings/user_diagrams_max", admin, json_body=setting)
         ids = {
             "threat_model_id": model["id"],
             "diagram_id": diagram["id"],
@@ -208,6 +226,7 @@ async def house() -> AsyncIterator[House]:
             "zed_id": users["zed"],
             "entry_id": entry,
             "node_id": str(NODE.id),
+            "key": "user_diagrams_max",
         }
         yield House(rest, tokens, ids)
 
@@ -228,7 +247,7 @@ async def test_without_a_sign_in_nothing_of_the_table_is_allowed(house: House, r
 
 @pytest.mark.parametrize("row", [row for row in ROWS if "<" in row.operation], ids=lambda row: row.id)
 async def test_what_is_missing_is_404_and_no_uuid_is_400_for_who_may(house: House, row: Row) -> None:
-    missing = {name: str(uuid4()) for name in house.ids}
+    missing = {name: str(uuid4()) for name in house.ids} | {"key": "no_such_setting"}
     token = house.tokens[row.allowed]
     assert 404 == await house.call(row, token, missing)
     assert 400 == await house.call(row, token, dict.fromkeys(house.ids, "1"))

@@ -1,7 +1,7 @@
 """Settings that administrators may change while the service runs. All others are the environment's.
 
-Whatever the environment says wins: an operator who writes a limit into a deployment means it. What the database
-says comes next, then the default.
+Whatever the environment says wins: an operator who writes a limit into a deployment means it. What the
+database says comes next, then the default.
 """
 
 from collections.abc import Mapping

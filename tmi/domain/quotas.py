@@ -1,7 +1,7 @@
 """What one user may have at most: limits that hold for everybody, and an administrator's word for one.
 
-Who is charged for a threat model and the diagrams in it is one user: its creator, until ownership is transferred
-to somebody else. Collaborators may be many; a quota that each of them could use up would be none.
+Who is charged for a threat model and the diagrams in it is one user: its creator, until ownership is
+transferred to somebody else. Collaborators may be many; a quota that each of them could use up would be none.
 """
 
 from dataclasses import dataclass

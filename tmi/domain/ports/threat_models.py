@@ -34,7 +34,8 @@ class ThreatModels(Protocol):
     async def create(
         self, creator: User, new: NewThreatModel, defaults: Limits = NO_LIMITS
     ) -> ThreatModel:
-        """Store a new threat model; `creator` gets the owner role besides `new.grants`, and is charged for it.
+        """Store a new threat model; `creator` gets the owner role besides `new.grants`, and is charged for
+        it.
 
         `defaults` are the limits of who has no allowance of their own. Raises QuotaReached.
         """
