@@ -1,8 +1,9 @@
 """What all bodies share: strictness, patterns, errors."""
 
+import re
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, StringConstraints
+from pydantic import AwareDatetime, BaseModel, BeforeValidator, ConfigDict, StringConstraints
 
 from tmi.domain.ids import ThreatModelId
 
@@ -26,6 +27,19 @@ MAX_PATCH_OPERATIONS = 1000
 BUILT_IN_PROVIDER = "tmi"
 """The provider of this service's own groups, `everyone` among them."""
 
+
+
+def _is_rfc_3339(value: object) -> object:
+    """Otherwise pydantic takes `0.5` for half a second after 1970."""
+    if isinstance(value, str) and not _MOMENT.fullmatch(value):
+        raise ValueError("give a date and time with its zone, like 2026-01-31T12:00:00Z")
+    return value
+
+
+_MOMENT = re.compile(
+    r"[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt ][0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]{1,9})?([Zz]|[+-][0-9]{2}:[0-9]{2})"
+)
+Moment = Annotated[AwareDatetime, BeforeValidator(_is_rfc_3339)]
 Name = Annotated[str, StringConstraints(min_length=1, max_length=256, pattern=LINE)]
 Description = Annotated[str, StringConstraints(max_length=2048, pattern=TEXT)]
 PkceText = Annotated[str, StringConstraints(min_length=43, max_length=128, pattern=r"^[A-Za-z0-9\-._~]+$")]
