@@ -100,6 +100,9 @@ class Desk:
         self._background = Background()
         self.figures: Callable[[], bytes] = bytes
         """For Prometheus, as text."""
+        self.reaches: Callable[[Node], Awaitable[bool]] | None = None
+        """Whether this node can reach another one."""
+        self.has_database: Callable[[], Awaitable[bool]] | None = None
 
     async def answer(self, question: Json) -> Json:
         """See `Administration` for what is asked. Raises TmiError."""
@@ -119,9 +122,22 @@ class Desk:
         if do == "drain":
             self._drain()
             return {}
+        if do == "here":
+            return {"is": True}
+        if do == "reach":
+            return {"is": await self._reaches(_node_id(question.get("node")))}
+        if do == "database" and self.has_database is not None:
+            return {"is": await self.has_database()}
         if do == "figures":
             return {"text": self.figures().decode()}
         raise BadInput("an unknown question")
+
+    async def _reaches(self, key: NodeId) -> bool:
+        """Of the nodes that this one knows itself: nobody else says where to look."""
+        node = next((peer for peer in self._rooms.peers() if peer.id == key), None)
+        if node is None or self.reaches is None:
+            raise NotFound("this node knows no such node")
+        return await self.reaches(node)
 
     async def _to_the_end(self, work: Awaitable[Json]) -> Json:
         """What was begun is finished, even when nobody waits for it any more."""

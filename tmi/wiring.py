@@ -49,6 +49,7 @@ from rooms.nodes import unix
 from rooms.nodes.control import Json
 from rooms.nodes.links import Links
 from rooms.nodes.mirror import Answer, Mirror
+from rooms.nodes.witnesses import ANSWER_S, Witnesses
 from rooms.room import RoomLimits
 from rooms.service import Rooms
 from tmi.domain.errors import DatabaseUnavailable, StartupError, TmiError, Unavailable
@@ -210,7 +211,11 @@ async def _rooms(
         desk = await stack.enter_async_context(_desk(node, rooms, drain))
         administration = Administration(coordinator.peers, links.ask, desk)
         links.answer = desk.answer
-        rooms.use(links, signals, administration)
+        witnesses = Witnesses(coordinator.peers, links.ask)
+        desk.reaches = links.reaches
+        desk.has_database = lambda: database.ping(ANSWER_S / 2)
+        rooms.use(links, signals, administration, witnesses)
+        await stack.enter_async_context(rooms.watching_database(database.ping, witnesses.with_database))
         coordinator.answers = links.answers
         coordinator.on_lost = rooms.fence_risen
         await stack.enter_async_context(links.listening(listening))

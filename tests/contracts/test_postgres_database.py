@@ -177,6 +177,24 @@ async def test_reads_that_meet_dead_connections_are_asked_again(
     await admin.close()
 
 
+async def test_a_ping_takes_no_longer_than_it_may_and_the_next_one_asks_anew(
+    database: PostgresDatabase,
+) -> None:
+    assert await database.ping(5.0)
+    found = await database.read(
+        "SELECT pid FROM pg_stat_activity WHERE datname = current_database()"
+        " AND query = 'SELECT 1' AND pid <> pg_backend_pid()"
+    )
+    backend = found[0]["pid"]
+    os.kill(backend, signal.SIGSTOP)
+    try:
+        async with asyncio.timeout(2):
+            assert not await database.ping(0.3)
+            assert await database.ping(1.5)
+    finally:
+        os.kill(backend, signal.SIGCONT)
+
+
 async def test_a_server_that_hangs_is_unavailable_in_time_and_its_connection_is_replaced(
     database_url: str,
 ) -> None:
