@@ -1,9 +1,17 @@
 """What all bodies share: strictness, patterns, errors."""
 
 import re
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args
 
-from pydantic import AwareDatetime, BaseModel, BeforeValidator, ConfigDict, StringConstraints
+from pydantic import (
+    AwareDatetime,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    StringConstraints,
+    ValidationInfo,
+    field_validator,
+)
 
 from tmi.domain.ids import ThreatModelId
 
@@ -46,6 +54,14 @@ PkceText = Annotated[str, StringConstraints(min_length=43, max_length=128, patte
 UuidText = Annotated[str, StringConstraints(pattern=UUID_PATTERN)]
 
 
+_WHOLE = re.compile(r"-?[0-9]{1,18}")
+
+
+def _kinds(annotation: Any) -> tuple[Any, ...]:
+    """The types of a field: one, or those of a union."""
+    return get_args(annotation) or (annotation,)
+
+
 class Input(BaseModel):
     """Something that a client sends: exact types, no unknown fields."""
 
@@ -56,6 +72,17 @@ class Query(BaseModel):
     """Parameters of a query string: text that is converted, no unknown ones."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _is_plain(cls, value: object, info: ValidationInfo) -> object:
+        """Otherwise pydantic takes `0.0` and `1_0` for numbers, and `on` for true."""
+        kinds = _kinds(cls.model_fields[str(info.field_name)].annotation)
+        if isinstance(value, str) and int in kinds and not _WHOLE.fullmatch(value):
+            raise ValueError("give a whole number")
+        if isinstance(value, str) and bool in kinds and value not in ("true", "false"):
+            raise ValueError("give true or false")
+        return value
 
 
 class Output(BaseModel):

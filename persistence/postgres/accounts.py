@@ -177,7 +177,9 @@ class PostgresAccounts:
             await write(connection, entry)
         return gone
 
-    async def transfer(self, source: UserId, target: UserId, entry: AuditEntry) -> Sequence[ThreatModelId]:
+    async def transfer(
+        self, source: UserId, target: UserId, entry: AuditEntry, *, with_charge: bool = False
+    ) -> Sequence[ThreatModelId]:
         """Raises NotFound, and BadInput when both are the same."""
         if source == target:
             raise BadInput("ownership goes to somebody else")
@@ -188,7 +190,8 @@ class PostgresAccounts:
             await connection.execute(DEMOTE, source, models)
             await connection.execute(SET_ROLE, target, models, OWNER)
             await connection.execute(NAME_OWNER, target, models)
-            await transfer_charge(connection, source, target, models)
+            if with_charge:
+                await transfer_charge(connection, source, target, models)
             await connection.execute(TOUCH, models)
             await write(connection, entry)
         return [ThreatModelId(model) for model in models]

@@ -163,13 +163,22 @@ async def test_who_has_more_bytes_than_allowed_is_known_with_the_diagrams(ports:
         await ports.diagrams.create(diagrams[1].threat_model_id, "Flow", "DFD-1.0.0", None)
 
 
-async def test_a_transfer_moves_the_charge(ports: Ports) -> None:
+async def test_a_transfer_that_nobody_but_the_giver_decides_leaves_the_charge(ports: Ports) -> None:
+    alice, bob = await ports.user("alice"), await ports.user("bob")
+    await ports.model(alice)
+
+    await ports.accounts.transfer(alice.id, bob.id, entry())
+
+    assert (Usage(1), Usage()) == (await ports.storage.usage(alice.id), await ports.storage.usage(bob.id))
+
+
+async def test_a_transfer_by_an_administrator_moves_the_charge(ports: Ports) -> None:
     alice, bob = await ports.user("alice"), await ports.user("bob")
     model = await ports.model(alice)
     diagram = await ports.diagrams.create(model.id, "Flow", "DFD-1.0.0", None)
     await saved(ports, diagram.id, bytes(10))
 
-    await ports.accounts.transfer(alice.id, bob.id, entry())
+    await ports.accounts.transfer(alice.id, bob.id, entry(), with_charge=True)
 
     assert Usage() == await ports.storage.usage(alice.id)
     assert Usage(1, 1, 110) == await ports.storage.usage(bob.id)
