@@ -36,6 +36,7 @@ class Configuration:
         self.stored: Mapping[str, StoredSetting] = {}
         """As of the last reading; values that are not valid any more are left out."""
         self._remembered: TTLCache[UserId, Quota | None] = TTLCache(USERS_REMEMBERED, READ_AGAIN_S)
+        self._reading = asyncio.Lock()
         self._changes = 0
         self._due = asyncio.Event()
 
@@ -52,7 +53,8 @@ class Configuration:
 
     async def reload(self) -> None:
         """Read the settings now. Raises DatabaseUnavailable."""
-        self.stored = {s.key: s for s in await self._settings.all() if _is_valid(s)}
+        async with self._reading:  # or an older answer could come in last
+            self.stored = {s.key: s for s in await self._settings.all() if _is_valid(s)}
 
     def changed(self, ids: Collection[UUID]) -> None:
         """These users' quotas have changed, and the settings where `SIGNALED` is among them; none: whatever

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from api.configuration import Configuration
 from api.forwarding import TrustedProxies
 from api.metrics import Metrics
+from api.storage_quota import StorageBoundAccess
 from api.tokens import Tokens
 from rooms.administration import Administration
 from rooms.service import Rooms
@@ -83,6 +84,8 @@ class Services:
     rate_limits: RateLimits
     quotas: Quotas
     storage: Storage
+    room: StorageBoundAccess
+    """Whether who is charged may store more."""
     settings: SystemSettings
     preferences: Preferences
     configuration: Configuration

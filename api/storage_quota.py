@@ -10,6 +10,7 @@ them.
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
+from tmi.domain.errors import StorageFull
 from tmi.domain.ids import DiagramId, ThreatModelId, UserId
 from tmi.domain.ports import Access, AccessControl, Entrant, Standing, Storage
 from tmi.domain.roles import Role
@@ -31,6 +32,15 @@ class StorageBoundAccess:
         """
         before, self._over = self._over, await self._storage.payers_over(self._default())
         return before != self._over
+
+    async def check_room(self, model: ThreatModelId) -> None:
+        """Before something is added to a threat model. Raises StorageFull where there is no room left.
+
+        Without a query while nobody is over the limit; so it may be noticed a moment late.
+        """
+        limit = await self._storage.limit_passed(model, self._default()) if self._over else None
+        if limit is not None:
+            raise StorageFull("stored_bytes", limit, "who is charged for this threat model")
 
     async def is_full(self, diagram: DiagramId) -> bool:
         """Whether nothing may be added to a diagram now."""

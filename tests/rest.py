@@ -18,6 +18,7 @@ from werkzeug.datastructures import Headers
 from api.app import create_app
 from api.configuration import Configuration
 from api.services import ApiOptions, Health, Services
+from api.storage_quota import StorageBoundAccess
 from api.tokens import Tokens, shared_signing_keys
 from persistence.memory.access import MemoryAccessControl
 from persistence.memory.accounts import MemoryAccounts, MemoryChallenges
@@ -213,6 +214,7 @@ async def over_memory(
     store = store or MemoryStore()
     log, access = MemoryUpdateLog(store), MemoryAccessControl(store)
     keys = await shared_signing_keys(MemorySigningKeys(store))
+    configuration = Configuration(MemorySystemSettings(store), MemoryQuotas(store), given)
     async with Rooms(log, LocalCoordinator(log, "test"), access).running() as rooms:
         services = Services(
             threat_models=MemoryThreatModels(store),
@@ -236,7 +238,8 @@ async def over_memory(
             storage=MemoryStorage(store),
             settings=MemorySystemSettings(store),
             preferences=MemoryPreferences(store),
-            configuration=Configuration(MemorySystemSettings(store), MemoryQuotas(store), given),
+            room=StorageBoundAccess(access, MemoryStorage(store), lambda: configuration.limits.stored_bytes),
+            configuration=configuration,
             options=options or OPTIONS,
             health=Health(started=True),
         )
@@ -249,6 +252,7 @@ async def over_postgres(database: PostgresDatabase) -> AsyncIterator[RestClient]
     """The application over PostgreSQL."""
     log, access = PostgresUpdateLog(database), PostgresAccessControl(database)
     keys = await shared_signing_keys(PostgresSigningKeys(database))
+    configuration = Configuration(PostgresSystemSettings(database), PostgresQuotas(database))
     async with Rooms(log, LocalCoordinator(log, "test"), access).running() as rooms:
         services = Services(
             threat_models=PostgresThreatModels(database),
@@ -272,7 +276,10 @@ async def over_postgres(database: PostgresDatabase) -> AsyncIterator[RestClient]
             storage=PostgresStorage(database),
             settings=PostgresSystemSettings(database),
             preferences=PostgresPreferences(database),
-            configuration=Configuration(PostgresSystemSettings(database), PostgresQuotas(database)),
+            room=StorageBoundAccess(
+                access, PostgresStorage(database), lambda: configuration.limits.stored_bytes
+            ),
+            configuration=configuration,
             options=OPTIONS,
             health=Health(started=True),
         )

@@ -167,6 +167,7 @@ async def build(settings: Settings) -> AsyncIterator[Service]:
             rate_limits=rate_limits,
             quotas=quotas,
             storage=storage,
+            room=access,
             settings=system_settings,
             preferences=PostgresPreferences(database),
             configuration=configuration,

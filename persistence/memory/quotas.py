@@ -36,7 +36,9 @@ def usage_of(store: MemoryStore, user: UserId) -> Usage:
 
 def _size_of(store: MemoryStore, diagram: DiagramId) -> int:
     """Snapshots and the updates up to the last of them."""
-    log = store.logs[diagram]
+    log = store.logs.get(diagram)
+    if log is None:
+        return 0
     counted = log.rows[: max(log.snapshots, default=0)]
     return sum(len(u.data) for _, u in counted) + sum(len(state) for state, _ in log.snapshots.values())
 
@@ -93,19 +95,25 @@ class MemoryStorage:
     async def payers_over(self, default: int) -> frozenset[UserId]:
         """Who has more stored bytes than allowed."""
         self._store.visit()
-        over = []
-        for user in self._store.users:
-            quota = self._store.quotas.get(user)
-            own = None if quota is None else quota.allowance.stored_bytes
-            limit = default if own is None else own
-            if limit and usage_of(self._store, user).stored_bytes > limit:
-                over.append(user)
+        over = [user for user in self._store.users if self._limit_passed(user, default) is not None]
         return frozenset(over[:OVER_MAX])
+
+    async def limit_passed(self, model: ThreatModelId, default: int) -> int | None:
+        """How many bytes who is charged for a threat model may store; None unless they store more."""
+        self._store.visit()
+        payer = self._store.charged_to.get(model)
+        return None if payer is None else self._limit_passed(payer, default)
 
     async def paid_by(self, diagrams: Sequence[DiagramId], users: frozenset[UserId]) -> frozenset[DiagramId]:
         """Those of `diagrams` for which one of `users` is charged."""
         self._store.visit()
         return frozenset(d for d in diagrams if self._payer(d) in users)
+
+    def _limit_passed(self, user: UserId, default: int) -> int | None:
+        quota = self._store.quotas.get(user)
+        own = None if quota is None else quota.allowance.stored_bytes
+        limit = default if own is None else own
+        return limit if limit and usage_of(self._store, user).stored_bytes > limit else None
 
     def _payer(self, diagram: DiagramId) -> UserId | None:
         found = self._store.diagrams.get(diagram)

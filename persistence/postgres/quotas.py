@@ -13,7 +13,7 @@ import asyncpg
 from persistence.postgres.audit import write
 from persistence.postgres.database import PooledConnection, PostgresDatabase, Record
 from tmi.domain.errors import NotFound, QuotaReached, StorageFull
-from tmi.domain.ids import DiagramId, UserId
+from tmi.domain.ids import DiagramId, ThreatModelId, UserId
 from tmi.domain.model import AuditEntry
 from tmi.domain.ports import Page
 from tmi.domain.quotas import Allowance, Limits, Quota, Usage
@@ -59,6 +59,13 @@ UNION ALL
 SELECT u.user_id FROM user_quotas q JOIN user_usage u ON u.user_id = q.user_id
 WHERE q.stored_bytes > 0 AND u.stored_bytes > q.stored_bytes
 LIMIT $2
+"""
+
+LIMIT_PASSED = """
+SELECT coalesce(q.stored_bytes, $2) AS stored_max
+FROM threat_models t JOIN user_usage u ON u.user_id = t.charged_to
+LEFT JOIN user_quotas q ON q.user_id = u.user_id
+WHERE t.id = $1 AND coalesce(q.stored_bytes, $2) > 0 AND u.stored_bytes > coalesce(q.stored_bytes, $2)
 """
 
 PAID_BY = """
@@ -180,6 +187,11 @@ class PostgresStorage:
         """Who has more stored bytes than allowed."""
         found = await self._database.read(OVER, default, OVER_MAX)
         return frozenset(UserId(row["user_id"]) for row in found)
+
+    async def limit_passed(self, model: ThreatModelId, default: int) -> int | None:
+        """How many bytes who is charged for a threat model may store; None unless they store more."""
+        found = await self._database.read(LIMIT_PASSED, model, default)
+        return found[0]["stored_max"] if found else None
 
     async def paid_by(self, diagrams: Sequence[DiagramId], users: frozenset[UserId]) -> frozenset[DiagramId]:
         """Those of `diagrams` for which one of `users` is charged."""

@@ -9,7 +9,7 @@ import pytest
 from tests.contracts.conftest import Ports
 from tests.contracts.test_accounts import entry
 from tmi.domain.errors import NotFound, QuotaReached, StorageFull
-from tmi.domain.ids import DiagramId, Seq, UserId
+from tmi.domain.ids import DiagramId, Seq, ThreatModelId, UserId
 from tmi.domain.model import NewThreatModel, ThreatModel, User
 from tmi.domain.ports import LoggedUpdate, Origin, Page, RoomBatch
 from tmi.domain.quotas import Allowance, Limits, Usage
@@ -154,6 +154,9 @@ async def test_who_has_more_bytes_than_allowed_is_known_with_the_diagrams(ports:
     assert {bob.id} == await ports.storage.payers_over(109)
     await ports.quotas.put(bob.id, Allowance(5, stored_bytes=50), entry())
     assert {bob.id} == await ports.storage.payers_over(0)
+    assert 50 == await ports.storage.limit_passed(diagrams[1].threat_model_id, 0)
+    assert await ports.storage.limit_passed(diagrams[0].threat_model_id, 0) is None
+    assert await ports.storage.limit_passed(ThreatModelId(uuid4()), 1) is None
     assert {ids[1]} == await ports.storage.paid_by([*ids, DiagramId(uuid4())], frozenset({bob.id}))
     assert frozenset() == await ports.storage.paid_by(ids, frozenset())
 

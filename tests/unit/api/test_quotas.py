@@ -129,12 +129,7 @@ async def test_a_threat_model_of_no_room_left_takes_no_more_diagrams(office: Off
     model = (await office.call("POST", "/threat_models", office.alice, MODEL)).json["id"]
     path = f"/threat_models/{model}/diagrams"
     diagram = DiagramId(UUID((await office.call("POST", path, office.alice, DIAGRAM)).json["id"]))
-    log = office.rest.services.rooms._store
-    fence = await log.claim(diagram, "test")
-
-    update = LoggedUpdate(Seq(1), None, Origin.SERVER, bytes(10))
-    await log.append([RoomBatch(diagram, fence, (update,))])
-    await log.save_snapshot(diagram, fence, Seq(1), bytes(100))
+    await filled(office, diagram)
     await office.quota(max_stored_bytes=109)
     refused = await office.call("POST", path, office.alice, DIAGRAM)
     assert (413, "quota_exceeded", "stored_bytes") == (
@@ -142,6 +137,34 @@ async def test_a_threat_model_of_no_room_left_takes_no_more_diagrams(office: Off
     )  # fmt: skip
     await office.quota(max_stored_bytes=110)
     assert 201 == (await office.call("POST", path, office.alice, DIAGRAM)).status
+
+
+async def test_where_no_room_is_left_nothing_is_added_and_anything_deleted(office: Office) -> None:
+    model = (await office.call("POST", "/threat_models", office.alice, MODEL)).json["id"]
+    path = f"/threat_models/{model}"
+    diagram = (await office.call("POST", f"{path}/diagrams", office.alice, DIAGRAM)).json["id"]
+    await filled(office, DiagramId(UUID(diagram)))
+    await office.quota(max_stored_bytes=109)
+    room = office.rest.services.room
+    assert await room.refresh()
+    rename = [{"op": "replace", "path": "/name", "value": "New"}]
+    refused = await office.rest.patch(office.alice, model, *rename)
+    assert (413, "quota_exceeded", 109) == (
+        refused.status, refused.json["error"], refused.json["details"]["context"]["limit"],
+    )  # fmt: skip
+    assert 200 == (await office.call("GET", path, office.alice)).status
+    bob = await office.rest.sign_in("bob")
+    assert 403 == (await office.rest.patch(bob, model, *rename)).status
+    assert 204 == (await office.call("DELETE", f"{path}/diagrams/{diagram}", office.alice)).status
+
+
+async def filled(office: Office, diagram: DiagramId) -> None:
+    """Let a diagram take 110 bytes."""
+    log = office.rest.services.rooms._store
+    fence = await log.claim(diagram, "test")
+    update = LoggedUpdate(Seq(1), None, Origin.SERVER, bytes(10))
+    await log.append([RoomBatch(diagram, fence, (update,))])
+    await log.save_snapshot(diagram, fence, Seq(1), bytes(100))
 
 
 async def test_a_users_own_rate_holds_at_once(office: Office) -> None:

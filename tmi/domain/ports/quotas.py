@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Protocol
 
-from tmi.domain.ids import DiagramId, UserId
+from tmi.domain.ids import DiagramId, ThreatModelId, UserId
 from tmi.domain.model import AuditEntry
 from tmi.domain.ports.threat_models import Page
 from tmi.domain.quotas import Allowance, Quota, Usage
@@ -35,6 +35,9 @@ class Storage(Protocol):
         """Who has more stored bytes than allowed (at most 10,000 of them). `default` is what everybody may
         have, 0 for as much as they like.
         """
+
+    async def limit_passed(self, model: ThreatModelId, default: int) -> int | None:
+        """How many bytes who is charged for a threat model may store; None unless they store more."""
 
     async def paid_by(self, diagrams: Sequence[DiagramId], users: frozenset[UserId]) -> frozenset[DiagramId]:
         """Those of `diagrams` for which one of `users` is charged."""
