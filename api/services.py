@@ -1,24 +1,33 @@
 """What the REST application works with: ports and rooms, given by wiring, and the service's health."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from api.configuration import Configuration
 from api.forwarding import TrustedProxies
+from api.identity.provider import IdentityProvider
 from api.metrics import Metrics
 from api.storage_quota import StorageBoundAccess
 from api.tokens import Tokens
 from rooms.administration import Administration
+from rooms.editing import Editing
 from rooms.service import Rooms
 from tmi.domain.ports import (
     AccessControl,
     Accounts,
     Audit,
+    Bin,
+    CellEdits,
     Challenges,
+    Children,
     Collaborations,
+    Contents,
     Database,
     Diagrams,
     Groups,
     Memberships,
+    Metadata,
+    PendingAuthorizations,
     Preferences,
     Quotas,
     RateLimits,
@@ -27,6 +36,7 @@ from tmi.domain.ports import (
     SystemSettings,
     ThreatModels,
     Tickets,
+    Trail,
     Users,
 )
 
@@ -45,8 +55,12 @@ class ApiOptions:
     """Clients of one diagram."""
     refresh_token_ttl_s: float = 7 * 24 * 3600.0
     ping_timeout_s: float = 1.0
+    client_callbacks: tuple[str, ...] = ()
+    """Where clients may take their codes, besides here."""
     administrators: tuple[str, ...] = ()
     """The first administrators, each `provider:id` or `provider:e-mail`."""
+    if_match_required: bool = False
+    """Whether a write has to say which version it has read."""
     trusted_proxies: TrustedProxies = field(default_factory=TrustedProxies)
     metrics_token: str | None = field(default=None, repr=False)
     """What a reader of `/metrics` has to bring; None: it has to be on this machine."""
@@ -69,18 +83,26 @@ class Services:
     diagrams: Diagrams
     users: Users
     sign_ins: SignIns
+    pending_authorizations: PendingAuthorizations
     access: AccessControl
     accounts: Accounts
     challenges: Challenges
     groups: Groups
     memberships: Memberships
     audit: Audit
+    trail: Trail
+    cell_edits: CellEdits
     collaborations: Collaborations
     tickets: Tickets
+    children: Children
+    contents: Contents
+    metadata: Metadata
+    bin: Bin
     rooms: Rooms
     tokens: Tokens
     database: Database
     administration: Administration
+    editing: Editing
     rate_limits: RateLimits
     quotas: Quotas
     storage: Storage
@@ -91,4 +113,6 @@ class Services:
     configuration: Configuration
     options: ApiOptions = field(default_factory=ApiOptions)
     metrics: Metrics | None = None
+    identity_providers: Mapping[str, IdentityProvider] = field(default_factory=dict)
+    """By their ids; the development provider is not among them."""
     health: Health = field(default_factory=Health)

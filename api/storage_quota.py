@@ -50,9 +50,11 @@ class StorageBoundAccess:
         """See the port."""
         return await self._access.to_diagram(user, diagram)
 
-    async def to_threat_model(self, user: UserId, model: ThreatModelId) -> Role | None:
+    async def to_threat_model(
+        self, user: UserId, model: ThreatModelId, *, deleted: bool = False
+    ) -> Role | None:
         """See the port."""
-        return await self._access.to_threat_model(user, model)
+        return await self._access.to_threat_model(user, model, deleted=deleted)
 
     async def to_diagram_of_all(
         self, users: Sequence[UserId], diagram: DiagramId

@@ -1,9 +1,10 @@
 """What all bodies share: strictness, patterns, errors."""
 
 import re
-from typing import Annotated, Any, get_args
+from typing import Annotated, Any, ClassVar, get_args
 
 from pydantic import (
+    AfterValidator,
     AwareDatetime,
     BaseModel,
     BeforeValidator,
@@ -13,6 +14,7 @@ from pydantic import (
     field_validator,
 )
 
+from api import sanitising
 from tmi.domain.ids import ThreatModelId
 
 LINE = r"^[^\x00-\x1F]*$"
@@ -30,6 +32,7 @@ SCOPE = r"^[a-zA-Z0-9_]([a-zA-Z0-9_ ]*[a-zA-Z0-9_])?$"
 OPAQUE = r"^[a-zA-Z0-9_.-]+$"
 
 DEFAULT_FRAMEWORK = "STRIDE"
+DEFAULT_STATUS = "not_started"
 MAX_AUTHORIZATIONS = 1000
 MAX_PATCH_OPERATIONS = 1000
 BUILT_IN_PROVIDER = "tmi"
@@ -48,8 +51,22 @@ _MOMENT = re.compile(
     r"[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt ][0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]{1,9})?([Zz]|[+-][0-9]{2}:[0-9]{2})"
 )
 Moment = Annotated[AwareDatetime, BeforeValidator(_is_rfc_3339)]
-Name = Annotated[str, StringConstraints(min_length=1, max_length=256, pattern=LINE)]
-Description = Annotated[str, StringConstraints(max_length=2048, pattern=TEXT)]
+Name = Annotated[
+    str, StringConstraints(min_length=1, max_length=256, pattern=LINE), AfterValidator(sanitising.checked)
+]
+Description = Annotated[
+    str, StringConstraints(max_length=2048, pattern=TEXT), AfterValidator(sanitising.checked)
+]
+PlainName = Annotated[
+    str,
+    StringConstraints(min_length=1, max_length=256, pattern=LINE),
+    AfterValidator(sanitising.plain),
+    AfterValidator(sanitising.not_empty),
+]
+PlainText = Annotated[
+    str, StringConstraints(max_length=2048, pattern=TEXT), AfterValidator(sanitising.plain)
+]
+"""HTML is taken out of these."""
 PkceText = Annotated[str, StringConstraints(min_length=43, max_length=128, pattern=r"^[A-Za-z0-9\-._~]+$")]
 UuidText = Annotated[str, StringConstraints(pattern=UUID_PATTERN)]
 
@@ -72,6 +89,9 @@ class Query(BaseModel):
     """Parameters of a query string: text that is converted, no unknown ones."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+    SEVERAL: ClassVar[frozenset[str]] = frozenset()
+    """Parameters that may be repeated, each time with another value."""
 
     @field_validator("*", mode="before")
     @classmethod

@@ -57,7 +57,7 @@ async def test_fifty_diagrams_at_once_in_two_threat_models_never_pass_the_quota(
     models, limits = [await ports.model(alice), await ports.model(alice)], Limits(diagrams=7)
 
     work = [
-        ports.diagrams.create(models[n % 2].id, "Flow", "DFD-1.0.0", None, limits) for n in range(AT_ONCE)
+        ports.diagrams.create(models[n % 2].id, "Flow", "DFD-1.0.0", None, defaults=limits) for n in range(AT_ONCE)
     ]
 
     assert AT_ONCE - 7 == await refused(work)
@@ -77,11 +77,11 @@ async def test_a_refused_creation_leaves_no_trace_and_no_gap_in_the_aliases(port
 async def test_what_is_deleted_makes_room_again(ports: Ports) -> None:
     alice, limits = await ports.user("alice"), Limits(threat_models=1, diagrams=1)
     model = await create(ports, alice, limits)
-    diagram = await ports.diagrams.create(model.id, "Flow", "DFD-1.0.0", None, limits)
+    diagram = await ports.diagrams.create(model.id, "Flow", "DFD-1.0.0", None, defaults=limits)
     await saved(ports, diagram.id, b"x")
     await ports.diagrams.delete(model.id, diagram.id)
     assert Usage(1, 0, 0) == await ports.storage.usage(alice.id)
-    diagram = await ports.diagrams.create(model.id, "Flow", "DFD-1.0.0", None, limits)
+    diagram = await ports.diagrams.create(model.id, "Flow", "DFD-1.0.0", None, defaults=limits)
     await saved(ports, diagram.id, b"x")
 
     await ports.threat_models.delete(model.id)
@@ -97,14 +97,14 @@ async def test_an_allowance_goes_before_the_limits_of_everybody(ports: Ports) ->
     assert quota == await ports.quotas.of(alice.id)
 
     models = [await create(ports, alice, limits) for _ in range(2)]
-    await ports.diagrams.create(models[0].id, "Flow", "DFD-1.0.0", None, limits)
+    await ports.diagrams.create(models[0].id, "Flow", "DFD-1.0.0", None, defaults=limits)
     with pytest.raises(QuotaReached):
-        await ports.diagrams.create(models[1].id, "Flow", "DFD-1.0.0", None, limits)
+        await ports.diagrams.create(models[1].id, "Flow", "DFD-1.0.0", None, defaults=limits)
 
     later, is_new = await ports.quotas.put(alice.id, Allowance(7, 8, 9, 10, 11, 12), entry())
     assert (False, quota.created_at) == (is_new, later.created_at)
     assert Limits(7, 8, 9, 10, 11, 12) == later.allowance.instead_of(limits)
-    await ports.diagrams.create(models[1].id, "Flow", "DFD-1.0.0", None, limits)
+    await ports.diagrams.create(models[1].id, "Flow", "DFD-1.0.0", None, defaults=limits)
 
 
 async def test_quotas_are_listed_oldest_first_and_go_with_a_word_of_audit(ports: Ports) -> None:
