@@ -13,12 +13,14 @@ from werkzeug.routing import MapAdapter
 from api import (
     admin,
     administration,
+    authorization,
     collab_tokens,
     collaboration,
     diagrams,
     docs,
     me,
     oauth,
+    providers,
     rates,
     threat_models,
 )
@@ -83,6 +85,8 @@ def create_app(services: Services) -> RestApp:
     _add_documents(app)
     ping = DatabasePing(services.database, services.options.ping_timeout_s)
     for routes in (
+        authorization.routes,
+        providers.routes,
         oauth.routes,
         me.routes,
         admin.routes,

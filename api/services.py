@@ -1,8 +1,10 @@
 """What the REST application works with: ports and rooms, given by wiring, and the service's health."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from api.forwarding import TrustedProxies
+from api.identity.provider import IdentityProvider
 from api.metrics import Metrics
 from api.tokens import Tokens
 from rooms.administration import Administration
@@ -17,6 +19,7 @@ from tmi.domain.ports import (
     Diagrams,
     Groups,
     Memberships,
+    PendingAuthorizations,
     RateLimits,
     SignIns,
     ThreatModels,
@@ -46,6 +49,8 @@ class ApiOptions:
     body_timeout_s: float = 30.0
     refresh_token_ttl_s: float = 7 * 24 * 3600.0
     ping_timeout_s: float = 1.0
+    client_callbacks: tuple[str, ...] = ()
+    """Where clients may take their codes, besides here."""
     administrators: tuple[str, ...] = ()
     """The first administrators, each `provider:id` or `provider:e-mail`."""
     trusted_proxies: TrustedProxies = field(default_factory=TrustedProxies)
@@ -71,6 +76,7 @@ class Services:
     diagrams: Diagrams
     users: Users
     sign_ins: SignIns
+    pending_authorizations: PendingAuthorizations
     access: AccessControl
     accounts: Accounts
     challenges: Challenges
@@ -86,4 +92,6 @@ class Services:
     rate_limits: RateLimits
     options: ApiOptions = field(default_factory=ApiOptions)
     metrics: Metrics | None = None
+    identity_providers: Mapping[str, IdentityProvider] = field(default_factory=dict)
+    """By their ids; the development provider is not among them."""
     health: Health = field(default_factory=Health)

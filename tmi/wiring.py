@@ -5,7 +5,7 @@ import contextlib
 import logging
 import os
 import socket
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, closing
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -15,6 +15,9 @@ from uuid import uuid4
 
 from api.app import RestApp, create_app
 from api.forwarding import TrustedProxies
+from api.identity import web
+from api.identity.provider import IdentityProvider, ProviderOptions
+from api.identity.providers import identity_providers
 from api.live.endpoint import LiveEndpoint
 from api.live.options import LiveOptions
 from api.metrics import Metrics
@@ -30,6 +33,7 @@ from persistence.postgres.database import PostgresDatabase
 from persistence.postgres.diagrams import PostgresDiagrams
 from persistence.postgres.groups import PostgresGroups, PostgresMemberships
 from persistence.postgres.ownership import PostgresOwnership
+from persistence.postgres.pending_authorizations import PostgresPendingAuthorizations
 from persistence.postgres.sign_ins import PostgresSignIns
 from persistence.postgres.signals import PostgresSignals
 from persistence.postgres.signing_keys import PostgresSigningKeys
@@ -55,6 +59,7 @@ from tmi.domain.model import Node
 from tmi.domain.ports import AccessControl, Audit, RateLimits
 from tmi.embedded.data_directory import locked
 from tmi.embedded.postgres import embedded_postgres
+from tmi.provider_settings import ProviderSettings
 from tmi.settings import Settings, split_ports
 from tmi.starting import open_port
 
@@ -154,6 +159,8 @@ async def build(settings: Settings, worker: Worker | None = None) -> AsyncIterat
             diagrams=PostgresDiagrams(database),
             users=PostgresUsers(database),
             sign_ins=sign_ins,
+            pending_authorizations=PostgresPendingAuthorizations(database),
+            identity_providers=await stack.enter_async_context(_identity_providers(settings)),
             access=access,
             accounts=PostgresAccounts(database),
             challenges=PostgresChallenges(database),
@@ -349,6 +356,35 @@ async def _tokens(settings: Settings, database: PostgresDatabase) -> Tokens:
     )
 
 
+@asynccontextmanager
+async def _identity_providers(settings: Settings) -> AsyncIterator[Mapping[str, IdentityProvider]]:
+    if not settings.providers or settings.public_url is None:
+        yield {}
+        return
+    async with web.opened(allow_loopback=settings.dev) as client:
+        told = map(_provider_options, settings.providers)
+        yield identity_providers(told, settings.public_url, client)
+
+
+def _provider_options(provider: ProviderSettings) -> ProviderOptions:
+    secret = provider.client_secret
+    return ProviderOptions(
+        id=provider.id,
+        kind=provider.kind,
+        client_id=provider.client_id,
+        client_secret=None if secret is None else secret.get_secret_value(),
+        issuer=provider.address,
+        tenant=provider.tenant,
+        allowed_tenants=provider.allowed_tenants,
+        hosted_domain=provider.hosted_domain,
+        allowed_domains=provider.allowed_domains,
+        trust_emails=provider.trust_emails,
+        scopes=provider.scopes,
+        name=provider.name,
+        icon=provider.icon,
+    )
+
+
 def _rooms_limits(settings: Settings) -> RoomsLimits:
     return RoomsLimits(
         room=RoomLimits(
@@ -374,6 +410,7 @@ def _api_options(settings: Settings) -> ApiOptions:
         max_body_bytes=settings.body_max_bytes,
         refresh_token_ttl_s=settings.refresh_token_ttl_s,
         administrators=settings.administrators,
+        client_callbacks=settings.client_callbacks,
         metrics_token=settings.metrics_token.get_secret_value() if settings.metrics_token else None,
     )
 

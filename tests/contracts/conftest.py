@@ -14,6 +14,7 @@ from persistence.memory.database import MemoryDatabase
 from persistence.memory.diagrams import MemoryDiagrams
 from persistence.memory.groups import MemoryGroups, MemoryMemberships
 from persistence.memory.ownership import MemoryOwnership
+from persistence.memory.pending_authorizations import MemoryPendingAuthorizations
 from persistence.memory.sign_ins import MemorySignIns
 from persistence.memory.signals import MemorySignals
 from persistence.memory.signing_keys import MemorySigningKeys
@@ -29,6 +30,7 @@ from persistence.postgres.database import PostgresDatabase
 from persistence.postgres.diagrams import PostgresDiagrams
 from persistence.postgres.groups import PostgresGroups, PostgresMemberships
 from persistence.postgres.ownership import PostgresOwnership
+from persistence.postgres.pending_authorizations import PostgresPendingAuthorizations
 from persistence.postgres.sign_ins import PostgresSignIns
 from persistence.postgres.signals import PostgresSignals
 from persistence.postgres.signing_keys import PostgresSigningKeys
@@ -48,6 +50,7 @@ from tmi.domain.ports import (
     Groups,
     Memberships,
     Ownership,
+    PendingAuthorizations,
     Signals,
     SigningKeys,
     SignIns,
@@ -80,6 +83,7 @@ class Ports:
     collaborations: Collaborations
     tickets: Tickets
     sign_ins: SignIns
+    pending_authorizations: PendingAuthorizations
     signing_keys: SigningKeys
     database: Database
     signals: Signals
@@ -87,7 +91,8 @@ class Ports:
 
     async def user(self, name: str = "alice") -> User:
         """A user of the provider `tmi`."""
-        return await self.users.sign_in("tmi", f"{name}@tmi.local", f"{name}@tmi.local", name.title())
+        email = f"{name}@tmi.local"
+        return await self.users.sign_in("tmi", email, email, name.title(), email_verified=True)
 
     async def model(self, creator: User, *grants: Grant, name: str = "Shop") -> ThreatModel:
         """A threat model."""
@@ -122,6 +127,7 @@ def memory_ports(store: MemoryStore) -> Ports:
         collaborations=MemoryCollaborations(store),
         tickets=MemoryTickets(store),
         sign_ins=MemorySignIns(store),
+        pending_authorizations=MemoryPendingAuthorizations(store),
         signing_keys=MemorySigningKeys(store),
         database=MemoryDatabase(store),
         signals=MemorySignals(store),
@@ -162,6 +168,7 @@ def postgres_ports(database: PostgresDatabase) -> Ports:
         collaborations=PostgresCollaborations(database),
         tickets=PostgresTickets(database),
         sign_ins=PostgresSignIns(database),
+        pending_authorizations=PostgresPendingAuthorizations(database),
         signing_keys=PostgresSigningKeys(database),
         database=database,
         signals=PostgresSignals(database),

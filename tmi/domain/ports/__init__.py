@@ -9,6 +9,7 @@ from tmi.domain.ports.accounts import *
 from tmi.domain.ports.audit import *
 from tmi.domain.ports.collaboration import *
 from tmi.domain.ports.operations import *
+from tmi.domain.ports.providers import *
 from tmi.domain.ports.rooms import *
 from tmi.domain.ports.sign_in import *
 from tmi.domain.ports.threat_models import *
