@@ -13,6 +13,7 @@ from werkzeug.routing import MapAdapter
 from api import (
     admin,
     administration,
+    authorization,
     children,
     collab_tokens,
     collaboration,
@@ -22,6 +23,7 @@ from api import (
     me,
     metadata,
     oauth,
+    providers,
     rates,
     threat_models,
     trail,
@@ -92,6 +94,8 @@ def create_app(services: Services) -> RestApp:
     _add_documents(app)
     ping = DatabasePing(services.database, services.options.ping_timeout_s)
     for routes in (
+        authorization.routes,
+        providers.routes,
         oauth.routes,
         me.routes,
         admin.routes,

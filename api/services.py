@@ -1,8 +1,10 @@
 """What the REST application works with: ports and rooms, given by wiring, and the service's health."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from api.forwarding import TrustedProxies
+from api.identity.provider import IdentityProvider
 from api.metrics import Metrics
 from api.tokens import Tokens
 from rooms.administration import Administration
@@ -23,6 +25,7 @@ from tmi.domain.ports import (
     Groups,
     Memberships,
     Metadata,
+    PendingAuthorizations,
     RateLimits,
     SignIns,
     ThreatModels,
@@ -53,6 +56,8 @@ class ApiOptions:
     body_timeout_s: float = 30.0
     refresh_token_ttl_s: float = 7 * 24 * 3600.0
     ping_timeout_s: float = 1.0
+    client_callbacks: tuple[str, ...] = ()
+    """Where clients may take their codes, besides here."""
     administrators: tuple[str, ...] = ()
     """The first administrators, each `provider:id` or `provider:e-mail`."""
     if_match_required: bool = False
@@ -80,6 +85,7 @@ class Services:
     diagrams: Diagrams
     users: Users
     sign_ins: SignIns
+    pending_authorizations: PendingAuthorizations
     access: AccessControl
     accounts: Accounts
     challenges: Challenges
@@ -102,4 +108,6 @@ class Services:
     rate_limits: RateLimits
     options: ApiOptions = field(default_factory=ApiOptions)
     metrics: Metrics | None = None
+    identity_providers: Mapping[str, IdentityProvider] = field(default_factory=dict)
+    """By their ids; the development provider is not among them."""
     health: Health = field(default_factory=Health)

@@ -17,6 +17,7 @@ from werkzeug.datastructures import Headers
 
 from api.app import create_app
 from api.diagram_changes import interpret
+from api.identity.provider import IdentityProvider
 from api.services import ApiOptions, Health, Services
 from api.tokens import Tokens, shared_signing_keys
 from persistence.memory.access import MemoryAccessControl
@@ -31,6 +32,7 @@ from persistence.memory.diagrams import MemoryDiagrams
 from persistence.memory.events import MemoryTrail
 from persistence.memory.groups import MemoryGroups, MemoryMemberships
 from persistence.memory.metadata import MemoryMetadata
+from persistence.memory.pending_authorizations import MemoryPendingAuthorizations
 from persistence.memory.rate_limits import MemoryRateLimits
 from persistence.memory.sign_ins import MemorySignIns
 from persistence.memory.signing_keys import MemorySigningKeys
@@ -50,6 +52,7 @@ from persistence.postgres.diagrams import PostgresDiagrams
 from persistence.postgres.events import PostgresTrail
 from persistence.postgres.groups import PostgresGroups, PostgresMemberships
 from persistence.postgres.metadata import PostgresMetadata
+from persistence.postgres.pending_authorizations import PostgresPendingAuthorizations
 from persistence.postgres.sign_ins import PostgresSignIns
 from persistence.postgres.signing_keys import PostgresSigningKeys
 from persistence.postgres.threat_models import PostgresThreatModels
@@ -134,8 +137,9 @@ class RestClient:
         assert isinstance(received, bytes)
         return Answer(answer.status_code, answer.headers, received)
 
-    async def authorize(self, **changes: str | None) -> Answer:
-        """An authorization request; a change to None takes a parameter out."""
+    @staticmethod
+    def authorize_path(**changes: str | None) -> str:
+        """The path of an authorization request; a change to None takes a parameter out."""
         parameters = {
             "idp": "tmi",
             "login_hint": "alice",
@@ -146,7 +150,11 @@ class RestClient:
             "code_challenge_method": "S256",
         } | changes
         query = urlencode({name: value for name, value in parameters.items() if value is not None})
-        return await self.call("GET", f"/oauth2/authorize?{query}")
+        return f"/oauth2/authorize?{query}"
+
+    async def authorize(self, **changes: str | None) -> Answer:
+        """An authorization request."""
+        return await self.call("GET", self.authorize_path(**changes))
 
     async def code(self, **changes: str | None) -> str:
         """A fresh authorization code."""
@@ -205,7 +213,10 @@ class RestClient:
 
 @asynccontextmanager
 async def over_memory(
-    options: ApiOptions | None = None, store: MemoryStore | None = None, tokens: Tokens | None = None
+    options: ApiOptions | None = None,
+    store: MemoryStore | None = None,
+    tokens: Tokens | None = None,
+    identity_providers: Mapping[str, IdentityProvider] | None = None,
 ) -> AsyncIterator[RestClient]:
     """The application over the in-memory adapters."""
     store = store or MemoryStore()
@@ -218,6 +229,7 @@ async def over_memory(
             diagrams=MemoryDiagrams(store),
             users=MemoryUsers(store),
             sign_ins=MemorySignIns(store),
+            pending_authorizations=MemoryPendingAuthorizations(store),
             access=access,
             accounts=MemoryAccounts(store),
             challenges=MemoryChallenges(store),
@@ -239,6 +251,7 @@ async def over_memory(
             editing=Editing(rooms, MemoryDiagrams(store), access, interpret, administration.ask),
             rate_limits=MemoryRateLimits(),
             options=options or OPTIONS,
+            identity_providers=identity_providers or {},
             health=Health(started=True),
         )
         async with _running(services) as client:
@@ -257,6 +270,7 @@ async def over_postgres(database: PostgresDatabase) -> AsyncIterator[RestClient]
             diagrams=PostgresDiagrams(database),
             users=PostgresUsers(database),
             sign_ins=PostgresSignIns(database),
+            pending_authorizations=PostgresPendingAuthorizations(database),
             access=access,
             accounts=PostgresAccounts(database),
             challenges=PostgresChallenges(database),

@@ -10,5 +10,6 @@ from api.schemas.events import *
 from api.schemas.operations import *
 from api.schemas.parameters import *
 from api.schemas.people import *
+from api.schemas.providers import *
 from api.schemas.sign_in import *
 from api.schemas.threat_models import *

@@ -25,6 +25,7 @@ from tmi.domain.model import (
     User,
 )
 from tmi.domain.ports import LoggedUpdate, Signal
+from tmi.domain.sign_in import PendingAuthorization
 
 
 def _now() -> datetime:
@@ -57,7 +58,6 @@ class RoomLog:
 class AccountRow:
     """What is kept of a user besides the user."""
 
-    email_verified: bool = True
     modified_at: datetime | None = None
     last_login: datetime | None = None
 
@@ -125,6 +125,10 @@ class MemoryStore:
     children: dict[ChildId, Child] = field(default_factory=dict)
     last_alias_of: dict[tuple[ThreatModelId, str], int] = field(default_factory=dict)
     codes: dict[bytes, tuple[AuthorizationCode, datetime]] = field(default_factory=dict)
+    pending_authorizations: dict[tuple[bytes, bytes], tuple[PendingAuthorization, datetime]] = field(
+        default_factory=dict
+    )
+    """By the digests of the state and of the browser's secret."""
     sign_ins: dict[SignInId, Session] = field(default_factory=dict)
     refresh_tokens: dict[bytes, RefreshToken] = field(default_factory=dict)
     collaborations: dict[DiagramId, Collaboration] = field(default_factory=dict)

@@ -101,13 +101,13 @@ SELECT t.id, t.alias, t.name, t.description, t.threat_model_framework, t.issue_u
        ARRAY(SELECT ROW(c.kind, c.living) FROM child_counters c WHERE c.threat_model_id = t.id) AS counts,
        ARRAY(SELECT ROW(g.principal_type, g.provider, g.provider_id, g.email, g.display_name, g.role)
              FROM grants g WHERE g.threat_model_id = t.id ORDER BY g.position) AS grants,
-       (SELECT ROW(u.id, u.provider, u.provider_id, u.email, u.name, u.created_at)
+       (SELECT ROW(u.id, u.provider, u.provider_id, u.email, u.name, u.created_at, u.email_verified)
         FROM users u WHERE u.id = t.created_by) AS created_by,
-       (SELECT ROW(u.id, u.provider, u.provider_id, u.email, u.name, u.created_at)
+       (SELECT ROW(u.id, u.provider, u.provider_id, u.email, u.name, u.created_at, u.email_verified)
         FROM grants g JOIN users u
             ON u.provider = g.provider
            AND (u.provider_id = g.provider_id
-                OR lower(u.email COLLATE "C") = lower(g.provider_id COLLATE "C"))
+                OR (u.email_verified AND lower(u.email COLLATE "C") = lower(g.provider_id COLLATE "C")))
         WHERE g.threat_model_id = t.id AND g.principal_type = 'user' AND g.role = 3
         ORDER BY g.position, u.provider_id = g.provider_id DESC, u.created_at, u.id LIMIT 1
        ) AS owner

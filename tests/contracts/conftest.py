@@ -19,6 +19,7 @@ from persistence.memory.events import MemoryFeed, MemoryTrail
 from persistence.memory.groups import MemoryGroups, MemoryMemberships
 from persistence.memory.metadata import MemoryMetadata
 from persistence.memory.ownership import MemoryOwnership
+from persistence.memory.pending_authorizations import MemoryPendingAuthorizations
 from persistence.memory.sign_ins import MemorySignIns
 from persistence.memory.signals import MemorySignals
 from persistence.memory.signing_keys import MemorySigningKeys
@@ -39,6 +40,7 @@ from persistence.postgres.events import PostgresFeed, PostgresTrail
 from persistence.postgres.groups import PostgresGroups, PostgresMemberships
 from persistence.postgres.metadata import PostgresMetadata
 from persistence.postgres.ownership import PostgresOwnership
+from persistence.postgres.pending_authorizations import PostgresPendingAuthorizations
 from persistence.postgres.sign_ins import PostgresSignIns
 from persistence.postgres.signals import PostgresSignals
 from persistence.postgres.signing_keys import PostgresSigningKeys
@@ -64,6 +66,7 @@ from tmi.domain.ports import (
     Memberships,
     Metadata,
     Ownership,
+    PendingAuthorizations,
     Signals,
     SigningKeys,
     SignIns,
@@ -104,6 +107,7 @@ class Ports:
     metadata: Metadata
     bin: Bin
     sign_ins: SignIns
+    pending_authorizations: PendingAuthorizations
     signing_keys: SigningKeys
     database: Database
     signals: Signals
@@ -111,7 +115,8 @@ class Ports:
 
     async def user(self, name: str = "alice") -> User:
         """A user of the provider `tmi`."""
-        return await self.users.sign_in("tmi", f"{name}@tmi.local", f"{name}@tmi.local", name.title())
+        email = f"{name}@tmi.local"
+        return await self.users.sign_in("tmi", email, email, name.title(), email_verified=True)
 
     async def model(self, creator: User, *grants: Grant, name: str = "Shop") -> ThreatModel:
         """A threat model."""
@@ -153,6 +158,7 @@ def memory_ports(store: MemoryStore) -> Ports:
         metadata=MemoryMetadata(store),
         bin=MemoryBin(store),
         sign_ins=MemorySignIns(store),
+        pending_authorizations=MemoryPendingAuthorizations(store),
         signing_keys=MemorySigningKeys(store),
         database=MemoryDatabase(store),
         signals=MemorySignals(store),
@@ -200,6 +206,7 @@ def postgres_ports(database: PostgresDatabase) -> Ports:
         metadata=PostgresMetadata(database),
         bin=PostgresBin(database),
         sign_ins=PostgresSignIns(database),
+        pending_authorizations=PostgresPendingAuthorizations(database),
         signing_keys=PostgresSigningKeys(database),
         database=database,
         signals=PostgresSignals(database),

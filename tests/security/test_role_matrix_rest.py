@@ -17,6 +17,8 @@ from tmi.domain.ids import DiagramId
 PUBLIC = frozenset(
     {
         "GET /oauth2/authorize",
+        "GET /oauth2/callback",
+        "GET /oauth2/providers",
         "POST /oauth2/token",
         "POST /oauth2/refresh",
         "GET /livez",
@@ -88,6 +90,7 @@ def patch_row(least: str, operation: dict[str, Any], about: str, status: int = 2
 
 ROWS = (
     Row("GET /oauth2/userinfo", NOBODY, 200),
+    Row("GET /oauth2/providers/<idp>/groups", NOBODY, 200),
     Row("GET /me", NOBODY, 200),
     Row("DELETE /me", NOBODY, 200),
     Row("GET /me/groups", NOBODY, 200),
@@ -229,6 +232,7 @@ async def house() -> AsyncIterator[House]:
             "node_id": str(NODE.id),
             "event_id": event,
             **{f"{one}_id": str(uuid4()) for _, one in UNKNOWN_CHILDREN},
+            "idp": "tmi",
         }
         yield House(rest, tokens, ids)
 
@@ -249,7 +253,7 @@ async def test_without_a_sign_in_nothing_of_the_table_is_allowed(house: House, r
 
 @pytest.mark.parametrize("row", [row for row in ROWS if "<" in row.operation], ids=lambda row: row.id)
 async def test_what_is_missing_is_404_and_no_uuid_is_400_for_who_may(house: House, row: Row) -> None:
-    missing = {name: str(uuid4()) for name in house.ids}
+    missing = {name: str(uuid4()) for name in house.ids} | {"idp": "elsewhere"}
     token = house.tokens[row.allowed]
     assert 404 == await house.call(row, token, missing)
     assert 400 == await house.call(row, token, dict.fromkeys(house.ids, "1"))
