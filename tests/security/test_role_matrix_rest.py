@@ -230,9 +230,9 @@ async def house() -> AsyncIterator[House]:
             "zed_id": users["zed"],
             "entry_id": entry,
             "node_id": str(NODE.id),
+            "idp": "tmi",
             "event_id": event,
             **{f"{one}_id": str(uuid4()) for _, one in UNKNOWN_CHILDREN},
-            "idp": "tmi",
         }
         yield House(rest, tokens, ids)
 
