@@ -32,7 +32,7 @@ FIELDS: dict[str, dict[str, Any]] = {
 }
 
 
-def draft(kind: Kind, metadata: dict[str, str] | None = None, **fields: Any) -> Draft:
+def draft(kind: Kind, metadata: Any = None, **fields: Any) -> Draft:
     return Draft({**FIELDS[kind.name], **fields}, metadata or {})
 
 
