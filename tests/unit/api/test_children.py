@@ -459,6 +459,15 @@ async def test_several_are_written_at_once_or_none(rest: RestClient, alice: str,
     assert 1 == (await rest.call("GET", f"{model}/threats", alice)).json["total"]
 
 
+async def test_a_bulk_put_makes_what_is_not_there(rest: RestClient, alice: str, model: str) -> None:
+    path, key = f"{model}/documents/bulk", str(uuid4())
+    body = [{**BODIES["document"], "id": key}]
+    answers = [await rest.call("PUT", path, alice, json_body=body) for _ in range(2)]
+    assert [(201, key, 1), (200, key, 2)] == [
+        (answer.status, answer.json[0]["id"], answer.json[0]["version"]) for answer in answers
+    ]
+
+
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if kind.bulk_most], ids=lambda kind: kind.name)
 async def test_no_more_than_the_contract_says_are_written_at_once(
     rest: RestClient, alice: str, model: str, kind: Kind
