@@ -183,6 +183,7 @@ def openapi() -> QuartSchema:
             license=License(name="Apache-2.0", identifier="Apache-2.0"),
         ),
         tags=[
+            Tag("General"),
             Tag("Sign-in"),
             Tag("Threat models"),
             Tag("Diagrams"),

@@ -19,6 +19,7 @@ PUBLIC = frozenset(
         "GET /oauth2/authorize",
         "POST /oauth2/token",
         "POST /oauth2/refresh",
+        "GET /",
         "GET /livez",
         "GET /readyz",
         "GET /openapi.json",

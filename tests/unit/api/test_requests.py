@@ -74,7 +74,6 @@ async def test_a_body_of_another_media_type_is_415(
 @pytest.mark.parametrize(
     "path",
     [
-        "/",
         "/nothing",
         "/threat_models/",
         "/threat_models//diagrams",
