@@ -87,8 +87,8 @@ def page(ours: Digest, theirs: Digest) -> str:
     for (what, reason), operations in rows.items():
         merged.setdefault((reason, tuple(operations)), []).append(what)
     lines = ["| what | where | why |", "|---|---|---|"]
-    for (reason, operations), whats in sorted(merged.items(), key=lambda row: (row[1][0], row[0])):
-        lines.append(f"| {_cell(whats)} | {_cell([f'`{one}`' for one in operations])} | {reason} |")
+    for (reason, where), whats in sorted(merged.items(), key=lambda row: (row[1][0], row[0])):
+        lines.append(f"| {_cell(whats)} | {_cell([f'`{one}`' for one in where])} | {reason} |")
     added = [f"`{operation}`" for operation in ours if operation not in theirs]
     return f"{_HEAD}{chr(10).join(lines)}\n\n## More than the contract\n\n{', '.join(added)}.\n"
 

@@ -78,7 +78,7 @@ class _Reader:
 
     def _promised(self, answer: Mapping[str, Json]) -> list[str]:
         content = answer.get("content", {})
-        media = content.get("application/json") or next(iter(content.values()), {})
+        media: Mapping[str, Json] = content.get("application/json") or next(iter(content.values()), {})
         return sorted(name for name, required in self._fields(media.get("schema", {})).items() if required)
 
     def _fields(self, schema: Json, depth: int = _DEPTH) -> dict[str, bool]:
