@@ -13,17 +13,23 @@ from werkzeug.routing import MapAdapter
 from api import (
     admin,
     administration,
+    authorization,
     children,
     collab_tokens,
     collaboration,
+    configured,
     diagrams,
     docs,
     edge,
     me,
     metadata,
     oauth,
+    preferences,
+    providers,
+    quotas,
     rates,
     threat_models,
+    trail,
 )
 from api.bodies import answer, problem_answer
 from api.context import EXTENSION, HOST, Context, context, public, require_sign_in
@@ -91,6 +97,8 @@ def create_app(services: Services) -> RestApp:
     _add_documents(app)
     ping = DatabasePing(services.database, services.options.ping_timeout_s)
     for routes in (
+        authorization.routes,
+        providers.routes,
         oauth.routes,
         me.routes,
         admin.routes,
@@ -98,9 +106,13 @@ def create_app(services: Services) -> RestApp:
         diagrams.routes,
         children.child_routes(),
         metadata.metadata_routes(),
+        trail.routes,
         collab_tokens.routes,
         administration.routes,
         collaboration.routes,
+        quotas.routes,
+        configured.routes,
+        preferences.routes,
         docs.routes,
         probe_routes(ping),
     ):

@@ -14,6 +14,8 @@ must never be a way around nh3. So less counts as code here than in CommonMark, 
 - Neither counts after a tag and before the next blank line, since that may be a block of raw HTML, in which
   backquotes mean nothing. `<pre>`, whose block does not end with a blank line, is not on the list.
 - A `<` that begins no tag of the usual form is written `&lt;`, so that nothing opens where we saw nothing.
+- What nh3 takes out may change what is code: so it is asked again until nothing changes. Then all that was
+  said of code holds for the text that is kept.
 """
 
 import re
@@ -49,7 +51,7 @@ _UNSEEN = re.compile(
 
 _VALUE = r"""\s*=\s*(?:[^\s"'=<>`]+|'[^']*'|"[^"]*")"""
 _TAG = rf"</?[A-Za-z][A-Za-z0-9-]*(?:\s+[A-Za-z_:][\w:.-]*(?:{_VALUE})?)*\s*/?>"
-_TOKEN = re.compile(rf"\\`|`+|(?P<link><(?:https?://|mailto:)[^\s<>]*>)|(?P<tag>{_TAG})|(?P<open><)")
+_TOKEN = re.compile(rf"\\`+|`+|(?P<link><(?:https?://|mailto:)[^\s<>]*>)|(?P<tag>{_TAG})|(?P<open><)")
 _LONE = re.compile(rf"(?P<tag>{_TAG})|<")
 _KEPT = {tag.lower() for tag in _TAGS}
 _NAME = re.compile(r"</?([A-Za-z][A-Za-z0-9-]*)")
@@ -58,10 +60,11 @@ _BACKQUOTES = re.compile("`+")
 _ENTITY = re.compile(r"&amp;(?!#?\w+;)")
 _HARMLESS = re.compile(r"&lt;(?=[\s0-9=]|$)")
 _HELD = re.compile("\ufdd0([0-9]+)\ufdd1")
+_PICTURE = r"image/(?:png|gif|jpeg|webp)[;,]"
 _BAD_LINK = re.compile(
-    r"(?:\]\(|\]:)[\s<]*(?:javascript|vbscript|data)\s*:(?!image/(?:png|gif|jpeg|webp)[;,])", re.IGNORECASE
+    rf"(?:\]\(|\]:)(?:\s|<|&lt;)*(?:javascript|vbscript|data)\s*:(?!{_PICTURE})", re.IGNORECASE
 )
-_PLAIN_ROUNDS = 5
+_ROUNDS = 6
 _MOST_INDENTED = 3
 
 
@@ -76,7 +79,7 @@ def checked(text: str) -> str:
 def plain(text: str) -> str:
     """Text without any HTML: tags go, what is between them stays. Raises ValueError as `checked` does."""
     checked(text)
-    for _ in range(_PLAIN_ROUNDS):
+    for _ in range(_ROUNDS):
         if "<" not in text and "&" not in text:
             return text
         bare = unescape(nh3.clean(_with_lone_brackets_escaped(text), tags=set()))
@@ -99,6 +102,15 @@ def markdown(text: str) -> str:
     """
     checked(text)
     text = text.replace("\r\n", "\n").replace("\r", "\n")
+    for _ in range(_ROUNDS):
+        cleaned = _cleaned_once(text)
+        if cleaned == text:
+            return text
+        text = cleaned
+    raise ValueError("it holds HTML that is put together in an odd way")
+
+
+def _cleaned_once(text: str) -> str:
     held: list[str] = []
     if "<" in text or "&" in text:
         prepared = _prepared(text, held)

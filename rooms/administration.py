@@ -13,7 +13,7 @@ from uuid import UUID
 
 from rooms.background import Background
 from rooms.handing_over import best_successor
-from rooms.nodes import unix
+from rooms.nodes.addresses import are_siblings, is_worker
 from rooms.nodes.control import Json
 from rooms.runner import RoomRunner
 from rooms.service import Rooms
@@ -308,21 +308,26 @@ class Administration:
     async def figures_of_siblings(self) -> tuple[dict[str, str], int]:
         """The figures of the other workers on this node's port, by name, and how many did not answer.
 
-        They are known by their addresses: only processes of one machine are linked by Unix sockets.
+        They are known by their addresses (`rooms/nodes/addresses.py`).
         """
-        siblings = [node for node in self._peers() if node.url.startswith(unix.SCHEME)]
+        own = None if self._desk is None else self._desk.node
+        siblings = [node for node in self._peers() if own is not None and are_siblings(own.url, node.url)]
         told = await asyncio.gather(
             *(self._ask(node, {"do": "figures"}, LOOK_S) for node in siblings), return_exceptions=True
         )
-        pairs = zip(siblings, told, strict=True)
-        texts = {node.name: answer["text"] for node, answer in pairs if isinstance(answer, dict)}
+        texts: dict[str, str] = {}
+        for node, answer in zip(siblings, told, strict=True):
+            if isinstance(answer, dict):
+                texts[node.name] = answer["text"]
+            elif not isinstance(answer, Unavailable):  # one that starts, ends or is paused
+                raise answer
         return texts, len(siblings) - len(texts)
 
     @property
     def own_name(self) -> str | None:
         """This node's name, if it is one of several workers on a port."""
         node = None if self._desk is None else self._desk.node
-        return node.name if node is not None and node.url.startswith(unix.SCHEME) else None
+        return node.name if node is not None and is_worker(node.url) else None
 
     async def take(self, successor: Node, diagram: DiagramId) -> Node:
         """See `rooms.handing_over.Successors`."""

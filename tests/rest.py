@@ -4,7 +4,7 @@ import base64
 import hashlib
 import json
 import secrets
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -16,20 +16,28 @@ from quart.testing.utils import sentinel
 from werkzeug.datastructures import Headers
 
 from api.app import create_app
+from api.configuration import Configuration
 from api.diagram_changes import interpret
+from api.identity.provider import IdentityProvider
 from api.services import ApiOptions, Health, Services
+from api.storage_quota import StorageBoundAccess
 from api.tokens import Tokens, shared_signing_keys
 from persistence.memory.access import MemoryAccessControl
 from persistence.memory.accounts import MemoryAccounts, MemoryChallenges
 from persistence.memory.audit import MemoryAudit
 from persistence.memory.bin import MemoryBin
+from persistence.memory.cell_edits import MemoryCellEdits
 from persistence.memory.children import MemoryChildren, MemoryContents
 from persistence.memory.collaborations import MemoryCollaborations, MemoryTickets
 from persistence.memory.database import MemoryDatabase
 from persistence.memory.diagrams import MemoryDiagrams
+from persistence.memory.events import MemoryTrail
 from persistence.memory.groups import MemoryGroups, MemoryMemberships
 from persistence.memory.metadata import MemoryMetadata
+from persistence.memory.pending_authorizations import MemoryPendingAuthorizations
+from persistence.memory.quotas import MemoryQuotas, MemoryStorage
 from persistence.memory.rate_limits import MemoryRateLimits
+from persistence.memory.settings import MemoryPreferences, MemorySystemSettings
 from persistence.memory.sign_ins import MemorySignIns
 from persistence.memory.signing_keys import MemorySigningKeys
 from persistence.memory.store import MemoryStore
@@ -40,12 +48,17 @@ from persistence.postgres.access import PostgresAccessControl
 from persistence.postgres.accounts import PostgresAccounts, PostgresChallenges
 from persistence.postgres.audit import PostgresAudit
 from persistence.postgres.bin import PostgresBin
+from persistence.postgres.cell_edits import PostgresCellEdits
 from persistence.postgres.children import PostgresChildren, PostgresContents
 from persistence.postgres.collaborations import PostgresCollaborations, PostgresTickets
 from persistence.postgres.database import PostgresDatabase
 from persistence.postgres.diagrams import PostgresDiagrams
+from persistence.postgres.events import PostgresTrail
 from persistence.postgres.groups import PostgresGroups, PostgresMemberships
 from persistence.postgres.metadata import PostgresMetadata
+from persistence.postgres.pending_authorizations import PostgresPendingAuthorizations
+from persistence.postgres.quotas import PostgresQuotas, PostgresStorage
+from persistence.postgres.settings import PostgresPreferences, PostgresSystemSettings
 from persistence.postgres.sign_ins import PostgresSignIns
 from persistence.postgres.signing_keys import PostgresSigningKeys
 from persistence.postgres.threat_models import PostgresThreatModels
@@ -55,6 +68,7 @@ from rooms.administration import Administration, Desk
 from rooms.coordination.local import LocalCoordinator
 from rooms.editing import Editing
 from rooms.service import Rooms
+from tmi.domain.configuration import GivenSetting
 from tmi.domain.errors import Unavailable
 from tmi.domain.ids import NodeId
 from tmi.domain.model import Node
@@ -67,6 +81,11 @@ ADMINISTRATOR = "admin"
 NODE = Node(NodeId(uuid4()), "node", "")
 """Who signs in under this name is an administrator."""
 OPTIONS = ApiOptions(dev=True, administrators=(f"tmi:{ADMINISTRATOR}@tmi.local",))
+
+
+def given(**numbers: int) -> Sequence[GivenSetting]:
+    """Settings of the environment that are numbers."""
+    return [GivenSetting(key, str(value), "int", "", True) for key, value in numbers.items()]
 
 
 def challenge_of(verifier: str) -> str:
@@ -130,8 +149,9 @@ class RestClient:
         assert isinstance(received, bytes)
         return Answer(answer.status_code, answer.headers, received)
 
-    async def authorize(self, **changes: str | None) -> Answer:
-        """An authorization request; a change to None takes a parameter out."""
+    @staticmethod
+    def authorize_path(**changes: str | None) -> str:
+        """The path of an authorization request; a change to None takes a parameter out."""
         parameters = {
             "idp": "tmi",
             "login_hint": "alice",
@@ -142,7 +162,11 @@ class RestClient:
             "code_challenge_method": "S256",
         } | changes
         query = urlencode({name: value for name, value in parameters.items() if value is not None})
-        return await self.call("GET", f"/oauth2/authorize?{query}")
+        return f"/oauth2/authorize?{query}"
+
+    async def authorize(self, **changes: str | None) -> Answer:
+        """An authorization request."""
+        return await self.call("GET", self.authorize_path(**changes))
 
     async def code(self, **changes: str | None) -> str:
         """A fresh authorization code."""
@@ -201,12 +225,17 @@ class RestClient:
 
 @asynccontextmanager
 async def over_memory(
-    options: ApiOptions | None = None, store: MemoryStore | None = None, tokens: Tokens | None = None
+    options: ApiOptions | None = None,
+    store: MemoryStore | None = None,
+    tokens: Tokens | None = None,
+    identity_providers: Mapping[str, IdentityProvider] | None = None,
+    given: Sequence[GivenSetting] = (),
 ) -> AsyncIterator[RestClient]:
     """The application over the in-memory adapters."""
     store = store or MemoryStore()
     log, access = MemoryUpdateLog(store), MemoryAccessControl(store)
     keys = await shared_signing_keys(MemorySigningKeys(store))
+    configuration = Configuration(MemorySystemSettings(store), MemoryQuotas(store), given)
     async with Rooms(log, LocalCoordinator(log, "test"), access).running() as rooms:
         administration = _administration(rooms)
         services = Services(
@@ -214,12 +243,15 @@ async def over_memory(
             diagrams=MemoryDiagrams(store),
             users=MemoryUsers(store),
             sign_ins=MemorySignIns(store),
+            pending_authorizations=MemoryPendingAuthorizations(store),
             access=access,
             accounts=MemoryAccounts(store),
             challenges=MemoryChallenges(store),
             groups=MemoryGroups(store),
             memberships=MemoryMemberships(store),
             audit=MemoryAudit(store),
+            trail=MemoryTrail(store),
+            cell_edits=MemoryCellEdits(store),
             collaborations=MemoryCollaborations(store),
             tickets=MemoryTickets(store),
             children=MemoryChildren(store),
@@ -232,7 +264,14 @@ async def over_memory(
             administration=administration,
             editing=Editing(rooms, MemoryDiagrams(store), access, interpret, administration.ask),
             rate_limits=MemoryRateLimits(),
+            quotas=MemoryQuotas(store),
+            storage=MemoryStorage(store),
+            settings=MemorySystemSettings(store),
+            preferences=MemoryPreferences(store),
+            room=StorageBoundAccess(access, MemoryStorage(store), lambda: configuration.limits.stored_bytes),
+            configuration=configuration,
             options=options or OPTIONS,
+            identity_providers=identity_providers or {},
             health=Health(started=True),
         )
         async with _running(services) as client:
@@ -244,6 +283,7 @@ async def over_postgres(database: PostgresDatabase) -> AsyncIterator[RestClient]
     """The application over PostgreSQL."""
     log, access = PostgresUpdateLog(database), PostgresAccessControl(database)
     keys = await shared_signing_keys(PostgresSigningKeys(database))
+    configuration = Configuration(PostgresSystemSettings(database), PostgresQuotas(database))
     async with Rooms(log, LocalCoordinator(log, "test"), access).running() as rooms:
         administration = _administration(rooms)
         services = Services(
@@ -251,12 +291,15 @@ async def over_postgres(database: PostgresDatabase) -> AsyncIterator[RestClient]
             diagrams=PostgresDiagrams(database),
             users=PostgresUsers(database),
             sign_ins=PostgresSignIns(database),
+            pending_authorizations=PostgresPendingAuthorizations(database),
             access=access,
             accounts=PostgresAccounts(database),
             challenges=PostgresChallenges(database),
             groups=PostgresGroups(database),
             memberships=PostgresMemberships(database),
             audit=PostgresAudit(database),
+            trail=PostgresTrail(database),
+            cell_edits=PostgresCellEdits(database),
             collaborations=PostgresCollaborations(database),
             tickets=PostgresTickets(database),
             children=PostgresChildren(database),
@@ -269,6 +312,14 @@ async def over_postgres(database: PostgresDatabase) -> AsyncIterator[RestClient]
             administration=administration,
             editing=Editing(rooms, PostgresDiagrams(database), access, interpret, administration.ask),
             rate_limits=MemoryRateLimits(),
+            quotas=PostgresQuotas(database),
+            storage=PostgresStorage(database),
+            settings=PostgresSystemSettings(database),
+            preferences=PostgresPreferences(database),
+            room=StorageBoundAccess(
+                access, PostgresStorage(database), lambda: configuration.limits.stored_bytes
+            ),
+            configuration=configuration,
             options=OPTIONS,
             health=Health(started=True),
         )

@@ -1,4 +1,4 @@
-"""Access control in memory: whom a grant means is said in migration 0002, view user_grants; this is its
+"""Access control in memory: whom a grant means is said in migration 0008, view user_grants; this is its
 twin.
 """
 
@@ -9,7 +9,7 @@ from tmi.domain.errors import NotFound
 from tmi.domain.ids import DiagramId, ThreatModelId, UserId
 from tmi.domain.model import User
 from tmi.domain.ports import Access, Entrant, Standing
-from tmi.domain.roles import EVERYONE, Grant, Principal, Role, fold
+from tmi.domain.roles import EVERYONE, Grant, Principal, Role
 
 EVERYONES_PROVIDERS = ("tmi", "*")
 
@@ -76,6 +76,4 @@ def means(store: MemoryStore, principal: Principal, user: User) -> bool:
     if principal.principal_type == "group":
         everyone = principal.provider in EVERYONES_PROVIDERS and principal.provider_id == EVERYONE
         return everyone or user.id in store.groups.get((principal.provider, principal.provider_id), ())
-    by_id = principal.provider_id == user.provider_id
-    by_email = fold(principal.provider_id) == fold(user.email)
-    return principal.provider == user.provider and (by_id or by_email)
+    return principal.provider == user.provider and user.is_called(principal.provider_id)

@@ -48,13 +48,15 @@ class MemoryAccounts:
         """Raises NotFound."""
         self._store.visit()
         present = self._user(user)
+        email = present.email if change.email is None else change.email
+        verified = present.email_verified and email == present.email
         self._store.users[user] = replace(
-            present, email=change.email or present.email, name=change.name or present.name
+            present,
+            email=email,
+            name=change.name or present.name,
+            email_verified=verified if change.email_verified is None else change.email_verified,
         )
-        row = self._store.account(user)
-        row.modified_at = self._store.clock()
-        if change.email_verified is not None:
-            row.email_verified = change.email_verified
+        self._store.account(user).modified_at = self._store.clock()
         self._store.write_audit(entry)
         return self._account(self._user(user))
 
@@ -75,7 +77,9 @@ class MemoryAccounts:
         self._store.write_audit(entry)
         return gone
 
-    async def transfer(self, source: UserId, target: UserId, entry: AuditEntry) -> Sequence[ThreatModelId]:
+    async def transfer(
+        self, source: UserId, target: UserId, entry: AuditEntry, *, with_charge: bool = False
+    ) -> Sequence[ThreatModelId]:
         """Raises NotFound, and BadInput when both are the same."""
         self._store.visit()
         if source == target:
@@ -90,6 +94,8 @@ class MemoryAccounts:
                 principal = Principal("user", after.provider, after.provider_id, after.email, after.name)
                 grants.append(Grant(principal, Role.OWNER))
             self._put(model.id, tuple(grants))
+            if with_charge and self._store.charged_to.get(model.id) == source:
+                self._store.charged_to[model.id] = target
             moved.append(model.id)
         self._store.write_audit(entry)
         return moved
@@ -123,7 +129,6 @@ class MemoryAccounts:
         )
         return Account(
             user=user,
-            email_verified=row.email_verified,
             modified_at=row.modified_at or user.created_at,
             last_login=row.last_login,
             groups=tuple(sorted(self._store.group_rows[group].name for group in groups)),

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 
 from tmi.domain.children import Child
+from tmi.domain.configuration import StoredSetting
 from tmi.domain.errors import DatabaseUnavailable, NotFound
 from tmi.domain.events import Event
 from tmi.domain.ids import ChildId, DiagramId, Fence, GroupId, Seq, SignInId, ThreatModelId, UserId
@@ -25,6 +26,8 @@ from tmi.domain.model import (
     User,
 )
 from tmi.domain.ports import LoggedUpdate, Signal
+from tmi.domain.quotas import Quota
+from tmi.domain.sign_in import PendingAuthorization
 
 
 def _now() -> datetime:
@@ -45,6 +48,10 @@ class RoomLog:
     seen_at: float = float("-inf")
     """When that one was last heard of (time.monotonic)."""
     rows: list[tuple[Fence, LoggedUpdate]] = field(default_factory=list)
+    times: list[datetime] = field(default_factory=list)
+    """When each row was written."""
+    told: int = 0
+    """Up to which row the trail tells of its edits."""
     snapshots: dict[Seq, tuple[bytes, bool]] = field(default_factory=dict)
     """Their state, and whether it is whole."""
 
@@ -53,7 +60,6 @@ class RoomLog:
 class AccountRow:
     """What is kept of a user besides the user."""
 
-    email_verified: bool = True
     modified_at: datetime | None = None
     last_login: datetime | None = None
 
@@ -121,11 +127,20 @@ class MemoryStore:
     children: dict[ChildId, Child] = field(default_factory=dict)
     last_alias_of: dict[tuple[ThreatModelId, str], int] = field(default_factory=dict)
     codes: dict[bytes, tuple[AuthorizationCode, datetime]] = field(default_factory=dict)
+    pending_authorizations: dict[tuple[bytes, bytes], tuple[PendingAuthorization, datetime]] = field(
+        default_factory=dict
+    )
+    """By the digests of the state and of the browser's secret."""
     sign_ins: dict[SignInId, Session] = field(default_factory=dict)
     refresh_tokens: dict[bytes, RefreshToken] = field(default_factory=dict)
     collaborations: dict[DiagramId, Collaboration] = field(default_factory=dict)
     tickets: dict[bytes, tuple[Ticket, datetime]] = field(default_factory=dict)
     signing_keys: dict[str, SigningKey] = field(default_factory=dict)
+    charged_to: dict[ThreatModelId, UserId] = field(default_factory=dict)
+    """Who is charged for threat models; also of those that are gone."""
+    quotas: dict[UserId, Quota] = field(default_factory=dict)
+    settings: dict[str, StoredSetting] = field(default_factory=dict)
+    preferences: dict[UserId, str] = field(default_factory=dict)
     single_writer: bool = False
     sharing_writers: int = 0
     """Services that hold the single-writer lock among nodes."""
@@ -163,6 +178,10 @@ class MemoryStore:
         for diagram, session in self.collaborations.items():
             if session.host == user:
                 self.collaborations[diagram] = replace(session, host=None)
+        for model in [key for key, payer in self.charged_to.items() if payer == user]:
+            del self.charged_to[model]
+        self.quotas.pop(user, None)
+        self.preferences.pop(user, None)
         self.challenges.pop(user, None)
         self.accounts.pop(user, None)
         del self.users[user]

@@ -18,6 +18,7 @@ def user(row: Record) -> User:
         email=row["email"],
         name=row["name"],
         created_at=row["created_at"],
+        email_verified=row["email_verified"],
     )
 
 

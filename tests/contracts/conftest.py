@@ -10,6 +10,7 @@ from persistence.memory.access import MemoryAccessControl
 from persistence.memory.accounts import MemoryAccounts, MemoryChallenges
 from persistence.memory.audit import MemoryAudit
 from persistence.memory.bin import MemoryBin
+from persistence.memory.cell_edits import MemoryCellEdits
 from persistence.memory.children import MemoryChildren, MemoryContents
 from persistence.memory.collaborations import MemoryCollaborations, MemoryTickets
 from persistence.memory.database import MemoryDatabase
@@ -18,6 +19,9 @@ from persistence.memory.events import MemoryFeed, MemoryTrail
 from persistence.memory.groups import MemoryGroups, MemoryMemberships
 from persistence.memory.metadata import MemoryMetadata
 from persistence.memory.ownership import MemoryOwnership
+from persistence.memory.pending_authorizations import MemoryPendingAuthorizations
+from persistence.memory.quotas import MemoryQuotas, MemoryStorage
+from persistence.memory.settings import MemoryPreferences, MemorySystemSettings
 from persistence.memory.sign_ins import MemorySignIns
 from persistence.memory.signals import MemorySignals
 from persistence.memory.signing_keys import MemorySigningKeys
@@ -29,6 +33,7 @@ from persistence.postgres.access import PostgresAccessControl
 from persistence.postgres.accounts import PostgresAccounts, PostgresChallenges
 from persistence.postgres.audit import PostgresAudit
 from persistence.postgres.bin import PostgresBin
+from persistence.postgres.cell_edits import PostgresCellEdits
 from persistence.postgres.children import PostgresChildren, PostgresContents
 from persistence.postgres.collaborations import PostgresCollaborations, PostgresTickets
 from persistence.postgres.database import PostgresDatabase
@@ -37,6 +42,9 @@ from persistence.postgres.events import PostgresFeed, PostgresTrail
 from persistence.postgres.groups import PostgresGroups, PostgresMemberships
 from persistence.postgres.metadata import PostgresMetadata
 from persistence.postgres.ownership import PostgresOwnership
+from persistence.postgres.pending_authorizations import PostgresPendingAuthorizations
+from persistence.postgres.quotas import PostgresQuotas, PostgresStorage
+from persistence.postgres.settings import PostgresPreferences, PostgresSystemSettings
 from persistence.postgres.sign_ins import PostgresSignIns
 from persistence.postgres.signals import PostgresSignals
 from persistence.postgres.signing_keys import PostgresSigningKeys
@@ -50,6 +58,7 @@ from tmi.domain.ports import (
     Accounts,
     Audit,
     Bin,
+    CellEdits,
     Challenges,
     Children,
     Collaborations,
@@ -61,9 +70,14 @@ from tmi.domain.ports import (
     Memberships,
     Metadata,
     Ownership,
+    PendingAuthorizations,
+    Preferences,
+    Quotas,
     Signals,
     SigningKeys,
     SignIns,
+    Storage,
+    SystemSettings,
     ThreatModels,
     Tickets,
     Trail,
@@ -93,6 +107,7 @@ class Ports:
     audit: Audit
     trail: Trail
     feed: Feed
+    cell_edits: CellEdits
     collaborations: Collaborations
     tickets: Tickets
     children: Children
@@ -100,14 +115,20 @@ class Ports:
     metadata: Metadata
     bin: Bin
     sign_ins: SignIns
+    pending_authorizations: PendingAuthorizations
     signing_keys: SigningKeys
     database: Database
     signals: Signals
+    quotas: Quotas
+    storage: Storage
+    settings: SystemSettings
+    preferences: Preferences
     add_to_group: AddToGroup
 
     async def user(self, name: str = "alice") -> User:
         """A user of the provider `tmi`."""
-        return await self.users.sign_in("tmi", f"{name}@tmi.local", f"{name}@tmi.local", name.title())
+        email = f"{name}@tmi.local"
+        return await self.users.sign_in("tmi", email, email, name.title(), email_verified=True)
 
     async def model(self, creator: User, *grants: Grant, name: str = "Shop") -> ThreatModel:
         """A threat model."""
@@ -141,6 +162,7 @@ def memory_ports(store: MemoryStore) -> Ports:
         audit=MemoryAudit(store),
         trail=MemoryTrail(store),
         feed=MemoryFeed(store),
+        cell_edits=MemoryCellEdits(store),
         collaborations=MemoryCollaborations(store),
         tickets=MemoryTickets(store),
         children=MemoryChildren(store),
@@ -148,9 +170,14 @@ def memory_ports(store: MemoryStore) -> Ports:
         metadata=MemoryMetadata(store),
         bin=MemoryBin(store),
         sign_ins=MemorySignIns(store),
+        pending_authorizations=MemoryPendingAuthorizations(store),
         signing_keys=MemorySigningKeys(store),
         database=MemoryDatabase(store),
         signals=MemorySignals(store),
+        quotas=MemoryQuotas(store),
+        storage=MemoryStorage(store),
+        settings=MemorySystemSettings(store),
+        preferences=MemoryPreferences(store),
         add_to_group=add_to_group,
     )
 
@@ -187,6 +214,7 @@ def postgres_ports(database: PostgresDatabase) -> Ports:
         audit=PostgresAudit(database),
         trail=PostgresTrail(database),
         feed=PostgresFeed(database),
+        cell_edits=PostgresCellEdits(database),
         collaborations=PostgresCollaborations(database),
         tickets=PostgresTickets(database),
         children=PostgresChildren(database),
@@ -194,9 +222,14 @@ def postgres_ports(database: PostgresDatabase) -> Ports:
         metadata=PostgresMetadata(database),
         bin=PostgresBin(database),
         sign_ins=PostgresSignIns(database),
+        pending_authorizations=PostgresPendingAuthorizations(database),
         signing_keys=PostgresSigningKeys(database),
         database=database,
         signals=PostgresSignals(database),
+        quotas=PostgresQuotas(database),
+        storage=PostgresStorage(database),
+        settings=PostgresSystemSettings(database),
+        preferences=PostgresPreferences(database),
         add_to_group=add_to_group,
     )
 

@@ -17,6 +17,8 @@ from tmi.domain.ids import DiagramId
 PUBLIC = frozenset(
     {
         "GET /oauth2/authorize",
+        "GET /oauth2/callback",
+        "GET /oauth2/providers",
         "POST /oauth2/token",
         "POST /oauth2/refresh",
         "GET /",
@@ -26,6 +28,7 @@ PUBLIC = frozenset(
         "GET /docs",
         "GET /docs/page.js",
         "GET /docs/<name>",
+        "GET /config",
     }
 )
 """Operations that ask nobody to sign in."""
@@ -50,6 +53,8 @@ class Row:
     query: str = ""
     refused: int = 403
     """What the contract answers to whom may not."""
+    entry: str = "entry_id"
+    """The id that the path's `entry_id` stands for."""
     exactly: bool = False
     """For this caller alone: a member of the group."""
 
@@ -76,6 +81,9 @@ ROOM = "/admin/rooms/<diagram_id>"
 DIAGRAM = f"{MODEL}/diagrams/<diagram_id>"
 COLLABORATE = f"{DIAGRAM}/collaborate"
 PATCH = "application/json-patch+json"
+UNKNOWN_CHILDREN = (("threats", "threat"), ("assets", "asset"), ("documents", "document"), ("notes", "note"),
+                    ("repositories", "repository"))  # fmt: skip
+"""Kinds of which the house has none."""
 
 
 def patch_row(least: str, operation: dict[str, Any], about: str, status: int = 200) -> Row:
@@ -84,6 +92,7 @@ def patch_row(least: str, operation: dict[str, Any], about: str, status: int = 2
 
 ROWS = (
     Row("GET /oauth2/userinfo", NOBODY, 200),
+    Row("GET /oauth2/providers/<idp>/groups", NOBODY, 200),
     Row("GET /me", NOBODY, 200),
     Row("DELETE /me", NOBODY, 200),
     Row("GET /me/groups", NOBODY, 200),
@@ -104,6 +113,21 @@ ROWS = (
     Row("DELETE /admin/groups/<group_id>/members/<member_uuid>", ADMINISTRATOR, 204),
     Row("GET /admin/audit/system", ADMINISTRATOR, 200),
     Row("GET /admin/audit/system/<entry_id>", ADMINISTRATOR, 200),
+    Row("GET /admin/audit/threat_models", ADMINISTRATOR, 200),
+    Row("GET /admin/audit/threat_models/<entry_id>", ADMINISTRATOR, 200, entry="event_id"),
+    Row("GET /me/preferences", NOBODY, 200),
+    Row("POST /me/preferences", NOBODY, 201, {"ux": {"theme": "dark"}}),
+    Row("PUT /me/preferences", NOBODY, 200, {"ux": {"theme": "dark"}}),
+    Row("GET /admin/quotas/users", ADMINISTRATOR, 200),
+    Row("GET /admin/quotas/users/<user_id>", ADMINISTRATOR, 200),
+    Row("PUT /admin/quotas/users/<user_id>", ADMINISTRATOR, 200, {"max_requests_per_minute": 5}),
+    Row("DELETE /admin/quotas/users/<user_id>", ADMINISTRATOR, 204),
+    Row("GET /admin/settings", ADMINISTRATOR, 200),
+    Row("GET /admin/settings/<key>", ADMINISTRATOR, 200),
+    Row("PUT /admin/settings/<key>", ADMINISTRATOR, 200, {"value": "5", "type": "int"}),
+    Row("DELETE /admin/settings/<key>", ADMINISTRATOR, 204),
+    # Settings are not encrypted.
+    Row("POST /admin/settings/reencrypt", ADMINISTRATOR, 409),
     Row("GET /threat_models", NOBODY, 200),
     Row("POST /threat_models", NOBODY, 201, {"name": "Mine"}),
     Row(f"GET {MODEL}", READER, 200),
@@ -129,6 +153,10 @@ ROWS = (
     Row(f"PUT {DIAGRAM}", WRITER, 200, {"name": "Flow", "type": "DFD-1.0.0", "cells": []}),
     Row(f"PATCH {DIAGRAM}", WRITER, 200, [{"op": "test", "path": "/cells", "value": []}], PATCH),
     Row(f"DELETE {DIAGRAM}", WRITER, 204),
+    Row(f"GET {MODEL}/audit_trail", READER, 200),
+    Row(f"GET {MODEL}/audit_trail/<entry_id>", READER, 200, entry="event_id"),
+    Row(f"GET {DIAGRAM}/audit_trail", READER, 200),
+    *(Row(f"GET {MODEL}/{kind}/<{one}_id>/audit_trail", READER, 404) for kind, one in UNKNOWN_CHILDREN),
     Row("GET /admin/nodes", ADMINISTRATOR, 200),
     Row("POST /admin/nodes/<node_id>/drain", ADMINISTRATOR, 202),
     Row("GET /admin/rooms", ADMINISTRATOR, 200),
@@ -154,9 +182,9 @@ class House:
 
     async def call(self, row: Row, token: str | None, ids: Mapping[str, str] | None = None) -> int:
         fill = self._filler(ids or self.ids)
-        method, path = row.operation.split(" ")
+        method, path = row.operation.replace("<entry_id>", f"<{row.entry}>").split(" ")
         body = (
-            {name: fill(value) for name, value in row.body.items()}
+            {name: fill(value) if isinstance(value, str) else value for name, value in row.body.items()}
             if isinstance(row.body, dict)
             else row.body
         )
@@ -205,6 +233,12 @@ async def house() -> AsyncIterator[House]:
         member = {"user_internal_uuid": users[READER]}
         await rest.call("POST", f"/admin/groups/{group}/members", admin, json_body=member)
         entry = (await rest.call("GET", "/admin/audit/system", admin)).json["entries"][0]["id"]
+        path = f"/threat_models/{model['id']}/audit_trail"
+        event = (await rest.call("GET", path, tokens[OWNER])).json["audit_entries"][0]["id"]
+        quota = {"max_requests_per_minute": 100}
+        await rest.call("PUT", f"/admin/quotas/users/{users['dave']}", admin, json_body=quota)
+        setting = {"value": "100", "type": "int"}
+        await rest.call("PUT", "/admin/settings/user_diagrams_max", admin, json_body=setting)
         ids = {
             "threat_model_id": model["id"],
             "diagram_id": diagram["id"],
@@ -215,6 +249,10 @@ async def house() -> AsyncIterator[House]:
             "zed_id": users["zed"],
             "entry_id": entry,
             "node_id": str(NODE.id),
+            "idp": "tmi",
+            "event_id": event,
+            **{f"{one}_id": str(uuid4()) for _, one in UNKNOWN_CHILDREN},
+            "key": "user_diagrams_max",
         }
         yield House(rest, tokens, ids)
 
@@ -235,7 +273,7 @@ async def test_without_a_sign_in_nothing_of_the_table_is_allowed(house: House, r
 
 @pytest.mark.parametrize("row", [row for row in ROWS if "<" in row.operation], ids=lambda row: row.id)
 async def test_what_is_missing_is_404_and_no_uuid_is_400_for_who_may(house: House, row: Row) -> None:
-    missing = {name: str(uuid4()) for name in house.ids}
+    missing = {name: str(uuid4()) for name in house.ids} | {"idp": "elsewhere", "key": "no_such_setting"}
     token = house.tokens[row.allowed]
     assert 404 == await house.call(row, token, missing)
     assert 400 == await house.call(row, token, dict.fromkeys(house.ids, "1"))

@@ -11,13 +11,13 @@ A state holds what its readers may see, in the contract's names, and never a sec
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields, replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from enum import Enum
-from typing import Any, Self
-from uuid import UUID, uuid4
+from typing import Any, Literal, Self
+from uuid import UUID, uuid4, uuid5
 
 from tmi.domain.diagrams import DiagramFields
-from tmi.domain.ids import EventId, Seq, ThreatModelId, UserId
+from tmi.domain.ids import DiagramId, EventId, Seq, ThreatModelId, UserId
 from tmi.domain.model import Diagram, ThreatModel, User
 from tmi.domain.roles import Grant, Principal
 
@@ -25,6 +25,7 @@ State = Mapping[str, Any]
 """The fields of an entity as JSON values, datetimes and UUIDs."""
 
 SUMMARY_MAX = 500
+TELL_AFTER = timedelta(seconds=15)
 
 
 class ObjectType(Enum):
@@ -137,11 +138,16 @@ class Event:
         return cls.of(deed, model.id, ObjectType.THREAT_MODEL, model.id, model.version, state, changed)
 
     @classmethod
-    def of_diagram(cls, deed: Deed, diagram: Diagram, changed: Iterable[str] = ()) -> Self:
-        """The event of a change to a diagram's metadata; `diagram` as it is after it."""
+    def of_diagram(
+        cls, deed: Deed, diagram: Diagram, changed: Iterable[str] = (), seq: Seq | None = None
+    ) -> Self:
+        """The event of a change to a diagram by REST; `diagram` as it is after it. `seq`: the update of its
+        document in which the change of its cells is, if it has one.
+        """
         state, version = diagram_state(diagram), diagram.version
         model = diagram.threat_model_id
-        return cls.of(deed, model, ObjectType.DIAGRAM, diagram.id, version, state, changed)
+        event = cls.of(deed, model, ObjectType.DIAGRAM, diagram.id, version, state, changed)
+        return replace(event, seq=seq)
 
     @classmethod
     def of_diagram_write(cls, deed: Deed, before: Diagram, after: Diagram, seq: Seq | None) -> Self:
@@ -149,7 +155,43 @@ class Event:
         changed = differing(diagram_fields(before), diagram_fields(after))
         if seq is not None:
             changed.append("cells")
-        return replace(cls.of_diagram(deed, after, changed), seq=seq)
+        return cls.of_diagram(deed, after, changed, seq)
+
+    @classmethod
+    def of_cells(
+        cls, edits: "CellsEdited", model: ThreatModelId, diagram: DiagramId, users: Mapping[UserId, User]
+    ) -> Self:
+        """The event of what one author did to a diagram's cells within a minute. It has the same id whoever
+        makes it.
+        """
+        return cls(
+            id=EventId(uuid5(diagram, str(edits.first))),
+            at=edits.at,
+            threat_model=model,
+            object_type=ObjectType.DIAGRAM,
+            object_id=diagram,
+            change=ChangeType.PATCHED,
+            actor=_author_of(edits, users),
+            version=edits.last,
+            summary=_summary_of(edits, users),
+            seq=edits.last,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class CellsEdited:
+    """What one author did to one diagram's cells within a minute."""
+
+    author: UserId | None
+    kind: Literal["made", "brought", "server"]
+    """The author made the edits, or brought them by a SyncStep2, which may carry those of others; or the
+    service did it.
+    """
+    first: Seq
+    last: Seq
+    edits: int
+    at: datetime
+    """The time of the last."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,6 +203,31 @@ class Recorded:
     event: Event
     is_kept: bool
     """The state after it can still be rebuilt."""
+
+
+def told_until(now: datetime) -> datetime:
+    """The beginning of the minute whose edits of cells are not to be told of yet: a REST write of the minute
+    before may still be about to write its own event.
+    """
+    return (now - TELL_AFTER).replace(second=0, microsecond=0)
+
+
+def _author_of(edits: CellsEdited, users: Mapping[UserId, User]) -> Actor:
+    if edits.kind == "server":
+        return SYSTEM
+    if edits.kind == "brought" or edits.author is None:
+        return UNKNOWN
+    user = users.get(edits.author)
+    # The account is gone, and with it the name.
+    return replace(UNKNOWN, user=edits.author) if user is None else Actor.of(user)
+
+
+def _summary_of(edits: CellsEdited, users: Mapping[UserId, User]) -> str:
+    told = "1 edit of cells" if edits.edits == 1 else f"{edits.edits} edits of cells"
+    if edits.kind != "brought" or edits.author is None:
+        return told
+    user = users.get(edits.author)
+    return f"{told}, brought by {'an account that is gone' if user is None else user.email}"[:SUMMARY_MAX]
 
 
 def differing(before: State, after: State) -> list[str]:

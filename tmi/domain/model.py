@@ -29,14 +29,22 @@ class User:
     email: str
     name: str
     created_at: datetime
+    email_verified: bool = False
+    """The provider vouches that the address is theirs. Any other address means nobody."""
+
+    def is_called(self, name: str) -> bool:
+        """Whether `name`, an id or an e-mail address at this user's provider, means this user.
+
+        The rule of authorization lists: an id as it is, an e-mail but for the case of ASCII letters, and only
+        if the provider vouches for it.
+        """
+        by_email = self.email_verified and fold(name) == fold(self.email)
+        return name == self.provider_id or by_email
 
     def is_one_of(self, names: Iterable[str]) -> bool:
-        """Whether one of `names`, each `provider:id` or `provider:e-mail`, means this user.
-
-        By the rules of authorization lists: an id as it is, an e-mail but for the case of ASCII letters.
-        """
-        email = fold(f"{self.provider}:{self.email}")
-        return any(name == f"{self.provider}:{self.provider_id}" or fold(name) == email for name in names)
+        """Whether one of `names`, each `provider:id` or `provider:e-mail`, means this user."""
+        split = (name.partition(":") for name in names)
+        return any(provider == self.provider and self.is_called(name) for provider, _, name in split)
 
 
 EVERYONE_GROUP = GroupId(UUID(int=0))
@@ -49,7 +57,6 @@ class Account:
     """A user as administrators see it."""
 
     user: User
-    email_verified: bool
     modified_at: datetime
     last_login: datetime | None
     groups: tuple[str, ...]
@@ -259,6 +266,6 @@ class Node:
     name: str
     """For people: the machine, or what the operator calls it."""
     url: str
-    """Where its peers reach it: `unix:/path` or `ws://host:port`."""
+    """Where its peers reach it: `ws://host:port`, `unix:/path`, or both (`rooms/nodes/addresses.py`)."""
     is_draining: bool = False
     """It is about to stop, and gets no further rooms."""

@@ -43,3 +43,10 @@ $$;
 
 CREATE TRIGGER events_are_final BEFORE UPDATE ON events FOR EACH ROW EXECUTE FUNCTION refuse_change();
 CREATE TRIGGER event_states_are_final BEFORE UPDATE ON event_states FOR EACH ROW EXECUTE FUNCTION refuse_change();
+
+-- Up to which update of its document a diagram's edits of cells are told of in the trail: once for each author and minute,
+-- afterwards, by whoever has the row's lock. So appends, the hottest path, know nothing of it.
+CREATE TABLE diagram_trails (
+    diagram_id uuid PRIMARY KEY REFERENCES diagrams ON DELETE CASCADE,
+    seq        bigint NOT NULL DEFAULT 0
+);

@@ -13,8 +13,17 @@ from tmi.domain.ports.threat_models import Page
 class Users(Protocol):
     """People who have signed in."""
 
-    async def sign_in(self, provider: str, provider_id: str, email: str, name: str) -> User:
-        """Find or create the user that a provider vouches for, and keep e-mail and name current."""
+    async def sign_in(
+        self, provider: str, provider_id: str, email: str, name: str, *, email_verified: bool = False
+    ) -> User:
+        """Find or create the user that a provider vouches for, and keep e-mail and name current.
+
+        Only a verified address means somebody in authorization lists, and it means one: whoever else of the
+        provider had it verified has not any more, since addresses are given to new people.
+        """
+
+    async def holders(self, provider: str, email: str) -> Sequence[UserId]:
+        """Whom a verified address of a provider means: one, except where administrators say otherwise."""
 
     async def get(self, user: UserId) -> User:
         """Raises NotFound."""
@@ -40,7 +49,7 @@ class AccountFilter:
 
 @dataclass(frozen=True, slots=True)
 class AccountChange:
-    """New values of an account; None leaves a field as it is."""
+    """New values of an account; None leaves a field as it is, except that a new address is not verified."""
 
     email: str | None = None
     name: str | None = None
@@ -64,9 +73,14 @@ class Accounts(Protocol):
         have no owner left go with it; returns their diagrams. Raises NotFound.
         """
 
-    async def transfer(self, source: UserId, target: UserId, entry: AuditEntry) -> Sequence[ThreatModelId]:
+    async def transfer(
+        self, source: UserId, target: UserId, entry: AuditEntry, *, with_charge: bool = False
+    ) -> Sequence[ThreatModelId]:
         """Make `target` an owner of all that `source` owns by name, and `source` a writer there; returns
         these threat models, at most 10,000 at a time. Raises NotFound, and BadInput when both are the same.
+
+        `with_charge`: they count for the quota of `target` from now on. Not where `source` decides alone:
+        nobody may use up the quota of somebody who was not asked.
         """
 
 

@@ -8,7 +8,8 @@ from typing import Protocol
 from uuid import UUID
 
 from tmi.domain.events import ChangeType, ObjectType, Recorded
-from tmi.domain.ids import EventId, ThreatModelId
+from tmi.domain.ids import DiagramId, EventId, Seq, ThreatModelId
+from tmi.domain.ports.rooms import StoredDocument
 from tmi.domain.ports.threat_models import Page
 
 COUNTED_MAX = 100_000
@@ -74,3 +75,21 @@ class Feed(Protocol):
         """While the body runs, `handle` is called with each threat model that has a new event, wherever it
         was written; with None when some may have been missed.
         """
+
+
+class CellEdits(Protocol):
+    """Edits of cells: the log of a document is their event, and the trail shows them by author and minute.
+
+    Each update is told of once, whoever asks, how often, and however many at once.
+    """
+
+    async def tell_of(self, model: ThreatModelId, until: datetime) -> int:
+        """Add what was edited in a threat model's diagrams before `until`, the beginning of a minute, to its
+        trail; returns the number of new events. Takes at most 200 diagrams and 50,000 updates of each.
+        """
+
+    async def tell_next(self, after: DiagramId | None, diagrams: int, until: datetime) -> DiagramId | None:
+        """The same for the next so many diagrams of all; returns the last of them, None after the last."""
+
+    async def document(self, diagram: DiagramId, seq: Seq) -> StoredDocument:
+        """The document as it was after an update. Raises NotFound, also for one that is still to come."""
