@@ -81,6 +81,10 @@ bench/peers/.venv/.installed: requirements/bench-peers.txt
 	touch $@
 
 # The long runs of what the tests try briefly.
+.PHONY: api-differences
+api-differences: $(DEV)
+	$(BIN)/python -m tests.contract.differences
+
 .PHONY: schemathesis interop-1000 kill-100 hands-500 pause-100 revoke-100 fuzz simulate-10000 soak failover chaos
 
 fuzz: $(DEV)
