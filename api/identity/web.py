@@ -89,12 +89,14 @@ class Web:
 @asynccontextmanager
 async def opened(*, allow_loopback: bool = False) -> AsyncIterator[Web]:
     """A client. It connects when it is used; proxies and authorities are those of the environment."""
+    context = httpx.create_ssl_context()
     async with httpx.AsyncClient(
+        verify=context,
         timeout=httpx.Timeout(CONNECT_S),
         limits=httpx.Limits(max_connections=CONNECTIONS, max_keepalive_connections=4),
         follow_redirects=False,
         # `http` is for this machine alone, which no proxy leads to.
-        mounts={"http://": httpx.AsyncHTTPTransport()},
+        mounts={"http://": httpx.AsyncHTTPTransport(verify=context)},
     ) as client:
         yield Web(client, allow_loopback=allow_loopback)
 
