@@ -374,7 +374,7 @@ class Browser:
     def __init__(self, rest: RestClient) -> None:
         self.rest = rest
         self.cookies: dict[str, str] = {}
-        self._http = httpx.Client(trust_env=False, timeout=10)
+        self._http = httpx.Client(trust_env=False, timeout=10, verify=False)
 
     def close(self) -> None:
         self._http.close()

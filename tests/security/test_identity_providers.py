@@ -134,7 +134,7 @@ async def test_the_forger_signs_people_in_while_it_tells_the_truth(forger: Forge
     assert ("4711", "dave@example.org", True, "Dave") == await account(store)
 
 
-LIES = {
+LIES: dict[str, dict[str, Json]] = {
     "another nonce": {"nonce": "another"},
     "no nonce": {"nonce": None},
     "another issuer": {"iss": "https://accounts.google.com"},
