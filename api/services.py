@@ -8,22 +8,29 @@ from api.identity.provider import IdentityProvider
 from api.metrics import Metrics
 from api.tokens import Tokens
 from rooms.administration import Administration
+from rooms.editing import Editing
 from rooms.service import Rooms
 from tmi.domain.ports import (
     AccessControl,
     Accounts,
     Audit,
+    Bin,
+    CellEdits,
     Challenges,
+    Children,
     Collaborations,
+    Contents,
     Database,
     Diagrams,
     Groups,
     Memberships,
+    Metadata,
     PendingAuthorizations,
     RateLimits,
     SignIns,
     ThreatModels,
     Tickets,
+    Trail,
     Users,
 )
 
@@ -53,6 +60,8 @@ class ApiOptions:
     """Where clients may take their codes, besides here."""
     administrators: tuple[str, ...] = ()
     """The first administrators, each `provider:id` or `provider:e-mail`."""
+    if_match_required: bool = False
+    """Whether a write has to say which version it has read."""
     trusted_proxies: TrustedProxies = field(default_factory=TrustedProxies)
     rates: RateOptions = field(default_factory=RateOptions)
     metrics_token: str | None = field(default=None, repr=False)
@@ -83,12 +92,19 @@ class Services:
     groups: Groups
     memberships: Memberships
     audit: Audit
+    trail: Trail
+    cell_edits: CellEdits
     collaborations: Collaborations
     tickets: Tickets
+    children: Children
+    contents: Contents
+    metadata: Metadata
+    bin: Bin
     rooms: Rooms
     tokens: Tokens
     database: Database
     administration: Administration
+    editing: Editing
     rate_limits: RateLimits
     options: ApiOptions = field(default_factory=ApiOptions)
     metrics: Metrics | None = None

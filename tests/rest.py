@@ -16,16 +16,22 @@ from quart.testing.utils import sentinel
 from werkzeug.datastructures import Headers
 
 from api.app import create_app
+from api.diagram_changes import interpret
 from api.identity.provider import IdentityProvider
 from api.services import ApiOptions, Health, Services
 from api.tokens import Tokens, shared_signing_keys
 from persistence.memory.access import MemoryAccessControl
 from persistence.memory.accounts import MemoryAccounts, MemoryChallenges
 from persistence.memory.audit import MemoryAudit
+from persistence.memory.bin import MemoryBin
+from persistence.memory.cell_edits import MemoryCellEdits
+from persistence.memory.children import MemoryChildren, MemoryContents
 from persistence.memory.collaborations import MemoryCollaborations, MemoryTickets
 from persistence.memory.database import MemoryDatabase
 from persistence.memory.diagrams import MemoryDiagrams
+from persistence.memory.events import MemoryTrail
 from persistence.memory.groups import MemoryGroups, MemoryMemberships
+from persistence.memory.metadata import MemoryMetadata
 from persistence.memory.pending_authorizations import MemoryPendingAuthorizations
 from persistence.memory.rate_limits import MemoryRateLimits
 from persistence.memory.sign_ins import MemorySignIns
@@ -37,10 +43,15 @@ from persistence.memory.users import MemoryUsers
 from persistence.postgres.access import PostgresAccessControl
 from persistence.postgres.accounts import PostgresAccounts, PostgresChallenges
 from persistence.postgres.audit import PostgresAudit
+from persistence.postgres.bin import PostgresBin
+from persistence.postgres.cell_edits import PostgresCellEdits
+from persistence.postgres.children import PostgresChildren, PostgresContents
 from persistence.postgres.collaborations import PostgresCollaborations, PostgresTickets
 from persistence.postgres.database import PostgresDatabase
 from persistence.postgres.diagrams import PostgresDiagrams
+from persistence.postgres.events import PostgresTrail
 from persistence.postgres.groups import PostgresGroups, PostgresMemberships
+from persistence.postgres.metadata import PostgresMetadata
 from persistence.postgres.pending_authorizations import PostgresPendingAuthorizations
 from persistence.postgres.sign_ins import PostgresSignIns
 from persistence.postgres.signing_keys import PostgresSigningKeys
@@ -49,6 +60,7 @@ from persistence.postgres.update_log import PostgresUpdateLog
 from persistence.postgres.users import PostgresUsers
 from rooms.administration import Administration, Desk
 from rooms.coordination.local import LocalCoordinator
+from rooms.editing import Editing
 from rooms.service import Rooms
 from tmi.domain.errors import Unavailable
 from tmi.domain.ids import NodeId
@@ -211,6 +223,7 @@ async def over_memory(
     log, access = MemoryUpdateLog(store), MemoryAccessControl(store)
     keys = await shared_signing_keys(MemorySigningKeys(store))
     async with Rooms(log, LocalCoordinator(log, "test"), access).running() as rooms:
+        administration = _administration(rooms)
         services = Services(
             threat_models=MemoryThreatModels(store),
             diagrams=MemoryDiagrams(store),
@@ -223,12 +236,19 @@ async def over_memory(
             groups=MemoryGroups(store),
             memberships=MemoryMemberships(store),
             audit=MemoryAudit(store),
+            trail=MemoryTrail(store),
+            cell_edits=MemoryCellEdits(store),
             collaborations=MemoryCollaborations(store),
             tickets=MemoryTickets(store),
+            children=MemoryChildren(store),
+            contents=MemoryContents(store),
+            metadata=MemoryMetadata(store),
+            bin=MemoryBin(store),
             rooms=rooms,
             tokens=tokens or Tokens(keys, ISSUER),
             database=MemoryDatabase(store),
-            administration=_administration(rooms),
+            administration=administration,
+            editing=Editing(rooms, MemoryDiagrams(store), access, interpret, administration.ask),
             rate_limits=MemoryRateLimits(),
             options=options or OPTIONS,
             identity_providers=identity_providers or {},
@@ -244,6 +264,7 @@ async def over_postgres(database: PostgresDatabase) -> AsyncIterator[RestClient]
     log, access = PostgresUpdateLog(database), PostgresAccessControl(database)
     keys = await shared_signing_keys(PostgresSigningKeys(database))
     async with Rooms(log, LocalCoordinator(log, "test"), access).running() as rooms:
+        administration = _administration(rooms)
         services = Services(
             threat_models=PostgresThreatModels(database),
             diagrams=PostgresDiagrams(database),
@@ -256,12 +277,19 @@ async def over_postgres(database: PostgresDatabase) -> AsyncIterator[RestClient]
             groups=PostgresGroups(database),
             memberships=PostgresMemberships(database),
             audit=PostgresAudit(database),
+            trail=PostgresTrail(database),
+            cell_edits=PostgresCellEdits(database),
             collaborations=PostgresCollaborations(database),
             tickets=PostgresTickets(database),
+            children=PostgresChildren(database),
+            contents=PostgresContents(database),
+            metadata=PostgresMetadata(database),
+            bin=PostgresBin(database),
             rooms=rooms,
             tokens=Tokens(keys, ISSUER),
             database=database,
-            administration=_administration(rooms),
+            administration=administration,
+            editing=Editing(rooms, PostgresDiagrams(database), access, interpret, administration.ask),
             rate_limits=MemoryRateLimits(),
             options=OPTIONS,
             health=Health(started=True),

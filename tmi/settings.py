@@ -18,6 +18,7 @@ from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource
 
 from rooms.nodes.unix import SCHEME as UNIX_SCHEME
 from tmi.domain.errors import StartupError
+from tmi.domain.hosts import split_hosts
 from tmi.provider_settings import (
     FIELDS,
     KINDS,
@@ -40,6 +41,7 @@ PROVIDERS = "providers"
 SECRETS = ("database_url", "metrics_token", "redis_url")
 METRICS_TOKEN_MIN = 16
 SECRET_FILE_MAX_BYTES = 64 * 1024
+PORT_MAX = 65535
 KIB = 1024
 MIB = 1024 * KIB
 DEFAULT_PORTS = {"http": ":80", "https": ":443"}
@@ -111,6 +113,8 @@ class Settings(BaseSettings):
 
     workers: Annotated[int, Field(ge=1, le=64)] = 1
     """Processes that share the port and the rooms; without `redis_url` they have an embedded Valkey."""
+    worker_start_s: Annotated[float, Field(ge=1, le=3600)] = 60.0
+    """How long a worker may take to start before it is killed and tried again."""
 
     # where it keeps its data
     database_url: SecretStr | None = None
@@ -121,12 +125,16 @@ class Settings(BaseSettings):
     # several nodes
     redis_url: SecretStr | None = None
     """Redis or Valkey, by which several nodes share one database; None: this one is alone."""
+    redis_cluster: bool = False
+    """`redis_url` leads to a Redis Cluster: to one of its servers, or to some, like redis://a:6379,b:6379."""
     node_listen: str = "127.0.0.1:0"
-    """Host and port where other nodes reach this one, and nobody else should. Port 0 takes a free one.
-    Or unix:/path, for nodes of this machine.
+    """Host and port where other nodes reach this one, and nobody else should. Port 0 takes a free one, and
+    of a range like 10.0.0.5:7946-7953 each worker takes one. Or unix:/path, for nodes of this machine.
     """
     node_url: str | None = None
-    """What other nodes call this place, like ws://10.0.0.5:7946; None: as `node_listen` says."""
+    """What other nodes call this place, like ws://10.0.0.5:7946, where port 0 stands for the one that is
+    listened on; None: as `node_listen` says.
+    """
     node_name: str | None = None
     """For logs and people; None: the machine's name and the process."""
     room_lease_s: Annotated[float, Field(ge=1, le=3600)] = 30.0
@@ -178,6 +186,8 @@ class Settings(BaseSettings):
     """What may be queued for a client that does not read."""
     body_max_bytes: Annotated[int, Field(ge=KIB, le=256 * MIB)] = MIB
     """A REST request's body."""
+    if_match_required: bool = False
+    """Whether a REST write has to say by If-Match which version it has read: 428 without."""
     sockets_max: Annotated[int, Field(ge=1)] = 20_000
     sockets_per_address_max: Annotated[int, Field(ge=1)] = 10_000
     """Live sockets from one IPv4 address or IPv6 /64, on all nodes; behind a proxy that
@@ -212,6 +222,12 @@ class Settings(BaseSettings):
     # who runs it, and what is kept of it
     audit_retention_days: Annotated[int, Field(ge=1, le=36_500)] = 365
     """Entries of the system audit are deleted after this long."""
+    deleted_keep_days: Annotated[int, Field(ge=1, le=36_500)] = 30
+    """What was deleted can be restored for this long, and is then deleted for good."""
+    trail_retention_days: Annotated[int, Field(ge=1, le=36_500)] = 365
+    """Entries of the audit trails of threat models are deleted after this long."""
+    trail_states_retention_days: Annotated[int, Field(ge=1, le=36_500)] = 365
+    """What is needed to roll back to an entry is deleted after this long; with the entry at the latest."""
     administrators: Annotated[tuple[UserName, ...], NoDecode] = ()
     """The first administrators, as provider:id or provider:e-mail, separated by commas."""
 
@@ -253,9 +269,9 @@ class Settings(BaseSettings):
     def _is_place(cls, value: str) -> str:
         if value.startswith(UNIX_SCHEME):
             return value
-        host, port = split_place(value)
-        if not host or not port.isdecimal() or int(port) > 65535:
-            raise ValueError("give a host and a port, like 10.0.0.5:7946 or [fd00::5]:7946")
+        host, ports = split_ports(value)
+        if not host or not ports or ports[-1] > PORT_MAX:
+            raise ValueError("give a host and a port, like 10.0.0.5:7946, [fd00::5]:7946 or h:7946-7953")
         return value
 
     @field_validator("node_url")
@@ -276,10 +292,60 @@ class Settings(BaseSettings):
         return value
 
     @model_validator(mode="after")
+    def _redis_is_one_or_a_cluster(self) -> Self:
+        if self.redis_url is None:
+            if self.redis_cluster:
+                raise ValueError("TMI_REDIS_CLUSTER is about TMI_REDIS_URL: set that too, or leave it out")
+            return self
+        url = self.redis_url.get_secret_value()
+        is_local = url.startswith("unix:")
+        others = [] if is_local else split_hosts(url)[1]
+        if not self.redis_cluster:
+            if others:
+                raise ValueError("TMI_REDIS_URL names several servers: set TMI_REDIS_CLUSTER if they are one")
+        elif is_local or urlsplit(url).path.strip("/") not in ("", "0"):
+            raise ValueError("a Redis Cluster is reached by TCP and has database 0 alone: mend TMI_REDIS_URL")
+        return self
+
+    @model_validator(mode="after")
     def _node_can_be_reached(self) -> Self:
-        host = "" if self.node_listen.startswith(UNIX_SCHEME) else split_place(self.node_listen)[0]
+        if self.node_listen.startswith(UNIX_SCHEME):
+            if self.node_url is not None:
+                raise ValueError("TMI_NODE_URL does not lead to the Unix socket of TMI_NODE_LISTEN: set one")
+            return self
+        host, _ = split_place(self.node_listen)
         if self.redis_url is not None and self.node_url is None and host in ("0.0.0.0", "::"):  # noqa: S104
             raise ValueError("TMI_NODE_LISTEN is everywhere: say in TMI_NODE_URL where other nodes reach it")
+        return self
+
+    @model_validator(mode="after")
+    def _workers_can_be_reached(self) -> Self:
+        """Each worker has a place of its own, by which nodes of other machines reach it."""
+        if self.workers == 1:
+            return self
+        if self.redis_url is None:
+            for name in ("node_listen", "node_url"):
+                if getattr(self, name) != type(self).model_fields[name].default:
+                    raise ValueError(
+                        f"{PREFIX}{name.upper()} is for nodes of other machines, which need TMI_REDIS_URL: "
+                        "set that as well, or leave it out"
+                    )
+            return self
+        if self.node_listen.startswith(UNIX_SCHEME):
+            raise ValueError(
+                "workers have Unix sockets of their own: give TMI_NODE_LISTEN a host and a port for nodes of "
+                "other machines, or leave it out"
+            )
+        ports = split_ports(self.node_listen)[1]
+        if ports[0] != 0 and len(ports) < self.workers:
+            raise ValueError(
+                f"each worker listens on a port of its own: give TMI_NODE_LISTEN {self.workers} ports, like "
+                f"10.0.0.5:7946-{7945 + self.workers}, or port 0"
+            )
+        if self.node_url is not None and urlsplit(self.node_url).port != 0:
+            raise ValueError(
+                "each worker listens on a port of its own: give TMI_NODE_URL port 0, which stands for it"
+            )
         return self
 
     @model_validator(mode="after")
@@ -359,6 +425,15 @@ def split_place(place: str) -> tuple[str, str]:
     """Host and port of `host:port`; an IPv6 address stands in brackets."""
     host, _, port = place.rpartition(":")
     return host.removeprefix("[").removesuffix("]"), port
+
+
+def split_ports(place: str) -> tuple[str, range]:
+    """Host and ports of `host:port` or `host:first-last`; no ports if they are not understood."""
+    host, ports = split_place(place)
+    first, dash, last = ports.partition("-")
+    if not first.isdecimal() or (dash and not last.isdecimal()):
+        return host, range(0)
+    return host, range(int(first), int(last if dash else first) + 1)
 
 
 def is_loopback(host: str) -> bool:

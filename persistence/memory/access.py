@@ -26,9 +26,14 @@ class MemoryAccessControl:
         model = self._model_of(diagram)
         return Access(model, self._role(user, model))
 
-    async def to_threat_model(self, user: UserId, model: ThreatModelId) -> Role | None:
-        """The user's role on a threat model. Raises NotFound."""
+    async def to_threat_model(
+        self, user: UserId, model: ThreatModelId, *, deleted: bool = False
+    ) -> Role | None:
+        """The user's role on a threat model (`deleted`: on one that may be deleted). Raises NotFound."""
         self._store.visit()
+        gone = self._store.deleted_models.get(model) if deleted else None
+        if gone is not None:
+            return max(roles_of(self._store, user, gone.grants), default=None)
         return self._role(user, model)
 
     async def to_diagram_of_all(

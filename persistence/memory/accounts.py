@@ -71,10 +71,8 @@ class MemoryAccounts:
             if any(grant.role is Role.OWNER for grant in kept):
                 self._put(model.id, kept)
                 continue
-            for diagram in self._store.diagrams_of(model.id):
-                self._store.remove_diagram(diagram.id)
-                gone.append(diagram.id)
-            del self._store.threat_models[model.id]
+            gone += [diagram.id for diagram in self._store.diagrams_of(model.id)]
+            self._store.remove_model(model.id)
         self._store.remove_user(user)
         self._store.write_audit(entry)
         return gone

@@ -1,10 +1,11 @@
 """The entities that REST shows: users, threat models and diagrams."""
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from datetime import datetime
 from uuid import UUID
 
+from tmi.domain.diagrams import DiagramFields, DiagramImage
 from tmi.domain.ids import (
     AuditId,
     CollaborationId,
@@ -15,7 +16,7 @@ from tmi.domain.ids import (
     ThreatModelId,
     UserId,
 )
-from tmi.domain.roles import Grant, fold
+from tmi.domain.roles import Grant, Principal, fold
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,6 +135,13 @@ class ThreatModel:
     created_at: datetime
     modified_at: datetime
     version: int
+    status: str = "not_started"
+    status_updated: datetime | None = None
+    """When its status last changed; None: it never did."""
+    security_reviewer: Principal | None = None
+    """Always one of its owners."""
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    deleted_at: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,7 +149,13 @@ class ThreatModelSummary:
     """A row of the list of threat models."""
 
     model: ThreatModel
-    diagram_count: int
+    counts: Mapping[str, int] = field(default_factory=dict)
+    """How many children it has, by the names of their kinds."""
+
+    @property
+    def diagram_count(self) -> int:
+        """How many diagrams it has."""
+        return self.counts.get("diagram", 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,6 +168,7 @@ class NewThreatModel:
     issue_uri: str | None
     is_confidential: bool
     grants: tuple[Grant, ...]
+    metadata: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,6 +184,23 @@ class Diagram:
     created_at: datetime
     modified_at: datetime
     version: int
+    image: DiagramImage | None = None
+    include_in_report: bool = True
+    timmy_enabled: bool = True
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    deleted_at: datetime | None = None
+
+    @property
+    def fields(self) -> DiagramFields:
+        """What a REST write may change."""
+        return DiagramFields(
+            self.name,
+            self.description,
+            self.image,
+            self.include_in_report,
+            self.timmy_enabled,
+            self.metadata,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -234,6 +266,6 @@ class Node:
     name: str
     """For people: the machine, or what the operator calls it."""
     url: str
-    """Where its peers reach it: `unix:/path` or `ws://host:port`."""
+    """Where its peers reach it: `ws://host:port`, `unix:/path`, or both (`rooms/nodes/addresses.py`)."""
     is_draining: bool = False
     """It is about to stop, and gets no further rooms."""
