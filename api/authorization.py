@@ -48,6 +48,7 @@ KNOWN_NAMES = 6
 """Who signed in last, on the page of the development provider."""
 
 _S256_CHALLENGE = re.compile(r"[A-Za-z0-9_-]{43}")
+_UNDESCRIBABLE = re.compile(r"[^\x20-\x21\x23-\x5B\x5D-\x7E]")
 _BROWSER_SECRET = re.compile(r"[A-Za-z0-9_-]{43}")
 
 
@@ -251,8 +252,9 @@ async def _welcomed(user: User, pending: PendingAuthorization) -> Response:
 
 
 def _refused(pending: PendingAuthorization, error: OAuthError) -> Response:
-    """RFC 6749, section 4.1.2.1."""
-    return _redirected(pending, {"error": error.code, "error_description": error.detail})
+    """RFC 6749, section 4.1.2.1, which says what a description may hold."""
+    described = _UNDESCRIBABLE.sub("?", error.detail)
+    return _redirected(pending, {"error": error.code, "error_description": described})
 
 
 def _redirected(pending: PendingAuthorization, parameters: dict[str, str]) -> Response:
