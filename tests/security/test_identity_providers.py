@@ -3,6 +3,7 @@
 import base64
 import json
 import time
+import warnings
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -10,6 +11,7 @@ from typing import Any
 
 import pytest
 from joserfc import jwk
+from joserfc.errors import SecurityWarning
 
 from api.identity import web
 from api.identity.provider import ProviderOptions
@@ -246,6 +248,52 @@ async def test_keys_and_documents_are_not_asked_for_at_each_sign_in(forger: Forg
     assert (1, 1, 3) == tuple(
         paths.count(path) for path in ("/.well-known/openid-configuration", "/jwks", "/token")
     )
+
+
+async def test_without_names_the_one_key_that_fits_is_taken(forger: Forger) -> None:
+    keys = [new_key("k4"), jwk.ECKey.generate_key("P-256", {"kid": "k5"}, private=True)]
+    nameless = [{k: v for k, v in key.as_dict(private=False).items() if k != "kid"} for key in keys]
+    forger.override["/jwks"] = lambda asked: in_json({"keys": nameless})
+    forger.signed = by(keys[0], kid=None)
+    async with visiting(at(forger.url)) as browser:
+        assert "code" in await browser.sign_in("corp")
+
+
+async def test_a_short_key_verifies_nothing(forger: Forger) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", SecurityWarning)
+        short = jwk.RSAKey.generate_key(1024, {"kid": "k6"}, private=True)
+    forger.keys.insert(0, short)
+    async with visiting(at(forger.url)) as browser:
+        assert "server_error" == (await browser.sign_in("corp"))["error"]
+
+
+async def test_no_cookie_of_a_provider_is_brought_back(forger: Forger) -> None:
+    def with_cookie(asked: Asked) -> Reply:
+        status, headers, body = forger.answer(asked)
+        return status, {**headers, "Set-Cookie": "session=somebody; Path=/"}, body
+
+    for path in (DISCOVERY, "/jwks", "/token"):
+        forger.override[path] = with_cookie
+    async with visiting(at(forger.url)) as browser:
+        for _ in range(2):
+            assert "code" in await browser.sign_in("corp")
+    assert not [asked for asked in forger.asked if asked.path != "/authorize" and "Cookie" in asked.headers]
+
+
+async def test_a_provider_that_takes_too_long_is_not_waited_for(
+    forger: Forger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def slowly(asked: Asked) -> Reply:
+        time.sleep(1)
+        return forger.answer(asked)
+
+    monkeypatch.setattr("api.authorization.PROVIDER_S", 0.2)
+    forger.override["/token"] = slowly
+    async with visiting(at(forger.url)) as browser:
+        began = time.monotonic()
+        assert "temporarily_unavailable" == (await browser.sign_in("corp"))["error"]
+    assert time.monotonic() - began < 1
 
 
 async def test_a_secret_published_as_a_key_verifies_nothing(forger: Forger) -> None:
