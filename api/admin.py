@@ -106,7 +106,7 @@ async def transfer(user_id: str) -> Response:
     That account stays a writer there.
     """
     await administrator()
-    return await transferred(UserId(parse_uuid(user_id)))
+    return await transferred(UserId(parse_uuid(user_id)), with_charge=True)
 
 
 async def _change_user(user: UserId, change: AccountChange, made: AuditEntry) -> Account:

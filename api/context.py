@@ -174,11 +174,13 @@ def parse_uuid(text: UuidText) -> UUID:
 async def model_for(text: str, action: Action) -> ThreatModelId:
     """The threat model of a path, if the caller may do `action` with it.
 
-    Raises BadInput (no UUID), NotFound and Forbidden.
+    Raises BadInput (no UUID), NotFound, Forbidden, and StorageFull where nothing may be added.
     """
     model = ThreatModelId(parse_uuid(text))
     role = await services().access.to_threat_model(caller().user.id, model)
     allowed(role, action)
+    if action is Action.WRITE and request.method != "DELETE":
+        await services().room.check_room(model)
     return model
 
 

@@ -21,6 +21,7 @@ from quart_schema import (
 from werkzeug.routing.converters import BaseConverter
 from werkzeug.routing.rules import Rule
 
+from api import rates
 from api.context import is_public, public
 from api.documented import OPERATION
 from tmi.domain.errors import NotFound
@@ -30,6 +31,13 @@ OPENAPI_VERSION = "3.0.3"
 
 CONTRACT_VERSION = "1.8.22"
 """The published TMI contract that this API follows."""
+
+_RATE_HEADERS = {
+    "X-RateLimit-Limit": "Requests that are allowed in the window, of the limit that is nearest",
+    "X-RateLimit-Remaining": "Requests that are left of it",
+    "X-RateLimit-Reset": "When the window ends, in seconds since 1970",
+    "Retry-After": "Seconds to wait",
+}
 
 routes = Blueprint("docs", __name__)
 
@@ -100,6 +108,7 @@ class ContractProvider(OpenAPIProvider):
         """The whole document."""
         document: dict[str, Any] = {**super().schema(), "openapi": OPENAPI_VERSION}
         lowered: dict[str, Any] = to_openapi_3_0(document)
+        _tell_of_rates(lowered)
         return lowered
 
     def build_paths(self, rule: Rule) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -178,6 +187,8 @@ def openapi() -> QuartSchema:
             Tag("Diagrams"),
             Tag("Live collaboration"),
             Tag("Audit trail"),
+            Tag("Account"),
+            Tag("Configuration"),
             Tag("Administration"),
             Tag("Health"),
         ],
@@ -206,6 +217,32 @@ def to_openapi_3_0(node: Any) -> Any:
     if node.get("default", ...) is None:
         del node["default"]
     return node
+
+
+def _tell_of_rates(document: dict[str, Any]) -> None:
+    """Every operation that is counted says how much is left, and 429 when nothing is."""
+    components = document["components"]
+    components["headers"] = {name: _whole_number(about) for name, about in _RATE_HEADERS.items()}
+    refs = {name: {"$ref": f"#/components/headers/{name}"} for name in _RATE_HEADERS}
+    counted = {name: ref for name, ref in refs.items() if name != "Retry-After"}
+    components["responses"] = {
+        "TooManyRequests": {
+            "description": HTTPStatus.TOO_MANY_REQUESTS.phrase,
+            "headers": refs,
+            "content": {"application/json": {"schema": {"$ref": "#/components/schemas/Error"}}},
+        }
+    }
+    for path, operations in document["paths"].items():
+        if path in rates.FREE:
+            continue
+        for operation in operations.values():
+            for response in operation["responses"].values():
+                response.setdefault("headers", {}).update(counted)
+            operation["responses"]["429"] = {"$ref": "#/components/responses/TooManyRequests"}
+
+
+def _whole_number(about: str) -> dict[str, Any]:
+    return {"description": about, "schema": {"type": "integer", "minimum": 0}}
 
 
 def _named(holder: dict[str, Any], name: str) -> dict[str, Any]:

@@ -180,10 +180,13 @@ async def test_a_reference_has_to_be_to_something_in_the_model(ports: Ports) -> 
     (asset,) = await made(ports, model.id, ASSET)
     (note,) = await made(ports, model.id, NOTE)
 
-    good = {"diagram_id": str(diagram.id), "asset_id": str(asset.id), "cell_id": str(uuid4())}
+    good: dict[str, Any] = {"diagram_id": str(diagram.id), "asset_id": str(asset.id), "cell_id": str(uuid4())}
     (threat,) = await made(ports, model.id, THREAT, draft(THREAT, **good))
 
-    for bad in ({"diagram_id": str(foreign.id)}, {"asset_id": str(note.id)}, {"asset_id": str(uuid4())}):
+    worse: tuple[dict[str, Any], ...] = (
+        {"diagram_id": str(foreign.id)}, {"asset_id": str(note.id)}, {"asset_id": str(uuid4())}
+    )  # fmt: skip
+    for bad in worse:
         with pytest.raises(BadInput):
             await made(ports, model.id, THREAT, draft(THREAT, **bad))
         change = ChildChange(threat.id, to(draft(THREAT, **bad)))
