@@ -100,9 +100,19 @@ class Desk:
         self._background = Background()
         self.figures: Callable[[], bytes] = bytes
         """For Prometheus, as text."""
+        self.edit: Callable[[Json], Awaitable[Json]] | None = None
+        """Makes an edit in a room of this node (`rooms.editing`)."""
+        self.reaches: Callable[[Node], Awaitable[bool]] | None = None
+        """Whether this node can reach another one."""
+        self.has_database: Callable[[], Awaitable[bool]] | None = None
 
     async def answer(self, question: Json) -> Json:
-        """See `Administration` for what is asked. Raises TmiError."""
+        """See `Administration` and `rooms.editing` for what is asked. Raises TmiError."""
+        if self.edit is not None and isinstance(question, dict) and question.get("do") == "edit":
+            return await self._to_the_end(self.edit(question))
+        return await self._answer(question)
+
+    async def _answer(self, question: Json) -> Json:
         if not isinstance(question, dict):
             raise BadInput("a question is an object")
         do = question.get("do")
@@ -119,9 +129,22 @@ class Desk:
         if do == "drain":
             self._drain()
             return {}
+        if do == "here":
+            return {"is": True}
+        if do == "reach":
+            return {"is": await self._reaches(_node_id(question.get("node")))}
+        if do == "database" and self.has_database is not None:
+            return {"is": await self.has_database()}
         if do == "figures":
             return {"text": self.figures().decode()}
         raise BadInput("an unknown question")
+
+    async def _reaches(self, key: NodeId) -> bool:
+        """Of the nodes that this one knows itself: nobody else says where to look."""
+        node = next((peer for peer in self._rooms.peers() if peer.id == key), None)
+        if node is None or self.reaches is None:
+            raise NotFound("this node knows no such node")
+        return await self.reaches(node)
 
     async def _to_the_end(self, work: Awaitable[Json]) -> Json:
         """What was begun is finished, even when nobody waits for it any more."""
@@ -267,6 +290,15 @@ class Administration:
     async def drain(self, node: NodeId) -> None:
         """Let a node hand its rooms over and end. Raises NotFound and Unavailable."""
         await self._to(self._node(node), {"do": "drain"}, LOOK_S)
+
+    async def ask(self, node: Node, question: Json, patience_s: float) -> Json:
+        """Ask a node's desk something. Raises what `rooms.nodes.links.Links.ask` does."""
+        return await self._ask(node, question, patience_s)
+
+    def use_editing(self, edit: Callable[[Json], Awaitable[Json]]) -> None:
+        """Who makes the edits that other nodes ask this one for."""
+        if self._desk is not None:
+            self._desk.edit = edit
 
     def use_figures(self, figures: Callable[[], bytes]) -> None:
         """What this node tells of itself to a sibling that is asked by Prometheus."""

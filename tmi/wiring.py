@@ -5,7 +5,7 @@ import contextlib
 import logging
 import os
 import socket
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, closing
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -14,7 +14,11 @@ from typing import Any
 from uuid import uuid4
 
 from api.app import RestApp, create_app
+from api.diagram_changes import interpret
 from api.forwarding import TrustedProxies
+from api.identity import web
+from api.identity.provider import IdentityProvider, ProviderOptions
+from api.identity.providers import identity_providers
 from api.live.endpoint import LiveEndpoint
 from api.live.options import LiveOptions
 from api.metrics import Metrics
@@ -25,11 +29,17 @@ from persistence.memory.rate_limits import MemoryRateLimits
 from persistence.postgres.access import PostgresAccessControl
 from persistence.postgres.accounts import PostgresAccounts, PostgresChallenges
 from persistence.postgres.audit import PostgresAudit
+from persistence.postgres.bin import PostgresBin
+from persistence.postgres.cell_edits import PostgresCellEdits
+from persistence.postgres.children import PostgresChildren, PostgresContents
 from persistence.postgres.collaborations import PostgresCollaborations, PostgresTickets
 from persistence.postgres.database import PostgresDatabase
 from persistence.postgres.diagrams import PostgresDiagrams
+from persistence.postgres.events import PostgresTrail
 from persistence.postgres.groups import PostgresGroups, PostgresMemberships
+from persistence.postgres.metadata import PostgresMetadata
 from persistence.postgres.ownership import PostgresOwnership
+from persistence.postgres.pending_authorizations import PostgresPendingAuthorizations
 from persistence.postgres.sign_ins import PostgresSignIns
 from persistence.postgres.signals import PostgresSignals
 from persistence.postgres.signing_keys import PostgresSigningKeys
@@ -39,6 +49,7 @@ from persistence.postgres.users import PostgresUsers
 from rooms.administration import Administration, Desk
 from rooms.coordination.local import LocalCoordinator
 from rooms.coordination.redis import LeaseLimits, RedisCoordinator, connected, living_nodes
+from rooms.editing import Editing
 from rooms.journal import JournalLimits
 from rooms.limits import RoomsLimits
 from rooms.nodes import unix
@@ -46,14 +57,17 @@ from rooms.nodes.addresses import Address, this_machine
 from rooms.nodes.control import Json
 from rooms.nodes.links import Links
 from rooms.nodes.mirror import Answer, Mirror
+from rooms.nodes.witnesses import ANSWER_S, Witnesses
 from rooms.room import RoomLimits
 from rooms.service import Rooms
 from tmi.domain.errors import DatabaseUnavailable, StartupError, TmiError, Unavailable
+from tmi.domain.events import told_until
 from tmi.domain.ids import DiagramId, NodeId
 from tmi.domain.model import Node
-from tmi.domain.ports import AccessControl, Audit, RateLimits
+from tmi.domain.ports import AccessControl, Audit, Bin, CellEdits, RateLimits, Trail
 from tmi.embedded.data_directory import locked
 from tmi.embedded.postgres import embedded_postgres
+from tmi.provider_settings import ProviderSettings
 from tmi.settings import Settings, split_ports
 from tmi.starting import open_port
 
@@ -66,6 +80,10 @@ DATABASE_CLOSE_S = 2.0
 PURGE_EVERY_S = 300.0
 PURGE_ROWS = 1000
 PURGES_AT_ONCE = 100
+TELL_EVERY_S = 20.0
+TELL_DIAGRAMS = 500
+TELL_PAGES = 20
+"""10,000 diagrams at a time, at the cost of two probes of an index for each that nobody edited."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,6 +153,13 @@ async def build(settings: Settings, worker: Worker | None = None) -> AsyncIterat
         audit = PostgresAudit(database)
         retention = timedelta(days=settings.audit_retention_days)
         await stack.enter_async_context(_background(_purge_audit(audit, retention), "purge-audit"))
+        bin_ = PostgresBin(database)
+        kept = timedelta(days=settings.deleted_keep_days)
+        await stack.enter_async_context(_background(_purge_deleted(bin_, kept), "purge-deleted"))
+        trail = PostgresTrail(database)
+        await stack.enter_async_context(_background(_purge_trail(trail, settings), "purge-trail"))
+        cell_edits = PostgresCellEdits(database)
+        await stack.enter_async_context(_background(_tell_of_edits(cell_edits), "tell-of-edits"))
         access = PostgresAccessControl(database)
         tokens = await _tokens(settings, database)
         drain_requested = asyncio.Event()
@@ -148,19 +173,29 @@ async def build(settings: Settings, worker: Worker | None = None) -> AsyncIterat
         metrics = Metrics(rooms, live.sockets, lambda: database.open_connections)
         await stack.enter_async_context(metrics.running())
         administration.use_figures(metrics.text)
+        editing = Editing(rooms, PostgresDiagrams(database), access, interpret, administration.ask)
+        administration.use_editing(editing.answer)
         services = Services(
             threat_models=PostgresThreatModels(database),
             diagrams=PostgresDiagrams(database),
             users=PostgresUsers(database),
             sign_ins=sign_ins,
+            pending_authorizations=PostgresPendingAuthorizations(database),
+            identity_providers=await stack.enter_async_context(_identity_providers(settings)),
             access=access,
             accounts=PostgresAccounts(database),
             challenges=PostgresChallenges(database),
             groups=PostgresGroups(database),
             memberships=PostgresMemberships(database),
             audit=audit,
+            trail=trail,
+            cell_edits=cell_edits,
             collaborations=PostgresCollaborations(database),
             tickets=tickets,
+            children=PostgresChildren(database),
+            contents=PostgresContents(database),
+            metadata=PostgresMetadata(database),
+            bin=bin_,
             rooms=rooms,
             tokens=tokens,
             database=database,
@@ -168,6 +203,7 @@ async def build(settings: Settings, worker: Worker | None = None) -> AsyncIterat
             options=_api_options(settings),
             metrics=metrics,
             administration=administration,
+            editing=editing,
         )
         yield Service(
             create_app(services),
@@ -219,7 +255,11 @@ async def _rooms(
         desk = await stack.enter_async_context(_desk(node, rooms, drain))
         administration = Administration(coordinator.peers, links.ask, desk)
         links.answer = desk.answer
-        rooms.use(links, signals, administration)
+        witnesses = Witnesses(coordinator.peers, links.ask)
+        desk.reaches = links.reaches
+        desk.has_database = lambda: database.ping(ANSWER_S / 2)
+        rooms.use(links, signals, administration, witnesses)
+        await stack.enter_async_context(rooms.watching_database(database.ping, witnesses.with_database))
         coordinator.answers = links.answers
         coordinator.on_lost = rooms.fence_risen
         await stack.enter_async_context(links.listening(*listening))
@@ -344,6 +384,35 @@ async def _tokens(settings: Settings, database: PostgresDatabase) -> Tokens:
     )
 
 
+@asynccontextmanager
+async def _identity_providers(settings: Settings) -> AsyncIterator[Mapping[str, IdentityProvider]]:
+    if not settings.providers or settings.public_url is None:
+        yield {}
+        return
+    async with web.opened(allow_loopback=settings.dev) as client:
+        told = map(_provider_options, settings.providers)
+        yield identity_providers(told, settings.public_url, client)
+
+
+def _provider_options(provider: ProviderSettings) -> ProviderOptions:
+    secret = provider.client_secret
+    return ProviderOptions(
+        id=provider.id,
+        kind=provider.kind,
+        client_id=provider.client_id,
+        client_secret=None if secret is None else secret.get_secret_value(),
+        issuer=provider.address,
+        tenant=provider.tenant,
+        allowed_tenants=provider.allowed_tenants,
+        hosted_domain=provider.hosted_domain,
+        allowed_domains=provider.allowed_domains,
+        trust_emails=provider.trust_emails,
+        scopes=provider.scopes,
+        name=provider.name,
+        icon=provider.icon,
+    )
+
+
 def _rooms_limits(settings: Settings) -> RoomsLimits:
     return RoomsLimits(
         room=RoomLimits(
@@ -367,8 +436,10 @@ def _api_options(settings: Settings) -> ApiOptions:
             sign_in_per_address=settings.sign_in_requests_per_min,
         ),
         max_body_bytes=settings.body_max_bytes,
+        if_match_required=settings.if_match_required,
         refresh_token_ttl_s=settings.refresh_token_ttl_s,
         administrators=settings.administrators,
+        client_callbacks=settings.client_callbacks,
         metrics_token=settings.metrics_token.get_secret_value() if settings.metrics_token else None,
     )
 
@@ -455,3 +526,44 @@ async def _purge_audit(audit: Audit, retention: timedelta) -> None:
                     break
         except DatabaseUnavailable as error:
             log.warning("old entries of the system audit stay for now: %s", error)
+
+
+async def _purge_deleted(bin_: Bin, kept: timedelta) -> None:
+    """Delete for good, from time to time, what was deleted so long ago that it cannot be restored."""
+    while True:
+        await asyncio.sleep(PURGE_EVERY_S)
+        try:
+            for _ in range(PURGES_AT_ONCE):
+                if await bin_.purge(datetime.now(UTC) - kept, PURGE_ROWS) == 0:
+                    break
+        except DatabaseUnavailable as error:
+            log.warning("what was deleted long ago stays for now: %s", error)
+
+
+async def _purge_trail(trail: Trail, settings: Settings) -> None:
+    """Delete events of threat models, and their states, whose time is over, from time to time."""
+    events = timedelta(days=settings.trail_retention_days)
+    states = timedelta(days=settings.trail_states_retention_days)
+    while True:
+        await asyncio.sleep(PURGE_EVERY_S)
+        try:
+            for _ in range(PURGES_AT_ONCE):
+                now = datetime.now(UTC)
+                if await trail.purge(now - events, now - states, PURGE_ROWS) == 0:
+                    break
+        except DatabaseUnavailable as error:
+            log.warning("old entries of the trail stay for now: %s", error)
+
+
+async def _tell_of_edits(cell_edits: CellEdits) -> None:
+    """Add what was edited in open editors to the trails, some diagrams at a time, round and round."""
+    place = None
+    while True:
+        await asyncio.sleep(TELL_EVERY_S)
+        try:
+            for _ in range(TELL_PAGES):
+                place = await cell_edits.tell_next(place, TELL_DIAGRAMS, told_until(datetime.now(UTC)))
+                if place is None:
+                    break
+        except DatabaseUnavailable as error:
+            log.warning("edits of cells are not in the trails yet: %s", error)

@@ -39,7 +39,7 @@ from rooms.nodes.control import Answer, Answering, Asking, Json
 from rooms.nodes.ends import FollowersEnd, Owned, OwnersEnd
 from rooms.nodes.following import ReplicaRunner
 from rooms.nodes.messages import Channel, Message, Question, Reply, decode, encode
-from tmi.domain.errors import BadFrame, Unauthenticated, Unavailable
+from tmi.domain.errors import BadFrame, TmiError, Unauthenticated, Unavailable
 from tmi.domain.ids import NodeId
 from tmi.domain.model import Node
 
@@ -47,6 +47,8 @@ log = logging.getLogger(__name__)
 
 PATH = "/link"
 _BEARER = "Bearer "
+_FAILURE_FRESH_S = 1.0
+_FAILURES_MAX = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +92,7 @@ class Links:
         self._dialled: dict[NodeId, _Dialled] = {}
         self._dialling: dict[NodeId, asyncio.Task[_Dialled]] = {}
         self._accepted: set[_Accepted] = set()
+        self._failed_at: dict[NodeId, float] = {}
         self.answer: Answer = _nothing_to_say
         """What other nodes ask this one is answered by this."""
 
@@ -149,6 +152,17 @@ class Links:
             return False
         return True
 
+    async def reaches(self, node: Node) -> bool:
+        """Whether a node answers now, or a moment ago could not be dialled. Never raises."""
+        failed_at = self._failed_at.get(node.id)
+        if failed_at is not None and asyncio.get_running_loop().time() < failed_at + _FAILURE_FRESH_S:
+            return False
+        try:
+            await self.ask(node, {"do": "here"}, self._limits.dial_timeout_s)
+        except TmiError:
+            return False
+        return True
+
     def _dial_once(self, owner: Node) -> "asyncio.Task[_Dialled]":
         task = self._dialling.get(owner.id)
         if task is None:
@@ -186,11 +200,18 @@ class Links:
                 await dialled.proven.wait()
         except (OSError, TimeoutError, WSError) as error:
             dialled.disconnect()
-            raise Unavailable(f"node {owner.name} cannot be reached") from error
+            raise self._unreachable(owner) from error
         if not dialled.is_open:
-            raise Unavailable(f"node {owner.name} cannot be reached")
+            raise self._unreachable(owner)
         self._dialled[owner.id] = dialled
+        self._failed_at.pop(owner.id, None)
         return dialled
+
+    def _unreachable(self, node: Node) -> Unavailable:
+        if len(self._failed_at) >= _FAILURES_MAX:
+            self._failed_at.clear()
+        self._failed_at[node.id] = asyncio.get_running_loop().time()
+        return Unavailable(f"node {node.name} cannot be reached")
 
     def _lost(self, owner: NodeId) -> None:
         self._dialled.pop(owner, None)

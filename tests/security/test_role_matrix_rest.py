@@ -11,11 +11,14 @@ from uuid import UUID, uuid4
 import pytest
 
 from tests.rest import ADMINISTRATOR, NODE, RestClient, group_grant, over_memory, user_grant
+from tests.security.test_role_matrix_entities import OPERATIONS
 from tmi.domain.ids import DiagramId
 
 PUBLIC = frozenset(
     {
         "GET /oauth2/authorize",
+        "GET /oauth2/callback",
+        "GET /oauth2/providers",
         "POST /oauth2/token",
         "POST /oauth2/refresh",
         "GET /livez",
@@ -48,6 +51,8 @@ class Row:
     query: str = ""
     refused: int = 403
     """What the contract answers to whom may not."""
+    entry: str = "entry_id"
+    """The id that the path's `entry_id` stands for."""
     exactly: bool = False
     """For this caller alone: a member of the group."""
 
@@ -74,6 +79,9 @@ ROOM = "/admin/rooms/<diagram_id>"
 DIAGRAM = f"{MODEL}/diagrams/<diagram_id>"
 COLLABORATE = f"{DIAGRAM}/collaborate"
 PATCH = "application/json-patch+json"
+UNKNOWN_CHILDREN = (("threats", "threat"), ("assets", "asset"), ("documents", "document"), ("notes", "note"),
+                    ("repositories", "repository"))  # fmt: skip
+"""Kinds of which the house has none."""
 
 
 def patch_row(least: str, operation: dict[str, Any], about: str, status: int = 200) -> Row:
@@ -82,6 +90,7 @@ def patch_row(least: str, operation: dict[str, Any], about: str, status: int = 2
 
 ROWS = (
     Row("GET /oauth2/userinfo", NOBODY, 200),
+    Row("GET /oauth2/providers/<idp>/groups", NOBODY, 200),
     Row("GET /me", NOBODY, 200),
     Row("DELETE /me", NOBODY, 200),
     Row("GET /me/groups", NOBODY, 200),
@@ -102,6 +111,8 @@ ROWS = (
     Row("DELETE /admin/groups/<group_id>/members/<member_uuid>", ADMINISTRATOR, 204),
     Row("GET /admin/audit/system", ADMINISTRATOR, 200),
     Row("GET /admin/audit/system/<entry_id>", ADMINISTRATOR, 200),
+    Row("GET /admin/audit/threat_models", ADMINISTRATOR, 200),
+    Row("GET /admin/audit/threat_models/<entry_id>", ADMINISTRATOR, 200, entry="event_id"),
     Row("GET /threat_models", NOBODY, 200),
     Row("POST /threat_models", NOBODY, 201, {"name": "Mine"}),
     Row(f"GET {MODEL}", READER, 200),
@@ -123,7 +134,14 @@ ROWS = (
     Row(f"GET {MODEL}/diagrams", READER, 200),
     Row(f"POST {MODEL}/diagrams", WRITER, 201, {"name": "Flow", "type": "DFD-1.0.0"}),
     Row(f"GET {DIAGRAM}", READER, 200),
+    Row(f"GET {DIAGRAM}/model", READER, 200),
+    Row(f"PUT {DIAGRAM}", WRITER, 200, {"name": "Flow", "type": "DFD-1.0.0", "cells": []}),
+    Row(f"PATCH {DIAGRAM}", WRITER, 200, [{"op": "test", "path": "/cells", "value": []}], PATCH),
     Row(f"DELETE {DIAGRAM}", WRITER, 204),
+    Row(f"GET {MODEL}/audit_trail", READER, 200),
+    Row(f"GET {MODEL}/audit_trail/<entry_id>", READER, 200, entry="event_id"),
+    Row(f"GET {DIAGRAM}/audit_trail", READER, 200),
+    *(Row(f"GET {MODEL}/{kind}/<{one}_id>/audit_trail", READER, 404) for kind, one in UNKNOWN_CHILDREN),
     Row("GET /admin/nodes", ADMINISTRATOR, 200),
     Row("POST /admin/nodes/<node_id>/drain", ADMINISTRATOR, 202),
     Row("GET /admin/rooms", ADMINISTRATOR, 200),
@@ -149,7 +167,7 @@ class House:
 
     async def call(self, row: Row, token: str | None, ids: Mapping[str, str] | None = None) -> int:
         fill = self._filler(ids or self.ids)
-        method, path = row.operation.split(" ")
+        method, path = row.operation.replace("<entry_id>", f"<{row.entry}>").split(" ")
         body = (
             {name: fill(value) for name, value in row.body.items()}
             if isinstance(row.body, dict)
@@ -167,8 +185,10 @@ class House:
         return answer.status
 
     @staticmethod
-    def _filler(ids: Mapping[str, str]) -> Callable[[str], str]:
-        def fill(text: str) -> str:
+    def _filler(ids: Mapping[str, str]) -> Callable[[Any], Any]:
+        def fill(text: Any) -> Any:
+            if not isinstance(text, str):
+                return text
             for name, value in ids.items():
                 text = text.replace(f"<{name}>", value)
             return text
@@ -198,6 +218,8 @@ async def house() -> AsyncIterator[House]:
         member = {"user_internal_uuid": users[READER]}
         await rest.call("POST", f"/admin/groups/{group}/members", admin, json_body=member)
         entry = (await rest.call("GET", "/admin/audit/system", admin)).json["entries"][0]["id"]
+        path = f"/threat_models/{model['id']}/audit_trail"
+        event = (await rest.call("GET", path, tokens[OWNER])).json["audit_entries"][0]["id"]
         ids = {
             "threat_model_id": model["id"],
             "diagram_id": diagram["id"],
@@ -208,6 +230,9 @@ async def house() -> AsyncIterator[House]:
             "zed_id": users["zed"],
             "entry_id": entry,
             "node_id": str(NODE.id),
+            "idp": "tmi",
+            "event_id": event,
+            **{f"{one}_id": str(uuid4()) for _, one in UNKNOWN_CHILDREN},
         }
         yield House(rest, tokens, ids)
 
@@ -228,7 +253,7 @@ async def test_without_a_sign_in_nothing_of_the_table_is_allowed(house: House, r
 
 @pytest.mark.parametrize("row", [row for row in ROWS if "<" in row.operation], ids=lambda row: row.id)
 async def test_what_is_missing_is_404_and_no_uuid_is_400_for_who_may(house: House, row: Row) -> None:
-    missing = {name: str(uuid4()) for name in house.ids}
+    missing = {name: str(uuid4()) for name in house.ids} | {"idp": "elsewhere"}
     token = house.tokens[row.allowed]
     assert 404 == await house.call(row, token, missing)
     assert 400 == await house.call(row, token, dict.fromkeys(house.ids, "1"))
@@ -270,4 +295,4 @@ async def test_every_operation_has_a_row() -> None:
             for rule in rest.app.url_map.iter_rules()
             for method in (rule.methods or set()) - {"HEAD"}
         }
-    assert operations == PUBLIC | {row.operation for row in ROWS}
+    assert operations == PUBLIC | {row.operation for row in ROWS} | OPERATIONS
