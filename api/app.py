@@ -18,6 +18,7 @@ from api import (
     client_credentials,
     collab_tokens,
     collaboration,
+    configured,
     diagrams,
     discovery,
     docs,
@@ -25,7 +26,9 @@ from api import (
     me,
     metadata,
     oauth,
+    preferences,
     providers,
+    quotas,
     rates,
     revocation,
     sign_ins,
@@ -115,6 +118,9 @@ def create_app(services: Services) -> RestApp:
         collab_tokens.routes,
         administration.routes,
         collaboration.routes,
+        quotas.routes,
+        configured.routes,
+        preferences.routes,
         docs.routes,
         probe_routes(ping),
     ):
@@ -154,7 +160,7 @@ def _add_documents(app: Quart) -> None:
     @public
     @hide
     async def openapi() -> Response:
-        """This API in OpenAPI 3.0."""
+        """This API in OpenAPI 3.1."""
         return answer(document())
 
 

@@ -21,6 +21,8 @@ from persistence.memory.groups import MemoryGroups, MemoryMemberships
 from persistence.memory.metadata import MemoryMetadata
 from persistence.memory.ownership import MemoryOwnership
 from persistence.memory.pending_authorizations import MemoryPendingAuthorizations
+from persistence.memory.quotas import MemoryQuotas, MemoryStorage
+from persistence.memory.settings import MemoryPreferences, MemorySystemSettings
 from persistence.memory.sign_ins import (
     MemoryCodes,
     MemoryRefreshTokens,
@@ -48,6 +50,8 @@ from persistence.postgres.groups import PostgresGroups, PostgresMemberships
 from persistence.postgres.metadata import PostgresMetadata
 from persistence.postgres.ownership import PostgresOwnership
 from persistence.postgres.pending_authorizations import PostgresPendingAuthorizations
+from persistence.postgres.quotas import PostgresQuotas, PostgresStorage
+from persistence.postgres.settings import PostgresPreferences, PostgresSystemSettings
 from persistence.postgres.sign_ins import (
     PostgresCodes,
     PostgresRefreshTokens,
@@ -82,11 +86,15 @@ from tmi.domain.ports import (
     Metadata,
     Ownership,
     PendingAuthorizations,
+    Preferences,
+    Quotas,
     RefreshTokens,
     Signals,
     SigningKeys,
     SignIns,
     SignInTerms,
+    Storage,
+    SystemSettings,
     ThreatModels,
     Tickets,
     Trail,
@@ -133,6 +141,10 @@ class Ports:
     key_rotation: KeyRotation
     database: Database
     signals: Signals
+    quotas: Quotas
+    storage: Storage
+    settings: SystemSettings
+    preferences: Preferences
     add_to_group: AddToGroup
 
     async def user(self, name: str = "alice") -> User:
@@ -194,6 +206,10 @@ def memory_ports(store: MemoryStore) -> Ports:
         key_rotation=MemoryKeyRotation(store),
         database=MemoryDatabase(store),
         signals=MemorySignals(store),
+        quotas=MemoryQuotas(store),
+        storage=MemoryStorage(store),
+        settings=MemorySystemSettings(store),
+        preferences=MemoryPreferences(store),
         add_to_group=add_to_group,
     )
 
@@ -247,6 +263,10 @@ def postgres_ports(database: PostgresDatabase) -> Ports:
         key_rotation=PostgresKeyRotation(database),
         database=database,
         signals=PostgresSignals(database),
+        quotas=PostgresQuotas(database),
+        storage=PostgresStorage(database),
+        settings=PostgresSystemSettings(database),
+        preferences=PostgresPreferences(database),
         add_to_group=add_to_group,
     )
 

@@ -46,7 +46,7 @@ async def test_a_team_works_on_a_threat_model(rest: RestClient) -> None:
     ).status == 404
 
 
-async def test_of_many_redemptions_of_a_code_one_succeeds_at_most_and_nothing_of_it_stands(rest: RestClient) -> None:
+async def test_of_many_redemptions_of_a_code_one_succeeds_at_most(rest: RestClient) -> None:
     code = await rest.code()
     body = {"grant_type": "authorization_code", "code": code, "code_verifier": VERIFIER}
     answers = await asyncio.gather(*(rest.exchange(**body) for _ in range(30)))
