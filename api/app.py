@@ -17,13 +17,16 @@ from api import (
     children,
     collab_tokens,
     collaboration,
+    configured,
     diagrams,
     docs,
     edge,
     me,
     metadata,
     oauth,
+    preferences,
     providers,
+    quotas,
     rates,
     threat_models,
     trail,
@@ -107,6 +110,9 @@ def create_app(services: Services) -> RestApp:
         collab_tokens.routes,
         administration.routes,
         collaboration.routes,
+        quotas.routes,
+        configured.routes,
+        preferences.routes,
         docs.routes,
         probe_routes(ping),
     ):
@@ -146,7 +152,7 @@ def _add_documents(app: Quart) -> None:
     @public
     @hide
     async def openapi() -> Response:
-        """This API in OpenAPI 3.0."""
+        """This API in OpenAPI 3.1."""
         return answer(document())
 
 
