@@ -82,16 +82,10 @@ def run(service: Service, folder: Path, *arguments: str) -> tuple[int, str, list
     har = folder / "run.har"
     command = [sys.executable, "-m", "schemathesis.cli", "run", f"{service.url}/openapi.json", "--no-color"]
     command += ["--generation-database", "none", "--seed", SEED, "--max-examples", EXAMPLES]
-<<<<<<< HEAD
-    command += ["--phases", PHASES, "--max-time", str(SECONDS), "--request-timeout", "10"]
-    command += ["--continue-on-failure", "--no-shrink"]
-    command += ["--report-har-path", str(har), "--exclude-checks", ",".join(NOT_EXPRESSED), *arguments]
-=======
     command += ["--phases", PHASES, "--max-time", str(SECONDS), "--request-timeout", "10", "--no-shrink"]
     command += ["--continue-on-failure", "--report-har-path", str(har)]
     command += ["--exclude-checks", ",".join(NOT_EXPRESSED), "--exclude-operation-id", NOT_GENERATED]
     command += arguments
->>>>>>> quotas
     done = subprocess.run(
         command, cwd=folder, capture_output=True, text=True, timeout=SECONDS + 90, check=False
     )
