@@ -75,7 +75,7 @@ CONDITIONS = {
         SELECT FROM grants g LEFT JOIN users u
             ON u.provider = g.provider
            AND (u.provider_id = g.provider_id
-                OR lower(u.email COLLATE "C") = lower(g.provider_id COLLATE "C"))
+                OR (u.email_verified AND lower(u.email COLLATE "C") = lower(g.provider_id COLLATE "C")))
         WHERE g.threat_model_id = t.id AND g.principal_type = 'user' AND g.role = 3
           AND (strpos(lower(coalesce(u.name, g.display_name)), lower({0}::text)) > 0
                OR strpos(lower(coalesce(u.email, g.email, g.provider_id)), lower({0}::text)) > 0))""",
