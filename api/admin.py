@@ -67,7 +67,7 @@ async def change_user(user_id: str) -> Response:
     """Change an account
 
     The next sign-in takes e-mail and name from the provider again. Authorization lists that name the old
-    e-mail do not mean this account any more.
+    e-mail do not mean this account any more, and those that name the new one do once it is `email_verified`.
     """
     await administrator()
     user = UserId(parse_uuid(user_id))

@@ -152,7 +152,7 @@ def _add_documents(app: Quart) -> None:
     @public
     @hide
     async def openapi() -> Response:
-        """This API in OpenAPI 3.0."""
+        """This API in OpenAPI 3.1."""
         return answer(document())
 
 

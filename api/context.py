@@ -164,6 +164,17 @@ def scheme() -> str:
     return services().options.trusted_proxies.scheme(request.remote_addr or "", told, request.scheme)
 
 
+def base_url() -> str:
+    """Where this service is reached, as `https://host`. Raises BadInput for a Host that is none."""
+    base = services().options.public_url
+    if base is None:
+        hosts = request.headers.getlist("Host")
+        if len(hosts) != 1 or not HOST.fullmatch(hosts[0]):
+            raise BadInput("the Host header is not valid")
+        base = f"{scheme()}://{hosts[0]}"
+    return base.rstrip("/")
+
+
 def parse_uuid(text: UuidText) -> UUID:
     """Raises BadInput unless `text` is a UUID in its usual form (RFC 9562, section 4)."""
     if not _UUID.fullmatch(text):

@@ -147,7 +147,7 @@ def _details(error: TmiError) -> Mapping[str, Any] | None:
         return {
             "code": "quota_exceeded",
             "context": {"quota": error.quota, "limit": error.limit},
-            "suggestion": "Delete what is not needed any more, or ask an administrator for more.",
+            "suggestion": "Ask an administrator for more; what is deleted makes room once it is purged.",
         }
     code = next((code for kind, code in _DETAIL_CODES if isinstance(error, kind)), None)
     return None if code is None else {"code": code}

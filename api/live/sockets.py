@@ -132,7 +132,7 @@ class Sockets:
         if limit and self._documents[user] + self._elsewhere.get(f"{_USER}{user}", 0) >= limit:
             self.refusals["documents_per_user"] += 1
             raise TooManyRequests(
-                f"this user has as many open documents as allowed: {limit}; close one or ask an administrator"
+                f"this user has too many open documents (at most {limit}); close one or ask an administrator"
             )
         self._documents[user] += 1
         self._limits[user] = limit

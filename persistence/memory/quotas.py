@@ -1,11 +1,14 @@
 """Quotas in memory. What users are charged for is counted when somebody asks."""
 
+import json
 from collections.abc import Sequence
 from dataclasses import replace
 
-from persistence.memory.store import MemoryStore
+from persistence.memory.store import MemoryStore, RoomLog
+from tmi.domain.children import Child
 from tmi.domain.errors import NotFound, QuotaReached, StorageFull
 from tmi.domain.ids import DiagramId, ThreatModelId, UserId
+from tmi.domain.kinds import BY_NAME
 from tmi.domain.model import AuditEntry
 from tmi.domain.ports import Page
 from tmi.domain.quotas import Allowance, Limits, Quota, Usage
@@ -28,19 +31,28 @@ def hold_to_it(store: MemoryStore, payer: UserId | None, defaults: Limits, creat
 
 
 def usage_of(store: MemoryStore, user: UserId) -> Usage:
-    """What a user is charged for."""
-    models = {model for model in store.threat_models if store.charged_to.get(model) == user}
-    diagrams = [key for key, diagram in store.diagrams.items() if diagram.threat_model_id in models]
-    return Usage(len(models), len(diagrams), sum(_size_of(store, diagram) for diagram in diagrams))
+    """What a user is charged for, with what is deleted and can be restored."""
+    there = {*store.threat_models, *store.deleted_models}
+    models = {model for model in there if store.charged_to.get(model) == user}
+    logs = [store.logs[key] for key, d in store.diagrams.items() if d.threat_model_id in models]
+    logs += [log for d, log in store.deleted_diagrams.values() if d.threat_model_id in models]
+    children = [child for child in store.children.values() if child.threat_model_id in models]
+    size = sum(map(_size_of, logs)) + sum(map(_weight_of, children))
+    return Usage(len(models), len(logs), size)
 
 
-def _size_of(store: MemoryStore, diagram: DiagramId) -> int:
+def _size_of(log: RoomLog) -> int:
     """Snapshots and the updates up to the last of them."""
-    log = store.logs.get(diagram)
-    if log is None:
-        return 0
     counted = log.rows[: max(log.snapshots, default=0)]
     return sum(len(u.data) for _, u in counted) + sum(len(state) for state, _ in log.snapshots.values())
+
+
+def _weight_of(child: Child) -> int:
+    """As in migration 0023, where JSON has spaces: `{"a": "b"}`."""
+    bulky = BY_NAME[child.kind].apart
+    content = str(child.fields.get(bulky, "")) if bulky else ""
+    metadata = json.dumps(dict(child.metadata), ensure_ascii=False)
+    return 1024 + len(content.encode()) + len(metadata.encode())
 
 
 class MemoryQuotas:

@@ -78,7 +78,9 @@ WITH moved AS (
     UPDATE threat_models SET charged_to = $2 WHERE id = ANY($3::uuid[]) AND charged_to = $1 RETURNING id
 ), sums AS (
     SELECT (SELECT count(*) FROM moved) AS models, count(d.id) AS diagrams,
-           coalesce(sum(s.stored_bytes), 0) AS size
+           coalesce(sum(s.stored_bytes), 0) + (
+               SELECT coalesce(sum(child_weight(c.content, c.metadata)), 0)
+               FROM moved m JOIN children c ON c.threat_model_id = m.id) AS size
     FROM moved m LEFT JOIN diagrams d ON d.threat_model_id = m.id
     LEFT JOIN diagram_sizes s ON s.diagram_id = d.id
 )

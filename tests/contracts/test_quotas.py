@@ -2,14 +2,18 @@
 
 import asyncio
 from collections.abc import Awaitable, Sequence
+from datetime import UTC, datetime, timedelta
 from uuid import uuid4
 
 import pytest
 
 from tests.contracts.conftest import Ports
 from tests.contracts.test_accounts import entry
+from tests.contracts.test_children import DELETED, UPDATED, draft, made, to
+from tmi.domain.children import ChildChange
 from tmi.domain.errors import NotFound, QuotaReached, StorageFull
 from tmi.domain.ids import DiagramId, Seq, ThreatModelId, UserId
+from tmi.domain.kinds import NOTE, THREAT
 from tmi.domain.model import NewThreatModel, ThreatModel, User
 from tmi.domain.ports import LoggedUpdate, Origin, Page, RoomBatch
 from tmi.domain.quotas import Allowance, Limits, Usage
@@ -57,7 +61,8 @@ async def test_fifty_diagrams_at_once_in_two_threat_models_never_pass_the_quota(
     models, limits = [await ports.model(alice), await ports.model(alice)], Limits(diagrams=7)
 
     work = [
-        ports.diagrams.create(models[n % 2].id, "Flow", "DFD-1.0.0", None, defaults=limits) for n in range(AT_ONCE)
+        ports.diagrams.create(models[n % 2].id, "Flow", "DFD-1.0.0", None, defaults=limits)
+        for n in range(AT_ONCE)
     ]
 
     assert AT_ONCE - 7 == await refused(work)
@@ -74,17 +79,29 @@ async def test_a_refused_creation_leaves_no_trace_and_no_gap_in_the_aliases(port
     assert first.alias + 1 == (await create(ports, alice, Limits())).alias
 
 
-async def test_what_is_deleted_makes_room_again(ports: Ports) -> None:
+async def purge(ports: Ports) -> None:
+    """Let everything go for good that is deleted."""
+    await ports.bin.purge(datetime.now(UTC) + timedelta(hours=1), 100)
+
+
+async def test_what_is_deleted_makes_room_once_it_cannot_be_restored(ports: Ports) -> None:
     alice, limits = await ports.user("alice"), Limits(threat_models=1, diagrams=1)
     model = await create(ports, alice, limits)
     diagram = await ports.diagrams.create(model.id, "Flow", "DFD-1.0.0", None, defaults=limits)
     await saved(ports, diagram.id, b"x")
     await ports.diagrams.delete(model.id, diagram.id)
+    assert Usage(1, 1, 101) == await ports.storage.usage(alice.id)
+    with pytest.raises(QuotaReached):
+        await ports.diagrams.create(model.id, "Flow", "DFD-1.0.0", None, defaults=limits)
+    await purge(ports)
     assert Usage(1, 0, 0) == await ports.storage.usage(alice.id)
     diagram = await ports.diagrams.create(model.id, "Flow", "DFD-1.0.0", None, defaults=limits)
     await saved(ports, diagram.id, b"x")
 
     await ports.threat_models.delete(model.id)
+    with pytest.raises(QuotaReached):
+        await create(ports, alice, limits)
+    await purge(ports)
 
     assert Usage() == await ports.storage.usage(alice.id)
     await create(ports, alice, limits)
@@ -199,3 +216,32 @@ async def test_an_account_that_goes_is_charged_for_nothing_and_nobody_else_is(po
     with pytest.raises(NotFound):
         await ports.threat_models.get(model.id)
     assert (Usage(), Usage(1)) == (await ports.storage.usage(alice.id), await ports.storage.usage(bob.id))
+
+
+async def test_what_is_in_a_threat_model_weighs_and_no_more_once_it_is_purged(ports: Ports) -> None:
+    alice, bob = await ports.user("alice"), await ports.user("bob")
+    model, other = await ports.model(alice), await ports.model(alice)
+
+    async def weight(user: User) -> int:
+        return (await ports.storage.usage(user.id)).stored_bytes
+
+    note, later = await made(ports, model.id, NOTE, draft(NOTE, content="x" * 100), draft(NOTE, content="x"))
+    (threat,) = await made(ports, other.id, THREAT, draft(THREAT, {"key": "value"}))
+    assert 3 * 1024 + 101 + 2 * len("{}") + len('{"key": "value"}') == await weight(alice)
+    assert 0 == await weight(bob)
+
+    longer = [ChildChange(note.id, to(draft(NOTE, content="y" * 300)))]
+    await ports.children.change(model.id, NOTE, longer, UPDATED)
+    renamed = [ChildChange(threat.id, to(draft(THREAT, name="z" * 200, metadata={"key": "value"})))]
+    await ports.children.change(other.id, THREAT, renamed, UPDATED)
+    before = 3 * 1024 + 301 + 2 * len("{}") + len('{"key": "value"}')
+    assert before == await weight(alice)
+
+    await ports.accounts.transfer(alice.id, bob.id, entry(), with_charge=True)
+    assert (0, before) == (await weight(alice), await weight(bob))
+    await ports.children.mark(model.id, NOTE, [later.id], DELETED, deleted=True)
+    await ports.threat_models.delete(other.id)
+    assert before == await weight(bob)
+    await purge(ports)
+    assert 1024 + 300 + len("{}") == await weight(bob)
+    assert Usage(1, 0, 1024 + 300 + len("{}")) == await ports.storage.usage(bob.id)

@@ -21,6 +21,7 @@ PUBLIC = frozenset(
         "GET /oauth2/providers",
         "POST /oauth2/token",
         "POST /oauth2/refresh",
+        "GET /",
         "GET /livez",
         "GET /readyz",
         "GET /openapi.json",

@@ -24,10 +24,12 @@ import pytest
 from tests.harness.rest import Rest
 from tests.harness.service import ADMINISTRATOR, Service
 
-SECONDS = int(os.environ.get("TMI_SCHEMATHESIS_S", "8"))
+SECONDS = int(os.environ.get("TMI_SCHEMATHESIS_S", "20"))
 """For each of the two; how long it may go on, not how long it takes."""
 SEED = os.environ.get("TMI_SCHEMATHESIS_SEED", "1")
-EXAMPLES = os.environ.get("TMI_SCHEMATHESIS_EXAMPLES", "5")
+PHASES = os.environ.get("TMI_SCHEMATHESIS_PHASES", "fuzzing")
+"""A few examples of each operation are quick; the phases `coverage` and `stateful` are not."""
+EXAMPLES = os.environ.get("TMI_SCHEMATHESIS_EXAMPLES", "3")
 
 NO_LIMITS = {
     "TMI_USER_REQUESTS_PER_MIN": "0",
@@ -77,7 +79,8 @@ def run(service: Service, folder: Path, *arguments: str) -> tuple[int, str, list
     har = folder / "run.har"
     command = [sys.executable, "-m", "schemathesis.cli", "run", f"{service.url}/openapi.json", "--no-color"]
     command += ["--generation-database", "none", "--seed", SEED, "--max-examples", EXAMPLES]
-    command += ["--max-time", str(SECONDS), "--request-timeout", "10", "--continue-on-failure", "--no-shrink"]
+    command += ["--phases", PHASES, "--max-time", str(SECONDS), "--request-timeout", "10"]
+    command += ["--continue-on-failure", "--no-shrink"]
     command += ["--report-har-path", str(har), "--exclude-checks", ",".join(NOT_EXPRESSED), *arguments]
     done = subprocess.run(
         command, cwd=folder, capture_output=True, text=True, timeout=SECONDS + 90, check=False

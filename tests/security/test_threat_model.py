@@ -9,6 +9,7 @@ import pytest
 
 from api.schemas.base import UUID_PATTERN
 from crdt.cells import checked
+from tests.rest import over_memory
 from tests.security import threat_model
 from tests.security.threat_model import CATEGORIES, ROOT, STRIDE, cells, label, load, reasons, shown_by
 
@@ -78,3 +79,31 @@ def test_the_page_says_what_the_document_says() -> None:
     assert threat_model.page(DOCUMENT) == threat_model.PAGE.read_text(encoding="utf-8"), (
         "write it anew: python -m tests.security.threat_model"
     )
+
+
+async def test_the_service_takes_the_threat_model_of_itself() -> None:
+    async with over_memory() as rest:
+        alice = await rest.sign_in("alice")
+
+        async def send(method: str, path: str, body: threat_model.Json) -> threat_model.Json:
+            answer = await rest.call(method, path, alice, json_body=body)
+            assert answer.status in (200, 201), answer.data
+            return answer.json
+
+        model = (await send("POST", "/threat_models", DOCUMENT["threat_model"]))["id"]
+        ids = {}
+        for diagram in DOCUMENT["diagrams"]:
+            path = f"/threat_models/{model}/diagrams"
+            made = await send("POST", path, {"name": diagram["name"], "type": diagram["type"]})
+            ids[diagram["id"]] = made["id"]
+            drawn = {"name": diagram["name"], "type": diagram["type"], "cells": diagram["cells"]}
+            shown = await send("PUT", f"{path}/{made['id']}", drawn)
+            assert [cell["id"] for cell in diagram["cells"]] == [cell["id"] for cell in shown["cells"]]
+        for threat in DOCUMENT["threats"]:
+            body = threat | {"diagram_id": ids[threat["diagram_id"]]}
+            made = await send("POST", f"/threat_models/{model}/threats", body)
+            kept = {name: made[name] for name in body if name != "metadata"}
+            assert {name: value for name, value in body.items() if name != "metadata"} == kept
+            assert sorted(shown_by(threat)) == sorted(shown_by(made))
+        listed = (await rest.call("GET", f"/threat_models/{model}/threats?limit=1", alice)).json
+        assert len(DOCUMENT["threats"]) == listed["total"]

@@ -20,7 +20,9 @@ class Limits:
     diagrams: int = 0
     """In all threat models together."""
     stored_bytes: int = 0
-    """Of diagrams: their updates and snapshots, as of the last snapshot of each."""
+    """Diagrams, that is, their updates and snapshots as of the last snapshot of each; and a kilobyte for each
+    threat, note and the like, with its content and metadata.
+    """
     connections: int = 0
     """Open diagrams on all nodes, each tab counted."""
 
