@@ -11,8 +11,11 @@ from api.live.options import LiveOptions
 from crdt import y_websocket
 from crdt.document import merge
 from crdt.messages import SyncStep2, Update
+from persistence.memory.bin import MemoryBin
+from persistence.memory.diagrams import MemoryDiagrams
 from tests.harness.live_service import LiveService, an_update, live_service
 from tests.harness.raw_websocket import RawWebSocket, close_frame, connected, upgrade_head, upgraded
+from tmi.domain.events import SYSTEM, ChangeType, Deed
 from tmi.domain.ids import DiagramId
 from tmi.domain.roles import Role
 
@@ -148,6 +151,30 @@ async def test_a_deleted_diagram_closes_4404(service: LiveService) -> None:
         await synced(alice)
         service.rooms.deleted([diagram])
         assert 4404 == (await alice.receive_close()).close_code
+
+
+async def test_a_restored_diagram_is_edited_again_with_what_it_held(service: LiveService) -> None:
+    diagram = await service.diagram()
+    model = service.store.diagrams[diagram].threat_model_id
+    async with upgraded(service.port, await path(service, diagram, more="&saved=1")) as alice:
+        await synced(alice)
+        alice.send_binary(y_websocket.sync_step2(b"\x00\x00"))
+        alice.send_binary(y_websocket.update(an_update("before")))
+        while await saved_on(alice) < 1:
+            pass
+        await MemoryDiagrams(service.store).delete(model, diagram)
+        service.rooms.deleted([diagram])
+        assert 4404 == (await alice.receive_close()).close_code
+
+    await MemoryBin(service.store).restore_diagram(model, diagram, Deed(SYSTEM, ChangeType.RESTORED))
+
+    async with upgraded(service.port, await path(service, diagram, more="&saved=1")) as alice:
+        assert {"before"} == keys(await synced(alice))
+        alice.send_binary(y_websocket.sync_step2(b"\x00\x00"))
+        alice.send_binary(y_websocket.update(an_update("after")))
+        while await saved_on(alice) < 1:
+            pass
+    assert {"before", "after"} == keys(merge(list((await service.log.load(diagram)).tail)))
 
 
 @pytest.mark.parametrize(

@@ -147,3 +147,31 @@ async def test_a_request_costs_no_query_for_its_sign_in_and_a_logout_elsewhere_i
         assert 401 == (await here.call("GET", "/oauth2/userinfo", token)).status
         while 401 != (await there.call("GET", "/oauth2/userinfo", token)).status:
             assert time.monotonic() - began < 1
+
+
+
+async def test_what_is_in_a_threat_model_is_written_by_many_deleted_and_restored(rest: RestClient) -> None:
+    alice = await rest.sign_in("alice")
+    model = f"/threat_models/{(await rest.create_model(alice))['id']}"
+    diagram = await rest.create_diagram(alice, model.rpartition("/")[2])
+    body = {"name": "Spoofing", "threat_type": [], "diagram_id": diagram["id"], "score": 7.3}
+    threat = (await rest.call("POST", f"{model}/threats", alice, json_body=body)).json
+    paths = (f"{model}/threats/{threat['id']}", model)
+
+    async def write(path: str, n: int) -> int:
+        operation = {"op": "add", "path": "/metadata/-", "value": {"key": f"k{n}", "value": "v"}}
+        patched = await rest.call(
+            "PATCH", path, alice, json_body=[operation], content_type="application/json-patch+json"
+        )
+        return patched.status
+
+    for path in paths:
+        assert [200] * 50 == await asyncio.gather(*(write(path, n) for n in range(50)))
+        after = (await rest.call("GET", path, alice)).json
+        assert (51, 50) == (after["version"], len(after["metadata"]))
+    assert 204 == (await rest.call("DELETE", model, alice)).status
+    assert 404 == (await rest.call("GET", paths[0], alice)).status
+    assert 200 == (await rest.call("POST", f"{model}/restore", alice)).status
+    whole = (await rest.call("GET", model, alice)).json
+    assert (7.3, diagram["id"]) == (whole["threats"][0]["score"], whole["diagrams"][0]["id"])
+    assert 200 == (await rest.call("GET", f"{model}/diagrams/{diagram['id']}", alice)).status
