@@ -92,11 +92,11 @@ def answer(
 ) -> Response:
     """A JSON answer; optional fields without a value are left out."""
     data = body.model_dump(exclude_none=True) if isinstance(body, BaseModel) else body
-    wire = orjson.dumps(data, default=_plain, option=orjson.OPT_UTC_Z)
+    wire = orjson.dumps(data, default=plain, option=orjson.OPT_UTC_Z)
     return Response(wire, status, dict(headers or {}), content_type=JSON)
 
 
-def _plain(value: object) -> str:
+def plain(value: object) -> str:
     """asyncpg gives UUIDs of a class of its own; orjson knows the standard one only."""
     if isinstance(value, UUID):
         return str(value)

@@ -215,6 +215,9 @@ def _complete(operation: dict[str, Any], extra: dict[str, Any], *, needs_sign_in
     for status in extra["bodiless"]:
         operation["responses"][status] = {"description": HTTPStatus(status).phrase}
     for status, response in operation["responses"].items():
+        if status < 400 and "content" in response and "answer_type" in extra:
+            (schema,) = response["content"].values()
+            response["content"] = {extra["answer_type"]: schema}
         if status >= 400:
             response["description"] = HTTPStatus(status).phrase
     operation["responses"] = {str(k): v for k, v in sorted(operation["responses"].items())}

@@ -21,8 +21,11 @@ def operation(
     media_types: tuple[str, ...] = ("application/json",),
     query: type[BaseModel] | None = None,
     headers: type[BaseModel] | None = None,
+    answer_type: str = "application/json",
 ) -> Callable[[View], View]:
-    """Document a handler: its answers (None: without a body), errors, body, query and headers."""
+    """Document a handler: its answers (None: without a body), errors, body, query and headers.
+    `answer_type`: the media type of what is answered when it is no error.
+    """
 
     def decorate(view: View) -> View:
         for status, schema in answers.items():
@@ -37,7 +40,8 @@ def operation(
         if headers is not None:
             view = document_headers(headers)(view)
         bodiless = tuple(status for status, schema in answers.items() if schema is None)
-        setattr(view, OPERATION, {"media_types": media_types, "bodiless": bodiless})
+        told = {"media_types": media_types, "bodiless": bodiless, "answer_type": answer_type}
+        setattr(view, OPERATION, told)
         return view
 
     return decorate

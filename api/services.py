@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 
 from api.forwarding import TrustedProxies
 from api.metrics import Metrics
+from api.streams import Streams
 from api.tokens import Tokens
 from rooms.administration import Administration
 from rooms.service import Rooms
@@ -81,6 +82,7 @@ class Services:
     audit: Audit
     trail: Trail
     cell_edits: CellEdits
+    streams: Streams
     collaborations: Collaborations
     tickets: Tickets
     rooms: Rooms

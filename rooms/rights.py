@@ -48,6 +48,10 @@ class Rights:
         self._people_changed_at: dict[UserId, float] = {}
         self.on_collaboration_ended: Callable[[CollaborationId], None] = lambda _: None
         """Called on each node when a collaboration session has ended."""
+        self.on_people: Callable[[Signal | None], None] = lambda _: None
+        """Called on each node when people's roles may have changed anywhere, when sign-ins have ended, and
+        with None when some of it may have been missed.
+        """
         self.signals: Signals | None = None
         """The way to the other nodes."""
 
@@ -108,6 +112,7 @@ class Rights:
     def hear(self, signal: Signal | None) -> None:
         """A node has told all what happened; None: some of it may have been missed."""
         if signal is None:
+            self.on_people(None)
             self._background.spawn(self._access_changed([*self._hosted.open]))
             self._background.spawn(self._check_sign_ins())
         elif signal.happened is Happened.ACCESS_CHANGED:
@@ -138,6 +143,7 @@ class Rights:
     async def _people_changed(self, users: Iterable[UserId]) -> None:
         """Read the roles again wherever these users are."""
         now, people = self._ticker.now(), set(users)
+        self.on_people(Signal(Happened.PEOPLE_CHANGED, tuple(people)))
         self._people_changed_at.update(dict.fromkeys(people, now))
         for diagram, runner in list(self._hosted.open.items()):
             if any(member.user in people for member in runner.room.members.values()):
@@ -179,6 +185,7 @@ class Rights:
         return ()
 
     def _sign_in_ended(self, sign_in: SignInId) -> None:
+        self.on_people(Signal(Happened.SIGN_IN_ENDED, (sign_in,)))
         for runner in list(self._hosted.with_clients):
             _end_sign_in(runner, sign_in)
 

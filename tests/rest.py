@@ -17,6 +17,7 @@ from werkzeug.datastructures import Headers
 
 from api.app import create_app
 from api.services import ApiOptions, Health, Services
+from api.streams import StreamLimits, Streams
 from api.tokens import Tokens, shared_signing_keys
 from persistence.memory.access import MemoryAccessControl
 from persistence.memory.accounts import MemoryAccounts, MemoryChallenges
@@ -25,7 +26,7 @@ from persistence.memory.cell_edits import MemoryCellEdits
 from persistence.memory.collaborations import MemoryCollaborations, MemoryTickets
 from persistence.memory.database import MemoryDatabase
 from persistence.memory.diagrams import MemoryDiagrams
-from persistence.memory.events import MemoryTrail
+from persistence.memory.events import MemoryFeed, MemoryTrail
 from persistence.memory.groups import MemoryGroups, MemoryMemberships
 from persistence.memory.rate_limits import MemoryRateLimits
 from persistence.memory.sign_ins import MemorySignIns
@@ -41,7 +42,7 @@ from persistence.postgres.cell_edits import PostgresCellEdits
 from persistence.postgres.collaborations import PostgresCollaborations, PostgresTickets
 from persistence.postgres.database import PostgresDatabase
 from persistence.postgres.diagrams import PostgresDiagrams
-from persistence.postgres.events import PostgresTrail
+from persistence.postgres.events import PostgresFeed, PostgresTrail
 from persistence.postgres.groups import PostgresGroups, PostgresMemberships
 from persistence.postgres.sign_ins import PostgresSignIns
 from persistence.postgres.signing_keys import PostgresSigningKeys
@@ -197,13 +198,21 @@ class RestClient:
 
 @asynccontextmanager
 async def over_memory(
-    options: ApiOptions | None = None, store: MemoryStore | None = None, tokens: Tokens | None = None
+    options: ApiOptions | None = None,
+    store: MemoryStore | None = None,
+    tokens: Tokens | None = None,
+    limits: StreamLimits | None = None,
 ) -> AsyncIterator[RestClient]:
     """The application over the in-memory adapters."""
     store = store or MemoryStore()
     log, access = MemoryUpdateLog(store), MemoryAccessControl(store)
     keys = await shared_signing_keys(MemorySigningKeys(store))
-    async with Rooms(log, LocalCoordinator(log, "test"), access).running() as rooms:
+    feed, health = MemoryFeed(store), Health(started=True)
+    async with (
+        Rooms(log, LocalCoordinator(log, "test"), access).running() as rooms,
+        Streams(feed, access, MemorySignIns(store), lambda: health.draining, limits).running() as streams,
+    ):
+        rooms.on_people(streams.hear)
         services = Services(
             threat_models=MemoryThreatModels(store),
             diagrams=MemoryDiagrams(store),
@@ -217,6 +226,7 @@ async def over_memory(
             audit=MemoryAudit(store),
             trail=MemoryTrail(store),
             cell_edits=MemoryCellEdits(store),
+            streams=streams,
             collaborations=MemoryCollaborations(store),
             tickets=MemoryTickets(store),
             rooms=rooms,
@@ -225,7 +235,7 @@ async def over_memory(
             administration=_administration(rooms),
             rate_limits=MemoryRateLimits(),
             options=options or OPTIONS,
-            health=Health(started=True),
+            health=health,
         )
         async with _running(services) as client:
             yield client
@@ -236,7 +246,12 @@ async def over_postgres(database: PostgresDatabase) -> AsyncIterator[RestClient]
     """The application over PostgreSQL."""
     log, access = PostgresUpdateLog(database), PostgresAccessControl(database)
     keys = await shared_signing_keys(PostgresSigningKeys(database))
-    async with Rooms(log, LocalCoordinator(log, "test"), access).running() as rooms:
+    feed, health = PostgresFeed(database), Health(started=True)
+    async with (
+        Rooms(log, LocalCoordinator(log, "test"), access).running() as rooms,
+        Streams(feed, access, PostgresSignIns(database), lambda: health.draining).running() as streams,
+    ):
+        rooms.on_people(streams.hear)
         services = Services(
             threat_models=PostgresThreatModels(database),
             diagrams=PostgresDiagrams(database),
@@ -250,6 +265,7 @@ async def over_postgres(database: PostgresDatabase) -> AsyncIterator[RestClient]
             audit=PostgresAudit(database),
             trail=PostgresTrail(database),
             cell_edits=PostgresCellEdits(database),
+            streams=streams,
             collaborations=PostgresCollaborations(database),
             tickets=PostgresTickets(database),
             rooms=rooms,
@@ -258,7 +274,7 @@ async def over_postgres(database: PostgresDatabase) -> AsyncIterator[RestClient]
             administration=_administration(rooms),
             rate_limits=MemoryRateLimits(),
             options=OPTIONS,
-            health=Health(started=True),
+            health=health,
         )
         async with _running(services) as client:
             yield client

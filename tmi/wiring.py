@@ -19,6 +19,7 @@ from api.live.endpoint import LiveEndpoint
 from api.live.options import LiveOptions
 from api.metrics import Metrics
 from api.services import ApiOptions, Health, RateOptions, Services
+from api.streams import StreamLimits, Streams
 from api.tokens import Tokens, shared_signing_keys
 from persistence import redis as shared
 from persistence.memory.rate_limits import MemoryRateLimits
@@ -29,7 +30,7 @@ from persistence.postgres.cell_edits import PostgresCellEdits
 from persistence.postgres.collaborations import PostgresCollaborations, PostgresTickets
 from persistence.postgres.database import PostgresDatabase
 from persistence.postgres.diagrams import PostgresDiagrams
-from persistence.postgres.events import PostgresTrail
+from persistence.postgres.events import PostgresFeed, PostgresTrail
 from persistence.postgres.groups import PostgresGroups, PostgresMemberships
 from persistence.postgres.ownership import PostgresOwnership
 from persistence.postgres.sign_ins import PostgresSignIns
@@ -138,6 +139,17 @@ async def build(settings: Settings) -> AsyncIterator[Service]:
         sign_ins = PostgresSignIns(database)
         tickets = PostgresTickets(database)
         live = LiveEndpoint(rooms, tokens, access, tickets, _live_options(settings))
+        health = Health()
+        streams = await stack.enter_async_context(
+            Streams(
+                PostgresFeed(database),
+                access,
+                sign_ins,
+                lambda: health.draining,
+                StreamLimits(settings.event_streams_max, settings.event_streams_per_user_max),
+            ).running()
+        )
+        rooms.on_people(streams.hear)
         rate_limits = await stack.enter_async_context(_shared_limits(settings, live))
         metrics = Metrics(rooms, live.sockets, lambda: database.open_connections)
         await stack.enter_async_context(metrics.running())
@@ -155,6 +167,7 @@ async def build(settings: Settings) -> AsyncIterator[Service]:
             audit=audit,
             trail=trail,
             cell_edits=cell_edits,
+            streams=streams,
             collaborations=PostgresCollaborations(database),
             tickets=tickets,
             rooms=rooms,
@@ -164,6 +177,7 @@ async def build(settings: Settings) -> AsyncIterator[Service]:
             options=_api_options(settings),
             metrics=metrics,
             administration=administration,
+            health=health,
         )
         yield Service(create_app(services), live, rooms, services.health, drain_requested, taken_over)
 

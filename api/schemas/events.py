@@ -34,6 +34,12 @@ class AdminTrailQuery(TrailQuery):
     around: UuidText | None = None
 
 
+class LastEventId(Query):
+    """The last event that a reader has."""
+
+    last_event_id: str | None = None
+
+
 class TrailEntry(Output):
     """An entry of the audit trail."""
 
