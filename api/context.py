@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar, cast
 from uuid import UUID
+from weakref import WeakValueDictionary
 
 from cachetools import TTLCache
 from quart import current_app, g, request
@@ -42,6 +43,7 @@ class Context:
     def __init__(self, services: Services) -> None:
         self.services = services
         self._sign_ins: TTLCache[SignInId, SignIn] = TTLCache(SIGN_IN_CACHE_SIZE, SIGN_IN_CACHE_TTL_S)
+        self._queues: WeakValueDictionary[ThreatModelId, asyncio.Lock] = WeakValueDictionary()
         self._unfinished: set[asyncio.Task[Any]] = set()
         self.refusals = Refusals(services.audit, self.in_background)
 
@@ -60,6 +62,13 @@ class Context:
         if sign_in.user.id != claims.user:
             raise Unauthenticated("the token is not valid here")
         return sign_in
+
+    def queue_of(self, model: ThreatModelId) -> asyncio.Lock:
+        """The lock that this node's writers of a threat model hold one after the other."""
+        queue = self._queues.get(model)
+        if queue is None:
+            queue = self._queues[model] = asyncio.Lock()
+        return queue
 
     async def to_the_end(self, work: Coroutine[Any, Any, Result]) -> Result:
         """Await `work`, which goes on even when the client hangs up meanwhile."""
@@ -171,6 +180,26 @@ async def model_for(text: str, action: Action) -> ThreatModelId:
     role = await services().access.to_threat_model(caller().user.id, model)
     allowed(role, action)
     return model
+
+
+async def model_to_restore(text: str, *, deleted: bool = False) -> ThreatModelId:
+    """The threat model of a path (`deleted`: one that is), if the caller may restore it or what is in it.
+
+    Raises BadInput (no UUID), NotFound and Forbidden.
+    """
+    model = ThreatModelId(parse_uuid(text))
+    role = await services().access.to_threat_model(caller().user.id, model, deleted=deleted)
+    if not may(role, Action.RESTORE) and not await is_administrator(caller().user):
+        raise Forbidden("this is for owners and administrators")
+    return model
+
+
+async def model_to_list(text: str, *, deleted: bool) -> ThreatModelId:
+    """The threat model of a path, if the caller may list what is in it (`deleted`: what was, too).
+
+    Raises BadInput (no UUID), NotFound and Forbidden.
+    """
+    return await model_to_restore(text) if deleted else await model_for(text, Action.READ)
 
 
 def allowed(role: Role | None, action: Action) -> None:

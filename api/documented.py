@@ -21,10 +21,11 @@ def operation(
     media_types: tuple[str, ...] = ("application/json",),
     query: type[BaseModel] | None = None,
     headers: type[BaseModel] | None = None,
-    answer_type: str = "application/json",
+    produces: tuple[str, ...] = ("application/json",),
 ) -> Callable[[View], View]:
     """Document a handler: its answers (None: without a body), errors, body, query and headers.
-    `answer_type`: the media type of what is answered when it is no error.
+
+    `media_types` are those of the body, `produces` those of the answers: both are enforced (`api/edge.py`).
     """
 
     def decorate(view: View) -> View:
@@ -40,8 +41,13 @@ def operation(
         if headers is not None:
             view = document_headers(headers)(view)
         bodiless = tuple(status for status, schema in answers.items() if schema is None)
-        told = {"media_types": media_types, "bodiless": bodiless, "answer_type": answer_type}
-        setattr(view, OPERATION, told)
+        said = {
+            "media_types": media_types,
+            "bodiless": bodiless,
+            "takes": media_types if body is not None else (),
+            "produces": produces if len(bodiless) < len(answers) else (),
+        }
+        setattr(view, OPERATION, said)
         return view
 
     return decorate

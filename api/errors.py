@@ -14,11 +14,13 @@ from tmi.domain.errors import (
     Forbidden,
     LastOwner,
     NotFound,
+    OutcomeUnknown,
     TmiError,
     TooLarge,
     TooManyRequests,
     Unauthenticated,
     Unavailable,
+    VersionMismatch,
 )
 
 RETRY_AFTER_S = 2
@@ -26,8 +28,12 @@ MAX_DESCRIPTION = 1000
 _CONTROL = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]+")
 
 
-class PreconditionMismatch(Conflict):
-    """The resource changed since you read it; read it again."""
+class PreconditionRequired(TmiError):
+    """Say by If-Match which version you have read."""
+
+
+class NotAcceptable(TmiError):
+    """This operation does not answer in a media type that you accept."""
 
 
 class UnsupportedMediaType(BadInput):
@@ -81,13 +87,18 @@ _STATUSES: tuple[tuple[type[TmiError], int, str, Mapping[str, str]], ...] = (
     (Forbidden, 403, "forbidden", {}),
     (NotFound, 404, "not_found", {}),
     (Conflict, 409, "conflict", {}),
+    (NotAcceptable, 406, "not_acceptable", {}),
+    (PreconditionRequired, 428, "precondition_required", {}),
     (TooManyRequests, 429, "too_many_requests", _RETRY),
+    # Nobody should repeat it without a look.
+    (OutcomeUnknown, 503, "service_unavailable", {}),
     (Unavailable, 503, "service_unavailable", _RETRY),
 )
 
 _DETAIL_CODES: tuple[tuple[type[TmiError], str], ...] = (
     (LastOwner, "last_owner"),
-    (PreconditionMismatch, "version_mismatch"),
+    (VersionMismatch, "version_mismatch"),
+    (OutcomeUnknown, "outcome_unknown"),
 )
 
 _CLOSE_CODES: tuple[tuple[type[TmiError], int], ...] = (

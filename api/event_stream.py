@@ -29,7 +29,7 @@ _NUMBER = re.compile(r"[0-9]{1,18}")
     headers=schemas.LastEventId,
     answers={200: schemas.TrailEntry},
     errors=(400, 401, 403, 404, 429, 503),
-    answer_type=EVENT_STREAM,
+    produces=(EVENT_STREAM,),
 )
 async def stream_events(threat_model_id: str) -> Response:
     """Follow what happens to a threat model and everything in it

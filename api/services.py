@@ -1,24 +1,32 @@
 """What the REST application works with: ports and rooms, given by wiring, and the service's health."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from api.forwarding import TrustedProxies
+from api.identity.provider import IdentityProvider
 from api.metrics import Metrics
 from api.streams import Streams
 from api.tokens import Tokens
 from rooms.administration import Administration
+from rooms.editing import Editing
 from rooms.service import Rooms
 from tmi.domain.ports import (
     AccessControl,
     Accounts,
     Audit,
+    Bin,
     CellEdits,
     Challenges,
+    Children,
     Collaborations,
+    Contents,
     Database,
     Diagrams,
     Groups,
     Memberships,
+    Metadata,
+    PendingAuthorizations,
     RateLimits,
     SignIns,
     ThreatModels,
@@ -49,8 +57,12 @@ class ApiOptions:
     body_timeout_s: float = 30.0
     refresh_token_ttl_s: float = 7 * 24 * 3600.0
     ping_timeout_s: float = 1.0
+    client_callbacks: tuple[str, ...] = ()
+    """Where clients may take their codes, besides here."""
     administrators: tuple[str, ...] = ()
     """The first administrators, each `provider:id` or `provider:e-mail`."""
+    if_match_required: bool = False
+    """Whether a write has to say which version it has read."""
     trusted_proxies: TrustedProxies = field(default_factory=TrustedProxies)
     rates: RateOptions = field(default_factory=RateOptions)
     metrics_token: str | None = field(default=None, repr=False)
@@ -74,6 +86,7 @@ class Services:
     diagrams: Diagrams
     users: Users
     sign_ins: SignIns
+    pending_authorizations: PendingAuthorizations
     access: AccessControl
     accounts: Accounts
     challenges: Challenges
@@ -85,11 +98,18 @@ class Services:
     streams: Streams
     collaborations: Collaborations
     tickets: Tickets
+    children: Children
+    contents: Contents
+    metadata: Metadata
+    bin: Bin
     rooms: Rooms
     tokens: Tokens
     database: Database
     administration: Administration
+    editing: Editing
     rate_limits: RateLimits
     options: ApiOptions = field(default_factory=ApiOptions)
     metrics: Metrics | None = None
+    identity_providers: Mapping[str, IdentityProvider] = field(default_factory=dict)
+    """By their ids; the development provider is not among them."""
     health: Health = field(default_factory=Health)

@@ -339,6 +339,15 @@ class Rooms:
             raise Draining
         return await self._own(diagram, disowned)
 
+    async def owner_here(self, diagram: DiagramId) -> RoomRunner:
+        """See `rooms.editing.Owners`."""
+        return await self._found(diagram, None)
+
+    @property
+    def is_shedding(self) -> bool:
+        """Writers are being refused because too much is unsaved."""
+        return self.journal.shedding
+
     def _refuse_beyond_memory(self) -> None:
         """Raises Unavailable while rooms take too much and none can be closed for it."""
         limits = self._limits

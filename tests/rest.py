@@ -16,18 +16,24 @@ from quart.testing.utils import sentinel
 from werkzeug.datastructures import Headers
 
 from api.app import create_app
+from api.diagram_changes import interpret
+from api.identity.provider import IdentityProvider
 from api.services import ApiOptions, Health, Services
 from api.streams import StreamLimits, Streams
 from api.tokens import Tokens, shared_signing_keys
 from persistence.memory.access import MemoryAccessControl
 from persistence.memory.accounts import MemoryAccounts, MemoryChallenges
 from persistence.memory.audit import MemoryAudit
+from persistence.memory.bin import MemoryBin
 from persistence.memory.cell_edits import MemoryCellEdits
+from persistence.memory.children import MemoryChildren, MemoryContents
 from persistence.memory.collaborations import MemoryCollaborations, MemoryTickets
 from persistence.memory.database import MemoryDatabase
 from persistence.memory.diagrams import MemoryDiagrams
 from persistence.memory.events import MemoryFeed, MemoryTrail
 from persistence.memory.groups import MemoryGroups, MemoryMemberships
+from persistence.memory.metadata import MemoryMetadata
+from persistence.memory.pending_authorizations import MemoryPendingAuthorizations
 from persistence.memory.rate_limits import MemoryRateLimits
 from persistence.memory.sign_ins import MemorySignIns
 from persistence.memory.signing_keys import MemorySigningKeys
@@ -38,12 +44,16 @@ from persistence.memory.users import MemoryUsers
 from persistence.postgres.access import PostgresAccessControl
 from persistence.postgres.accounts import PostgresAccounts, PostgresChallenges
 from persistence.postgres.audit import PostgresAudit
+from persistence.postgres.bin import PostgresBin
 from persistence.postgres.cell_edits import PostgresCellEdits
+from persistence.postgres.children import PostgresChildren, PostgresContents
 from persistence.postgres.collaborations import PostgresCollaborations, PostgresTickets
 from persistence.postgres.database import PostgresDatabase
 from persistence.postgres.diagrams import PostgresDiagrams
 from persistence.postgres.events import PostgresFeed, PostgresTrail
 from persistence.postgres.groups import PostgresGroups, PostgresMemberships
+from persistence.postgres.metadata import PostgresMetadata
+from persistence.postgres.pending_authorizations import PostgresPendingAuthorizations
 from persistence.postgres.sign_ins import PostgresSignIns
 from persistence.postgres.signing_keys import PostgresSigningKeys
 from persistence.postgres.threat_models import PostgresThreatModels
@@ -51,6 +61,7 @@ from persistence.postgres.update_log import PostgresUpdateLog
 from persistence.postgres.users import PostgresUsers
 from rooms.administration import Administration, Desk
 from rooms.coordination.local import LocalCoordinator
+from rooms.editing import Editing
 from rooms.service import Rooms
 from tmi.domain.errors import Unavailable
 from tmi.domain.ids import NodeId
@@ -127,8 +138,9 @@ class RestClient:
         assert isinstance(received, bytes)
         return Answer(answer.status_code, answer.headers, received)
 
-    async def authorize(self, **changes: str | None) -> Answer:
-        """An authorization request; a change to None takes a parameter out."""
+    @staticmethod
+    def authorize_path(**changes: str | None) -> str:
+        """The path of an authorization request; a change to None takes a parameter out."""
         parameters = {
             "idp": "tmi",
             "login_hint": "alice",
@@ -139,7 +151,11 @@ class RestClient:
             "code_challenge_method": "S256",
         } | changes
         query = urlencode({name: value for name, value in parameters.items() if value is not None})
-        return await self.call("GET", f"/oauth2/authorize?{query}")
+        return f"/oauth2/authorize?{query}"
+
+    async def authorize(self, **changes: str | None) -> Answer:
+        """An authorization request."""
+        return await self.call("GET", self.authorize_path(**changes))
 
     async def code(self, **changes: str | None) -> str:
         """A fresh authorization code."""
@@ -202,6 +218,7 @@ async def over_memory(
     store: MemoryStore | None = None,
     tokens: Tokens | None = None,
     limits: StreamLimits | None = None,
+    identity_providers: Mapping[str, IdentityProvider] | None = None,
 ) -> AsyncIterator[RestClient]:
     """The application over the in-memory adapters."""
     store = store or MemoryStore()
@@ -213,11 +230,13 @@ async def over_memory(
         Streams(feed, access, MemorySignIns(store), lambda: health.draining, limits).running() as streams,
     ):
         rooms.on_people(streams.hear)
+        administration = _administration(rooms)
         services = Services(
             threat_models=MemoryThreatModels(store),
             diagrams=MemoryDiagrams(store),
             users=MemoryUsers(store),
             sign_ins=MemorySignIns(store),
+            pending_authorizations=MemoryPendingAuthorizations(store),
             access=access,
             accounts=MemoryAccounts(store),
             challenges=MemoryChallenges(store),
@@ -229,12 +248,18 @@ async def over_memory(
             streams=streams,
             collaborations=MemoryCollaborations(store),
             tickets=MemoryTickets(store),
+            children=MemoryChildren(store),
+            contents=MemoryContents(store),
+            metadata=MemoryMetadata(store),
+            bin=MemoryBin(store),
             rooms=rooms,
             tokens=tokens or Tokens(keys, ISSUER),
             database=MemoryDatabase(store),
-            administration=_administration(rooms),
+            administration=administration,
+            editing=Editing(rooms, MemoryDiagrams(store), access, interpret, administration.ask),
             rate_limits=MemoryRateLimits(),
             options=options or OPTIONS,
+            identity_providers=identity_providers or {},
             health=health,
         )
         async with _running(services) as client:
@@ -252,11 +277,13 @@ async def over_postgres(database: PostgresDatabase) -> AsyncIterator[RestClient]
         Streams(feed, access, PostgresSignIns(database), lambda: health.draining).running() as streams,
     ):
         rooms.on_people(streams.hear)
+        administration = _administration(rooms)
         services = Services(
             threat_models=PostgresThreatModels(database),
             diagrams=PostgresDiagrams(database),
             users=PostgresUsers(database),
             sign_ins=PostgresSignIns(database),
+            pending_authorizations=PostgresPendingAuthorizations(database),
             access=access,
             accounts=PostgresAccounts(database),
             challenges=PostgresChallenges(database),
@@ -268,10 +295,15 @@ async def over_postgres(database: PostgresDatabase) -> AsyncIterator[RestClient]
             streams=streams,
             collaborations=PostgresCollaborations(database),
             tickets=PostgresTickets(database),
+            children=PostgresChildren(database),
+            contents=PostgresContents(database),
+            metadata=PostgresMetadata(database),
+            bin=PostgresBin(database),
             rooms=rooms,
             tokens=Tokens(keys, ISSUER),
             database=database,
-            administration=_administration(rooms),
+            administration=administration,
+            editing=Editing(rooms, PostgresDiagrams(database), access, interpret, administration.ask),
             rate_limits=MemoryRateLimits(),
             options=OPTIONS,
             health=health,

@@ -18,10 +18,10 @@ from tmi.domain.errors import Conflict, NotFound, TmiError, Unavailable
 from tmi.domain.ids import DiagramId, NodeId
 from tmi.domain.model import Node
 from tmi.logs import configure_logs
-from tmi.serve import Exit, Part, serve
+from tmi.serve import Exit, serve
 from tmi.settings import BadSetting, Settings, describe_settings, read_settings
 from tmi.tables import table_of_nodes, table_of_rooms
-from tmi.wiring import open_administration, open_database
+from tmi.wiring import Worker, open_administration, open_database
 from tmi.workers import serve_workers, tell_ready
 
 T = TypeVar("T")
@@ -67,11 +67,13 @@ def serve_command(**options: Any) -> None:
 @main.command("worker", hidden=True)
 @click.option("--number", type=int, required=True)
 @click.option("--ready-fd", type=int, required=True)
-@click.option("--part", type=click.Choice([part.name for part in Part]), required=True)
-def worker_command(number: int, ready_fd: int, part: str) -> None:
+@click.option("--socket", required=True)
+@click.option("--is-among-others", is_flag=True)
+def worker_command(ready_fd: int, **options: Any) -> None:
     """Be one of the processes of `tmi serve --workers`, which starts it."""
-    settings = _settings({}, worker=number)
-    sys.exit(_run(serve(settings, lambda _: tell_ready(ready_fd), Part[part])))
+    worker = Worker(**options)
+    settings = _settings({}, worker=worker.number)
+    sys.exit(_run(serve(settings, lambda _: tell_ready(ready_fd), worker)))
 
 
 @main.command("migrate")

@@ -28,11 +28,14 @@ _ALIVE = b'{"status":"ok"}'
 _STARTING = b'{"error":"service_unavailable","error_description":"The service is starting."}'
 
 
-def open_port(host: str, port: int, *, is_shared: bool = False, listens: bool = True) -> socket.socket:
+def open_port(
+    host: str, port: int, *, is_shared: bool = False, is_shared_later: bool = False, listens: bool = True
+) -> socket.socket:
     """Bind, and listen, before anything else is started. Raises StartupError.
 
     A port that is shared (SO_REUSEPORT) has a socket in each of several processes of one user, and the kernel
-    spreads connections over those that listen. Bind it plainly first, to know that nobody else has it.
+    spreads connections over those that listen. `is_shared_later`: it is bound plainly, which proves that
+    nobody else has it, and others may share it from then on.
     """
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(
@@ -48,6 +51,8 @@ def open_port(host: str, port: int, *, is_shared: bool = False, listens: bool = 
         # What is accepted inherits it.
         listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, UNSENT_MAX_BYTES)
         listening.bind(address)
+        if is_shared_later:
+            listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         if listens:
             listening.listen(BACKLOG)
         listening.setblocking(False)

@@ -2,11 +2,14 @@
 
 from api.schemas.accounts import *
 from api.schemas.base import *
+from api.schemas.cells import *
+from api.schemas.children import *
 from api.schemas.collaboration import *
 from api.schemas.diagrams import *
 from api.schemas.events import *
 from api.schemas.operations import *
 from api.schemas.parameters import *
 from api.schemas.people import *
+from api.schemas.providers import *
 from api.schemas.sign_in import *
 from api.schemas.threat_models import *

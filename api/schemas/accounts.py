@@ -75,7 +75,7 @@ class AdminUser(Output):
             provider_user_id=user.provider_id,
             email=user.email,
             name=user.name,
-            email_verified=account.email_verified,
+            email_verified=user.email_verified,
             created_at=user.created_at,
             modified_at=account.modified_at,
             last_login=account.last_login,

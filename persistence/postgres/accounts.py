@@ -21,15 +21,16 @@ from tmi.domain.ports import AccountChange, AccountFilter, Page
 MEANS = """
 g.principal_type = 'user' AND g.provider = u.provider
 AND lower(g.provider_id COLLATE "C") IN (lower(u.provider_id COLLATE "C"), lower(u.email COLLATE "C"))
-AND (g.provider_id = u.provider_id OR lower(g.provider_id COLLATE "C") = lower(u.email COLLATE "C"))
+AND (g.provider_id = u.provider_id
+     OR (u.email_verified AND lower(g.provider_id COLLATE "C") = lower(u.email COLLATE "C")))
 """
 """Whom a grant means by name: as in the view user_grants."""
 
 MODELS_AT_ONCE = 10_000
 
 ACCOUNTS = f"""
-SELECT u.id, u.provider, u.provider_id, u.email, u.name, u.created_at,
-       u.email_verified, u.modified_at, u.last_login,
+SELECT u.id, u.provider, u.provider_id, u.email, u.name, u.created_at, u.email_verified,
+       u.modified_at, u.last_login,
        ARRAY(SELECT p.provider_id FROM group_members m JOIN groups p ON p.id = m.group_id
              WHERE m.user_id = u.id ORDER BY p.provider_id LIMIT 100) AS groups,
        EXISTS (SELECT FROM group_members m
@@ -58,7 +59,8 @@ GET = f"{ACCOUNTS} WHERE u.id = $1"
 
 CHANGE = """
 UPDATE users SET email = coalesce($2, email), name = coalesce($3, name),
-                 email_verified = coalesce($4, email_verified), modified_at = now()
+                 email_verified = coalesce($4, email_verified AND ($2 IS NULL OR $2 = email)),
+                 modified_at = now()
 WHERE id = $1 RETURNING id
 """
 
@@ -222,7 +224,6 @@ def _ids(found: Sequence[Record]) -> list[UUID]:
 def _account(row: Record) -> Account:
     return Account(
         user=rows.user(row),
-        email_verified=row["email_verified"],
         modified_at=row["modified_at"],
         last_login=row["last_login"],
         groups=tuple(row["groups"]),

@@ -253,6 +253,11 @@ WITH codes AS (
     DELETE FROM authorization_codes WHERE code_hash IN (
         SELECT code_hash FROM authorization_codes WHERE expires_at < now() LIMIT $1 FOR UPDATE SKIP LOCKED)
     RETURNING 1
+), pending AS (
+    DELETE FROM pending_authorizations WHERE state_hash IN (
+        SELECT state_hash FROM pending_authorizations WHERE expires_at < now()
+        LIMIT $1 FOR UPDATE SKIP LOCKED)
+    RETURNING 1
 ), tokens AS (
     DELETE FROM refresh_tokens WHERE token_hash IN (
         SELECT token_hash FROM refresh_tokens WHERE expires_at < now() LIMIT $1 FOR UPDATE SKIP LOCKED)
@@ -273,6 +278,7 @@ WITH codes AS (
     RETURNING 1
 )
 SELECT (SELECT count(*) FROM codes) + (SELECT count(*) FROM tokens) + (SELECT count(*) FROM tickets)
+       + (SELECT count(*) FROM pending)
        + (SELECT count(*) FROM challenges) + (SELECT count(*) FROM sessions) AS purged
 """
 """A sign-in goes after the last of its tokens, so that one batch never cascades into thousands."""

@@ -24,7 +24,7 @@ REDEEM_CODE = """
 DELETE FROM authorization_codes c USING users u
 WHERE c.code_hash = $1 AND u.id = c.user_id
 RETURNING c.redirect_uri, c.code_challenge, c.scope, c.expires_at > now() AS valid,
-          u.id, u.provider, u.provider_id, u.email, u.name, u.created_at
+          u.id, u.provider, u.provider_id, u.email, u.name, u.created_at, u.email_verified
 """
 
 START = """
@@ -36,7 +36,9 @@ WITH u AS (
 ), token AS (
     INSERT INTO refresh_tokens (token_hash, sign_in_id, expires_at) SELECT $3, s.id, s.expires_at FROM s
 )
-SELECT s.id AS sign_in, s.expires_at, u.id, u.provider, u.provider_id, u.email, u.name, u.created_at FROM s, u
+SELECT s.id AS sign_in, s.expires_at,
+       u.id, u.provider, u.provider_id, u.email, u.name, u.created_at, u.email_verified
+FROM s, u
 """
 
 LOCK_FAMILY = """
@@ -58,11 +60,13 @@ SUCCEED = (
 PROLONG = """
 UPDATE sign_ins s SET expires_at = now() + $2::interval FROM users u
 WHERE s.id = $1 AND u.id = s.user_id
-RETURNING s.id AS sign_in, s.expires_at, u.id, u.provider, u.provider_id, u.email, u.name, u.created_at
+RETURNING s.id AS sign_in, s.expires_at,
+       u.id, u.provider, u.provider_id, u.email, u.name, u.created_at, u.email_verified
 """
 
 GET = """
-SELECT s.id AS sign_in, s.expires_at, u.id, u.provider, u.provider_id, u.email, u.name, u.created_at
+SELECT s.id AS sign_in, s.expires_at,
+       u.id, u.provider, u.provider_id, u.email, u.name, u.created_at, u.email_verified
 FROM sign_ins s JOIN users u ON u.id = s.user_id
 WHERE s.id = $1 AND s.ended_at IS NULL AND s.expires_at > now()
 """

@@ -34,6 +34,7 @@ from picows import (
 )
 
 from rooms.nodes import unix
+from rooms.nodes.addresses import Address
 from rooms.nodes.control import Answer, Answering, Asking, Json
 from rooms.nodes.ends import FollowersEnd, Owned, OwnersEnd
 from rooms.nodes.following import ReplicaRunner
@@ -96,9 +97,20 @@ class Links:
         """What other nodes ask this one is answered by this."""
 
     @contextlib.asynccontextmanager
-    async def listening(self, sock: socket.socket) -> AsyncIterator[None]:
-        """Accept other nodes' links on a socket that listens. All links end with it."""
-        server = await ws_create_server(
+    async def listening(self, *socks: socket.socket) -> AsyncIterator[None]:
+        """Accept other nodes' links on sockets that listen. All links end with it."""
+        servers: list[asyncio.Server] = []
+        try:
+            for sock in socks:
+                servers.append(await self._server(sock))  # noqa: PERF401  (those before a failure are closed)
+            yield
+        finally:
+            for server in servers:
+                server.close()
+            self.close()
+
+    async def _server(self, sock: socket.socket) -> asyncio.Server:
+        return await ws_create_server(
             self._accept,
             sock=sock,
             websocket_handshake_timeout=self._limits.dial_timeout_s,
@@ -107,11 +119,6 @@ class Links:
             auto_ping_reply_timeout=self._limits.ping_timeout_s,
             max_frame_size=self._limits.frame_max_bytes,
         )
-        try:
-            yield
-        finally:
-            server.close()
-            self.close()
 
     def close(self) -> None:
         """End all links."""
@@ -231,9 +238,11 @@ async def _nothing_to_say(_question: Json) -> Json:
 
 def _way_to(url: str) -> tuple[str, Callable[[object], socket.socket] | None]:
     """What to ask for, and how to get a socket for it if it is not by TCP."""
-    if not url.startswith(unix.SCHEME):
-        return url + PATH, None
-    return "ws://node" + PATH, lambda _: unix.connected_to(url.removeprefix(unix.SCHEME))
+    way = Address.of(url).way
+    path = way.path
+    if path is None:
+        return f"{way.tcp}{PATH}", None
+    return "ws://node" + PATH, lambda _: unix.connected_to(path)
 
 
 def _bearer(request: WSUpgradeRequest) -> str:

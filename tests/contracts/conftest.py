@@ -9,13 +9,17 @@ import pytest
 from persistence.memory.access import MemoryAccessControl
 from persistence.memory.accounts import MemoryAccounts, MemoryChallenges
 from persistence.memory.audit import MemoryAudit
+from persistence.memory.bin import MemoryBin
 from persistence.memory.cell_edits import MemoryCellEdits
+from persistence.memory.children import MemoryChildren, MemoryContents
 from persistence.memory.collaborations import MemoryCollaborations, MemoryTickets
 from persistence.memory.database import MemoryDatabase
 from persistence.memory.diagrams import MemoryDiagrams
 from persistence.memory.events import MemoryFeed, MemoryTrail
 from persistence.memory.groups import MemoryGroups, MemoryMemberships
+from persistence.memory.metadata import MemoryMetadata
 from persistence.memory.ownership import MemoryOwnership
+from persistence.memory.pending_authorizations import MemoryPendingAuthorizations
 from persistence.memory.sign_ins import MemorySignIns
 from persistence.memory.signals import MemorySignals
 from persistence.memory.signing_keys import MemorySigningKeys
@@ -26,13 +30,17 @@ from persistence.memory.users import MemoryUsers
 from persistence.postgres.access import PostgresAccessControl
 from persistence.postgres.accounts import PostgresAccounts, PostgresChallenges
 from persistence.postgres.audit import PostgresAudit
+from persistence.postgres.bin import PostgresBin
 from persistence.postgres.cell_edits import PostgresCellEdits
+from persistence.postgres.children import PostgresChildren, PostgresContents
 from persistence.postgres.collaborations import PostgresCollaborations, PostgresTickets
 from persistence.postgres.database import PostgresDatabase
 from persistence.postgres.diagrams import PostgresDiagrams
 from persistence.postgres.events import PostgresFeed, PostgresTrail
 from persistence.postgres.groups import PostgresGroups, PostgresMemberships
+from persistence.postgres.metadata import PostgresMetadata
 from persistence.postgres.ownership import PostgresOwnership
+from persistence.postgres.pending_authorizations import PostgresPendingAuthorizations
 from persistence.postgres.sign_ins import PostgresSignIns
 from persistence.postgres.signals import PostgresSignals
 from persistence.postgres.signing_keys import PostgresSigningKeys
@@ -45,15 +53,20 @@ from tmi.domain.ports import (
     AccessControl,
     Accounts,
     Audit,
+    Bin,
     CellEdits,
     Challenges,
+    Children,
     Collaborations,
+    Contents,
     Database,
     Diagrams,
     Feed,
     Groups,
     Memberships,
+    Metadata,
     Ownership,
+    PendingAuthorizations,
     Signals,
     SigningKeys,
     SignIns,
@@ -89,7 +102,12 @@ class Ports:
     cell_edits: CellEdits
     collaborations: Collaborations
     tickets: Tickets
+    children: Children
+    contents: Contents
+    metadata: Metadata
+    bin: Bin
     sign_ins: SignIns
+    pending_authorizations: PendingAuthorizations
     signing_keys: SigningKeys
     database: Database
     signals: Signals
@@ -97,7 +115,8 @@ class Ports:
 
     async def user(self, name: str = "alice") -> User:
         """A user of the provider `tmi`."""
-        return await self.users.sign_in("tmi", f"{name}@tmi.local", f"{name}@tmi.local", name.title())
+        email = f"{name}@tmi.local"
+        return await self.users.sign_in("tmi", email, email, name.title(), email_verified=True)
 
     async def model(self, creator: User, *grants: Grant, name: str = "Shop") -> ThreatModel:
         """A threat model."""
@@ -134,7 +153,12 @@ def memory_ports(store: MemoryStore) -> Ports:
         cell_edits=MemoryCellEdits(store),
         collaborations=MemoryCollaborations(store),
         tickets=MemoryTickets(store),
+        children=MemoryChildren(store),
+        contents=MemoryContents(store),
+        metadata=MemoryMetadata(store),
+        bin=MemoryBin(store),
         sign_ins=MemorySignIns(store),
+        pending_authorizations=MemoryPendingAuthorizations(store),
         signing_keys=MemorySigningKeys(store),
         database=MemoryDatabase(store),
         signals=MemorySignals(store),
@@ -177,7 +201,12 @@ def postgres_ports(database: PostgresDatabase) -> Ports:
         cell_edits=PostgresCellEdits(database),
         collaborations=PostgresCollaborations(database),
         tickets=PostgresTickets(database),
+        children=PostgresChildren(database),
+        contents=PostgresContents(database),
+        metadata=PostgresMetadata(database),
+        bin=PostgresBin(database),
         sign_ins=PostgresSignIns(database),
+        pending_authorizations=PostgresPendingAuthorizations(database),
         signing_keys=PostgresSigningKeys(database),
         database=database,
         signals=PostgresSignals(database),

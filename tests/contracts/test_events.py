@@ -59,7 +59,7 @@ async def test_each_write_leaves_its_event_with_actor_version_and_state(ports: P
         ("threat_model", "created"),
     ] == told(found)
     assert [bob.id, alice.id, bob.id, bob.id, alice.id] == [r.event.actor.user for r in found]
-    assert [2, 1, 1, 2, 1] == [r.event.version for r in found]
+    assert [3, 2, 1, 2, 1] == [r.event.version for r in found]
     assert "name" == found[3].event.summary
     assert sorted((r.number for r in found), reverse=True) == [r.number for r in found]
 

@@ -43,6 +43,7 @@ HOST = "127.0.0.1"
 SEEDS = int(os.environ.get("TMI_HANDS_SEEDS", "6"))
 """Of rooms that change hands at random; `make hands-500` tries more."""
 WATCH = WatchLimits(look_s=0.02, suspect_s=0.1, again_s=0.05)
+RENEWED_S = 0.2
 LINK_LIMITS = LinkLimits(dial_timeout_s=0.5, ping_after_s=0.2, ping_timeout_s=0.2)
 
 
@@ -144,6 +145,17 @@ class Cluster:
             desk.reaches, desk.has_database = links.reaches, log.has_database
             rooms.use(links, signals, administration, witnesses)
             await stack.enter_async_context(rooms.watching_database(log.answers, witnesses.with_database))
+
+            async def renew() -> None:
+                """As the coordinator of a deployment does: owners look at their fences now and then."""
+                while True:
+                    await asyncio.sleep(RENEWED_S)
+                    for diagram, runner in list(rooms._open.items()):
+                        if self.world.store.logs[diagram].fence > runner.room.fence:
+                            rooms.fence_risen(diagram, runner.room.fence)
+
+            renewing = asyncio.create_task(renew())
+            stack.callback(renewing.cancel)
 
             def end() -> None:
                 del self.leases.alive[key]
@@ -285,7 +297,7 @@ async def test_nobody_is_closed_and_nothing_lost_however_rooms_change_hands(
                 with contextlib.suppress(Conflict, NotFound, Unavailable):
                     await nodes[0].administration.move(world.diagram)
             elif what < 0.08:
-                # The owner is taken for dead, and learns of it by its next append.
+                # The owner is taken for dead, and learns of it by its next append or renewal.
                 cluster.leases.holders[world.diagram] = (thief := chance.choice(nodes)).node.id
                 with contextlib.suppress(Unavailable):
                     await thief.rooms.take(world.diagram, thief.node.id)
@@ -299,7 +311,7 @@ async def test_nobody_is_closed_and_nothing_lost_however_rooms_change_hands(
                 made[index] += 1
             await asyncio.sleep(chance.random() * 0.01)
         world.store.unavailable = False
-        for index, editor in enumerate(editors):  # an owner learns by its appends alone that it is none
+        for index, editor in enumerate(editors):
             editor.edit(f"{120 + index}", 0)
             made[index] += 1
         steps = {str(step) for step in range(120 + len(editors))}

@@ -11,11 +11,14 @@ from uuid import UUID, uuid4
 import pytest
 
 from tests.rest import ADMINISTRATOR, NODE, RestClient, group_grant, over_memory, user_grant
+from tests.security.test_role_matrix_entities import OPERATIONS
 from tmi.domain.ids import DiagramId
 
 PUBLIC = frozenset(
     {
         "GET /oauth2/authorize",
+        "GET /oauth2/callback",
+        "GET /oauth2/providers",
         "POST /oauth2/token",
         "POST /oauth2/refresh",
         "GET /livez",
@@ -88,6 +91,7 @@ def patch_row(least: str, operation: dict[str, Any], about: str, status: int = 2
 
 ROWS = (
     Row("GET /oauth2/userinfo", NOBODY, 200),
+    Row("GET /oauth2/providers/<idp>/groups", NOBODY, 200),
     Row("GET /me", NOBODY, 200),
     Row("DELETE /me", NOBODY, 200),
     Row("GET /me/groups", NOBODY, 200),
@@ -131,6 +135,9 @@ ROWS = (
     Row(f"GET {MODEL}/diagrams", READER, 200),
     Row(f"POST {MODEL}/diagrams", WRITER, 201, {"name": "Flow", "type": "DFD-1.0.0"}),
     Row(f"GET {DIAGRAM}", READER, 200),
+    Row(f"GET {DIAGRAM}/model", READER, 200),
+    Row(f"PUT {DIAGRAM}", WRITER, 200, {"name": "Flow", "type": "DFD-1.0.0", "cells": []}),
+    Row(f"PATCH {DIAGRAM}", WRITER, 200, [{"op": "test", "path": "/cells", "value": []}], PATCH),
     Row(f"DELETE {DIAGRAM}", WRITER, 204),
     Row(f"GET {MODEL}/audit_trail", READER, 200),
     Row(f"GET {MODEL}/audit_trail/<entry_id>", READER, 200, entry="event_id"),
@@ -182,8 +189,10 @@ class House:
         return answer.status
 
     @staticmethod
-    def _filler(ids: Mapping[str, str]) -> Callable[[str], str]:
-        def fill(text: str) -> str:
+    def _filler(ids: Mapping[str, str]) -> Callable[[Any], Any]:
+        def fill(text: Any) -> Any:
+            if not isinstance(text, str):
+                return text
             for name, value in ids.items():
                 text = text.replace(f"<{name}>", value)
             return text
@@ -225,6 +234,7 @@ async def house() -> AsyncIterator[House]:
             "zed_id": users["zed"],
             "entry_id": entry,
             "node_id": str(NODE.id),
+            "idp": "tmi",
             "event_id": event,
             **{f"{one}_id": str(uuid4()) for _, one in UNKNOWN_CHILDREN},
         }
@@ -247,7 +257,7 @@ async def test_without_a_sign_in_nothing_of_the_table_is_allowed(house: House, r
 
 @pytest.mark.parametrize("row", [row for row in ROWS if "<" in row.operation], ids=lambda row: row.id)
 async def test_what_is_missing_is_404_and_no_uuid_is_400_for_who_may(house: House, row: Row) -> None:
-    missing = {name: str(uuid4()) for name in house.ids}
+    missing = {name: str(uuid4()) for name in house.ids} | {"idp": "elsewhere"}
     token = house.tokens[row.allowed]
     assert 404 == await house.call(row, token, missing)
     assert 400 == await house.call(row, token, dict.fromkeys(house.ids, "1"))
@@ -289,4 +299,4 @@ async def test_every_operation_has_a_row() -> None:
             for rule in rest.app.url_map.iter_rules()
             for method in (rule.methods or set()) - {"HEAD"}
         }
-    assert operations == PUBLIC | {row.operation for row in ROWS}
+    assert operations == PUBLIC | {row.operation for row in ROWS} | OPERATIONS

@@ -55,6 +55,10 @@ class Conflict(TmiError):
     """The request contradicts the present state."""
 
 
+class VersionMismatch(Conflict):
+    """The resource changed since you read it; read it again."""
+
+
 class LastOwner(Conflict):
     """A threat model needs at least one owner."""
 
@@ -69,6 +73,10 @@ class Unavailable(TmiError):
 
 class DatabaseUnavailable(Unavailable):
     """The database does not answer; try again shortly."""
+
+
+class OutcomeUnknown(Unavailable):
+    """It may have been done, or may yet be: read again before you repeat it."""
 
 
 class Draining(Unavailable):

@@ -10,15 +10,16 @@ A state holds what its readers may see, in the contract's names, and never a sec
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from datetime import UTC, datetime, timedelta
 from enum import Enum
 from typing import Any, Literal, Self
 from uuid import UUID, uuid4, uuid5
 
+from tmi.domain.diagrams import DiagramFields
 from tmi.domain.ids import DiagramId, EventId, Seq, ThreatModelId, UserId
 from tmi.domain.model import Diagram, ThreatModel, User
-from tmi.domain.roles import Grant
+from tmi.domain.roles import Grant, Principal
 
 State = Mapping[str, Any]
 """The fields of an entity as JSON values, datetimes and UUIDs."""
@@ -149,6 +150,14 @@ class Event:
         return replace(event, seq=seq)
 
     @classmethod
+    def of_diagram_write(cls, deed: Deed, before: Diagram, after: Diagram, seq: Seq | None) -> Self:
+        """The event of a REST write of a diagram; `seq` is the update that changed its cells, if one did."""
+        changed = differing(diagram_fields(before), diagram_fields(after))
+        if seq is not None:
+            changed.append("cells")
+        return cls.of_diagram(deed, after, changed, seq)
+
+    @classmethod
     def of_cells(
         cls, edits: "CellsEdited", model: ThreatModelId, diagram: DiagramId, users: Mapping[UserId, User]
     ) -> Self:
@@ -234,22 +243,40 @@ def threat_model_state(model: ThreatModel) -> State:
         "threat_model_framework": model.threat_model_framework,
         "issue_uri": model.issue_uri,
         "is_confidential": model.is_confidential,
+        "status": model.status,
+        "security_reviewer": None
+        if model.security_reviewer is None
+        else principal_state(model.security_reviewer),
+        "metadata": [{"key": key, "value": model.metadata[key]} for key in sorted(model.metadata)],
         "authorization": [_grant_state(grant) for grant in model.grants],
     }
 
 
 def diagram_state(diagram: Diagram) -> State:
     """What the trail keeps of a diagram; its cells are in its document's log."""
-    return {"name": diagram.name, "type": diagram.type, "description": diagram.description}
+    return {
+        "name": diagram.name,
+        "type": diagram.type,
+        "description": diagram.description,
+        "metadata": [{"key": key, "value": diagram.metadata[key]} for key in sorted(diagram.metadata)],
+    }
+
+
+def diagram_fields(diagram: Diagram) -> State:
+    """What a REST write may change of a diagram beside its cells."""
+    return {field.name: getattr(diagram, field.name) for field in fields(DiagramFields)}
 
 
 def _grant_state(grant: Grant) -> State:
-    principal = grant.principal
+    return {**principal_state(grant.principal), "role": grant.role.label}
+
+
+def principal_state(principal: Principal) -> State:
+    """A user or a group in the contract's names."""
     return {
         "principal_type": principal.principal_type,
         "provider": principal.provider,
         "provider_id": principal.provider_id,
         "email": principal.email,
         "display_name": principal.display_name,
-        "role": grant.role.label,
     }
