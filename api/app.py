@@ -26,6 +26,7 @@ from api import (
     oauth,
     providers,
     rates,
+    rollback,
     threat_models,
     trail,
 )
@@ -105,6 +106,7 @@ def create_app(services: Services) -> RestApp:
         children.child_routes(),
         metadata.metadata_routes(),
         trail.routes,
+        rollback.routes,
         event_stream.routes,
         collab_tokens.routes,
         administration.routes,

@@ -22,6 +22,8 @@ from tmi.domain.roles import Action, Role, may
 log = logging.getLogger(__name__)
 
 EXTENSION = "tmi"
+REBUILT_AT_ONCE = 2
+"""Documents of the past that are put together at once: each may take what a room takes."""
 SIGN_IN_CACHE_TTL_S = 1.0
 SIGN_IN_CACHE_SIZE = 10_000
 
@@ -45,6 +47,7 @@ class Context:
         self._sign_ins: TTLCache[SignInId, SignIn] = TTLCache(SIGN_IN_CACHE_SIZE, SIGN_IN_CACHE_TTL_S)
         self._queues: WeakValueDictionary[ThreatModelId, asyncio.Lock] = WeakValueDictionary()
         self._unfinished: set[asyncio.Task[Any]] = set()
+        self.rebuilding = asyncio.Semaphore(REBUILT_AT_ONCE)
         self.refusals = Refusals(services.audit, self.in_background)
 
     async def sign_in_of(self, token: str) -> SignIn:

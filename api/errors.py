@@ -28,6 +28,10 @@ MAX_DESCRIPTION = 1000
 _CONTROL = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]+")
 
 
+class Gone(TmiError):
+    """What is needed to roll back to this entry is past its retention."""
+
+
 class PreconditionRequired(TmiError):
     """Say by If-Match which version you have read."""
 
@@ -85,6 +89,7 @@ _STATUSES: tuple[tuple[type[TmiError], int, str, Mapping[str, str]], ...] = (
     (BadInput, 400, "invalid_input", {}),
     (Unauthenticated, 401, "unauthorized", _BEARER),
     (Forbidden, 403, "forbidden", {}),
+    (Gone, 410, "gone", {}),
     (NotFound, 404, "not_found", {}),
     (Conflict, 409, "conflict", {}),
     (NotAcceptable, 406, "not_acceptable", {}),

@@ -1,7 +1,7 @@
 """The audit trail of threat models."""
 
 from datetime import datetime
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 from uuid import UUID
 
 from pydantic import AwareDatetime, Field, StringConstraints
@@ -79,6 +79,13 @@ class TrailEntry(Output):
                 "created_at": event.at,
             }
         )
+
+
+class RollbackOutput(Output):
+    """What a rollback has made."""
+
+    restored_entity: dict[str, Any]
+    audit_entry: TrailEntry
 
 
 class TrailPage(Output):

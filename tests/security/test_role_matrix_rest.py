@@ -141,6 +141,7 @@ ROWS = (
     Row(f"DELETE {DIAGRAM}", WRITER, 204),
     Row(f"GET {MODEL}/audit_trail", READER, 200),
     Row(f"GET {MODEL}/audit_trail/<entry_id>", READER, 200, entry="event_id"),
+    Row(f"POST {MODEL}/audit_trail/<entry_id>/rollback", WRITER, 200, entry="event_id"),
     Row(f"GET {DIAGRAM}/audit_trail", READER, 200),
     # Of who may, it is refused for another reason: an endless answer ends no test.
     Row(f"GET {MODEL}/events", READER, 400, headers={"Last-Event-ID": "x"}),

@@ -258,6 +258,8 @@ def diagram_state(diagram: Diagram) -> State:
         "name": diagram.name,
         "type": diagram.type,
         "description": diagram.description,
+        "include_in_report": diagram.include_in_report,
+        "timmy_enabled": diagram.timmy_enabled,
         "metadata": [{"key": key, "value": diagram.metadata[key]} for key in sorted(diagram.metadata)],
     }
 
