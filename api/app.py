@@ -17,6 +17,7 @@ from api import (
     children,
     collab_tokens,
     collaboration,
+    configured,
     diagrams,
     docs,
     edge,
@@ -24,7 +25,9 @@ from api import (
     me,
     metadata,
     oauth,
+    preferences,
     providers,
+    quotas,
     rates,
     rollback,
     threat_models,
@@ -111,6 +114,9 @@ def create_app(services: Services) -> RestApp:
         collab_tokens.routes,
         administration.routes,
         collaboration.routes,
+        quotas.routes,
+        configured.routes,
+        preferences.routes,
         docs.routes,
         probe_routes(ping),
     ):
@@ -150,7 +156,7 @@ def _add_documents(app: Quart) -> None:
     @public
     @hide
     async def openapi() -> Response:
-        """This API in OpenAPI 3.0."""
+        """This API in OpenAPI 3.1."""
         return answer(document())
 
 

@@ -3,9 +3,11 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from api.configuration import Configuration
 from api.forwarding import TrustedProxies
 from api.identity.provider import IdentityProvider
 from api.metrics import Metrics
+from api.storage_quota import StorageBoundAccess
 from api.streams import Streams
 from api.tokens import Tokens
 from rooms.administration import Administration
@@ -27,22 +29,17 @@ from tmi.domain.ports import (
     Memberships,
     Metadata,
     PendingAuthorizations,
+    Preferences,
+    Quotas,
     RateLimits,
     SignIns,
+    Storage,
+    SystemSettings,
     ThreatModels,
     Tickets,
     Trail,
     Users,
 )
-
-
-@dataclass(frozen=True, slots=True)
-class RateOptions:
-    """Requests within a minute; 0 for as many as they like."""
-
-    per_user: int = 0
-    per_address: int = 0
-    sign_in_per_address: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +52,8 @@ class ApiOptions:
     """Where clients reach this service (`https://tmi.example.org`); None: as each request says."""
     max_body_bytes: int = 1024 * 1024
     body_timeout_s: float = 30.0
+    participants_max: int = 5_000
+    """Clients of one diagram."""
     refresh_token_ttl_s: float = 7 * 24 * 3600.0
     ping_timeout_s: float = 1.0
     client_callbacks: tuple[str, ...] = ()
@@ -64,7 +63,6 @@ class ApiOptions:
     if_match_required: bool = False
     """Whether a write has to say which version it has read."""
     trusted_proxies: TrustedProxies = field(default_factory=TrustedProxies)
-    rates: RateOptions = field(default_factory=RateOptions)
     metrics_token: str | None = field(default=None, repr=False)
     """What a reader of `/metrics` has to bring; None: it has to be on this machine."""
 
@@ -108,6 +106,13 @@ class Services:
     administration: Administration
     editing: Editing
     rate_limits: RateLimits
+    quotas: Quotas
+    storage: Storage
+    room: StorageBoundAccess
+    """Whether who is charged may store more."""
+    settings: SystemSettings
+    preferences: Preferences
+    configuration: Configuration
     options: ApiOptions = field(default_factory=ApiOptions)
     metrics: Metrics | None = None
     identity_providers: Mapping[str, IdentityProvider] = field(default_factory=dict)

@@ -52,6 +52,10 @@ class Rights:
         """Called on each node when people's roles may have changed anywhere, when sign-ins have ended, and
         with None when some of it may have been missed.
         """
+        self.on_settings_changed: Callable[[Sequence[UUID]], None] = lambda _: None
+        """Called on each node with what a signal of changed settings names; without anything: some may have
+        been missed.
+        """
         self.signals: Signals | None = None
         """The way to the other nodes."""
 
@@ -95,6 +99,11 @@ class Rights:
         if not await self._announced(Happened.COLLABORATION_ENDED, [collaboration]):
             self.on_collaboration_ended(collaboration)
 
+    async def settings_changed(self, ids: Sequence[UUID]) -> None:
+        """Limits or settings have changed: tell every node."""
+        if not await self._announced(Happened.SETTINGS_CHANGED, ids):
+            self.on_settings_changed(ids)
+
     async def _announce(self, happened: Happened, ids: Sequence[UUID]) -> None:
         await self._announced(happened, ids)
 
@@ -113,20 +122,27 @@ class Rights:
         """A node has told all what happened; None: some of it may have been missed."""
         if signal is None:
             self.on_people(None)
-            self._background.spawn(self._access_changed([*self._hosted.open]))
+            self.look_at_all()
             self._background.spawn(self._check_sign_ins())
+            self.on_settings_changed(())
         elif signal.happened is Happened.ACCESS_CHANGED:
             self._background.spawn(self._access_changed([DiagramId(key) for key in signal.ids]))
         elif signal.happened is Happened.DELETED:
             self._deleted([DiagramId(key) for key in signal.ids])
         elif signal.happened is Happened.PEOPLE_CHANGED:
             self._background.spawn(self._people_changed([UserId(key) for key in signal.ids]))
+        elif signal.happened is Happened.SETTINGS_CHANGED:
+            self.on_settings_changed(signal.ids)
         elif signal.happened is Happened.COLLABORATION_ENDED:
             for key in signal.ids:
                 self.on_collaboration_ended(CollaborationId(key))
         else:
             for key in signal.ids:
                 self._sign_in_ended(SignInId(key))
+
+    def look_at_all(self) -> None:
+        """Read the roles again of everybody who is connected here."""
+        self._background.spawn(self._access_changed([*self._hosted.open]))
 
     async def _access_changed(self, diagrams: Sequence[DiagramId]) -> None:
         """Read the roles again of everybody who is connected here.

@@ -6,6 +6,7 @@ import logging
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from typing import Any
+from uuid import UUID
 
 from crdt.document import Document
 from rooms.background import Background
@@ -486,6 +487,20 @@ class Rooms:
     async def collaboration_ended(self, collaboration: CollaborationId) -> None:
         """A collaboration session is over: close the sockets that came by its tickets, on every node."""
         await self._rights.collaboration_ended(collaboration)
+
+    def on_settings_changed(self, do: Callable[[Sequence[UUID]], None]) -> None:
+        """What to do on this node when limits or settings have changed, wherever; with nothing: whatever may
+        have.
+        """
+        self._rights.on_settings_changed = do
+
+    async def settings_changed(self, ids: Sequence[UUID]) -> None:
+        """Limits or settings have changed (see `Configuration.changed`): tell every node."""
+        await self._rights.settings_changed(ids)
+
+    def look_at_all_roles(self) -> None:
+        """Roles may have changed in any room of this node: read them again."""
+        self._rights.look_at_all()
 
     def hear(self, signal: Signal | None) -> None:
         """A node has told all what happened; None: some of it may have been missed."""

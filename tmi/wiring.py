@@ -14,6 +14,7 @@ from typing import Any
 from uuid import uuid4
 
 from api.app import RestApp, create_app
+from api.configuration import Configuration
 from api.diagram_changes import interpret
 from api.forwarding import TrustedProxies
 from api.identity import web
@@ -22,7 +23,8 @@ from api.identity.providers import identity_providers
 from api.live.endpoint import LiveEndpoint
 from api.live.options import LiveOptions
 from api.metrics import Metrics
-from api.services import ApiOptions, Health, RateOptions, Services
+from api.services import ApiOptions, Health, Services
+from api.storage_quota import StorageBoundAccess
 from api.streams import StreamLimits, Streams
 from api.tokens import Tokens, shared_signing_keys
 from persistence import redis as shared
@@ -41,6 +43,8 @@ from persistence.postgres.groups import PostgresGroups, PostgresMemberships
 from persistence.postgres.metadata import PostgresMetadata
 from persistence.postgres.ownership import PostgresOwnership
 from persistence.postgres.pending_authorizations import PostgresPendingAuthorizations
+from persistence.postgres.quotas import PostgresQuotas, PostgresStorage
+from persistence.postgres.settings import PostgresPreferences, PostgresSystemSettings
 from persistence.postgres.sign_ins import PostgresSignIns
 from persistence.postgres.signals import PostgresSignals
 from persistence.postgres.signing_keys import PostgresSigningKeys
@@ -69,7 +73,7 @@ from tmi.domain.ports import AccessControl, Audit, Bin, CellEdits, RateLimits, T
 from tmi.embedded.data_directory import locked
 from tmi.embedded.postgres import embedded_postgres
 from tmi.provider_settings import ProviderSettings
-from tmi.settings import Settings, split_ports
+from tmi.settings import Settings, shown_settings, split_ports
 from tmi.starting import open_port
 
 log = logging.getLogger(__name__)
@@ -78,6 +82,8 @@ ISSUER = "tmi"
 """Who signs tokens where no public URL says."""
 DATABASE_CLOSE_S = 2.0
 """All is committed by then, or given up."""
+STORAGE_LOOKED_AT_S = 2.0
+"""How often it is looked who stores more than allowed."""
 PURGE_EVERY_S = 300.0
 PURGE_ROWS = 1000
 PURGES_AT_ONCE = 100
@@ -161,15 +167,26 @@ async def build(settings: Settings, worker: Worker | None = None) -> AsyncIterat
         await stack.enter_async_context(_background(_purge_trail(trail, settings), "purge-trail"))
         cell_edits = PostgresCellEdits(database)
         await stack.enter_async_context(_background(_tell_of_edits(cell_edits), "tell-of-edits"))
-        access = PostgresAccessControl(database)
+        quotas, storage = PostgresQuotas(database), PostgresStorage(database)
+        system_settings = PostgresSystemSettings(database)
+        configuration = await stack.enter_async_context(
+            Configuration(system_settings, quotas, shown_settings(settings)).running()
+        )
+        access = StorageBoundAccess(
+            PostgresAccessControl(database), storage, lambda: configuration.limits.stored_bytes
+        )
         tokens = await _tokens(settings, database)
         drain_requested = asyncio.Event()
         rooms, administration, end_with_siblings = await stack.enter_async_context(
             _rooms(settings, database, access, tokens, drain_requested.set, worker)
         )
+        rooms.on_settings_changed(configuration.changed)
+        await stack.enter_async_context(_background(_watch_storage(access, rooms), "storage-quotas"))
         sign_ins = PostgresSignIns(database)
         tickets = PostgresTickets(database)
-        live = LiveEndpoint(rooms, tokens, access, tickets, _live_options(settings))
+        live = LiveEndpoint(
+            rooms, tokens, access, tickets, _live_options(settings), configuration.connections_of
+        )
         health = Health()
         streams = await stack.enter_async_context(
             Streams(
@@ -213,6 +230,12 @@ async def build(settings: Settings, worker: Worker | None = None) -> AsyncIterat
             tokens=tokens,
             database=database,
             rate_limits=rate_limits,
+            quotas=quotas,
+            storage=storage,
+            room=access,
+            settings=system_settings,
+            preferences=PostgresPreferences(database),
+            configuration=configuration,
             options=_api_options(settings),
             metrics=metrics,
             administration=administration,
@@ -444,11 +467,7 @@ def _api_options(settings: Settings) -> ApiOptions:
         dev=settings.dev,
         public_url=settings.public_url,
         trusted_proxies=TrustedProxies(settings.trusted_proxies),
-        rates=RateOptions(
-            per_user=settings.user_requests_per_min,
-            per_address=settings.address_requests_per_min,
-            sign_in_per_address=settings.sign_in_requests_per_min,
-        ),
+        participants_max=settings.clients_per_room_max,
         max_body_bytes=settings.body_max_bytes,
         if_match_required=settings.if_match_required,
         refresh_token_ttl_s=settings.refresh_token_ttl_s,
@@ -516,6 +535,17 @@ async def _watch_lock(changes: AsyncIterator[bool], taken_over: asyncio.Event) -
     except TmiError:
         log.exception("the database's lock can't be watched any more: this service ends")
     taken_over.set()
+
+
+async def _watch_storage(access: StorageBoundAccess, rooms: Rooms) -> None:
+    """Have roles follow who stores more than allowed."""
+    while True:
+        try:
+            if await access.refresh():
+                rooms.look_at_all_roles()
+        except DatabaseUnavailable as error:
+            log.warning("quotas of stored bytes are left as they were: %s", error)
+        await asyncio.sleep(STORAGE_LOOKED_AT_S)
 
 
 async def _purge(database: PostgresDatabase) -> None:

@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import logging
 import re
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 from api.errors import INTERNAL, Problem, problem_of
 from api.live.admission import Admission, check_origin, diagram_of, is_ticket_path
@@ -27,7 +27,7 @@ from rooms import closing
 from rooms.peer import Member
 from rooms.service import Rooms
 from tmi.domain.errors import Draining, TmiError, Unavailable
-from tmi.domain.ids import CollaborationId, DiagramId
+from tmi.domain.ids import CollaborationId, DiagramId, UserId
 from tmi.domain.ports import AccessControl, Tallies, Tickets
 
 log = logging.getLogger(__name__)
@@ -49,10 +49,11 @@ class LiveEndpoint:
         access: AccessControl,
         tickets: Tickets,
         options: LiveOptions | None = None,
+        connections_of: Callable[[UserId], Awaitable[int]] | None = None,
     ) -> None:
         self._rooms = rooms
         self._options = options or LiveOptions()
-        self._admission = Admission(tokens, access, tickets)
+        self._admission = Admission(tokens, access, tickets, connections_of)
         self._handshakes = 0
         self._draining = False
         self.sockets = Sockets(
@@ -175,7 +176,7 @@ class LiveEndpoint:
         collaboration: CollaborationId | None = None,
     ) -> YWebsocketSocket:
         tells_saved = head.parameter("saved") == "1"
-        self.sockets.take_seat(member.user)
+        self.sockets.take_seat(member.user, await self._admission.seats_of(member.user))
         socket = YWebsocketSocket(
             self._options, self.sockets, member.user, collaboration, tells_saved=tells_saved
         )

@@ -4,7 +4,7 @@ from datetime import datetime
 from typing import Annotated, Any, Literal, Self
 from uuid import UUID
 
-from pydantic import Field, StringConstraints
+from pydantic import Field, SkipValidation, StringConstraints
 
 from api.schemas.base import Description, Input, Name, Output, Query
 from api.schemas.cells import AnyCell, CellMetadata
@@ -59,7 +59,8 @@ class DiagramUpdate(DiagramDetails):
     `If-Match` is.
     """
 
-    cells: Annotated[list[dict[str, Any]], Field(max_length=MAX_CELLS)]
+    cells: Annotated[list[SkipValidation[AnyCell]], Field(max_length=MAX_CELLS)]
+    """Checked where they are applied: those that stay as they are need not follow the contract."""
     version: Annotated[int, Field(ge=1)] | None = None
     id: Any = None
     alias: Any = None

@@ -20,6 +20,8 @@ from persistence.memory.groups import MemoryGroups, MemoryMemberships
 from persistence.memory.metadata import MemoryMetadata
 from persistence.memory.ownership import MemoryOwnership
 from persistence.memory.pending_authorizations import MemoryPendingAuthorizations
+from persistence.memory.quotas import MemoryQuotas, MemoryStorage
+from persistence.memory.settings import MemoryPreferences, MemorySystemSettings
 from persistence.memory.sign_ins import MemorySignIns
 from persistence.memory.signals import MemorySignals
 from persistence.memory.signing_keys import MemorySigningKeys
@@ -41,6 +43,8 @@ from persistence.postgres.groups import PostgresGroups, PostgresMemberships
 from persistence.postgres.metadata import PostgresMetadata
 from persistence.postgres.ownership import PostgresOwnership
 from persistence.postgres.pending_authorizations import PostgresPendingAuthorizations
+from persistence.postgres.quotas import PostgresQuotas, PostgresStorage
+from persistence.postgres.settings import PostgresPreferences, PostgresSystemSettings
 from persistence.postgres.sign_ins import PostgresSignIns
 from persistence.postgres.signals import PostgresSignals
 from persistence.postgres.signing_keys import PostgresSigningKeys
@@ -67,9 +71,13 @@ from tmi.domain.ports import (
     Metadata,
     Ownership,
     PendingAuthorizations,
+    Preferences,
+    Quotas,
     Signals,
     SigningKeys,
     SignIns,
+    Storage,
+    SystemSettings,
     ThreatModels,
     Tickets,
     Trail,
@@ -111,6 +119,10 @@ class Ports:
     signing_keys: SigningKeys
     database: Database
     signals: Signals
+    quotas: Quotas
+    storage: Storage
+    settings: SystemSettings
+    preferences: Preferences
     add_to_group: AddToGroup
 
     async def user(self, name: str = "alice") -> User:
@@ -162,6 +174,10 @@ def memory_ports(store: MemoryStore) -> Ports:
         signing_keys=MemorySigningKeys(store),
         database=MemoryDatabase(store),
         signals=MemorySignals(store),
+        quotas=MemoryQuotas(store),
+        storage=MemoryStorage(store),
+        settings=MemorySystemSettings(store),
+        preferences=MemoryPreferences(store),
         add_to_group=add_to_group,
     )
 
@@ -210,6 +226,10 @@ def postgres_ports(database: PostgresDatabase) -> Ports:
         signing_keys=PostgresSigningKeys(database),
         database=database,
         signals=PostgresSignals(database),
+        quotas=PostgresQuotas(database),
+        storage=PostgresStorage(database),
+        settings=PostgresSystemSettings(database),
+        preferences=PostgresPreferences(database),
         add_to_group=add_to_group,
     )
 
