@@ -11,14 +11,13 @@ REASONS: tuple[tuple[str, str, str], ...] = (
     (r"\w+ /(admin/)?webhooks.*|\w+ /admin/quotas/webhooks.*", "missing", "Not yet: webhooks are an issue of their own."),
     (r"\w+ /admin/(settings|quotas).*|GET /config", "missing", "Not yet: settings and quotas are being written."),
     (r"\w+ /me/preferences", "missing", "Not yet: preferences are being written."),
-    (r".*/audit_trail.*|GET /admin/audit/threat_models.*", "missing", "Not yet: the trail is being written."),
     (r".*client_credentials.*|\w+ /me/(logout|sessions)", "missing", "Not yet: tokens are being written."),
     (_OAUTH, "missing", "Not yet: the authorization server and providers are being written."),
     # Statuses.
     (r"DELETE .*", r"answer 406 .*", "Its answer has no body, so it takes any `Accept`."),
     (r"GET /oauth2/authorize", r"answer 406 .*", "It answers with a redirect, so it takes any `Accept`."),
     (
-        r"DELETE .*|POST .*/(restore|collaborate)",
+        r"DELETE .*|POST .*/(restore|collaborate|rollback)",
         r"answer 415 .*",
         "It takes no body, so there is no media type to refuse.",
     ),
