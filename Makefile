@@ -85,7 +85,7 @@ bench/peers/.venv/.installed: requirements/bench-peers.txt
 api-differences: $(DEV)
 	$(BIN)/python -m tests.contract.differences
 
-.PHONY: schemathesis interop-1000 kill-100 hands-500 pause-100 revoke-100 fuzz simulate-10000 soak failover chaos
+.PHONY: schemathesis interop-1000 kill-100 hands-500 pause-100 revoke-100 fuzz simulate-10000 soak failover chaos emptied-100
 
 fuzz: $(DEV)
 	TMI_FUZZ_FRAMES=1000000 $(BIN)/python -m pytest tests/security/test_frames_fuzz.py tests/security/test_live_fuzz.py $(ARGS)
@@ -111,6 +111,9 @@ failover: $(DEV) $(INTEROP)
 
 chaos: $(DEV) $(INTEROP)
 	TMI_CHAOS_SEEDS=25 $(BIN)/python -m pytest tests/faults/test_chaos.py $(ARGS)
+
+emptied-100: $(DEV) $(INTEROP)
+	TMI_EMPTIED_ROUNDS=100 $(BIN)/python -m pytest tests/faults/test_redis_emptied.py --timeout 600 $(ARGS)
 
 pause-100: $(DEV) $(INTEROP)
 	TMI_PAUSE_ROUNDS=100 $(BIN)/python -m pytest tests/faults/test_pause.py --timeout 3600 $(ARGS)

@@ -189,7 +189,9 @@ def _add_bulk(routes: Blueprint, kind: Kind) -> None:
     plural = kind.plural.capitalize()
     upserts = not kind.has_all_bulk
     update_id = f"bulk{'Upsert' if upserts else 'Update'}ThreatModel{plural}"
-    answers = {200: forms.outputs, 201: forms.outputs} if upserts else {200: forms.outputs}
+    answers: dict[int, type[BaseModel] | None] = {200: forms.outputs}
+    if upserts:
+        answers[201] = forms.outputs
     unknown = "\n\nThose of an id that is new are created, and then the status is 201." if upserts else ""
 
     @routes.post(f"{all_}/bulk", endpoint=f"bulk_create_{kind.plural}")

@@ -121,7 +121,7 @@ class RedisRateLimits:
 
     def __init__(self, redis: Redis) -> None:
         self._storage = _storage(redis)
-        self._slots = asyncio.Semaphore(CONNECTIONS)
+        self._slots = asyncio.Semaphore(CONNECTIONS - 1)  # one is left for the tallies
         self._alone = MemoryRateLimits()
         self._ask_again_at = 0.0
 

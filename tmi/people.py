@@ -16,7 +16,7 @@ def as_json(account: Account) -> dict[str, Any]:
         "provider": user.provider,
         "provider_user_id": user.provider_id,
         "email": user.email,
-        "email_verified": account.email_verified,
+        "email_verified": user.email_verified,
         "name": user.name,
         "created_at": user.created_at,
         "modified_at": account.modified_at,

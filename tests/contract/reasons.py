@@ -9,8 +9,6 @@ _ANY = r".*"
 REASONS: tuple[tuple[str, str, str], ...] = (
     # Not there.
     (r"\w+ /(admin/)?webhooks.*|\w+ /admin/quotas/webhooks.*", "missing", "Not yet: webhooks are an issue of their own."),
-    (r"\w+ /admin/(settings|quotas).*|GET /config", "missing", "Not yet: settings and quotas are being written."),
-    (r"\w+ /me/preferences", "missing", "Not yet: preferences are being written."),
     (r".*client_credentials.*|\w+ /me/(logout|sessions)", "missing", "Not yet: tokens are being written."),
     (_OAUTH, "missing", "Not yet: the authorization server and providers are being written."),
     # Statuses.
@@ -32,11 +30,25 @@ REASONS: tuple[tuple[str, str, str], ...] = (
         r"answer 422 .*",
         "What the contract answers with 422 is 400 with the cell and the reason, or 409 for a failed `test`.",
     ),
-    (r"GET /(me|me/groups|oauth2/userinfo|threat_models)", r"answer (400|403) .*", "Nothing leads to it."),
+    (
+        r"GET /(me|me/groups|me/preferences|oauth2/userinfo|oauth2/providers|threat_models|config|admin/settings)",
+        r"answer (400|403) .*",
+        "Nothing leads to it: there is nothing in the request that could be wrong.",
+    ),
     (r"DELETE /admin/users/\{\}", r"answer 409 .*", "What nobody else owns goes with the account."),
     (r"DELETE /threat_models/\{\}", r"answer 409 .*", "Open editors are closed instead."),
+    (
+        r"GET /oauth2/callback",
+        r"answer (200|406) .*",
+        "It answers with a redirect to the client, also with what went wrong.",
+    ),
+    (
+        r"POST /admin/settings/reencrypt",
+        r"answer .*",
+        "No setting is stored encrypted: secrets come from the environment alone, so there is nothing to encrypt anew.",
+    ),
+    (r"GET /config", r"answer 200: content_providers.*", "No document is fetched from content providers."),
     (_OAUTH, r"answer (401|403|404|409) .*", "RFC 6749, section 5.2: 400 with the reason in `error`."),
-    (r"PUT .*/bulk", r"answer 201 .*", "It changes what there is, and answers 200."),
     (r"POST /threat_models/\{\}/documents", r"answer 202 .*", "No document is fetched, so none is pending."),
     # Fields of answers.
     (

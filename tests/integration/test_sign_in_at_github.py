@@ -59,6 +59,7 @@ def test_who_has_an_address_no_more_leaves_the_rooms_that_it_let_them_into(
     token = _asked(service, before, "POST", "/collab/tokens", {"diagram_id": diagram})["token"]
     place = f"{service.collab}/{diagram}?token={token}"
 
+    socket: WebSocketSession
     with httpx.Client(trust_env=False) as http, connect_ws(place, http) as socket:
         socket.receive_bytes(timeout=10)
         github.account = GitHubAccount(id=2, login="heir")

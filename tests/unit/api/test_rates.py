@@ -81,7 +81,7 @@ async def test_every_operation_but_probes_declares_that_it_may_be_refused(rest: 
     }
     assert {"get /livez", "get /readyz"} == silent
     declared = document["components"]["responses"]["TooManyRequests"]["headers"]
-    assert {"X-RateLimit-Limit", "X-RateLimit-Remaining", "X-RateLimit-Reset", "Retry-After"} == set(declared)
+    assert {"X-RateLimit-Limit", "X-RateLimit-Remaining", "X-RateLimit-Reset", "Retry-After"} <= set(declared)
 
 
 async def test_probes_are_not_counted(rest: RestClient) -> None:
