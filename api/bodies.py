@@ -97,17 +97,17 @@ def answer(
 ) -> Response:
     """A JSON answer; optional fields without a value are left out."""
     data = body.model_dump(exclude_none=True) if isinstance(body, BaseModel) else body
-    wire = orjson.dumps(data, default=_plain, option=orjson.OPT_UTC_Z)
+    wire = orjson.dumps(data, default=plain, option=orjson.OPT_UTC_Z)
     return Response(wire, status, dict(headers or {}), content_type=JSON)
 
 
 def answer_list(items: Sequence[Mapping[str, Any]], status: int = 200) -> Response:
     """A JSON answer that is a list."""
-    wire = orjson.dumps(items, default=_plain, option=orjson.OPT_UTC_Z)
+    wire = orjson.dumps(items, default=plain, option=orjson.OPT_UTC_Z)
     return Response(wire, status, content_type=JSON)
 
 
-def _plain(value: object) -> str:
+def plain(value: object) -> str:
     """asyncpg gives UUIDs of a class of its own; orjson knows the standard one only."""
     if isinstance(value, UUID):
         return str(value)

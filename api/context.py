@@ -23,6 +23,8 @@ from tmi.domain.roles import Action, Role, may
 log = logging.getLogger(__name__)
 
 EXTENSION = "tmi"
+REBUILT_AT_ONCE = 2
+"""Documents of the past that are put together at once: each may take what a room takes."""
 
 _LABEL = r"[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?"
 HOST = re.compile(rf"(?:{_LABEL}(?:\.{_LABEL}){{0,31}}\.?|\[[0-9A-Fa-f:.]{{2,45}}\])(?::[0-9]{{1,5}})?")
@@ -44,6 +46,7 @@ class Context:
         self.sessions = services.sessions or SessionCache(services.sign_ins)
         self._queues: WeakValueDictionary[ThreatModelId, asyncio.Lock] = WeakValueDictionary()
         self._unfinished: set[asyncio.Task[Any]] = set()
+        self.rebuilding = asyncio.Semaphore(REBUILT_AT_ONCE)
         self.refusals = Refusals(services.audit, self.in_background)
 
     async def sign_in_of(self, token: str) -> SignIn:

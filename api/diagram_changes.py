@@ -2,7 +2,8 @@
 
 A change is JSON, since it may travel to the node that owns the room: `{"set": {...}}` gives fields and cells
 their values and leaves out what is to stay; `{"patch": [...]}` is a JSON Patch (RFC 6902) of the diagram as
-the room shows it. Cells that a change leaves as they are need not follow the contract: an editor wrote them.
+the room shows it; `{"roll_back": {...}}` gives what was there once. Cells that a change leaves as they are
+need not follow the contract: an editor wrote them.
 """
 
 import re
@@ -66,6 +67,8 @@ def interpret(diagram: Diagram, shown: Shown, change: Json) -> Wanted:
     Raises BadInput for what the contract refuses, with the cell and the reason, and Conflict for a failed
     `test`.
     """
+    if "roll_back" in change:
+        return _rolled_back(diagram, shown, change["roll_back"])
     known = {cell["id"]: orjson.dumps(cell) for cell in shown.cells}
     before = _document(diagram, shown)
     after = {**before, **change["set"]} if "set" in change else _patched(before, change["patch"])
@@ -73,6 +76,23 @@ def interpret(diagram: Diagram, shown: Shown, change: Json) -> Wanted:
     _check_cells(after["cells"], known)
     fields = _fields(diagram, after, shown.seq)
     return Wanted(fields, after["cells"], _meta(shown, after))
+
+
+def _rolled_back(diagram: Diagram, shown: Shown, past: Mapping[str, Json]) -> Wanted:
+    """What was there before need not follow the contract: it did not have to then."""
+    metadata = diagram.metadata
+    if "metadata" in past:
+        metadata = {entry["key"]: entry["value"] for entry in past["metadata"]}
+    fields = DiagramFields(
+        past.get("name", diagram.name),
+        past.get("description", diagram.description),
+        diagram.image,
+        past.get("include_in_report", diagram.include_in_report),
+        past.get("timmy_enabled", diagram.timmy_enabled),
+        metadata,
+    )
+    meta = {key: value for key, value in past.get("meta", {}).items() if shown.meta.get(key) != value}
+    return Wanted(fields, past.get("cells", shown.cells), meta)
 
 
 def _document(diagram: Diagram, shown: Shown) -> dict[str, Json]:

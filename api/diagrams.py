@@ -221,6 +221,14 @@ def _answer(
     status: int = 200,
     headers: dict[str, str] | None = None,
 ) -> Response:
+    body = as_json(diagram, seq, cells, meta)
+    return bodies.answer(body, status, {"ETag": f'"{diagram.version}"', **(headers or {})})
+
+
+def as_json(
+    diagram: Diagram, seq: int, cells: list[dict[str, Any]], meta: Mapping[str, Any]
+) -> dict[str, Any]:
+    """A diagram with its cells as JSON."""
     described = schemas.DiagramListItem.of(diagram).model_dump(exclude_none=True)
     # The cells are not made into a model: they are shown as they are, an absent value apart from a null.
     body = {**described, "version": diagram.version, "update_vector": seq, "cells": cells}
@@ -230,4 +238,4 @@ def _answer(
     colors = diagram_changes.palette(meta)
     if colors is not None:
         body["color_palette"] = colors
-    return bodies.answer(body, status, {"ETag": f'"{diagram.version}"', **(headers or {})})
+    return body

@@ -30,6 +30,10 @@ MAX_DESCRIPTION = 1000
 _CONTROL = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]+")
 
 
+class Gone(TmiError):
+    """What is needed to roll back to this entry is past its retention."""
+
+
 class PreconditionRequired(TmiError):
     """Say by If-Match which version you have read."""
 
@@ -88,6 +92,7 @@ _STATUSES: tuple[tuple[type[TmiError], int, str, Mapping[str, str]], ...] = (
     (BadInput, 400, "invalid_input", {}),
     (Unauthenticated, 401, "unauthorized", _BEARER),
     (Forbidden, 403, "forbidden", {}),
+    (Gone, 410, "gone", {}),
     (StorageFull, 413, "quota_exceeded", {}),
     (QuotaReached, 403, "quota_exceeded", {}),
     (NotFound, 404, "not_found", {}),

@@ -10,6 +10,7 @@ from api import patch, schemas
 from api.bodies import checked
 from tmi.domain.children import listed
 from tmi.domain.errors import BadInput, Conflict, LastOwner
+from tmi.domain.events import State
 from tmi.domain.model import ThreatModel
 from tmi.domain.ports import ThreatModelChange
 from tmi.domain.roles import Grant, Principal, Role, has_owner
@@ -84,6 +85,21 @@ def of_put(model: ThreatModel, given: schemas.ThreatModelInput) -> ThreatModelCh
         reviewer=model.security_reviewer,
         metadata=schemas.metadata_of(given.metadata) if "metadata" in has else model.metadata,
         grants=grants,
+    )
+
+
+def of_roll_back(model: ThreatModel, past: State) -> ThreatModelChange:
+    """What makes a threat model what it was. Roles stay, the security reviewer's too."""
+    return _change(
+        model,
+        name=past["name"],
+        description=past["description"],
+        framework=past["threat_model_framework"],
+        issue_uri=past["issue_uri"],
+        status=past.get("status", model.status),
+        reviewer=model.security_reviewer,
+        metadata={entry["key"]: entry["value"] for entry in past.get("metadata", ())},
+        grants=None,
     )
 
 

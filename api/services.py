@@ -9,6 +9,7 @@ from api.identity.provider import IdentityProvider
 from api.metrics import Metrics
 from api.sessions import SessionCache
 from api.storage_quota import StorageBoundAccess
+from api.streams import Streams
 from api.tokens import Tokens
 from rooms.administration import Administration
 from rooms.editing import Editing
@@ -104,6 +105,7 @@ class Services:
     audit: Audit
     trail: Trail
     cell_edits: CellEdits
+    streams: Streams
     collaborations: Collaborations
     tickets: Tickets
     children: Children

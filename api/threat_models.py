@@ -16,7 +16,7 @@ from api.documented import operation
 from api.preconditions import check_version, etag, expected_version
 from tmi.domain.children import shown
 from tmi.domain.errors import Conflict, LastOwner, Unavailable
-from tmi.domain.events import Actor, ChangeType
+from tmi.domain.events import Actor, ChangeType, State
 from tmi.domain.ids import DiagramId, ThreatModelId
 from tmi.domain.kinds import BY_NAME
 from tmi.domain.model import AuditEntry, NewThreatModel, ThreatModel
@@ -177,6 +177,12 @@ class _Write:
     make: Callable[[ThreatModel], ThreatModelChange]
     change: ChangeType
     needed: Action = Action.WRITE
+
+
+async def rolled_back(model: ThreatModelId, past: State) -> ThreatModel:
+    """Make a threat model what it was. Raises Conflict while others keep changing it."""
+    write = _Write(model, lambda before: model_changes.of_roll_back(before, past), ChangeType.ROLLED_BACK)
+    return await _written(write, None)
 
 
 async def _written(write: _Write, expected: int | None) -> ThreatModel:

@@ -1,6 +1,5 @@
 """The audit trail: of a threat model with all that is in it, of one object, of all for administrators."""
 
-from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from uuid import UUID
 
@@ -12,7 +11,8 @@ from api.context import administrator, model_for, parse_uuid, services
 from api.documented import operation
 from tmi.domain.errors import NotFound
 from tmi.domain.events import ChangeType, ObjectType, Recorded, told_until
-from tmi.domain.ids import DiagramId, EventId, ThreatModelId
+from tmi.domain.ids import ChildId, DiagramId, EventId, ThreatModelId
+from tmi.domain.kinds import BY_NAME
 from tmi.domain.ports import EventFilter, EventPage, Page
 from tmi.domain.roles import Action
 
@@ -103,13 +103,11 @@ async def _of_object(model: ThreatModelId, object_type: ObjectType, key: UUID) -
 
 async def _find(model: ThreatModelId, object_type: ObjectType, key: UUID) -> None:
     """Raises NotFound unless there is such an object: its trail may be past its retention."""
-    finders: dict[ObjectType, Callable[[], Awaitable[object]]] = {
-        ObjectType.DIAGRAM: lambda: services().diagrams.get(model, DiagramId(key)),
-    }
-    find = finders.get(object_type)
-    if find is None:
-        raise NotFound
-    await find()
+    kind = BY_NAME.get(object_type.value)
+    if kind is None:
+        await services().diagrams.get(model, DiagramId(key))
+    else:
+        await services().children.get(model, kind, ChildId(key))
 
 
 async def entry_of(model: ThreatModelId, entry_id: str) -> Recorded:

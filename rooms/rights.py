@@ -52,6 +52,10 @@ class Rights:
         """Called on each node when a collaboration session has ended."""
         self.on_newcomer: Callable[[SignInId], None] = lambda _: None
         """Called with the sign-in of whoever has come."""
+        self.on_people: Callable[[Signal | None], None] = lambda _: None
+        """Called on each node when people's roles may have changed anywhere, when sign-ins have ended, and
+        with None when some of it may have been missed.
+        """
         self.on_settings_changed: Callable[[Sequence[UUID]], None] = lambda _: None
         """Called on each node with what a signal of changed settings names; without anything: some may have
         been missed.
@@ -140,6 +144,7 @@ class Rights:
     def hear(self, signal: Signal | None) -> None:
         """A node has told all what happened; None: some of it may have been missed."""
         if signal is None:
+            self.on_people(None)
             self.look_at_all()
             self._background.spawn(self._check_sign_ins())
             self.on_settings_changed(())
@@ -177,6 +182,7 @@ class Rights:
     async def _people_changed(self, users: Iterable[UserId]) -> None:
         """Read the roles again wherever these users are."""
         now, people = self._ticker.now(), set(users)
+        self.on_people(Signal(Happened.PEOPLE_CHANGED, tuple(people)))
         self._people_changed_at.update(dict.fromkeys(people, now))
         for diagram, runner in list(self._hosted.open.items()):
             if any(member.user in people for member in runner.room.members.values()):
@@ -231,6 +237,7 @@ class Rights:
 
     def _sign_in_ended(self, sign_in: SignInId) -> None:
         self._ended_at[sign_in] = self._ticker.now()
+        self.on_people(Signal(Happened.SIGN_IN_ENDED, (sign_in,)))
         self._end_sessions(sign_in)
 
     def _end_sessions(self, sign_in: SignInId) -> None:

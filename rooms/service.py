@@ -499,6 +499,12 @@ class Rooms:
         """What to do on this node when a collaboration session has ended, wherever."""
         self._rights.on_collaboration_ended = do
 
+    def on_people(self, do: Callable[[Signal | None], None]) -> None:
+        """What to do on this node when people's roles may have changed anywhere or sign-ins have ended; None:
+        some of it may have been missed.
+        """
+        self._rights.on_people = do
+
     async def collaboration_ended(self, collaboration: CollaborationId) -> None:
         """A collaboration session is over: close the sockets that came by its tickets, on every node."""
         await self._rights.collaboration_ended(collaboration)

@@ -22,6 +22,7 @@ from api.identity.provider import IdentityProvider
 from api.services import ApiOptions, Health, Services
 from api.sessions import SessionCache
 from api.storage_quota import StorageBoundAccess
+from api.streams import StreamLimits, Streams
 from api.tokens import Tokens, shared_signing_keys
 from persistence.memory.access import MemoryAccessControl
 from persistence.memory.accounts import MemoryAccounts, MemoryChallenges
@@ -33,7 +34,7 @@ from persistence.memory.client_credentials import MemoryClientCredentials
 from persistence.memory.collaborations import MemoryCollaborations, MemoryTickets
 from persistence.memory.database import MemoryDatabase
 from persistence.memory.diagrams import MemoryDiagrams
-from persistence.memory.events import MemoryTrail
+from persistence.memory.events import MemoryFeed, MemoryTrail
 from persistence.memory.groups import MemoryGroups, MemoryMemberships
 from persistence.memory.metadata import MemoryMetadata
 from persistence.memory.pending_authorizations import MemoryPendingAuthorizations
@@ -63,8 +64,7 @@ from persistence.postgres.metadata import PostgresMetadata
 from persistence.postgres.pending_authorizations import PostgresPendingAuthorizations
 from persistence.postgres.quotas import PostgresQuotas, PostgresStorage
 from persistence.postgres.settings import PostgresPreferences, PostgresSystemSettings
-from persistence.postgres.sign_ins import PostgresCodes, PostgresRefreshTokens, PostgresSignIns
-from persistence.postgres.signals import PostgresSignals
+from persistence.postgres.sign_ins import PostgresCodes, PostgresRefreshTokens
 from persistence.postgres.signing_keys import PostgresSigningKeys
 from persistence.postgres.threat_models import PostgresThreatModels
 from persistence.postgres.update_log import PostgresUpdateLog
@@ -233,6 +233,7 @@ async def over_memory(
     options: ApiOptions | None = None,
     store: MemoryStore | None = None,
     tokens: Tokens | None = None,
+    limits: StreamLimits | None = None,
     identity_providers: Mapping[str, IdentityProvider] | None = None,
     given: Sequence[GivenSetting] = (),
 ) -> AsyncIterator[RestClient]:
@@ -243,12 +244,15 @@ async def over_memory(
     configuration = Configuration(MemorySystemSettings(store), MemoryQuotas(store), given)
     sign_ins, signals = MemorySignIns(store), MemorySignals(store)
     sessions = SessionCache(sign_ins)
+    feed, health = MemoryFeed(store), Health(started=True)
     async with (
         Rooms(log, LocalCoordinator(log, "test"), access).running() as rooms,
         signals.hearing(sessions.hear) as sessions.hearing,
         signals.hearing(rooms.hear),
+        Streams(feed, access, sign_ins, lambda: health.draining, limits).running() as streams,
     ):
         rooms.tell_by(signals)
+        rooms.on_people(streams.hear)
         administration = _administration(rooms)
         services = Services(
             threat_models=MemoryThreatModels(store),
@@ -268,6 +272,7 @@ async def over_memory(
             audit=MemoryAudit(store),
             trail=MemoryTrail(store),
             cell_edits=MemoryCellEdits(store),
+            streams=streams,
             collaborations=MemoryCollaborations(store),
             tickets=MemoryTickets(store),
             children=MemoryChildren(store),
@@ -288,7 +293,7 @@ async def over_memory(
             configuration=configuration,
             options=options or OPTIONS,
             identity_providers=identity_providers or {},
-            health=Health(started=True),
+            health=health,
         )
         async with _running(services) as client:
             yield client
@@ -302,12 +307,15 @@ async def over_postgres(database: PostgresDatabase) -> AsyncIterator[RestClient]
     configuration = Configuration(PostgresSystemSettings(database), PostgresQuotas(database))
     sign_ins, signals = PostgresSignIns(database), PostgresSignals(database)
     sessions = SessionCache(sign_ins)
+    feed, health = PostgresFeed(database), Health(started=True)
     async with (
         Rooms(log, LocalCoordinator(log, "test"), access).running() as rooms,
         signals.hearing(sessions.hear) as sessions.hearing,
         signals.hearing(rooms.hear),
+        Streams(feed, access, sign_ins, lambda: health.draining).running() as streams,
     ):
         rooms.tell_by(signals)
+        rooms.on_people(streams.hear)
         administration = _administration(rooms)
         services = Services(
             threat_models=PostgresThreatModels(database),
@@ -327,6 +335,7 @@ async def over_postgres(database: PostgresDatabase) -> AsyncIterator[RestClient]
             audit=PostgresAudit(database),
             trail=PostgresTrail(database),
             cell_edits=PostgresCellEdits(database),
+            streams=streams,
             collaborations=PostgresCollaborations(database),
             tickets=PostgresTickets(database),
             children=PostgresChildren(database),
@@ -348,7 +357,7 @@ async def over_postgres(database: PostgresDatabase) -> AsyncIterator[RestClient]
             ),
             configuration=configuration,
             options=OPTIONS,
-            health=Health(started=True),
+            health=health,
         )
         async with _running(services) as client:
             yield client

@@ -250,6 +250,10 @@ class Settings(BaseSettings):
     # who runs it, and what is kept of it
     audit_retention_days: Annotated[int, Field(ge=1, le=36_500)] = 365
     """Entries of the system audit are deleted after this long."""
+    event_streams_max: Annotated[int, Field(ge=1, le=100_000)] = 2_000
+    """Readers of server-sent events of one process."""
+    event_streams_per_user_max: Annotated[int, Field(ge=1, le=10_000)] = 20
+    """Readers of server-sent events of one user, in one process."""
     deleted_keep_days: Annotated[int, Field(ge=1, le=36_500)] = 30
     """What was deleted can be restored for this long, and is then deleted for good."""
     trail_retention_days: Annotated[int, Field(ge=1, le=36_500)] = 365

@@ -27,6 +27,7 @@ from api.metrics import Metrics
 from api.services import ApiOptions, Health, Services
 from api.sessions import SessionCache
 from api.storage_quota import StorageBoundAccess
+from api.streams import StreamLimits, Streams
 from api.tokens import Tokens, new_signing_key, shared_signing_keys
 from persistence import redis as shared
 from persistence.memory.rate_limits import MemoryRateLimits
@@ -40,7 +41,7 @@ from persistence.postgres.client_credentials import PostgresClientCredentials
 from persistence.postgres.collaborations import PostgresCollaborations, PostgresTickets
 from persistence.postgres.database import PostgresDatabase
 from persistence.postgres.diagrams import PostgresDiagrams
-from persistence.postgres.events import PostgresTrail
+from persistence.postgres.events import PostgresFeed, PostgresTrail
 from persistence.postgres.groups import PostgresGroups, PostgresMemberships
 from persistence.postgres.metadata import PostgresMetadata
 from persistence.postgres.ownership import PostgresOwnership
@@ -215,6 +216,17 @@ async def build(settings: Settings, worker: Worker | None = None) -> AsyncIterat
         live = LiveEndpoint(
             rooms, tokens, access, tickets, _live_options(settings), configuration.connections_of
         )
+        health = Health()
+        streams = await stack.enter_async_context(
+            Streams(
+                PostgresFeed(database),
+                access,
+                sign_ins,
+                lambda: health.draining,
+                StreamLimits(settings.event_streams_max, settings.event_streams_per_user_max),
+            ).running()
+        )
+        rooms.on_people(streams.hear)
         rate_limits = await stack.enter_async_context(_shared_limits(settings, live))
         metrics = Metrics(rooms, live.sockets, lambda: database.open_connections)
         await stack.enter_async_context(metrics.running())
@@ -240,6 +252,7 @@ async def build(settings: Settings, worker: Worker | None = None) -> AsyncIterat
             audit=audit,
             trail=trail,
             cell_edits=cell_edits,
+            streams=streams,
             collaborations=PostgresCollaborations(database),
             tickets=tickets,
             children=PostgresChildren(database),
@@ -259,6 +272,7 @@ async def build(settings: Settings, worker: Worker | None = None) -> AsyncIterat
             options=_api_options(settings),
             metrics=metrics,
             administration=administration,
+            health=health,
             editing=editing,
         )
         yield Service(

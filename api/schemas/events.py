@@ -1,7 +1,7 @@
 """The audit trail of threat models."""
 
 from datetime import datetime
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 from uuid import UUID
 
 from pydantic import AwareDatetime, Field, StringConstraints
@@ -32,6 +32,12 @@ class AdminTrailQuery(TrailQuery):
     actor_provider: Annotated[str, StringConstraints(max_length=100, pattern=LINE)] | None = None
     threat_model_id: UuidText | None = None
     around: UuidText | None = None
+
+
+class LastEventId(Query):
+    """The last event that a reader has."""
+
+    last_event_id: str | None = None
 
 
 class TrailEntry(Output):
@@ -73,6 +79,13 @@ class TrailEntry(Output):
                 "created_at": event.at,
             }
         )
+
+
+class RollbackOutput(Output):
+    """What a rollback has made."""
+
+    restored_entity: dict[str, Any]
+    audit_entry: TrailEntry
 
 
 class TrailPage(Output):

@@ -6,9 +6,11 @@ from datetime import timedelta
 from typing import Any
 
 from persistence.memory.access import means
+from persistence.memory.events import write
 from persistence.memory.store import AccountRow, MemoryStore
 from persistence.secrets import digest
 from tmi.domain.errors import BadInput, NotFound
+from tmi.domain.events import Event
 from tmi.domain.ids import DiagramId, ThreatModelId, UserId
 from tmi.domain.model import ADMINISTRATORS_GROUP, Account, AuditEntry, User
 from tmi.domain.ports import AccountChange, AccountFilter, Page
@@ -65,6 +67,7 @@ class MemoryAccounts:
         """Delete an account, and the threat models that have no owner left. Raises NotFound."""
         self._store.visit()
         present, gone = self._user(user), []
+        told: list[Event] = []
         for model in list(self._store.threat_models.values()):
             kept = tuple(grant for grant in model.grants if not self._names(grant, present))
             if kept == model.grants:
@@ -74,8 +77,10 @@ class MemoryAccounts:
                 continue
             gone += [diagram.id for diagram in self._store.diagrams_of(model.id)]
             self._store.remove_model(model.id)
+            told.append(Event.of_lost_model(entry, model.id, model.version))
         self._store.remove_user(user)
         self._store.write_audit(entry)
+        write(self._store, *told)
         return gone
 
     async def transfer(

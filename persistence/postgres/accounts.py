@@ -8,13 +8,14 @@ from collections.abc import Sequence
 from datetime import timedelta
 from uuid import UUID
 
-from persistence.postgres import rows
+from persistence.postgres import events, rows
 from persistence.postgres.audit import write
 from persistence.postgres.database import PooledConnection, PostgresDatabase, Record
 from persistence.postgres.diagrams import delete_diagrams
 from persistence.postgres.quotas import transfer_charge
 from persistence.secrets import digest
 from tmi.domain.errors import BadInput, NotFound
+from tmi.domain.events import Event
 from tmi.domain.ids import DiagramId, ThreatModelId, UserId
 from tmi.domain.model import ADMINISTRATORS_GROUP, Account, AuditEntry
 from tmi.domain.ports import AccountChange, AccountFilter, Page
@@ -124,6 +125,9 @@ RETURNING expires_at > now() AS valid
 OWNER = 3
 
 
+DELETE_MODELS = "DELETE FROM threat_models WHERE id = ANY($1::uuid[]) RETURNING id, version"
+
+
 class PostgresAccounts:
     """The port `Accounts`."""
 
@@ -168,6 +172,7 @@ class PostgresAccounts:
     async def delete(self, user: UserId, entry: AuditEntry) -> Sequence[DiagramId]:
         """Delete an account, and the threat models that have no owner left. Raises NotFound."""
         gone: list[DiagramId] = []
+        told: list[Event] = []
         async with self._database.transaction() as connection:
             if await connection.fetchval(LOCK_USER, user) is None:
                 raise NotFound("There is no such user.")
@@ -176,11 +181,15 @@ class PostgresAccounts:
                 orphans = _ids(await connection.fetch(ORPHANS, named))
                 diagrams = [DiagramId(key) for key in _ids(await connection.fetch(DIAGRAMS, orphans))]
                 await delete_diagrams(connection, diagrams)
-                await connection.execute("DELETE FROM threat_models WHERE id = ANY($1::uuid[])", orphans)
+                told += [
+                    Event.of_lost_model(entry, ThreatModelId(row["id"]), row["version"])
+                    for row in await connection.fetch(DELETE_MODELS, orphans)
+                ]
                 await connection.execute(TOUCH, named)
                 gone += diagrams
             await connection.execute("DELETE FROM users WHERE id = $1", user)
             await write(connection, entry)
+            await events.write(connection, *told)
         return gone
 
     async def transfer(

@@ -9,14 +9,13 @@ _ANY = r".*"
 REASONS: tuple[tuple[str, str, str], ...] = (
     # Not there.
     (r"\w+ /(admin/)?webhooks.*|\w+ /admin/quotas/webhooks.*", "missing", "Not yet: webhooks are an issue of their own."),
-    (r".*/audit_trail/\{\}/rollback", "missing", "Not yet: rollback is being written."),
     (r".*client_credentials.*|\w+ /me/(logout|sessions)", "missing", "Not yet: tokens are being written."),
     (_OAUTH, "missing", "Not yet: the authorization server and providers are being written."),
     # Statuses.
     (r"DELETE .*", r"answer 406 .*", "Its answer has no body, so it takes any `Accept`."),
     (r"GET /oauth2/authorize", r"answer 406 .*", "It answers with a redirect, so it takes any `Accept`."),
     (
-        r"DELETE .*|POST .*/(restore|collaborate)",
+        r"DELETE .*|POST .*/(restore|collaborate|rollback)",
         r"answer 415 .*",
         "It takes no body, so there is no media type to refuse.",
     ),

@@ -151,6 +151,15 @@ async def test_the_trail_outlives_the_account_of_its_actor(ports: Ports) -> None
     assert "bob@tmi.local" == (await trail_of(ports, model.id))[-2].event.actor.email
 
 
+async def test_a_threat_model_that_goes_with_its_last_owner_is_told_of(ports: Ports) -> None:
+    alice = await ports.user("alice")
+    model = await ports.model(alice)
+    await ports.accounts.delete(alice.id, entry())
+    last = (await trail_of(ports, model.id))[0]
+    told = last.event.change.value, last.event.actor.email, last.is_kept
+    assert ("deleted", "root@tmi.local", False) == told
+
+
 async def test_old_events_and_older_states_go_a_bounded_number_at_a_time(ports: Ports) -> None:
     alice = await ports.user()
     model = await ports.model(alice)

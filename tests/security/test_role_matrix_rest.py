@@ -63,6 +63,7 @@ class Row:
     """What the contract answers to whom may not."""
     entry: str = "entry_id"
     """The id that the path's `entry_id` stands for."""
+    headers: Mapping[str, str] | None = None
     exactly: bool = False
     """For this caller alone: a member of the group."""
     of_robot: bool = False
@@ -191,7 +192,10 @@ ROWS = (
     Row(f"DELETE {DIAGRAM}", WRITER, 204),
     Row(f"GET {MODEL}/audit_trail", READER, 200),
     Row(f"GET {MODEL}/audit_trail/<entry_id>", READER, 200, entry="event_id"),
+    Row(f"POST {MODEL}/audit_trail/<entry_id>/rollback", WRITER, 200, entry="event_id"),
     Row(f"GET {DIAGRAM}/audit_trail", READER, 200),
+    # Of who may, it is refused for another reason: an endless answer ends no test.
+    Row(f"GET {MODEL}/events", READER, 400, headers={"Last-Event-ID": "x"}),
     *(Row(f"GET {MODEL}/{kind}/<{one}_id>/audit_trail", READER, 404) for kind, one in UNKNOWN_CHILDREN),
     Row("GET /admin/nodes", ADMINISTRATOR, 200),
     Row("POST /admin/nodes/<node_id>/drain", ADMINISTRATOR, 202),
@@ -235,6 +239,7 @@ class House:
             token,
             json_body=... if body is None else body,
             content_type=row.content_type,
+            headers=row.headers,
         )
         if answer.status >= 400:
             assert {"error", "error_description"} <= answer.json.keys()

@@ -18,7 +18,7 @@ from uuid import UUID, uuid4, uuid5
 
 from tmi.domain.diagrams import DiagramFields
 from tmi.domain.ids import DiagramId, EventId, Seq, ThreatModelId, UserId
-from tmi.domain.model import Diagram, ThreatModel, User
+from tmi.domain.model import AuditEntry, Diagram, ThreatModel, User
 from tmi.domain.roles import Grant, Principal
 
 State = Mapping[str, Any]
@@ -136,6 +136,16 @@ class Event:
         """The event of a change to a threat model itself; `model` as it is after it."""
         state = threat_model_state(model)
         return cls.of(deed, model.id, ObjectType.THREAT_MODEL, model.id, model.version, state, changed)
+
+    @classmethod
+    def of_lost_model(cls, entry: AuditEntry, model: ThreatModelId, version: int) -> Self:
+        """The event of a threat model that goes for good with its last owner's account; `entry` is that of
+        the account's end.
+        """
+        actor = Actor(entry.actor, entry.provider, entry.provider_id, entry.email, entry.name)
+        deed = Deed(actor, ChangeType.DELETED, "with the account of its last owner")
+        event = cls.of(deed, model, ObjectType.THREAT_MODEL, model, version, {})
+        return replace(event, state=None)
 
     @classmethod
     def of_diagram(
@@ -258,6 +268,8 @@ def diagram_state(diagram: Diagram) -> State:
         "name": diagram.name,
         "type": diagram.type,
         "description": diagram.description,
+        "include_in_report": diagram.include_in_report,
+        "timmy_enabled": diagram.timmy_enabled,
         "metadata": [{"key": key, "value": diagram.metadata[key]} for key in sorted(diagram.metadata)],
     }
 
