@@ -9,8 +9,6 @@ _ANY = r".*"
 REASONS: tuple[tuple[str, str, str], ...] = (
     # Not there.
     (r"\w+ /(admin/)?webhooks.*|\w+ /admin/quotas/webhooks.*", "missing", "Not yet: webhooks are an issue of their own."),
-    (r".*client_credentials.*|\w+ /me/(logout|sessions)", "missing", "Not yet: tokens are being written."),
-    (_OAUTH, "missing", "Not yet: the authorization server and providers are being written."),
     # Statuses.
     (r"DELETE .*", r"answer 406 .*", "Its answer has no body, so it takes any `Accept`."),
     (r"GET /oauth2/authorize", r"answer 406 .*", "It answers with a redirect, so it takes any `Accept`."),
@@ -34,6 +32,14 @@ REASONS: tuple[tuple[str, str, str], ...] = (
         r"GET /(me|me/groups|me/preferences|oauth2/userinfo|oauth2/providers|threat_models|config|admin/settings)",
         r"answer (400|403) .*",
         "Nothing leads to it: there is nothing in the request that could be wrong.",
+    ),
+    (r"POST /admin/users/.*/client_credentials", r"answer 409 .*", "A new credential has no version to contradict."),
+    (r"POST /me/logout", r"answer (400|406|415) .*", "It takes no body and answers without one."),
+    (r"GET /me/sessions", r"answer 400 .*", "There is nothing in the request that could be wrong."),
+    (
+        r"POST /oauth2/(token|refresh)",
+        r"answer 200: refresh_token may be missing",
+        "RFC 6749, section 4.4.3: a client credential gets none. Everybody else does.",
     ),
     (r"DELETE /admin/users/\{\}", r"answer 409 .*", "What nobody else owns goes with the account."),
     (r"DELETE /threat_models/\{\}", r"answer 409 .*", "Open editors are closed instead."),
