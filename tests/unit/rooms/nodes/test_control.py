@@ -4,7 +4,8 @@ import asyncio
 
 import pytest
 
-from rooms.nodes.control import AT_ONCE_MAX, QUESTION_MAX_BYTES, REPLY_MAX_BYTES, Answering, Asking, Json
+from rooms.nodes import control
+from rooms.nodes.control import AT_ONCE_MAX, Answering, Asking, Json
 from rooms.nodes.messages import CONTROL, Channel, Message, Question, Reply, decode, encode
 from tmi.domain.errors import BadFrame, Conflict, DatabaseUnavailable, NotFound, TmiError, Unavailable
 
@@ -101,12 +102,14 @@ async def test_a_lost_link_ends_every_question() -> None:
         await line.asking.ask({}, 5)
 
 
-async def test_what_is_too_large_or_no_json_is_refused() -> None:
+async def test_what_is_too_large_or_no_json_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(control, "QUESTION_MAX_BYTES", 1000)
+    monkeypatch.setattr(control, "REPLY_MAX_BYTES", 1000)
     line = Line()
     with pytest.raises(BadFrame):
-        line.answering.receive(Question(1, 1000, b" " * (QUESTION_MAX_BYTES + 1)))
+        line.answering.receive(Question(1, 1000, b" " * 1001))
     with pytest.raises(BadFrame):
         line.answering.receive(Question(1, 1000, b"{"))
-    line.told = "x" * REPLY_MAX_BYTES
+    line.told = "x" * 1000
     with pytest.raises(Unavailable, match="too large"):
         await line.asking.ask({}, 5)
