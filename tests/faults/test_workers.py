@@ -349,7 +349,8 @@ async def test_a_second_service_is_refused_while_workers_run_and_they_end_when_o
 
     said = "tmi: Another tmi service already uses this database. Several need TMI_REDIS_URL, each of them."
     with Service(tmp_path / "workers", {"TMI_WORKERS": "2"}, url) as workers:
-        assert (said, said) == await asyncio.gather(refused("second"), refused("lone", TMI_WORKERS="1"))
+        second, lone = await asyncio.gather(refused("second"), refused("lone", TMI_WORKERS="1"))
+        assert (said, said) == (second, lone)
         children = children_of(workers.pid)
         other, killer = [await asyncpg.connect(own_postgres.admin_url) for _ in range(2)]
         taking = asyncio.create_task(other.execute("SELECT pg_advisory_lock($1)", WRITER_LOCK))
