@@ -46,6 +46,8 @@ def read_query(schema: type[Model]) -> Model:
     is taken.
     """
     given = request.args.to_dict(flat=False)
+    if any("\x00" in text for name, values in given.items() for text in (name, *values)):
+        raise BadInput("a parameter holds a NUL, which no text may")  # PostgreSQL takes none
     several = schema.SEVERAL if issubclass(schema, Query) else frozenset()
     if any(len(values) > 1 for name, values in given.items() if name not in several):
         raise BadInput("a parameter is repeated")

@@ -318,6 +318,33 @@ async def test_a_parameter_that_is_nearly_valid_is_refused(
     assert 400 == both.status
 
 
+async def test_a_nul_in_a_parameter_is_refused_before_the_database_does(database: PostgresDatabase) -> None:
+    async with over_postgres(database) as rest:
+        target = await furnished(rest)
+        nul = quote("a\x00b")
+        for path in (
+            f"/threat_models?name={nul}",
+            f"/threat_models/{target.model}/threats?status={nul}",
+            f"/threat_models/{target.model}/threats?status=open&status={nul}",
+            f"/admin/users?name={nul}",
+            f"/admin/audit/system?path_prefix={nul}",
+            f"/me/preferences?{nul}=1",
+            f"/admin/settings/{nul}",
+        ):
+            answer = await target.call(ADMINISTRATOR, "GET", path)
+            assert answer.status in (200, 400, 403), (path, answer.data)
+        threats = f"/threat_models/{target.model}/threats"
+        answer = await target.call("alice", "GET", f"{threats}?status={nul}")
+        assert 400 == answer.status
+        body = {"name": "Spoofing", "threat_type": ["Spoofing"]}
+        made = (await target.call("alice", "POST", threats, body)).json["id"]
+        for metadata in ({"key": "k", "value": "a\x00b"}, {"key": "k", "value": "\ufffe"}):
+            kept = await target.call("alice", "POST", f"{threats}/{made}/metadata", metadata)
+            assert kept.status in (201, 400), kept.data
+        shown = await target.call("alice", "GET", f"{threats}/{made}/metadata/{nul}")
+        assert shown.status in (400, 404)
+
+
 async def test_an_answer_never_repeats_what_was_wrong_in_full(target: Target) -> None:
     script = "<script>alert(1)</script>" * 100
     for before in ("/threat_models?limit=", "/", "/threat_models/"):
