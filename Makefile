@@ -81,21 +81,18 @@ bench/peers/.venv/.installed: requirements/bench-peers.txt
 	touch $@
 
 # The long runs of what the tests try briefly.
-<<<<<<< HEAD
 .PHONY: api-differences
 api-differences: $(DEV)
 	$(BIN)/python -m tests.contract.differences
 
-.PHONY: schemathesis interop-1000 kill-100 hands-500 pause-100 revoke-100 fuzz simulate-10000 soak failover chaos
-=======
-.PHONY: interop-1000 kill-100 hands-500 pause-100 revoke-100 fuzz simulate-10000 soak failover chaos emptied-100
->>>>>>> workers
+.PHONY: schemathesis interop-1000 kill-100 hands-500 pause-100 revoke-100 fuzz simulate-10000 soak failover chaos emptied-100
 
 fuzz: $(DEV)
 	TMI_FUZZ_FRAMES=1000000 $(BIN)/python -m pytest tests/security/test_frames_fuzz.py tests/security/test_live_fuzz.py $(ARGS)
 
 schemathesis: $(DEV)
-	TMI_SCHEMATHESIS_S=600 TMI_SCHEMATHESIS_PHASES=coverage,fuzzing,stateful TMI_SCHEMATHESIS_EXAMPLES=200 TMI_SCHEMATHESIS_SEED=$${TMI_SCHEMATHESIS_SEED:-$$RANDOM} \
+	TMI_SCHEMATHESIS_S=600 TMI_SCHEMATHESIS_PHASES=coverage,fuzzing,stateful TMI_SCHEMATHESIS_EXAMPLES=200 \
+		TMI_SCHEMATHESIS_SEED=$${TMI_SCHEMATHESIS_SEED:-$$RANDOM} \
 		$(BIN)/python -m pytest tests/security/test_schemathesis.py --timeout 1800 $(ARGS)
 
 simulate-10000: $(DEV)

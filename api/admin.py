@@ -35,9 +35,8 @@ async def list_users() -> Response:
         last_login_before=query.last_login_before,
         sort_by=query.sort_by,
         descending=query.sort_order == "desc",
+        automation=query.automation,
     )
-    if query.automation:
-        return bodies.answer(schemas.AdminUsers(users=[], total=0, limit=query.limit, offset=query.offset))
     found, total = await services().accounts.matching(wanted, Page(query.limit, query.offset))
     users = [_shown(account) for account in found]
     return bodies.answer(

@@ -263,7 +263,7 @@ async def _welcomed(user: User, pending: PendingAuthorization) -> Response:
     """Send somebody who is known now back to the client, with a code."""
     code = secrets.token_urlsafe(32)
     grant = AuthorizationCode(user, pending.redirect_uri, pending.code_challenge, pending.scope)
-    await services().sign_ins.issue_code(code, grant, CODE_TTL)
+    await services().codes.issue(code, grant, CODE_TTL)
     return _redirected(pending, {"code": code})
 
 

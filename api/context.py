@@ -8,13 +8,14 @@ from typing import Any, TypeVar, cast
 from uuid import UUID
 from weakref import WeakValueDictionary
 
-from cachetools import TTLCache
 from quart import current_app, g, request
 
 from api.audit import Refusals
 from api.schemas import UuidText
 from api.services import Services
-from tmi.domain.errors import BadInput, Forbidden, TmiError, Unauthenticated
+from api.sessions import SessionCache
+from api.tokens import AccessClaims
+from tmi.domain.errors import BadInput, Forbidden, TmiError, Unauthenticated, UnknownKey
 from tmi.domain.ids import DiagramId, SignInId, ThreatModelId
 from tmi.domain.model import ADMINISTRATORS_GROUP, SignIn, User
 from tmi.domain.roles import Action, Role, may
@@ -22,8 +23,6 @@ from tmi.domain.roles import Action, Role, may
 log = logging.getLogger(__name__)
 
 EXTENSION = "tmi"
-SIGN_IN_CACHE_TTL_S = 1.0
-SIGN_IN_CACHE_SIZE = 10_000
 
 _LABEL = r"[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?"
 HOST = re.compile(rf"(?:{_LABEL}(?:\.{_LABEL}){{0,31}}\.?|\[[0-9A-Fa-f:.]{{2,45}}\])(?::[0-9]{{1,5}})?")
@@ -42,7 +41,7 @@ class Context:
 
     def __init__(self, services: Services) -> None:
         self.services = services
-        self._sign_ins: TTLCache[SignInId, SignIn] = TTLCache(SIGN_IN_CACHE_SIZE, SIGN_IN_CACHE_TTL_S)
+        self.sessions = services.sessions or SessionCache(services.sign_ins)
         self._queues: WeakValueDictionary[ThreatModelId, asyncio.Lock] = WeakValueDictionary()
         self._unfinished: set[asyncio.Task[Any]] = set()
         self.refusals = Refusals(services.audit, self.in_background)
@@ -52,16 +51,36 @@ class Context:
 
         Raises Unauthenticated and DatabaseUnavailable.
         """
-        claims = self.services.tokens.verify_access(token)
-        sign_in = self._sign_ins.get(claims.sign_in)
+        claims = await self._claims(token)
+        sign_in = await self.sessions.get(claims.sign_in)
         if sign_in is None:
-            sign_in = await self.services.sign_ins.get(claims.sign_in)
-            if sign_in is None or sign_in.user.id != claims.user:
-                raise Unauthenticated("the sign-in session has ended")
-            self._sign_ins[claims.sign_in] = sign_in
+            raise Unauthenticated("the sign-in session has ended")
         if sign_in.user.id != claims.user:
             raise Unauthenticated("the token is not valid here")
         return sign_in
+
+    async def _claims(self, token: str) -> AccessClaims:
+        """What a valid token claims, also when another node knows its key and this one does not yet."""
+        tokens = self.services.tokens
+        try:
+            return tokens.verify_access(token)
+        except UnknownKey:
+            await tokens.learn()
+            return tokens.verify_access(token)
+
+    async def sign_in_of_request(self, authorization: list[str]) -> SignIn:
+        """Who asks, by the Authorization headers of a request. Raises Unauthenticated and
+        DatabaseUnavailable.
+        """
+        match = _BEARER.fullmatch(authorization[0].strip()) if len(authorization) == 1 else None
+        if match is None:
+            raise Unauthenticated("send one Authorization header with a bearer token")
+        return await self.sign_in_of(match[1])
+
+    async def ended(self, *sign_ins: SignInId) -> None:
+        """These sessions are over: their tokens and their open sockets, on every node."""
+        self.sessions.forget(sign_ins)
+        await self.services.rooms.sign_in_ended(*sign_ins)
 
     def queue_of(self, model: ThreatModelId) -> asyncio.Lock:
         """The lock that this node's writers of a threat model hold one after the other."""
@@ -121,11 +140,7 @@ async def require_sign_in() -> None:
     """Before each request: stop one that needs a sign-in and has none. Raises Unauthenticated."""
     if request.url_rule is None or is_public(current_app.view_functions[request.url_rule.endpoint]):
         return
-    headers = request.headers.getlist("Authorization")
-    match = _BEARER.fullmatch(headers[0].strip()) if len(headers) == 1 else None
-    if match is None:
-        raise Unauthenticated("send one Authorization header with a bearer token")
-    g.sign_in = await context().sign_in_of(match[1])
+    g.sign_in = await context().sign_in_of_request(request.headers.getlist("Authorization"))
 
 
 def caller() -> SignIn:

@@ -78,6 +78,7 @@ class Problem:
 
 
 _BEARER = {"WWW-Authenticate": 'Bearer realm="tmi"'}
+_BASIC = {"WWW-Authenticate": 'Basic realm="tmi"'}
 _RETRY = {"Retry-After": str(RETRY_AFTER_S)}
 
 # The first class that an error is an instance of decides, so the particular ones come first.
@@ -124,6 +125,8 @@ INTERNAL = Problem(500, "server_error", "Something went wrong here; it has been 
 def problem_of(error: TmiError) -> Problem:
     """The HTTP answer to an error."""
     if isinstance(error, OAuthError):
+        if error.code == "invalid_client":  # RFC 6749, section 5.2
+            return Problem(401, error.code, _sentence(error), headers=_BASIC)
         return Problem(400, error.code, _sentence(error))
     for kind, status, code, headers in _STATUSES:
         if isinstance(error, kind):

@@ -12,7 +12,7 @@ from authlib.oauth2.rfc7636 import create_s256_code_challenge
 from quart import Blueprint, Response
 from quart_schema import operation_id, tag
 
-from api import audit, bodies, schemas
+from api import audit, bodies, client_credentials, schemas, sign_ins
 from api.authorization import NO_STORE, as_invalid_request, oauth_query
 from api.context import caller, context, is_administrator, public, services
 from api.documented import operation
@@ -21,6 +21,7 @@ from api.providers import require_provider
 from tmi.domain.errors import BadInput, Unauthenticated
 from tmi.domain.ids import SignInId
 from tmi.domain.model import SignIn, User
+from tmi.domain.sign_ins import Begun, Refused
 
 routes = Blueprint("oauth", __name__)
 
@@ -34,12 +35,13 @@ routes = Blueprint("oauth", __name__)
     body=schemas.TokenRequest,
     media_types=(bodies.JSON, bodies.FORM),
     answers={200: schemas.TokenAnswer},
-    errors=(400, 413, 415, 503),
+    errors=(400, 401, 413, 415, 503),
 )
 async def exchange() -> Response:
-    """Exchange a code or a refresh token for tokens
+    """Exchange a code, a refresh token or a client credential for tokens
 
-    A refresh token works once: the answer holds its successor. One that is used again ends its session.
+    A refresh token works once: the answer holds its successor. One that is used again ends its session. For a
+    client credential there is no refresh token.
     """
     if (idp := oauth_query(schemas.TokenQuery).idp) is not None:
         require_provider(idp)
@@ -53,10 +55,16 @@ async def exchange() -> Response:
             user, sign_in = await context().to_the_end(_redeem_code(given, refresh_token))
         case "refresh_token":
             user, sign_in = await context().to_the_end(_rotate(given, refresh_token))
+        case "client_credentials":
+            issued = client_credentials.granted(given.client_id, given.client_secret)
+            access_token, lives_s = await context().to_the_end(issued)
+            answer = schemas.TokenAnswer(access_token=access_token, expires_in=lives_s)
+            return bodies.answer(answer, headers=NO_STORE)
         case None:
             raise OAuthError("invalid_request", "grant_type is missing")
         case _:
-            raise OAuthError("unsupported_grant_type", "use authorization_code or refresh_token")
+            known = "authorization_code, refresh_token or client_credentials"
+            raise OAuthError("unsupported_grant_type", f"use {known}")
     return _token_answer(user, sign_in, refresh_token)
 
 
@@ -111,8 +119,9 @@ async def _redeem_code(given: schemas.TokenRequest, refresh_token: str) -> tuple
     """A new session for a code. The code is used up even when the verifier is wrong."""
     if given.code is None or given.code_verifier is None:
         raise OAuthError("invalid_request", "code and code_verifier are needed")
-    grant = await services().sign_ins.redeem_code(given.code)
-    if grant is None:
+    grant = await services().codes.redeem(given.code)
+    if isinstance(grant, Refused):
+        await sign_ins.refused("code", grant)
         raise OAuthError("invalid_grant", "the code is unknown, used or too old")
     require_provider(grant.user.provider)
     if given.redirect_uri is not None and given.redirect_uri != grant.redirect_uri:
@@ -120,8 +129,14 @@ async def _redeem_code(given: schemas.TokenRequest, refresh_token: str) -> tuple
     expected: str = create_s256_code_challenge(given.code_verifier)  # type: ignore[no-untyped-call]
     if not hmac.compare_digest(expected, grant.code_challenge):
         raise OAuthError("invalid_grant", "code_verifier does not fit the challenge")
-    sign_in = await services().sign_ins.start(grant.user.id, refresh_token, _refresh_ttl())
+    begun = Begun(client=sign_ins.client_name(), code=given.code)
+    try:
+        sign_in = await services().sign_ins.start(grant.user.id, refresh_token, _refresh_ttl(), begun)
+    except Unauthenticated:
+        raise OAuthError("invalid_grant", "the code is unknown, used or too old") from None
     await audit.note(services().audit, audit.entry("sign_in.started", actor=grant.user, new=str(sign_in.id)))
+    # What the provider says of this user may have changed, and their roles by that.
+    await services().rooms.people_changed([grant.user.id])
     return grant.user, sign_in.id
 
 
@@ -136,10 +151,13 @@ async def _rotate(given: schemas.TokenRequest, successor: str) -> tuple[User, Si
 
 async def _exchanged(refresh_token: str, successor: str) -> SignIn | None:
     """The session of a refresh token, whose successor is good now; None if it was none."""
-    sign_in = await services().sign_ins.rotate(refresh_token, successor, _refresh_ttl())
-    if sign_in is not None:
-        made = audit.entry("token.refreshed", actor=sign_in.user, new=str(sign_in.id))
-        await audit.note(services().audit, made)
+    longest = timedelta(seconds=services().options.sign_in_max_s)
+    sign_in = await services().refresh_tokens.rotate(refresh_token, successor, _refresh_ttl(), longest)
+    if isinstance(sign_in, Refused):
+        await sign_ins.refused("refresh_token", sign_in)
+        return None
+    made = audit.entry("token.refreshed", actor=sign_in.user, new=str(sign_in.id))
+    await audit.note(services().audit, made)
     return sign_in
 
 

@@ -7,6 +7,7 @@ from api.configuration import Configuration
 from api.forwarding import TrustedProxies
 from api.identity.provider import IdentityProvider
 from api.metrics import Metrics
+from api.sessions import SessionCache
 from api.storage_quota import StorageBoundAccess
 from api.tokens import Tokens
 from rooms.administration import Administration
@@ -20,6 +21,8 @@ from tmi.domain.ports import (
     CellEdits,
     Challenges,
     Children,
+    ClientCredentials,
+    Codes,
     Collaborations,
     Contents,
     Database,
@@ -31,6 +34,7 @@ from tmi.domain.ports import (
     Preferences,
     Quotas,
     RateLimits,
+    RefreshTokens,
     SignIns,
     Storage,
     SystemSettings,
@@ -54,6 +58,11 @@ class ApiOptions:
     participants_max: int = 5_000
     """Clients of one diagram."""
     refresh_token_ttl_s: float = 7 * 24 * 3600.0
+    client_credentials_for_all: bool = False
+    """Everybody may make client credentials, not administrators alone."""
+    client_credentials_per_user_max: int = 20
+    sign_in_max_s: float = 30 * 24 * 3600.0
+    """However often its refresh token is exchanged, a sign-in ends so long after it began."""
     ping_timeout_s: float = 1.0
     client_callbacks: tuple[str, ...] = ()
     """Where clients may take their codes, besides here."""
@@ -82,7 +91,10 @@ class Services:
     threat_models: ThreatModels
     diagrams: Diagrams
     users: Users
+    codes: Codes
     sign_ins: SignIns
+    refresh_tokens: RefreshTokens
+    client_credentials: ClientCredentials
     pending_authorizations: PendingAuthorizations
     access: AccessControl
     accounts: Accounts
@@ -112,6 +124,8 @@ class Services:
     preferences: Preferences
     configuration: Configuration
     options: ApiOptions = field(default_factory=ApiOptions)
+    sessions: SessionCache | None = None
+    """None: one that hears no signals, and so asks the database every second."""
     metrics: Metrics | None = None
     identity_providers: Mapping[str, IdentityProvider] = field(default_factory=dict)
     """By their ids; the development provider is not among them."""

@@ -17,6 +17,7 @@ from tmi.domain.ids import CollaborationId, DiagramId, SignInId, UserId
 from tmi.domain.ports import AccessControl, Entrant, Happened, Signal, Signals, Standing
 
 _RETRY_S = 0.5
+_ANNOUNCE_TRIES = 120
 _RECENT_S = 60.0
 
 
@@ -46,8 +47,11 @@ class Rights:
         self._recent_s = recent_s
         self._changed_at: dict[DiagramId, float] = {}
         self._people_changed_at: dict[UserId, float] = {}
+        self._ended_at: dict[SignInId, float] = {}
         self.on_collaboration_ended: Callable[[CollaborationId], None] = lambda _: None
         """Called on each node when a collaboration session has ended."""
+        self.on_newcomer: Callable[[SignInId], None] = lambda _: None
+        """Called with the sign-in of whoever has come."""
         self.on_settings_changed: Callable[[Sequence[UUID]], None] = lambda _: None
         """Called on each node with what a signal of changed settings names; without anything: some may have
         been missed.
@@ -59,6 +63,13 @@ class Rights:
         """A newcomer's role was looked up before it was let in, perhaps before a change."""
         if diagram in self._changed_at or member.user in self._people_changed_at:
             self._background.spawn(self._reread(diagram))
+        self.on_newcomer(member.sign_in)
+        if member.sign_in in self._ended_at:
+            self._background.spawn(self._end_again(member.sign_in))
+
+    async def _end_again(self, sign_in: SignInId) -> None:
+        """It ended between the newcomer's check and the newcomer's arrival."""
+        self._end_sessions(sign_in)
 
     def forget_old_changes(self) -> None:
         """Called now and then."""
@@ -69,6 +80,9 @@ class Rights:
         for user, changed_at in list(self._people_changed_at.items()):
             if now - changed_at > self._recent_s:
                 del self._people_changed_at[user]
+        for sign_in, ended_at in list(self._ended_at.items()):
+            if now - ended_at > self._recent_s:
+                del self._ended_at[sign_in]
 
     async def access_changed(self, diagrams: Sequence[DiagramId]) -> None:
         """Roles on these diagrams may have changed: see to it on every node."""
@@ -80,10 +94,12 @@ class Rights:
         self._deleted(diagrams)
         self._background.spawn(self._announce(Happened.DELETED, diagrams))
 
-    async def sign_in_ended(self, sign_in: SignInId) -> None:
-        """Close every session behind this sign-in with 4401, on every node."""
-        self._sign_in_ended(sign_in)
-        await self._announce(Happened.SIGN_IN_ENDED, [sign_in])
+    async def sign_ins_ended(self, sign_ins: Sequence[SignInId]) -> None:
+        """Close every session behind these sign-ins with 4401, on every node."""
+        for sign_in in sign_ins:
+            self._sign_in_ended(sign_in)
+        if self.signals is not None and not await self._announced(Happened.SIGN_IN_ENDED, sign_ins):
+            self._background.spawn(self._announce_later(Happened.SIGN_IN_ENDED, sign_ins))
 
     async def people_changed(self, users: Sequence[UserId]) -> None:
         """These users' roles may have changed anywhere: see to it on every node."""
@@ -102,6 +118,13 @@ class Rights:
 
     async def _announce(self, happened: Happened, ids: Sequence[UUID]) -> None:
         await self._announced(happened, ids)
+
+    async def _announce_later(self, happened: Happened, ids: Sequence[UUID]) -> None:
+        """The database took the change and not the news of it: others' connections may well stand."""
+        for _ in range(_ANNOUNCE_TRIES):
+            if not ids or await self._announced(happened, ids):
+                return
+            await asyncio.sleep(self._retry_s)
 
     async def _announced(self, happened: Happened, ids: Sequence[UUID]) -> bool:
         """Tell all nodes, this one included; False if only this one can be told now."""
@@ -131,7 +154,7 @@ class Rights:
         elif signal.happened is Happened.COLLABORATION_ENDED:
             for key in signal.ids:
                 self.on_collaboration_ended(CollaborationId(key))
-        else:
+        elif signal.happened is Happened.SIGN_IN_ENDED:
             for key in signal.ids:
                 self._sign_in_ended(SignInId(key))
 
@@ -194,7 +217,23 @@ class Rights:
                 await asyncio.sleep(self._retry_s)
         return ()
 
+    def is_over(self, sign_in: SignInId) -> None:
+        """Close every session of this node behind a sign-in with 4401."""
+        self._sign_in_ended(sign_in)
+
+    def sign_ins_here(self) -> frozenset[SignInId]:
+        """Of everybody who is in a room or a replica of this node."""
+        return frozenset(
+            member.sign_in
+            for runner in self._hosted.with_clients
+            for member in runner.room.members.values()
+        )
+
     def _sign_in_ended(self, sign_in: SignInId) -> None:
+        self._ended_at[sign_in] = self._ticker.now()
+        self._end_sessions(sign_in)
+
+    def _end_sessions(self, sign_in: SignInId) -> None:
         for runner in list(self._hosted.with_clients):
             _end_sign_in(runner, sign_in)
 

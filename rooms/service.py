@@ -11,6 +11,7 @@ from uuid import UUID
 from crdt.document import Document
 from rooms.background import Background
 from rooms.database_watch import DatabaseWatch
+from rooms.expiry import Expiry
 from rooms.handing_over import HandingOver, Successors, best_successor
 from rooms.hosted import Hosted
 from rooms.hosting import Runner, Session
@@ -38,7 +39,15 @@ from tmi.domain.errors import (
 )
 from tmi.domain.ids import CollaborationId, DiagramId, Fence, NodeId, Seq, SignInId, UserId
 from tmi.domain.model import Node
-from tmi.domain.ports import AccessControl, Coordinator, Signal, Signals, StoredDocument, UpdateLog
+from tmi.domain.ports import (
+    AccessControl,
+    Coordinator,
+    Signal,
+    Signals,
+    SignInTerms,
+    StoredDocument,
+    UpdateLog,
+)
 from tmi.domain.roles import Action, may
 
 log = logging.getLogger(__name__)
@@ -111,6 +120,12 @@ class Rooms:
         self._successors = successors
         self._rights.signals = signals
 
+    def tell_by(self, signals: Signals) -> None:
+        """Tell what happens here by these signals, also on a node that is alone: other parts of it hear them,
+        and so does this one. Whoever hears them hands them to `hear`.
+        """
+        self._rights.signals = signals
+
     @contextlib.asynccontextmanager
     async def watching_database(
         self, answers: Callable[[float], Awaitable[bool]], others: Callable[[], Awaitable[Sequence[Node]]]
@@ -123,6 +138,12 @@ class Rooms:
         finally:
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
+
+    def expiry(self, terms: SignInTerms) -> Expiry:
+        """Whoever runs it sees to it that no socket outlives its sign-in."""
+        watch = Expiry(terms, self._rights.sign_ins_here, self._rights.is_over)
+        self._rights.on_newcomer = watch.watch
+        return watch
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator["Rooms"]:
@@ -466,9 +487,9 @@ class Rooms:
         """These diagrams are gone: close their sessions with 4404, on every node."""
         self._rights.deleted(diagrams)
 
-    async def sign_in_ended(self, sign_in: SignInId) -> None:
-        """Close every session behind this sign-in with 4401, on every node."""
-        await self._rights.sign_in_ended(sign_in)
+    async def sign_in_ended(self, *sign_ins: SignInId) -> None:
+        """Close every session behind these sign-ins with 4401, on every node."""
+        await self._rights.sign_ins_ended(sign_ins)
 
     async def people_changed(self, users: Sequence[UserId]) -> None:
         """These users' roles may have changed anywhere: see to it on every node."""

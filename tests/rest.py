@@ -20,6 +20,7 @@ from api.configuration import Configuration
 from api.diagram_changes import interpret
 from api.identity.provider import IdentityProvider
 from api.services import ApiOptions, Health, Services
+from api.sessions import SessionCache
 from api.storage_quota import StorageBoundAccess
 from api.tokens import Tokens, shared_signing_keys
 from persistence.memory.access import MemoryAccessControl
@@ -28,6 +29,7 @@ from persistence.memory.audit import MemoryAudit
 from persistence.memory.bin import MemoryBin
 from persistence.memory.cell_edits import MemoryCellEdits
 from persistence.memory.children import MemoryChildren, MemoryContents
+from persistence.memory.client_credentials import MemoryClientCredentials
 from persistence.memory.collaborations import MemoryCollaborations, MemoryTickets
 from persistence.memory.database import MemoryDatabase
 from persistence.memory.diagrams import MemoryDiagrams
@@ -38,7 +40,8 @@ from persistence.memory.pending_authorizations import MemoryPendingAuthorization
 from persistence.memory.quotas import MemoryQuotas, MemoryStorage
 from persistence.memory.rate_limits import MemoryRateLimits
 from persistence.memory.settings import MemoryPreferences, MemorySystemSettings
-from persistence.memory.sign_ins import MemorySignIns
+from persistence.memory.sign_ins import MemoryCodes, MemoryRefreshTokens, MemorySignIns
+from persistence.memory.signals import MemorySignals
 from persistence.memory.signing_keys import MemorySigningKeys
 from persistence.memory.store import MemoryStore
 from persistence.memory.threat_models import MemoryThreatModels
@@ -50,6 +53,7 @@ from persistence.postgres.audit import PostgresAudit
 from persistence.postgres.bin import PostgresBin
 from persistence.postgres.cell_edits import PostgresCellEdits
 from persistence.postgres.children import PostgresChildren, PostgresContents
+from persistence.postgres.client_credentials import PostgresClientCredentials
 from persistence.postgres.collaborations import PostgresCollaborations, PostgresTickets
 from persistence.postgres.database import PostgresDatabase
 from persistence.postgres.diagrams import PostgresDiagrams
@@ -59,7 +63,8 @@ from persistence.postgres.metadata import PostgresMetadata
 from persistence.postgres.pending_authorizations import PostgresPendingAuthorizations
 from persistence.postgres.quotas import PostgresQuotas, PostgresStorage
 from persistence.postgres.settings import PostgresPreferences, PostgresSystemSettings
-from persistence.postgres.sign_ins import PostgresSignIns
+from persistence.postgres.sign_ins import PostgresCodes, PostgresRefreshTokens, PostgresSignIns
+from persistence.postgres.signals import PostgresSignals
 from persistence.postgres.signing_keys import PostgresSigningKeys
 from persistence.postgres.threat_models import PostgresThreatModels
 from persistence.postgres.update_log import PostgresUpdateLog
@@ -236,13 +241,24 @@ async def over_memory(
     log, access = MemoryUpdateLog(store), MemoryAccessControl(store)
     keys = await shared_signing_keys(MemorySigningKeys(store))
     configuration = Configuration(MemorySystemSettings(store), MemoryQuotas(store), given)
-    async with Rooms(log, LocalCoordinator(log, "test"), access).running() as rooms:
+    sign_ins, signals = MemorySignIns(store), MemorySignals(store)
+    sessions = SessionCache(sign_ins)
+    async with (
+        Rooms(log, LocalCoordinator(log, "test"), access).running() as rooms,
+        signals.hearing(sessions.hear) as sessions.hearing,
+        signals.hearing(rooms.hear),
+    ):
+        rooms.tell_by(signals)
         administration = _administration(rooms)
         services = Services(
             threat_models=MemoryThreatModels(store),
             diagrams=MemoryDiagrams(store),
             users=MemoryUsers(store),
-            sign_ins=MemorySignIns(store),
+            codes=MemoryCodes(store),
+            sign_ins=sign_ins,
+            sessions=sessions,
+            refresh_tokens=MemoryRefreshTokens(store),
+            client_credentials=MemoryClientCredentials(store),
             pending_authorizations=MemoryPendingAuthorizations(store),
             access=access,
             accounts=MemoryAccounts(store),
@@ -284,13 +300,24 @@ async def over_postgres(database: PostgresDatabase) -> AsyncIterator[RestClient]
     log, access = PostgresUpdateLog(database), PostgresAccessControl(database)
     keys = await shared_signing_keys(PostgresSigningKeys(database))
     configuration = Configuration(PostgresSystemSettings(database), PostgresQuotas(database))
-    async with Rooms(log, LocalCoordinator(log, "test"), access).running() as rooms:
+    sign_ins, signals = PostgresSignIns(database), PostgresSignals(database)
+    sessions = SessionCache(sign_ins)
+    async with (
+        Rooms(log, LocalCoordinator(log, "test"), access).running() as rooms,
+        signals.hearing(sessions.hear) as sessions.hearing,
+        signals.hearing(rooms.hear),
+    ):
+        rooms.tell_by(signals)
         administration = _administration(rooms)
         services = Services(
             threat_models=PostgresThreatModels(database),
             diagrams=PostgresDiagrams(database),
             users=PostgresUsers(database),
-            sign_ins=PostgresSignIns(database),
+            codes=PostgresCodes(database),
+            sign_ins=sign_ins,
+            sessions=sessions,
+            refresh_tokens=PostgresRefreshTokens(database),
+            client_credentials=PostgresClientCredentials(database),
             pending_authorizations=PostgresPendingAuthorizations(database),
             access=access,
             accounts=PostgresAccounts(database),

@@ -1,6 +1,7 @@
 """The command `tmi`. Whatever keeps it from working is one line on standard error and a non-zero status."""
 
 import asyncio
+import os
 import sys
 import time
 from collections.abc import Callable, Coroutine, Sequence
@@ -20,6 +21,7 @@ from persistence.postgres.groups import PostgresMemberships
 from rooms.administration import ROOMS_MAX, SORTS, Administration
 from tmi import people
 from tmi.archive import MAX_BYTES, exported, imported
+from tmi.client import access_token, read_credential
 from tmi.domain.errors import Conflict, NotFound, TmiError, Unavailable
 from tmi.domain.ids import DiagramId, NodeId, ThreatModelId, UserId
 from tmi.domain.model import ADMINISTRATORS_GROUP, Account, Node
@@ -27,8 +29,8 @@ from tmi.domain.ports import AccountFilter, Page
 from tmi.logs import configure_logs
 from tmi.serve import Exit, serve
 from tmi.settings import BadSetting, Settings, describe_settings, read_settings
-from tmi.tables import table_of_nodes, table_of_rooms
-from tmi.wiring import Worker, open_administration, open_database
+from tmi.tables import moment, table_of_keys, table_of_nodes, table_of_rooms
+from tmi.wiring import Keys, Worker, open_administration, open_database, open_keys
 from tmi.workers import serve_workers, tell_ready
 
 T = TypeVar("T")
@@ -163,6 +165,83 @@ def move_command(diagram: UUID, to: str | None) -> None:
         return await administration.move(DiagramId(diagram), node)
 
     click.echo(f"Room {diagram} is on node {_administer(move).name} now.")
+
+
+# --- for scripts --------------------------------------------------------------------------------
+
+
+@main.command("token")
+@click.option("--url", default="http://127.0.0.1:8080", show_default=True, help="Where the service is.")
+@click.option(
+    "--credentials",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="A file with the answer of POST /me/client_credentials.",
+)
+@AS_JSON
+def token_command(url: str, credentials: Path | None, as_json: bool) -> None:
+    """Get an access token of a running service, by a client credential.
+
+    Without --credentials it is read from TMI_CLIENT_ID and TMI_CLIENT_SECRET, or TMI_CLIENT_SECRET_FILE. No
+    secret is taken from the command line, where others could read it. The token goes to standard output.
+    """
+    try:
+        answer = access_token(url, read_credential(credentials, os.environ))
+    except BadSetting as error:
+        _give_up(error, Exit.BAD_SETTING)
+    except TmiError as error:
+        _give_up(error, Exit.FAILED)
+    if as_json:
+        _echo_json(answer)
+    else:
+        click.echo(answer["access_token"])
+
+
+# --- signing keys -------------------------------------------------------------------------------
+
+@main.group("keys")
+def keys_group() -> None:
+    """The keys that sign tokens. Reads the same settings as the nodes do, and never shows a private key."""
+
+
+@keys_group.command("list")
+@AS_JSON
+def list_keys_command(as_json: bool) -> None:
+    """List the keys that verify tokens, newest first."""
+    terms = _with_keys(lambda keys: keys.list())
+    if as_json:
+        _echo_json({"keys": terms})
+    else:
+        click.echo(table_of_keys(terms))
+
+
+@keys_group.command("rotate")
+@click.option(
+    "--compromised",
+    is_flag=True,
+    help="Take all older keys away at once: every access token ends, and clients refresh.",
+)
+def rotate_command(compromised: bool) -> None:
+    """Make a new key.
+
+    It signs a minute from now, when every node knows it. Older keys verify until the last token that they
+    signed has ended.
+    """
+    if compromised:
+        gone = _with_keys(lambda keys: keys.replace("tmi keys rotate --compromised"))
+        click.echo(f"A new key signs from now on. Keys taken away: {', '.join(gone)}.")
+        return
+    term = _with_keys(lambda keys: keys.rotate("tmi keys rotate"))
+    click.echo(f"Key {term.kid} signs from {moment(term.signs_from)} on.")
+
+
+def _with_keys(work: Callable[[Keys], Coroutine[Any, Any, T]]) -> T:
+    settings = _settings({})
+
+    async def run() -> T:
+        async with open_keys(settings) as keys:
+            return await work(keys)
+
+    return _run(run())
 
 
 async def _node_called(administration: Administration, called: str) -> NodeId:

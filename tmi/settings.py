@@ -40,6 +40,9 @@ FILE_SUFFIX = "_file"
 PROVIDERS = "providers"
 """A field that no single variable sets."""
 SECRETS = ("database_url", "metrics_token", "redis_url")
+CLIENT_ID, CLIENT_SECRET = "TMI_CLIENT_ID", "TMI_CLIENT_SECRET"
+OF_CLIENTS = frozenset({CLIENT_ID, CLIENT_SECRET, f"{CLIENT_SECRET}_FILE"})
+"""What `tmi token` reads, and no service."""
 METRICS_TOKEN_MIN = 16
 SECRET_FILE_MAX_BYTES = 64 * 1024
 PORT_MAX = 65535
@@ -231,6 +234,11 @@ class Settings(BaseSettings):
     access_token_ttl_s: Annotated[float, Field(ge=1, le=24 * 3600)] = 900.0
     collab_token_ttl_s: Annotated[float, Field(ge=1, le=24 * 3600)] = 600.0
     refresh_token_ttl_s: Seconds = 7 * 24 * 3600.0
+    client_credentials_for_all: bool = False
+    """Let everybody make client credentials for programs, not administrators alone."""
+    client_credentials_per_user_max: Annotated[int, Field(ge=0, le=1000)] = 20
+    sign_in_max_s: Seconds = 30 * 24 * 3600.0
+    """However often its refresh token is exchanged, a sign-in ends so long after it began."""
 
     client_callbacks: Annotated[tuple[Callback, ...], NoDecode] = ()
     """Where clients may take their codes, compared exactly, separated by commas. On 127.0.0.1, localhost and
@@ -496,7 +504,7 @@ def is_loopback(host: str) -> bool:
 
 def _refuse_unknown(environment: Mapping[str, str]) -> None:
     fields = (*Settings.model_fields, *(secret + FILE_SUFFIX for secret in SECRETS))
-    known = {(PREFIX + field).upper() for field in fields if field != PROVIDERS}
+    known = {(PREFIX + field).upper() for field in fields if field != PROVIDERS} | OF_CLIENTS
     for name in sorted(environment):
         is_ours = name.upper().startswith(PREFIX)
         if is_ours and name.upper() not in known and not is_of_a_provider(name):

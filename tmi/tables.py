@@ -1,8 +1,11 @@
-"""Tables of nodes and rooms, for people at a terminal."""
+"""Tables of nodes, rooms and keys, for people at a terminal."""
 
 from collections.abc import Sequence
+from datetime import UTC, datetime
 
 from rooms.administration import NodeStatus, RoomStatus, Unreachable
+from rooms.nodes.addresses import Address
+from tmi.domain.sign_ins import KeyTerm
 
 _UNITS = ("B", "KiB", "MiB", "GiB")
 RIGHT = ">"
@@ -32,12 +35,18 @@ def table_of_nodes(nodes: Sequence[NodeStatus], silent: Sequence[Unreachable]) -
             str(node.sessions),
             duration(node.uptime_s),
             node.version,
-            node.url,
+            _place(node.url),
         )
         for node in nodes
     ]
-    rows += [(node.name, node.id, "silent", "", "", "", "", "", node.url) for node in silent]
+    rows += [(node.name, node.id, "silent", "", "", "", "", "", _place(node.url)) for node in silent]
     return table(head, rows, frozenset({"ROOMS", "FOLLOWED", "CLIENTS", "UP"}))
+
+
+def _place(url: str) -> str:
+    """Where nodes of other machines reach one, if any do."""
+    address = Address.of(url)
+    return address.tcp or url
 
 
 def table_of_rooms(rooms: Sequence[RoomStatus]) -> str:
@@ -58,6 +67,27 @@ def table_of_rooms(rooms: Sequence[RoomStatus]) -> str:
         for room in rooms
     ]
     return table(head, rows, frozenset(head[2:]))
+
+
+def table_of_keys(terms: Sequence[KeyTerm]) -> str:
+    """When each key signs and verifies."""
+    head = ("KEY", "ALGORITHM", "SIGNS FROM", "SIGNS UNTIL", "VERIFIES UNTIL")
+    rows = [
+        (
+            term.kid,
+            term.algorithm,
+            moment(term.signs_from),
+            moment(term.signs_until),
+            moment(term.verifies_until),
+        )
+        for term in terms
+    ]
+    return table(head, rows)
+
+
+def moment(at: datetime | None) -> str:
+    """`2026-11-26 12:00:00 UTC`."""
+    return "-" if at is None else f"{at.astimezone(UTC):%Y-%m-%d %H:%M:%S UTC}"
 
 
 def size(bytes_: float) -> str:

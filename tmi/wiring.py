@@ -5,13 +5,13 @@ import contextlib
 import logging
 import os
 import socket
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, closing
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from importlib.metadata import version
 from typing import Any
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 from api.app import RestApp, create_app
 from api.configuration import Configuration
@@ -20,12 +20,14 @@ from api.forwarding import TrustedProxies
 from api.identity import web
 from api.identity.provider import IdentityProvider, ProviderOptions
 from api.identity.providers import identity_providers
+from api.keys import LEAD, KeyRing
 from api.live.endpoint import LiveEndpoint
 from api.live.options import LiveOptions
 from api.metrics import Metrics
 from api.services import ApiOptions, Health, Services
+from api.sessions import SessionCache
 from api.storage_quota import StorageBoundAccess
-from api.tokens import Tokens, shared_signing_keys
+from api.tokens import Tokens, new_signing_key, shared_signing_keys
 from persistence import redis as shared
 from persistence.memory.rate_limits import MemoryRateLimits
 from persistence.postgres.access import PostgresAccessControl
@@ -34,6 +36,7 @@ from persistence.postgres.audit import PostgresAudit
 from persistence.postgres.bin import PostgresBin
 from persistence.postgres.cell_edits import PostgresCellEdits
 from persistence.postgres.children import PostgresChildren, PostgresContents
+from persistence.postgres.client_credentials import PostgresClientCredentials
 from persistence.postgres.collaborations import PostgresCollaborations, PostgresTickets
 from persistence.postgres.database import PostgresDatabase
 from persistence.postgres.diagrams import PostgresDiagrams
@@ -44,9 +47,14 @@ from persistence.postgres.ownership import PostgresOwnership
 from persistence.postgres.pending_authorizations import PostgresPendingAuthorizations
 from persistence.postgres.quotas import PostgresQuotas, PostgresStorage
 from persistence.postgres.settings import PostgresPreferences, PostgresSystemSettings
-from persistence.postgres.sign_ins import PostgresSignIns
+from persistence.postgres.sign_ins import (
+    PostgresCodes,
+    PostgresRefreshTokens,
+    PostgresSignIns,
+    PostgresSignInTerms,
+)
 from persistence.postgres.signals import PostgresSignals
-from persistence.postgres.signing_keys import PostgresSigningKeys
+from persistence.postgres.signing_keys import PostgresKeyRotation, PostgresSigningKeys
 from persistence.postgres.threat_models import PostgresThreatModels
 from persistence.postgres.update_log import PostgresUpdateLog
 from persistence.postgres.users import PostgresUsers
@@ -66,11 +74,23 @@ from rooms.room import RoomLimits
 from rooms.service import Rooms
 from tmi.domain.errors import DatabaseUnavailable, StartupError, TmiError, Unavailable
 from tmi.domain.events import told_until
-from tmi.domain.ids import DiagramId, NodeId
-from tmi.domain.model import Node
-from tmi.domain.ports import AccessControl, Audit, Bin, CellEdits, RateLimits, Trail
-from tmi.embedded.data_directory import locked
-from tmi.embedded.postgres import embedded_postgres
+from tmi.domain.ids import AuditId, DiagramId, NodeId
+from tmi.domain.model import AuditEntry, Node
+from tmi.domain.ports import (
+    AccessControl,
+    Audit,
+    Bin,
+    CellEdits,
+    Happened,
+    KeyRotation,
+    RateLimits,
+    Signal,
+    Signals,
+    Trail,
+)
+from tmi.domain.sign_ins import KeyTerm
+from tmi.embedded.data_directory import is_in_use, locked
+from tmi.embedded.postgres import Places, embedded_postgres
 from tmi.provider_settings import ProviderSettings
 from tmi.settings import Settings, shown_settings, split_ports
 from tmi.starting import open_port
@@ -122,10 +142,14 @@ class Worker:
 
 
 @asynccontextmanager
-async def open_database(settings: Settings) -> AsyncIterator[PostgresDatabase]:
-    """The database of the settings, else an embedded one. Raises StartupError."""
+async def open_database(settings: Settings, *, beside: bool = False) -> AsyncIterator[PostgresDatabase]:
+    """The database of the settings, else an embedded one, `beside` a service that runs it. Raises
+    StartupError.
+    """
     async with AsyncExitStack() as stack:
-        if settings.database_url is None:
+        if settings.database_url is None and beside and is_in_use(settings.data_dir):
+            url = Places(settings.data_dir.resolve()).url
+        elif settings.database_url is None:
             data_dir = stack.enter_context(locked(settings.data_dir))
             url = await stack.enter_async_context(embedded_postgres(data_dir))
         else:
@@ -175,6 +199,8 @@ async def build(settings: Settings, worker: Worker | None = None) -> AsyncIterat
             PostgresAccessControl(database), storage, lambda: configuration.limits.stored_bytes
         )
         tokens = await _tokens(settings, database)
+        key_ring = KeyRing(PostgresSigningKeys(database), tokens)
+        await stack.enter_async_context(key_ring.running())
         drain_requested = asyncio.Event()
         rooms, administration, end_with_siblings = await stack.enter_async_context(
             _rooms(settings, database, access, tokens, drain_requested.set, worker)
@@ -182,6 +208,9 @@ async def build(settings: Settings, worker: Worker | None = None) -> AsyncIterat
         rooms.on_settings_changed(configuration.changed)
         await stack.enter_async_context(_background(_watch_storage(access, rooms), "storage-quotas"))
         sign_ins = PostgresSignIns(database)
+        sessions = SessionCache(sign_ins)
+        await stack.enter_async_context(_signals(database, rooms, sessions, key_ring))
+        await stack.enter_async_context(rooms.expiry(PostgresSignInTerms(database)).running())
         tickets = PostgresTickets(database)
         live = LiveEndpoint(
             rooms, tokens, access, tickets, _live_options(settings), configuration.connections_of
@@ -196,7 +225,11 @@ async def build(settings: Settings, worker: Worker | None = None) -> AsyncIterat
             threat_models=PostgresThreatModels(database),
             diagrams=PostgresDiagrams(database),
             users=PostgresUsers(database),
+            codes=PostgresCodes(database),
             sign_ins=sign_ins,
+            refresh_tokens=PostgresRefreshTokens(database),
+            client_credentials=PostgresClientCredentials(database),
+            sessions=sessions,
             pending_authorizations=PostgresPendingAuthorizations(database),
             identity_providers=await stack.enter_async_context(_identity_providers(settings)),
             access=access,
@@ -286,9 +319,29 @@ async def _rooms(
         coordinator.answers = links.answers
         coordinator.on_lost = rooms.fence_risen
         await stack.enter_async_context(links.listening(*listening))
-        await stack.enter_async_context(signals.hearing(rooms.hear))
         log.info("this is node %s, for others at %s", name, node.url)
         yield rooms, administration, coordinator.end_with_siblings
+
+
+@asynccontextmanager
+async def _signals(
+    database: PostgresDatabase, rooms: Rooms, sessions: SessionCache, key_ring: KeyRing
+) -> AsyncIterator[None]:
+    """What happens on any node, and what is done to the database by hand, reaches all that has to know."""
+    signals = PostgresSignals(database)
+
+    def hear(signal: Signal | None) -> None:
+        sessions.hear(signal)
+        key_ring.hear(signal)
+        rooms.hear(signal)
+
+    async with signals.hearing(hear) as hearing:
+        rooms.tell_by(signals)
+        sessions.hearing = hearing
+        try:
+            yield
+        finally:
+            sessions.hearing = None
 
 
 @asynccontextmanager
@@ -399,11 +452,75 @@ def node_url(host: str, port: int, given: str | None) -> str:
 
 
 async def _tokens(settings: Settings, database: PostgresDatabase) -> Tokens:
-    return Tokens(
-        await shared_signing_keys(PostgresSigningKeys(database)),
+    store = PostgresSigningKeys(database)
+    tokens = Tokens(
+        await shared_signing_keys(store),
         settings.public_url or ISSUER,
         timedelta(seconds=settings.access_token_ttl_s),
         timedelta(seconds=settings.collab_token_ttl_s),
+    )
+    await store.promise(tokens.longest_ttl)
+    return tokens
+
+
+@dataclass(frozen=True, slots=True)
+class Keys:
+    """What operators do with the keys that sign tokens."""
+
+    rotation: KeyRotation
+    signals: Signals
+
+    async def list(self) -> Sequence[KeyTerm]:
+        """All keys that verify, newest first."""
+        return await self.rotation.terms()
+
+    async def rotate(self, by: str) -> KeyTerm:
+        """Make a key that signs as soon as every node can know it. Raises Conflict while one waits for that.
+        """
+        key = new_signing_key()
+        term = await self.rotation.add(key, LEAD, _by_hand("keys.rotated", by, key.kid))
+        await self._tell(key.kid)
+        return term
+
+    async def replace(self, by: str) -> Sequence[str]:
+        """Make a key that signs at once, and take all others away; returns their ids."""
+        key = new_signing_key()
+        gone = await self.rotation.replace_all(key, _by_hand("keys.replaced", by, key.kid))
+        await self._tell(key.kid)
+        return gone
+
+    async def _tell(self, kid: str) -> None:
+        await self.signals.publish(Signal(Happened.KEYS_CHANGED, (UUID(kid),)))
+
+
+@asynccontextmanager
+async def open_keys(settings: Settings) -> AsyncIterator[Keys]:
+    """The signing keys of a deployment, for a tool with the same settings. Raises StartupError."""
+    if settings.database_url is None and not Places(settings.data_dir).cluster.is_dir():
+        raise StartupError(f"There is no database in {settings.data_dir}.")
+    async with open_database(settings, beside=True) as database:
+        rotation = PostgresKeyRotation(database)
+        if not await rotation.terms():
+            raise StartupError("No node has used this database yet.")
+        yield Keys(rotation, PostgresSignals(database))
+
+
+def _by_hand(what: str, by: str, new: str) -> AuditEntry:
+    """An entry of what was done without a request; `by` is the command."""
+    return AuditEntry(
+        id=AuditId(uuid4()),
+        at=datetime.now(UTC),
+        actor=None,
+        provider="",
+        provider_id="",
+        email="",
+        name="",
+        method="CLI",
+        path=by,
+        what=what,
+        old=None,
+        new=new,
+        summary=None,
     )
 
 
@@ -457,6 +574,9 @@ def _api_options(settings: Settings) -> ApiOptions:
         max_body_bytes=settings.body_max_bytes,
         if_match_required=settings.if_match_required,
         refresh_token_ttl_s=settings.refresh_token_ttl_s,
+        sign_in_max_s=settings.sign_in_max_s,
+        client_credentials_for_all=settings.client_credentials_for_all,
+        client_credentials_per_user_max=settings.client_credentials_per_user_max,
         administrators=settings.administrators,
         client_callbacks=settings.client_callbacks,
         metrics_token=settings.metrics_token.get_secret_value() if settings.metrics_token else None,

@@ -159,7 +159,7 @@ class LiveEndpoint:
 
     async def _by_token(self, head: RequestHead) -> YWebsocketSocket:
         diagram = diagram_of(head.path.removeprefix(_PREFIX + "/"))
-        claims = self._admission.identify(head.parameter("token"), diagram)
+        claims = await self._admission.identified(head.parameter("token"), diagram)
         member = await self._admission.member(claims.user, claims.sign_in, diagram)
         return await self._y_websocket(head, diagram, member)
 

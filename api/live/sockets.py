@@ -131,9 +131,7 @@ class Sockets:
         limit = self._documents_per_user_max if limit is None else limit
         if limit and self._documents[user] + self._elsewhere.get(f"{_USER}{user}", 0) >= limit:
             self.refusals["documents_per_user"] += 1
-            raise TooManyRequests(
-                f"this user has too many open documents (at most {limit}); close one or ask an administrator"
-            )
+            raise TooManyRequests("this user has too many open documents")
         self._documents[user] += 1
         self._limits[user] = limit
 

@@ -22,6 +22,7 @@ from api.schemas.base import (
 from api.schemas.people import GroupMembership
 from tmi.domain.ids import GroupId
 from tmi.domain.model import ADMINISTRATORS_GROUP, Account, AuditEntry, Group, GroupMember
+from tmi.domain.sign_ins import AUTOMATION_PROVIDER
 
 Notes = Annotated[str, StringConstraints(max_length=2048, pattern=TEXT)]
 Title = Annotated[str, StringConstraints(min_length=1, max_length=128, pattern=LINE)]
@@ -49,7 +50,7 @@ class AccountQuery(AdminPageQuery):
     sort_by: Literal["created_at", "last_login", "email", "name"] = "created_at"
     sort_order: Literal["asc", "desc"] = "desc"
     automation: bool | None = None
-    """There are no accounts of programs."""
+    """Accounts of programs alone, or of people alone."""
 
 
 class AccountInput(Input):
@@ -75,6 +76,7 @@ class AdminUser(Output):
     is_admin: bool
     groups: list[str]
     active_threat_models: int
+    automation: bool | None = None
 
     @classmethod
     def of(cls, account: Account, *, is_admin: bool) -> Self:
@@ -93,6 +95,7 @@ class AdminUser(Output):
             is_admin=is_admin,
             groups=list(account.groups),
             active_threat_models=account.owned,
+            automation=user.provider == AUTOMATION_PROVIDER or None,
         )
 
 

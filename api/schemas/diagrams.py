@@ -12,9 +12,6 @@ from tmi.domain.diagrams import DiagramImage
 from tmi.domain.model import Diagram
 
 MAX_CELLS = 10_000
-DiagramName = Annotated[
-    str, StringConstraints(min_length=1, max_length=256, pattern=r"^[^<>\"'&\x00-\x1F]*$")
-]
 Svg = Annotated[str, StringConstraints(max_length=102_400, pattern=r"^[A-Za-z0-9+/]*=*$")]
 
 
@@ -42,7 +39,7 @@ class PaletteEntry(Input):
 class DiagramDetails(Input):
     """What a write may say of a diagram beside its cells."""
 
-    name: DiagramName
+    name: Name
     type: Literal["DFD-1.0.0"]
     description: Description | None = None
     image: ImageInput | None = None

@@ -48,6 +48,6 @@ class TokenAnswer(Output):
     """Tokens of a sign-in session."""
 
     access_token: str
-    refresh_token: str
+    refresh_token: str | None = None
     token_type: Literal["bearer"] = "bearer"  # noqa: S105 - the type of a token, no secret
     expires_in: int

@@ -13,6 +13,7 @@ from tmi.domain.ids import DiagramId, ThreatModelId, UserId
 from tmi.domain.model import ADMINISTRATORS_GROUP, Account, AuditEntry, User
 from tmi.domain.ports import AccountChange, AccountFilter, Page
 from tmi.domain.roles import Grant, Principal, Role
+from tmi.domain.sign_ins import AUTOMATION_PROVIDER
 
 
 class MemoryAccounts:
@@ -162,6 +163,7 @@ def _matches(wanted: AccountFilter, account: Account) -> bool:
     user, login = account.user, account.last_login
     return (
         wanted.provider in (None, user.provider)
+        and wanted.automation in (None, user.provider == AUTOMATION_PROVIDER)
         and (wanted.email is None or wanted.email.lower() in user.email.lower())
         and (wanted.name is None or wanted.name.lower() in user.name.lower())
         and (wanted.created_after is None or user.created_at > wanted.created_after)

@@ -18,6 +18,7 @@ from tmi.domain.errors import BadInput, NotFound
 from tmi.domain.ids import DiagramId, ThreatModelId, UserId
 from tmi.domain.model import ADMINISTRATORS_GROUP, Account, AuditEntry
 from tmi.domain.ports import AccountChange, AccountFilter, Page
+from tmi.domain.sign_ins import AUTOMATION_PROVIDER
 
 MEANS = """
 g.principal_type = 'user' AND g.provider = u.provider
@@ -46,6 +47,7 @@ WHERE ($1::text IS NULL OR u.provider = $1)
   AND ($3::text IS NULL OR strpos(lower(u.name), lower($3)) > 0)
   AND ($4::timestamptz IS NULL OR u.created_at > $4) AND ($5::timestamptz IS NULL OR u.created_at < $5)
   AND ($6::timestamptz IS NULL OR u.last_login > $6) AND ($7::timestamptz IS NULL OR u.last_login < $7)
+  AND ($8::boolean IS NULL OR (u.provider = $9) = $8)
 """
 
 TOTAL = f"SELECT count(*) FROM users u {WHERE}"
@@ -139,11 +141,13 @@ class PostgresAccounts:
             wanted.created_before,
             wanted.last_login_after,
             wanted.last_login_before,
+            wanted.automation,
+            AUTOMATION_PROVIDER,
         )
 
         async def work(connection: PooledConnection) -> tuple[Sequence[Account], int]:
             total = await connection.fetchval(TOTAL, *filters)
-            sql = f"{ACCOUNTS} {WHERE} {order} LIMIT $8 OFFSET $9"
+            sql = f"{ACCOUNTS} {WHERE} {order} LIMIT $10 OFFSET $11"
             found = await connection.fetch(sql, *filters, page.limit, page.offset)
             return [_account(row) for row in found], total
 

@@ -195,7 +195,7 @@ class PostgresFeed:
 
     def hearing(
         self, handle: Callable[[ThreatModelId | None], None]
-    ) -> AbstractAsyncContextManager[None]:
+    ) -> AbstractAsyncContextManager[object]:
         """Listen while the body runs. Raises DatabaseUnavailable if that cannot be begun."""
 
         def heard(payload: str) -> None:

@@ -12,6 +12,7 @@ from persistence.memory.audit import MemoryAudit
 from persistence.memory.bin import MemoryBin
 from persistence.memory.cell_edits import MemoryCellEdits
 from persistence.memory.children import MemoryChildren, MemoryContents
+from persistence.memory.client_credentials import MemoryClientCredentials
 from persistence.memory.collaborations import MemoryCollaborations, MemoryTickets
 from persistence.memory.database import MemoryDatabase
 from persistence.memory.diagrams import MemoryDiagrams
@@ -22,9 +23,14 @@ from persistence.memory.ownership import MemoryOwnership
 from persistence.memory.pending_authorizations import MemoryPendingAuthorizations
 from persistence.memory.quotas import MemoryQuotas, MemoryStorage
 from persistence.memory.settings import MemoryPreferences, MemorySystemSettings
-from persistence.memory.sign_ins import MemorySignIns
+from persistence.memory.sign_ins import (
+    MemoryCodes,
+    MemoryRefreshTokens,
+    MemorySignIns,
+    MemorySignInTerms,
+)
 from persistence.memory.signals import MemorySignals
-from persistence.memory.signing_keys import MemorySigningKeys
+from persistence.memory.signing_keys import MemoryKeyRotation, MemorySigningKeys
 from persistence.memory.store import MemoryStore
 from persistence.memory.threat_models import MemoryThreatModels
 from persistence.memory.update_log import MemoryUpdateLog
@@ -35,6 +41,7 @@ from persistence.postgres.audit import PostgresAudit
 from persistence.postgres.bin import PostgresBin
 from persistence.postgres.cell_edits import PostgresCellEdits
 from persistence.postgres.children import PostgresChildren, PostgresContents
+from persistence.postgres.client_credentials import PostgresClientCredentials
 from persistence.postgres.collaborations import PostgresCollaborations, PostgresTickets
 from persistence.postgres.database import PostgresDatabase
 from persistence.postgres.diagrams import PostgresDiagrams
@@ -45,9 +52,14 @@ from persistence.postgres.ownership import PostgresOwnership
 from persistence.postgres.pending_authorizations import PostgresPendingAuthorizations
 from persistence.postgres.quotas import PostgresQuotas, PostgresStorage
 from persistence.postgres.settings import PostgresPreferences, PostgresSystemSettings
-from persistence.postgres.sign_ins import PostgresSignIns
+from persistence.postgres.sign_ins import (
+    PostgresCodes,
+    PostgresRefreshTokens,
+    PostgresSignIns,
+    PostgresSignInTerms,
+)
 from persistence.postgres.signals import PostgresSignals
-from persistence.postgres.signing_keys import PostgresSigningKeys
+from persistence.postgres.signing_keys import PostgresKeyRotation, PostgresSigningKeys
 from persistence.postgres.threat_models import PostgresThreatModels
 from persistence.postgres.update_log import PostgresUpdateLog
 from persistence.postgres.users import PostgresUsers
@@ -61,21 +73,26 @@ from tmi.domain.ports import (
     CellEdits,
     Challenges,
     Children,
+    ClientCredentials,
+    Codes,
     Collaborations,
     Contents,
     Database,
     Diagrams,
     Feed,
     Groups,
+    KeyRotation,
     Memberships,
     Metadata,
     Ownership,
     PendingAuthorizations,
     Preferences,
     Quotas,
+    RefreshTokens,
     Signals,
     SigningKeys,
     SignIns,
+    SignInTerms,
     Storage,
     SystemSettings,
     ThreatModels,
@@ -110,13 +127,18 @@ class Ports:
     cell_edits: CellEdits
     collaborations: Collaborations
     tickets: Tickets
+    codes: Codes
+    sign_ins: SignIns
+    sign_in_terms: SignInTerms
+    refresh_tokens: RefreshTokens
+    client_credentials: ClientCredentials
     children: Children
     contents: Contents
     metadata: Metadata
     bin: Bin
-    sign_ins: SignIns
     pending_authorizations: PendingAuthorizations
     signing_keys: SigningKeys
+    key_rotation: KeyRotation
     database: Database
     signals: Signals
     quotas: Quotas
@@ -129,6 +151,11 @@ class Ports:
         """A user of the provider `tmi`."""
         email = f"{name}@tmi.local"
         return await self.users.sign_in("tmi", email, email, name.title(), email_verified=True)
+
+    async def purge(self) -> None:
+        """Delete what has expired, where anything does."""
+        if isinstance(self.database, PostgresDatabase):
+            await self.database.purge_expired()
 
     async def model(self, creator: User, *grants: Grant, name: str = "Shop") -> ThreatModel:
         """A threat model."""
@@ -165,13 +192,18 @@ def memory_ports(store: MemoryStore) -> Ports:
         cell_edits=MemoryCellEdits(store),
         collaborations=MemoryCollaborations(store),
         tickets=MemoryTickets(store),
+        codes=MemoryCodes(store),
+        sign_ins=MemorySignIns(store),
+        sign_in_terms=MemorySignInTerms(store),
+        refresh_tokens=MemoryRefreshTokens(store),
+        client_credentials=MemoryClientCredentials(store),
         children=MemoryChildren(store),
         contents=MemoryContents(store),
         metadata=MemoryMetadata(store),
         bin=MemoryBin(store),
-        sign_ins=MemorySignIns(store),
         pending_authorizations=MemoryPendingAuthorizations(store),
         signing_keys=MemorySigningKeys(store),
+        key_rotation=MemoryKeyRotation(store),
         database=MemoryDatabase(store),
         signals=MemorySignals(store),
         quotas=MemoryQuotas(store),
@@ -217,13 +249,18 @@ def postgres_ports(database: PostgresDatabase) -> Ports:
         cell_edits=PostgresCellEdits(database),
         collaborations=PostgresCollaborations(database),
         tickets=PostgresTickets(database),
+        codes=PostgresCodes(database),
+        sign_ins=PostgresSignIns(database),
+        sign_in_terms=PostgresSignInTerms(database),
+        refresh_tokens=PostgresRefreshTokens(database),
+        client_credentials=PostgresClientCredentials(database),
         children=PostgresChildren(database),
         contents=PostgresContents(database),
         metadata=PostgresMetadata(database),
         bin=PostgresBin(database),
-        sign_ins=PostgresSignIns(database),
         pending_authorizations=PostgresPendingAuthorizations(database),
         signing_keys=PostgresSigningKeys(database),
+        key_rotation=PostgresKeyRotation(database),
         database=database,
         signals=PostgresSignals(database),
         quotas=PostgresQuotas(database),

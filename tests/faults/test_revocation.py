@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from urllib.parse import urlsplit
 
+import asyncpg
 import httpx
 import pytest
 
@@ -76,7 +77,39 @@ async def session_ended(crowd: Crowd, place: Place, _bob: Person) -> None:
     await crowd.call("DELETE", path, crowd.alice)
 
 
+async def logged_out(crowd: Crowd, _place: Place, bob: Person) -> None:
+    await crowd.call("POST", "/me/logout", bob)
+
+
+async def token_reused(crowd: Crowd, _place: Place, bob: Person) -> None:
+    """Bob's refresh token is used, and then by a thief."""
+    body = {"grant_type": "refresh_token", "refresh_token": bob.refresh_token}
+    answers = [await crowd.rest.http.post("/oauth2/token", json=body) for _ in range(2)]
+    assert [200, 400] == [answer.status_code for answer in answers]
+
+
+async def token_revoked(crowd: Crowd, _place: Place, bob: Person) -> None:
+    await crowd.call("POST", "/oauth2/revoke", bob, {"token": bob.refresh_token})
+
+
+async def ended_from_elsewhere(crowd: Crowd, _place: Place, bob: Person) -> None:
+    await crowd.call("DELETE", "/me/sign_ins", await crowd.rest.sign_in(bob.name))
+
+
+async def credential_deleted(crowd: Crowd, _place: Place, bob: Person) -> None:
+    """Bob is a program here: its refresh token is the id of its credential, and who it is."""
+    key = bob.refresh_token
+    await crowd.call("DELETE", f"/me/client_credentials/{key}", await crowd.rest.sign_in(bob.name))
+
+
+ENDS_SIGN_IN = (logged_out, token_reused, token_revoked, ended_from_elsewhere, credential_deleted)
+
 CASES: dict[str, tuple[Change, int]] = {
+    "a logout": (logged_out, 4401),
+    "a refresh token used twice": (token_reused, 4401),
+    "a revoked token": (token_revoked, 4401),
+    "the end of all other sign-ins": (ended_from_elsewhere, 4401),
+    "the deletion of a client credential": (credential_deleted, 4401),
     "a removal from the list": (off_the_list, 4403),
     "a removal from a group": (out_of_the_group, 4403),
     "the deletion of an account": (account_deleted, 4403),
@@ -87,7 +120,7 @@ CASES: dict[str, tuple[Change, int]] = {
 
 @pytest.fixture
 async def crowd(tmp_path: Path, valkey_url: str, own_postgres: OwnPostgres) -> AsyncIterator[Crowd]:
-    environment = {"TMI_REDIS_URL": valkey_url}
+    environment = {"TMI_REDIS_URL": valkey_url, "TMI_CLIENT_CREDENTIALS_FOR_ALL": "true"}
     with (
         Service(tmp_path / "a", environment, own_postgres.url) as a,
         Service(tmp_path / "b", environment, own_postgres.url) as b,
@@ -122,6 +155,8 @@ async def one_round(crowd: Crowd, change: Change, code: int, name: str, a_owns: 
     if not named:
         body = {"user_internal_uuid": await crowd.id_of(bob)}
         await crowd.call("POST", f"/admin/groups/{crowd.group}/members", crowd.admin, body)
+    if change is credential_deleted:
+        bob = await as_program(crowd, bob)
     if change is session_ended:
         target = await ticket_path(crowd, place, bob)
     else:
@@ -131,11 +166,32 @@ async def one_round(crowd: Crowd, change: Change, code: int, name: str, a_owns: 
         upgraded(first, await crowd.path(crowd.alice, place)),
         upgraded(crowd.ports[1], target) as raw,
     ):
+        # The token is known at the other node before it is worth nothing.
+        await crowd.call("GET", "/me", bob, rest=crowd.other)
         began = time.monotonic()
         await change(crowd, place, bob)
         closed = await raw.receive_close_only()
         assert code == closed.close_code
-        return time.monotonic() - began
+        took = time.monotonic() - began
+        if change in ENDS_SIGN_IN:
+            took = max(took, await refused_since(crowd.other, bob, began))
+        return took
+
+
+async def refused_since(rest: Rest, person: Person, began: float) -> float:
+    """Seconds from a moment until a node refuses a person's token."""
+    while (await rest.http.get("/me", headers=person.headers)).status_code != 401:
+        assert time.monotonic() - began < 10
+    return time.monotonic() - began
+
+
+async def as_program(crowd: Crowd, person: Person) -> Person:
+    """The same user by a client credential, whose id is its refresh token here."""
+    made = (await crowd.call("POST", "/me/client_credentials", person, {"name": "ci"})).json()
+    pair = (made["client_id"], made["client_secret"])
+    form = {"grant_type": "client_credentials"}
+    answer = await crowd.other.http.post("/oauth2/token", data=form, auth=pair)
+    return Person(person.name, answer.raise_for_status().json()["access_token"], made["id"])
 
 
 async def ticket_path(crowd: Crowd, place: Place, bob: Person) -> str:
@@ -145,6 +201,30 @@ async def ticket_path(crowd: Crowd, place: Place, bob: Person) -> str:
     key = session["session_id"]
     ticket = (await crowd.call("GET", f"/ws/ticket?session_id={key}", bob, rest=crowd.other)).json()["ticket"]
     return f"{urlsplit(session['websocket_url']).path}?session_id={key}&ticket={ticket}"
+
+
+async def test_the_end_of_a_sign_in_by_time_closes_its_sockets_within_a_second(
+    crowd: Crowd, own_postgres: OwnPostgres
+) -> None:
+    bob = await crowd.rest.sign_in("bob")
+    place = await crowd.rest.create_place(crowd.alice, user("bob", "writer"))
+    target = await crowd.path(bob, place)
+    database = await asyncpg.connect(own_postgres.admin_url)
+    await database.execute(SHORTEN, "bob@tmi.local")
+    await database.close()
+    async with (
+        upgraded(crowd.ports[0], await crowd.path(crowd.alice, place)),
+        upgraded(crowd.ports[1], target) as raw,
+    ):
+        began = time.monotonic()
+        assert 4401 == (await raw.receive_close_only()).close_code
+        assert 1 < time.monotonic() - began < 2 + REACH_S
+
+
+SHORTEN = """
+UPDATE sign_ins s SET expires_at = now() + interval '2 seconds'
+FROM users u WHERE u.id = s.user_id AND u.provider_id = $1
+"""
 
 
 async def test_participants_of_a_session_are_the_same_from_both_nodes(crowd: Crowd) -> None:

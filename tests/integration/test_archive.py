@@ -12,7 +12,7 @@ from uuid import UUID, uuid4
 
 import pytest
 
-from persistence.postgres.archive import PostgresArchives
+from persistence.postgres.archive import COLUMNS, PostgresArchives
 from persistence.postgres.audit import PostgresAudit
 from persistence.postgres.bin import PostgresBin
 from persistence.postgres.database import PostgresDatabase
@@ -210,3 +210,22 @@ async def test_the_commands(house: House, database_url: str, tmp_path: Path) -> 
     assert (alice, "alice@tmi.local", True) == (shown["internal_uuid"], shown["email"], shown["is_admin"])
     page = await PostgresAudit(house.database).page(AuditFilter(), 1, None, newer=False)
     assert [("group.member_added", alice)] == [(entry.what, entry.new) for entry in page.entries]
+
+
+COLUMNS_OF = "SELECT column_name FROM information_schema.columns WHERE table_name = $1"
+NOT_IN_FILES: dict[str, set[str]] = {
+    "threat_models": {"deleted_at", "charged_to"},
+    "grants": set(),
+    "children": {"deleted_at"},
+    "diagrams": {"deleted_at", "deleted_fence"},
+    "diagram_updates": set(),
+    "diagram_snapshots": {"created_at", "is_whole"},
+    "events": {"number"},
+}
+"""What says where a row stands in this database, and nothing of what it means."""
+
+
+async def test_no_column_is_forgotten(database: PostgresDatabase) -> None:
+    for table, names in COLUMNS.items():
+        there = {row["column_name"] for row in await database.read(COLUMNS_OF, table)}
+        assert there == {*names} | NOT_IN_FILES[table], table

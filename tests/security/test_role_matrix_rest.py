@@ -10,9 +10,11 @@ from uuid import UUID, uuid4
 
 import pytest
 
+from tests.contracts.test_accounts import entry
 from tests.rest import ADMINISTRATOR, NODE, RestClient, group_grant, over_memory, user_grant
 from tests.security.test_role_matrix_entities import OPERATIONS
-from tmi.domain.ids import DiagramId
+from tmi.domain.ids import DiagramId, UserId
+from tmi.domain.sign_ins import NewCredential
 
 PUBLIC = frozenset(
     {
@@ -21,6 +23,12 @@ PUBLIC = frozenset(
         "GET /oauth2/providers",
         "POST /oauth2/token",
         "POST /oauth2/refresh",
+        "POST /oauth2/revoke",
+        "POST /oauth2/introspect",
+        "GET /.well-known/openid-configuration",
+        "GET /.well-known/oauth-authorization-server",
+        "GET /.well-known/oauth-protected-resource",
+        "GET /.well-known/jwks.json",
         "GET /",
         "GET /livez",
         "GET /readyz",
@@ -31,7 +39,7 @@ PUBLIC = frozenset(
         "GET /config",
     }
 )
-"""Operations that ask nobody to sign in."""
+"""Operations that ask nobody to sign in. To revoke and to introspect, who asks is asked by the operation."""
 
 NOBODY, READER, WRITER, OWNER = "nobody", "reader", "writer", "owner"
 ROLES = (NOBODY, READER, WRITER, OWNER)
@@ -57,6 +65,8 @@ class Row:
     """The id that the path's `entry_id` stands for."""
     exactly: bool = False
     """For this caller alone: a member of the group."""
+    of_robot: bool = False
+    """Of an automation account and its client credential."""
 
     @property
     def id(self) -> str:
@@ -80,6 +90,7 @@ MODEL = "/threat_models/<threat_model_id>"
 ROOM = "/admin/rooms/<diagram_id>"
 DIAGRAM = f"{MODEL}/diagrams/<diagram_id>"
 COLLABORATE = f"{DIAGRAM}/collaborate"
+CREDENTIAL = "/me/client_credentials/<credential_id>"
 PATCH = "application/json-patch+json"
 UNKNOWN_CHILDREN = (("threats", "threat"), ("assets", "asset"), ("documents", "document"), ("notes", "note"),
                     ("repositories", "repository"))  # fmt: skip
@@ -97,6 +108,31 @@ ROWS = (
     Row("DELETE /me", NOBODY, 200),
     Row("GET /me/groups", NOBODY, 200),
     Row("GET /me/groups/<group_id>/members", READER, 200, refused=404, exactly=True),
+    Row("GET /me/sessions", NOBODY, 200),
+    Row("POST /me/logout", NOBODY, 204),
+    Row("GET /me/sign_ins", NOBODY, 200),
+    Row("DELETE /me/sign_ins", NOBODY, 204),
+    Row("DELETE /me/sign_ins/<sign_in_id>", READER, 204, refused=404, exactly=True),
+    Row("DELETE /admin/users/<user_id>/sign_ins", ADMINISTRATOR, 204),
+    Row("GET /me/client_credentials", NOBODY, 200),
+    Row("POST /me/client_credentials", ADMINISTRATOR, 201, {"name": "ci"}),
+    Row(f"PATCH {CREDENTIAL}", READER, 200, {"is_active": False}, refused=404, exactly=True),
+    Row(f"DELETE {CREDENTIAL}", READER, 204, refused=404, exactly=True),
+    Row("GET /admin/users/<user_id>/client_credentials", ADMINISTRATOR, 200),
+    Row(
+        "POST /admin/users/<user_id>/client_credentials",
+        ADMINISTRATOR,
+        201,
+        {"name": "ci"},
+        of_robot=True,
+    ),
+    Row(
+        "DELETE /admin/users/<user_id>/client_credentials/<credential_id>",
+        ADMINISTRATOR,
+        204,
+        of_robot=True,
+    ),
+    Row("POST /admin/users/automation", ADMINISTRATOR, 201, {"name": "robot"}),
     Row("POST /me/transfer", NOBODY, 200, {"target_user_id": "<zed_id>"}),
     Row("GET /admin/users", ADMINISTRATOR, 200),
     Row("GET /admin/users/<user_id>", ADMINISTRATOR, 200),
@@ -172,6 +208,9 @@ ROWS = (
 )
 
 
+AUDIT_ENTRY = entry()
+
+
 @dataclass(frozen=True, slots=True)
 class House:
     """A threat model with one member of each role and one diagram."""
@@ -183,6 +222,8 @@ class House:
     async def call(self, row: Row, token: str | None, ids: Mapping[str, str] | None = None) -> int:
         fill = self._filler(ids or self.ids)
         method, path = row.operation.replace("<entry_id>", f"<{row.entry}>").split(" ")
+        if row.of_robot:
+            path = path.replace("<user_id>", "<robot_id>").replace("<credential_id>", "<robots_id>")
         body = (
             {name: fill(value) if isinstance(value, str) else value for name, value in row.body.items()}
             if isinstance(row.body, dict)
@@ -232,7 +273,19 @@ async def house() -> AsyncIterator[House]:
         users = {name: await rest.user_id(name) for name in (READER, "dave", "zed")}
         member = {"user_internal_uuid": users[READER]}
         await rest.call("POST", f"/admin/groups/{group}/members", admin, json_body=member)
-        entry = (await rest.call("GET", "/admin/audit/system", admin)).json["entries"][0]["id"]
+        noted = (await rest.call("GET", "/admin/audit/system", admin)).json["entries"][0]["id"]
+        another = rest.services.tokens.verify_access(await rest.sign_in(READER)).sign_in
+        robot = (
+            await rest.call("POST", "/admin/users/automation", admin, json_body={"name": "robot"})
+        ).json["internal_uuid"]
+        path = f"/admin/users/{robot}/client_credentials"
+        robots = (await rest.call("POST", path, admin, json_body={"name": "ci"})).json["id"]
+        credential = await rest.services.client_credentials.create(
+            UserId(UUID(users[READER])),
+            NewCredential("tmi_cc_reader", "secret", "ci", None, None),
+            None,
+            AUDIT_ENTRY,
+        )
         path = f"/threat_models/{model['id']}/audit_trail"
         event = (await rest.call("GET", path, tokens[OWNER])).json["audit_entries"][0]["id"]
         quota = {"max_requests_per_minute": 100}
@@ -247,8 +300,12 @@ async def house() -> AsyncIterator[House]:
             "member_uuid": users[READER],
             "user_id": users["dave"],
             "zed_id": users["zed"],
-            "entry_id": entry,
+            "entry_id": noted,
             "node_id": str(NODE.id),
+            "sign_in_id": str(another),
+            "robot_id": robot,
+            "robots_id": robots,
+            "credential_id": str(credential.id),
             "idp": "tmi",
             "event_id": event,
             **{f"{one}_id": str(uuid4()) for _, one in UNKNOWN_CHILDREN},

@@ -24,12 +24,12 @@ import pytest
 from tests.harness.rest import Rest
 from tests.harness.service import ADMINISTRATOR, Service
 
-SECONDS = int(os.environ.get("TMI_SCHEMATHESIS_S", "20"))
+SECONDS = int(os.environ.get("TMI_SCHEMATHESIS_S", "12"))
 """For each of the two; how long it may go on, not how long it takes."""
 SEED = os.environ.get("TMI_SCHEMATHESIS_SEED", "1")
 PHASES = os.environ.get("TMI_SCHEMATHESIS_PHASES", "fuzzing")
 """A few examples of each operation are quick; the phases `coverage` and `stateful` are not."""
-EXAMPLES = os.environ.get("TMI_SCHEMATHESIS_EXAMPLES", "3")
+EXAMPLES = os.environ.get("TMI_SCHEMATHESIS_EXAMPLES", "1")
 
 NO_LIMITS = {
     "TMI_USER_REQUESTS_PER_MIN": "0",
@@ -51,6 +51,9 @@ NOT_EXPRESSED = (
     # A new diagram has no collaboration session, and a new group no member who is nobody: 404 is right.
     "ensure_resource_availability",
 )
+
+NOT_GENERATED = "updateThreatModelDiagram"
+"""Schemathesis makes no cells by their schema, and ends in an error of its own."""
 
 ENDS_THE_RUN = re.compile(
     r"deleteUserAccount|deleteAdminUser|updateUserAPIQuota|logout|revoke|drain|deleteMySession|endSession",
@@ -79,9 +82,10 @@ def run(service: Service, folder: Path, *arguments: str) -> tuple[int, str, list
     har = folder / "run.har"
     command = [sys.executable, "-m", "schemathesis.cli", "run", f"{service.url}/openapi.json", "--no-color"]
     command += ["--generation-database", "none", "--seed", SEED, "--max-examples", EXAMPLES]
-    command += ["--phases", PHASES, "--max-time", str(SECONDS), "--request-timeout", "10"]
-    command += ["--continue-on-failure", "--no-shrink"]
-    command += ["--report-har-path", str(har), "--exclude-checks", ",".join(NOT_EXPRESSED), *arguments]
+    command += ["--phases", PHASES, "--max-time", str(SECONDS), "--request-timeout", "10", "--no-shrink"]
+    command += ["--continue-on-failure", "--report-har-path", str(har)]
+    command += ["--exclude-checks", ",".join(NOT_EXPRESSED), "--exclude-operation-id", NOT_GENERATED]
+    command += arguments
     done = subprocess.run(
         command, cwd=folder, capture_output=True, text=True, timeout=SECONDS + 90, check=False
     )
@@ -115,7 +119,7 @@ def broken(sent: list[Sent]) -> set[Sent]:
 def test_without_a_token_only_public_operations_answer_anything_but_401_404_and_405(
     service: Service, tmp_path: Path
 ) -> None:
-    code, output, sent = run(service, tmp_path, "--checks", "not_a_server_error")
+    code, output, sent = run(service, tmp_path, "--checks", "not_a_server_error", "--mode", "positive")
     listed = operations(service)
     public = [(method, path) for method, path, is_public, _ in listed if is_public]
     told = {

@@ -43,6 +43,10 @@ class Expired(Unauthenticated):
     """The token has expired."""
 
 
+class UnknownKey(Unauthenticated):
+    """The token was signed with a key that this node does not know."""
+
+
 class Forbidden(TmiError):
     """Your role does not allow this."""
 

@@ -9,6 +9,7 @@ from tmi.domain.diagrams import DiagramFields, DiagramImage
 from tmi.domain.ids import (
     AuditId,
     CollaborationId,
+    CredentialId,
     DiagramId,
     GroupId,
     NodeId,
@@ -235,6 +236,8 @@ class SignIn:
     id: SignInId
     user: User
     expires_at: datetime
+    credential: CredentialId | None = None
+    """The client credential that began it; None for a person's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -243,8 +246,10 @@ class SigningKey:
 
     kid: str
     algorithm: str
-    private_pem: bytes
+    private_pem: bytes = field(repr=False)
     created_at: datetime
+    signs_from: datetime | None = None
+    """When it begins to sign; None: since it was made. The key before it signs until then."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -105,11 +105,12 @@ def test_fields_are_those_of_the_contract_with_its_bounds(document: Json, kind: 
 
 def _facts(path: str, schema: Json, schemas: Json) -> list[str]:
     """A schema in the words of the table."""
-    may_be_null = False
+    nullable = False
     while "$ref" in schema or "anyOf" in schema:
-        may_be_null |= {"type": "null"} in schema.get("anyOf", [])
-        schema = schema["anyOf"][0] if "anyOf" in schema else schemas[schema["$ref"].rpartition("/")[2]]
-    schema = {**schema, "nullable": True} if may_be_null else schema
+        kinds = schema.get("anyOf") or [schemas[schema["$ref"].rpartition("/")[2]]]
+        nullable = nullable or {"type": "null"} in kinds
+        schema = kinds[0]
+    schema = {**schema, "nullable": True} if nullable else schema
     words = [schema["type"]]
     words += [f"{name}={json.dumps(schema[name])}" for name in BOUNDS if name in schema]
     if "enum" in schema:

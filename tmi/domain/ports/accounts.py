@@ -43,6 +43,8 @@ class AccountFilter:
     created_before: datetime | None = None
     last_login_after: datetime | None = None
     last_login_before: datetime | None = None
+    automation: bool | None = None
+    """Accounts of programs alone, or all others."""
     sort_by: Literal["created_at", "last_login", "email", "name"] = "created_at"
     descending: bool = True
 

@@ -71,7 +71,7 @@ class Feed(Protocol):
 
     def hearing(
         self, handle: Callable[[ThreatModelId | None], None]
-    ) -> AbstractAsyncContextManager[None]:
+    ) -> AbstractAsyncContextManager[object]:
         """While the body runs, `handle` is called with each threat model that has a new event, wherever it
         was written; with None when some may have been missed.
         """
