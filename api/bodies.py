@@ -4,6 +4,7 @@ RFC 8259 leaves open what a parser does with a repeated member, and lenient pars
 surrogates. Two parsers that differ on one text are how checks get bypassed, so such a text is refused.
 """
 
+import asyncio
 import json
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
@@ -24,6 +25,8 @@ FORM = "application/x-www-form-urlencoded"
 
 _MAX_FORM_FIELDS = 32
 _MAX_NAMED_FAULTS = 20
+_LARGE_BYTES = 16 * 1024
+"""A body from this size on is checked beside the event loop: a long note may take a third of a second."""
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -31,7 +34,10 @@ Model = TypeVar("Model", bound=BaseModel)
 async def read_model(schema: type[Model], media_type: str = JSON) -> Model:
     """The request's JSON. Raises BadInput and UnsupportedMediaType."""
     _expect(media_type)
-    return checked(schema, parse_json(await _body()))
+    body = await _body()
+    if len(body) < _LARGE_BYTES:
+        return checked(schema, parse_json(body))
+    return await asyncio.to_thread(lambda: checked(schema, parse_json(body)))
 
 
 async def read_json_or_form(schema: type[Model]) -> Model:
