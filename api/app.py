@@ -17,13 +17,14 @@ from api import (
     collaboration,
     diagrams,
     docs,
+    headers,
     me,
     oauth,
     rates,
     threat_models,
 )
 from api.bodies import answer, problem_answer
-from api.context import EXTENSION, HOST, Context, context, public, require_sign_in
+from api.context import EXTENSION, HOST, Context, context, public, require_sign_in, scheme
 from api.errors import INTERNAL, OAuthError, Problem, problem_of
 from api.probes import DatabasePing, metrics_routes, probe_routes
 from api.services import Services
@@ -33,15 +34,6 @@ log = logging.getLogger(__name__)
 
 FINISH_WITHIN_S = 5.0
 """How long a stopping application waits for changes whose client has gone."""
-
-_HEADERS = {
-    "X-Content-Type-Options": "nosniff",
-    "X-Frame-Options": "DENY",
-    "Referrer-Policy": "no-referrer",
-    "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
-    "Cross-Origin-Resource-Policy": "same-origin",
-    "Cache-Control": "no-store",
-}
 
 _HTTP_PROBLEMS = {
     400: ("invalid_input", "The request is not valid."),
@@ -137,7 +129,8 @@ async def _require_a_host() -> None:
 
 
 async def _with_security_headers(response: Response) -> Response:
-    for name, value in _HEADERS.items():
+    hsts = headers.strict_transport(scheme(), context().services.options.hsts_max_age_s)
+    for name, value in {**headers.SECURITY, **hsts}.items():
         response.headers.setdefault(name, value)
     return response
 

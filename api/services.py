@@ -49,6 +49,8 @@ class ApiOptions:
     administrators: tuple[str, ...] = ()
     """The first administrators, each `provider:id` or `provider:e-mail`."""
     trusted_proxies: TrustedProxies = field(default_factory=TrustedProxies)
+    hsts_max_age_s: int = 0
+    """How long browsers are to speak https alone with this host; 0: not told."""
     rates: RateOptions = field(default_factory=RateOptions)
     metrics_token: str | None = field(default=None, repr=False)
     """What a reader of `/metrics` has to bring; None: it has to be on this machine."""

@@ -80,6 +80,17 @@ class Settings(BaseSettings):
     allowed_origins: Annotated[tuple[Origin, ...], NoDecode] = ()
     """Further origins of pages that may open live sockets, separated by commas."""
 
+    tls_cert_file: Path | None = None
+    """A certificate with its chain, PEM, for TLS 1.3. Read again at SIGHUP and when it changes."""
+    tls_key_file: Path | None = None
+    """Its key, PEM, without a password."""
+    tls_check_s: Annotated[float, Field(ge=0.1, le=24 * 3600)] = 10.0
+    """How often these files are looked at."""
+    hsts_max_age_s: Annotated[int, Field(ge=0, le=10 * 365 * 24 * 3600)] = 365 * 24 * 3600
+    """How long browsers are to speak https alone with this host (Strict-Transport-Security); 0: not told.
+    Told over https only, and not with `dev`.
+    """
+
     workers: Annotated[int, Field(ge=1, le=64)] = 1
     """Processes that share the port and the rooms; without `redis_url` they have an embedded Valkey."""
 
@@ -242,6 +253,14 @@ class Settings(BaseSettings):
         host = "" if self.node_listen.startswith(UNIX_SCHEME) else split_place(self.node_listen)[0]
         if self.redis_url is not None and self.node_url is None and host in ("0.0.0.0", "::"):  # noqa: S104
             raise ValueError("TMI_NODE_LISTEN is everywhere: say in TMI_NODE_URL where other nodes reach it")
+        return self
+
+    @model_validator(mode="after")
+    def _tls_is_whole(self) -> Self:
+        if (self.tls_cert_file is None) != (self.tls_key_file is None):
+            raise ValueError("TMI_TLS_CERT_FILE and TMI_TLS_KEY_FILE belong together: give both, or none")
+        if self.tls_cert_file is not None and (self.public_url or "https:").startswith("http:"):
+            raise ValueError("TMI_PUBLIC_URL has to begin with https:// where TMI_TLS_CERT_FILE is given")
         return self
 
     @model_validator(mode="after")

@@ -55,6 +55,7 @@ from tmi.embedded.data_directory import locked
 from tmi.embedded.postgres import embedded_postgres
 from tmi.settings import Settings, split_place
 from tmi.starting import open_port
+from tmi.tls import Certificate
 
 log = logging.getLogger(__name__)
 
@@ -99,7 +100,7 @@ async def open_database(settings: Settings) -> AsyncIterator[PostgresDatabase]:
 
 
 @asynccontextmanager
-async def build(settings: Settings) -> AsyncIterator[Service]:
+async def build(settings: Settings, certificate: Certificate | None = None) -> AsyncIterator[Service]:
     """Open the database, bring it up to date, take its lock, and put the service together.
 
     Raises StartupError, DatabaseUnavailable, and Conflict when another service has the database.
@@ -128,6 +129,8 @@ async def build(settings: Settings) -> AsyncIterator[Service]:
         live = LiveEndpoint(rooms, tokens, access, tickets, _live_options(settings))
         rate_limits = await stack.enter_async_context(_shared_limits(settings, live))
         metrics = Metrics(rooms, live.sockets, lambda: database.open_connections)
+        if certificate is not None:
+            metrics.show_certificate(lambda: (certificate.ends_at, certificate.is_stale))
         await stack.enter_async_context(metrics.running())
         administration.use_figures(metrics.text)
         services = Services(
@@ -308,6 +311,7 @@ def _api_options(settings: Settings) -> ApiOptions:
         dev=settings.dev,
         public_url=settings.public_url,
         trusted_proxies=TrustedProxies(settings.trusted_proxies),
+        hsts_max_age_s=_hsts_max_age_s(settings),
         rates=RateOptions(
             per_user=settings.user_requests_per_min,
             per_address=settings.address_requests_per_min,
@@ -320,12 +324,18 @@ def _api_options(settings: Settings) -> ApiOptions:
     )
 
 
+def _hsts_max_age_s(settings: Settings) -> int:
+    """Never in development: browsers would apply it to all else that runs on localhost."""
+    return 0 if settings.dev else settings.hsts_max_age_s
+
+
 def _live_options(settings: Settings) -> LiveOptions:
     return LiveOptions(
         public_origin=settings.public_url,
         allowed_origins=frozenset(settings.allowed_origins),
         dev=settings.dev,
         trusted_proxies=TrustedProxies(settings.trusted_proxies),
+        hsts_max_age_s=_hsts_max_age_s(settings),
         sockets_max=settings.sockets_max,
         documents_per_user_max=settings.documents_per_user_max,
         frame_max_bytes=settings.frame_max_bytes,

@@ -37,7 +37,7 @@ from tmi.embedded.data_directory import locked
 from tmi.embedded.postgres import embedded_postgres
 from tmi.embedded.sockets import folder_for, make_private
 from tmi.embedded.valkey import embedded_valkey
-from tmi.serve import CLOSE_S, Exit, Part, Stop, url_of
+from tmi.serve import CLOSE_S, Exit, Part, Stop, certificate_of, url_of
 from tmi.settings import Settings, as_environment
 from tmi.starting import answering, open_port
 
@@ -75,7 +75,10 @@ async def _serve(settings: Settings, stop: Stop, announce: Callable[[str], None]
         # Bound plainly first: a port that another service shares would be shared with that one.
         with closing(open_port(settings.host, settings.port)) as plain:
             port = int(plain.getsockname()[1])
-            async with answering(plain):
+            certificate = certificate_of(settings)
+            if certificate is not None:
+                signal.signal(signal.SIGHUP, signal.SIG_IGN)  # while there is nobody to tell
+            async with answering(plain, None if certificate is None else certificate.context):
                 environment = await stack.enter_async_context(_surroundings(settings))
         # Bound and never listening: the port stays ours while workers come and go.
         stack.enter_context(closing(open_port(settings.host, port, is_shared=True, listens=False)))
@@ -83,8 +86,11 @@ async def _serve(settings: Settings, stop: Stop, announce: Callable[[str], None]
         part = Part.WORKER_ENDING_WITH_ALL if settings.redis_url is None else Part.WORKER
         workers = _Workers(settings, environment, part)
         async with workers.running():
+            if certificate is not None:
+                # They read it by themselves as they start and when it changes; at this signal, at once.
+                asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, workers.hang_up)
             stop.waits_for_drain()
-            announce(url_of(settings.host, port))
+            announce(url_of(settings, port))
             await stop.requested.wait()
             log.info("stopping %d workers", settings.workers)
         return workers.outcome
@@ -140,6 +146,7 @@ class _Workers:
         # -P: nothing in the working directory is taken for a part of the program.
         self._launcher = (python, "-I", "-S", "-c", LAUNCH, str(os.getpid()), python, "-P", "-m", "tmi.cli")
         self._running: dict[int, subprocess.Popen[bytes]] = {}
+        self._ready: set[int] = set()
         self.outcome = Exit.OK
 
     @asynccontextmanager
@@ -158,6 +165,13 @@ class _Workers:
                 keeper.cancel()
             await asyncio.gather(*keepers, return_exceptions=True)
             await self._end_all()
+
+    def hang_up(self) -> None:
+        """SIGHUP to those that handle it by now."""
+        for number in self._ready:
+            process = self._running[number]
+            if process.poll() is None:
+                process.send_signal(signal.SIGHUP)
 
     async def _start(self, number: int) -> None:
         """Start a worker and wait until it takes connections. Raises StartupError."""
@@ -182,6 +196,7 @@ class _Workers:
             raise StartupError(
                 f"Worker {number} ended with {process.returncode} while starting; its last lines say why."
             )
+        self._ready.add(number)
 
     def _spawn(self, number: int, environment: Mapping[str, str], ready_fd: int) -> subprocess.Popen[bytes]:
         worker = ("--number", str(number), "--ready-fd", str(ready_fd), "--part", self._part.name)
@@ -199,6 +214,7 @@ class _Workers:
         while True:
             process = self._running[number]
             await ended(process)
+            self._ready.discard(number)
             now = asyncio.get_running_loop().time()
             if now - began_at > STEADY_S:
                 pause_s = FIRST_PAUSE_S

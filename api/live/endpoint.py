@@ -4,9 +4,10 @@ import asyncio
 import contextlib
 import logging
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from api.errors import INTERNAL, Problem, problem_of
+from api.headers import strict_transport
 from api.live.admission import Admission, check_origin, diagram_of, is_ticket_path
 from api.live.hocuspocus import HocuspocusSocket
 from api.live.moderation import ReadModeration
@@ -85,15 +86,34 @@ class LiveEndpoint:
             async with asyncio.timeout(self._options.handshake_timeout_s):
                 socket = await self._admit(head, self._address(head, connection))
         except TmiError as error:
-            refuse(connection, UPGRADE_REQUIRED if isinstance(error, UpgradeRequired) else problem_of(error))
+            problem = UPGRADE_REQUIRED if isinstance(error, UpgradeRequired) else problem_of(error)
+            self.refuse(connection, problem, head)
         except TimeoutError:
-            refuse(connection, problem_of(Unavailable("the checks took too long")))
+            self.refuse(connection, problem_of(Unavailable("the checks took too long")), head)
         except Exception:
             log.exception("a WebSocket upgrade failed")
             self.sockets.faults += 1
-            refuse(connection, INTERNAL)
+            self.refuse(connection, INTERNAL, head)
         else:
             hand_over(socket, canonical_request(key) + rest, connection)
+
+    def refuse(
+        self, connection: asyncio.Transport, problem: Problem, head: RequestHead | None = None
+    ) -> None:
+        """Answer with an HTTP error and let the connection go; `head` where it is known."""
+        if connection.is_closing():
+            return
+        own = "http" if connection.get_extra_info("ssl_object") is None else "https"
+        peer = connection.get_extra_info("peername")
+        told = [] if head is None else [head.headers.get("x-forwarded-proto", "")]
+        connection.write(response(problem, self.transport_headers(peer, told, own)))
+        connection.close()
+
+    def transport_headers(self, peer: object, forwarded_proto: list[str], own: str) -> Mapping[str, str]:
+        """What an answer says of https: `own` is its connection's scheme, `peer` as asyncio has it."""
+        host = str(peer[0]) if isinstance(peer, tuple) and peer else ""
+        scheme = self._options.trusted_proxies.scheme(host, forwarded_proto, own)
+        return strict_transport(scheme, self._options.hsts_max_age_s)
 
     async def share(self, tallies: Tallies) -> None:
         """Exchange with other nodes, for ever, what counts against limits that are theirs, too."""
@@ -207,10 +227,3 @@ class LiveEndpoint:
                 self._handshakes -= 1
 
         return release
-
-
-def refuse(connection: asyncio.Transport, problem: Problem) -> None:
-    """Answer with an HTTP error and let the connection go."""
-    if not connection.is_closing():
-        connection.write(response(problem))
-        connection.close()

@@ -20,6 +20,8 @@ class LiveOptions:
     """Allow every loopback origin as well."""
 
     trusted_proxies: TrustedProxies = field(default_factory=TrustedProxies)
+    hsts_max_age_s: int = 0
+    """As in REST."""
 
     sockets_max: int = 20_000
     handshakes_max: int = 2_000

@@ -11,6 +11,7 @@ from urllib.parse import parse_qs
 import orjson
 
 from api.errors import Problem
+from api.headers import SECURITY
 from tmi.domain.errors import BadInput, TmiError
 
 _TOKEN = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
@@ -127,14 +128,15 @@ def canonical_request(key: str) -> bytes:
     ).encode("ascii")
 
 
-def response(problem: Problem) -> bytes:
-    """A complete HTTP answer that ends the connection."""
+def response(problem: Problem, more: Mapping[str, str]) -> bytes:
+    """A complete HTTP answer that ends the connection, with more headers than its problem's."""
     body = orjson.dumps(problem.body)
     headers = {
         "Content-Type": "application/json",
         "Content-Length": str(len(body)),
-        "Cache-Control": "no-store",
+        **SECURITY,
         "Connection": "close",
+        **more,
         **problem.headers,
     }
     lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
