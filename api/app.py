@@ -21,6 +21,7 @@ from api import (
     me,
     oauth,
     rates,
+    sign_ins,
     threat_models,
 )
 from api.bodies import answer, problem_answer
@@ -77,6 +78,7 @@ def create_app(services: Services) -> RestApp:
     for routes in (
         oauth.routes,
         me.routes,
+        sign_ins.routes,
         admin.routes,
         threat_models.routes,
         diagrams.routes,

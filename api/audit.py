@@ -93,7 +93,10 @@ class Refusals:
         """Refusals that came too fast to be recorded."""
 
     def refused(self, what: str, summary: str) -> None:
-        """Record that this request was refused, if there is room for it."""
+        """Record that this request was refused, once and if there is room for it."""
+        if g.get("refusal_is_noted"):
+            return
+        self.is_noted()
         now = asyncio.get_running_loop().time()
         if self._seen_at is not None:
             self._left = min(REFUSALS_BURST, self._left + (now - self._seen_at) * REFUSALS_PER_S)
@@ -103,6 +106,10 @@ class Refusals:
             return
         self._left -= 1
         self._begin(self._record(entry(what, summary)))
+
+    def is_noted(self) -> None:
+        """The refusal of this request is in the audit already."""
+        g.refusal_is_noted = True
 
     async def _record(self, made: AuditEntry) -> None:
         logged(made)

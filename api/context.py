@@ -7,12 +7,12 @@ from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar, cast
 from uuid import UUID
 
-from cachetools import TTLCache
 from quart import current_app, g, request
 
 from api.audit import Refusals
 from api.schemas import UuidText
 from api.services import Services
+from api.sessions import SessionCache
 from tmi.domain.errors import BadInput, Forbidden, TmiError, Unauthenticated
 from tmi.domain.ids import DiagramId, SignInId, ThreatModelId
 from tmi.domain.model import ADMINISTRATORS_GROUP, SignIn, User
@@ -21,8 +21,6 @@ from tmi.domain.roles import Action, Role, may
 log = logging.getLogger(__name__)
 
 EXTENSION = "tmi"
-SIGN_IN_CACHE_TTL_S = 1.0
-SIGN_IN_CACHE_SIZE = 10_000
 
 _LABEL = r"[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?"
 HOST = re.compile(rf"(?:{_LABEL}(?:\.{_LABEL}){{0,31}}\.?|\[[0-9A-Fa-f:.]{{2,45}}\])(?::[0-9]{{1,5}})?")
@@ -41,7 +39,7 @@ class Context:
 
     def __init__(self, services: Services) -> None:
         self.services = services
-        self._sign_ins: TTLCache[SignInId, SignIn] = TTLCache(SIGN_IN_CACHE_SIZE, SIGN_IN_CACHE_TTL_S)
+        self.sessions = services.sessions or SessionCache(services.sign_ins)
         self._unfinished: set[asyncio.Task[Any]] = set()
         self.refusals = Refusals(services.audit, self.in_background)
 
@@ -51,15 +49,17 @@ class Context:
         Raises Unauthenticated and DatabaseUnavailable.
         """
         claims = self.services.tokens.verify_access(token)
-        sign_in = self._sign_ins.get(claims.sign_in)
+        sign_in = await self.sessions.get(claims.sign_in)
         if sign_in is None:
-            sign_in = await self.services.sign_ins.get(claims.sign_in)
-            if sign_in is None or sign_in.user.id != claims.user:
-                raise Unauthenticated("the sign-in session has ended")
-            self._sign_ins[claims.sign_in] = sign_in
+            raise Unauthenticated("the sign-in session has ended")
         if sign_in.user.id != claims.user:
             raise Unauthenticated("the token is not valid here")
         return sign_in
+
+    async def ended(self, *sign_ins: SignInId) -> None:
+        """These sessions are over: their tokens and their open sockets, on every node."""
+        self.sessions.forget(sign_ins)
+        await self.services.rooms.sign_in_ended(*sign_ins)
 
     async def to_the_end(self, work: Coroutine[Any, Any, Result]) -> Result:
         """Await `work`, which goes on even when the client hangs up meanwhile."""

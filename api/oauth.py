@@ -17,13 +17,14 @@ from authlib.oauth2.rfc7636 import create_s256_code_challenge
 from quart import Blueprint, Response
 from quart_schema import operation_id, tag
 
-from api import audit, bodies, schemas
+from api import audit, bodies, schemas, sign_ins
 from api.context import caller, context, is_administrator, public, services
 from api.documented import operation
 from api.errors import OAuthError, UnsupportedMediaType
 from tmi.domain.errors import BadInput, Unauthenticated
 from tmi.domain.ids import SignInId
 from tmi.domain.model import AuthorizationCode, SignIn, User
+from tmi.domain.sign_ins import Begun, Refused
 
 routes = Blueprint("oauth", __name__)
 
@@ -57,7 +58,7 @@ async def authorize() -> Response:
     user = await _development_user(query.login_hint)
     code = secrets.token_urlsafe(32)
     grant = AuthorizationCode(user, callback, challenge, query.scope or "openid")
-    await services().sign_ins.issue_code(code, grant, CODE_TTL)
+    await services().codes.issue(code, grant, CODE_TTL)
     location = _with_parameters(callback, {"code": code, "state": query.state})
     return Response(b"", 302, {"Location": location, **_NO_STORE})
 
@@ -148,8 +149,9 @@ async def _redeem_code(given: schemas.TokenRequest, refresh_token: str) -> tuple
     """A new session for a code. The code is used up even when the verifier is wrong."""
     if given.code is None or given.code_verifier is None:
         raise OAuthError("invalid_request", "code and code_verifier are needed")
-    grant = await services().sign_ins.redeem_code(given.code)
-    if grant is None:
+    grant = await services().codes.redeem(given.code)
+    if isinstance(grant, Refused):
+        await sign_ins.refused("code", grant)
         raise OAuthError("invalid_grant", "the code is unknown, used or too old")
     _require_provider(grant.user.provider)
     if given.redirect_uri is not None and given.redirect_uri != grant.redirect_uri:
@@ -157,8 +159,14 @@ async def _redeem_code(given: schemas.TokenRequest, refresh_token: str) -> tuple
     expected: str = create_s256_code_challenge(given.code_verifier)  # type: ignore[no-untyped-call]
     if not hmac.compare_digest(expected, grant.code_challenge):
         raise OAuthError("invalid_grant", "code_verifier does not fit the challenge")
-    sign_in = await services().sign_ins.start(grant.user.id, refresh_token, _refresh_ttl())
+    begun = Begun(client=sign_ins.client_name(), code=given.code)
+    try:
+        sign_in = await services().sign_ins.start(grant.user.id, refresh_token, _refresh_ttl(), begun)
+    except Unauthenticated:
+        raise OAuthError("invalid_grant", "the code is unknown, used or too old") from None
     await audit.note(services().audit, audit.entry("sign_in.started", actor=grant.user, new=str(sign_in.id)))
+    # What the provider says of this user may have changed, and their roles by that.
+    await services().rooms.people_changed([grant.user.id])
     return grant.user, sign_in.id
 
 
@@ -173,10 +181,13 @@ async def _rotate(given: schemas.TokenRequest, successor: str) -> tuple[User, Si
 
 async def _exchanged(refresh_token: str, successor: str) -> SignIn | None:
     """The session of a refresh token, whose successor is good now; None if it was none."""
-    sign_in = await services().sign_ins.rotate(refresh_token, successor, _refresh_ttl())
-    if sign_in is not None:
-        made = audit.entry("token.refreshed", actor=sign_in.user, new=str(sign_in.id))
-        await audit.note(services().audit, made)
+    longest = timedelta(seconds=services().options.sign_in_max_s)
+    sign_in = await services().refresh_tokens.rotate(refresh_token, successor, _refresh_ttl(), longest)
+    if isinstance(sign_in, Refused):
+        await sign_ins.refused("refresh_token", sign_in)
+        return None
+    made = audit.entry("token.refreshed", actor=sign_in.user, new=str(sign_in.id))
+    await audit.note(services().audit, made)
     return sign_in
 
 

@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 
 from api.forwarding import TrustedProxies
 from api.metrics import Metrics
+from api.sessions import SessionCache
 from api.tokens import Tokens
 from rooms.administration import Administration
 from rooms.service import Rooms
@@ -12,12 +13,15 @@ from tmi.domain.ports import (
     Accounts,
     Audit,
     Challenges,
+    ClientCredentials,
+    Codes,
     Collaborations,
     Database,
     Diagrams,
     Groups,
     Memberships,
     RateLimits,
+    RefreshTokens,
     SignIns,
     ThreatModels,
     Tickets,
@@ -45,6 +49,8 @@ class ApiOptions:
     max_body_bytes: int = 1024 * 1024
     body_timeout_s: float = 30.0
     refresh_token_ttl_s: float = 7 * 24 * 3600.0
+    sign_in_max_s: float = 30 * 24 * 3600.0
+    """However often its refresh token is exchanged, a sign-in ends so long after it began."""
     ping_timeout_s: float = 1.0
     administrators: tuple[str, ...] = ()
     """The first administrators, each `provider:id` or `provider:e-mail`."""
@@ -72,7 +78,10 @@ class Services:
     threat_models: ThreatModels
     diagrams: Diagrams
     users: Users
+    codes: Codes
     sign_ins: SignIns
+    refresh_tokens: RefreshTokens
+    client_credentials: ClientCredentials
     access: AccessControl
     accounts: Accounts
     challenges: Challenges
@@ -87,5 +96,7 @@ class Services:
     administration: Administration
     rate_limits: RateLimits
     options: ApiOptions = field(default_factory=ApiOptions)
+    sessions: SessionCache | None = None
+    """None: one that hears no signals, and so asks the database every second."""
     metrics: Metrics | None = None
     health: Health = field(default_factory=Health)

@@ -17,6 +17,7 @@ from tmi.domain.ids import CollaborationId, DiagramId, SignInId, UserId
 from tmi.domain.ports import AccessControl, Entrant, Happened, Signal, Signals, Standing
 
 _RETRY_S = 0.5
+_ANNOUNCE_TRIES = 120
 _RECENT_S = 60.0
 
 
@@ -76,10 +77,12 @@ class Rights:
         self._deleted(diagrams)
         self._background.spawn(self._announce(Happened.DELETED, diagrams))
 
-    async def sign_in_ended(self, sign_in: SignInId) -> None:
-        """Close every session behind this sign-in with 4401, on every node."""
-        self._sign_in_ended(sign_in)
-        await self._announce(Happened.SIGN_IN_ENDED, [sign_in])
+    async def sign_ins_ended(self, sign_ins: Sequence[SignInId]) -> None:
+        """Close every session behind these sign-ins with 4401, on every node."""
+        for sign_in in sign_ins:
+            self._sign_in_ended(sign_in)
+        if self.signals is not None and not await self._announced(Happened.SIGN_IN_ENDED, sign_ins):
+            self._background.spawn(self._announce_later(Happened.SIGN_IN_ENDED, sign_ins))
 
     async def people_changed(self, users: Sequence[UserId]) -> None:
         """These users' roles may have changed anywhere: see to it on every node."""
@@ -93,6 +96,13 @@ class Rights:
 
     async def _announce(self, happened: Happened, ids: Sequence[UUID]) -> None:
         await self._announced(happened, ids)
+
+    async def _announce_later(self, happened: Happened, ids: Sequence[UUID]) -> None:
+        """The database took the change and not the news of it: others' connections may well stand."""
+        for _ in range(_ANNOUNCE_TRIES):
+            if not ids or await self._announced(happened, ids):
+                return
+            await asyncio.sleep(self._retry_s)
 
     async def _announced(self, happened: Happened, ids: Sequence[UUID]) -> bool:
         """Tell all nodes, this one included; False if only this one can be told now."""
@@ -119,7 +129,7 @@ class Rights:
         elif signal.happened is Happened.COLLABORATION_ENDED:
             for key in signal.ids:
                 self.on_collaboration_ended(CollaborationId(key))
-        else:
+        elif signal.happened is Happened.SIGN_IN_ENDED:
             for key in signal.ids:
                 self._sign_in_ended(SignInId(key))
 

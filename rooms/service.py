@@ -101,6 +101,12 @@ class Rooms:
         self._successors = successors
         self._rights.signals = signals
 
+    def tell_by(self, signals: Signals) -> None:
+        """Tell what happens here by these signals, also on a node that is alone: other parts of it hear them,
+        and so does this one. Whoever hears them hands them to `hear`.
+        """
+        self._rights.signals = signals
+
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator["Rooms"]:
         """Run the background tasks. Call `drain` before leaving, or unsaved edits are left to the clients."""
@@ -415,9 +421,9 @@ class Rooms:
         """These diagrams are gone: close their sessions with 4404, on every node."""
         self._rights.deleted(diagrams)
 
-    async def sign_in_ended(self, sign_in: SignInId) -> None:
-        """Close every session behind this sign-in with 4401, on every node."""
-        await self._rights.sign_in_ended(sign_in)
+    async def sign_in_ended(self, *sign_ins: SignInId) -> None:
+        """Close every session behind these sign-ins with 4401, on every node."""
+        await self._rights.sign_ins_ended(sign_ins)
 
     async def people_changed(self, users: Sequence[UserId]) -> None:
         """These users' roles may have changed anywhere: see to it on every node."""

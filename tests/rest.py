@@ -17,16 +17,19 @@ from werkzeug.datastructures import Headers
 
 from api.app import create_app
 from api.services import ApiOptions, Health, Services
+from api.sessions import SessionCache
 from api.tokens import Tokens, shared_signing_keys
 from persistence.memory.access import MemoryAccessControl
 from persistence.memory.accounts import MemoryAccounts, MemoryChallenges
 from persistence.memory.audit import MemoryAudit
+from persistence.memory.client_credentials import MemoryClientCredentials
 from persistence.memory.collaborations import MemoryCollaborations, MemoryTickets
 from persistence.memory.database import MemoryDatabase
 from persistence.memory.diagrams import MemoryDiagrams
 from persistence.memory.groups import MemoryGroups, MemoryMemberships
 from persistence.memory.rate_limits import MemoryRateLimits
-from persistence.memory.sign_ins import MemorySignIns
+from persistence.memory.sign_ins import MemoryCodes, MemoryRefreshTokens, MemorySignIns
+from persistence.memory.signals import MemorySignals
 from persistence.memory.signing_keys import MemorySigningKeys
 from persistence.memory.store import MemoryStore
 from persistence.memory.threat_models import MemoryThreatModels
@@ -35,11 +38,12 @@ from persistence.memory.users import MemoryUsers
 from persistence.postgres.access import PostgresAccessControl
 from persistence.postgres.accounts import PostgresAccounts, PostgresChallenges
 from persistence.postgres.audit import PostgresAudit
+from persistence.postgres.client_credentials import PostgresClientCredentials
 from persistence.postgres.collaborations import PostgresCollaborations, PostgresTickets
 from persistence.postgres.database import PostgresDatabase
 from persistence.postgres.diagrams import PostgresDiagrams
 from persistence.postgres.groups import PostgresGroups, PostgresMemberships
-from persistence.postgres.sign_ins import PostgresSignIns
+from persistence.postgres.sign_ins import PostgresCodes, PostgresRefreshTokens, PostgresSignIns
 from persistence.postgres.signing_keys import PostgresSigningKeys
 from persistence.postgres.threat_models import PostgresThreatModels
 from persistence.postgres.update_log import PostgresUpdateLog
@@ -199,12 +203,23 @@ async def over_memory(
     store = store or MemoryStore()
     log, access = MemoryUpdateLog(store), MemoryAccessControl(store)
     keys = await shared_signing_keys(MemorySigningKeys(store))
-    async with Rooms(log, LocalCoordinator(log, "test"), access).running() as rooms:
+    sign_ins, signals = MemorySignIns(store), MemorySignals(store)
+    sessions = SessionCache(sign_ins)
+    async with (
+        Rooms(log, LocalCoordinator(log, "test"), access).running() as rooms,
+        signals.hearing(sessions.hear) as sessions.hearing,
+        signals.hearing(rooms.hear),
+    ):
+        rooms.tell_by(signals)
         services = Services(
             threat_models=MemoryThreatModels(store),
             diagrams=MemoryDiagrams(store),
             users=MemoryUsers(store),
-            sign_ins=MemorySignIns(store),
+            codes=MemoryCodes(store),
+            sign_ins=sign_ins,
+            sessions=sessions,
+            refresh_tokens=MemoryRefreshTokens(store),
+            client_credentials=MemoryClientCredentials(store),
             access=access,
             accounts=MemoryAccounts(store),
             challenges=MemoryChallenges(store),
@@ -235,7 +250,10 @@ async def over_postgres(database: PostgresDatabase) -> AsyncIterator[RestClient]
             threat_models=PostgresThreatModels(database),
             diagrams=PostgresDiagrams(database),
             users=PostgresUsers(database),
+            codes=PostgresCodes(database),
             sign_ins=PostgresSignIns(database),
+            refresh_tokens=PostgresRefreshTokens(database),
+            client_credentials=PostgresClientCredentials(database),
             access=access,
             accounts=PostgresAccounts(database),
             challenges=PostgresChallenges(database),

@@ -183,6 +183,8 @@ class Settings(BaseSettings):
     access_token_ttl_s: Annotated[float, Field(ge=1, le=24 * 3600)] = 900.0
     collab_token_ttl_s: Annotated[float, Field(ge=1, le=24 * 3600)] = 600.0
     refresh_token_ttl_s: Seconds = 7 * 24 * 3600.0
+    sign_in_max_s: Seconds = 30 * 24 * 3600.0
+    """However often its refresh token is exchanged, a sign-in ends so long after it began."""
 
     # who runs it, and what is kept of it
     audit_retention_days: Annotated[int, Field(ge=1, le=36_500)] = 365

@@ -19,18 +19,20 @@ from api.live.endpoint import LiveEndpoint
 from api.live.options import LiveOptions
 from api.metrics import Metrics
 from api.services import ApiOptions, Health, RateOptions, Services
+from api.sessions import SessionCache
 from api.tokens import Tokens, shared_signing_keys
 from persistence import redis as shared
 from persistence.memory.rate_limits import MemoryRateLimits
 from persistence.postgres.access import PostgresAccessControl
 from persistence.postgres.accounts import PostgresAccounts, PostgresChallenges
 from persistence.postgres.audit import PostgresAudit
+from persistence.postgres.client_credentials import PostgresClientCredentials
 from persistence.postgres.collaborations import PostgresCollaborations, PostgresTickets
 from persistence.postgres.database import PostgresDatabase
 from persistence.postgres.diagrams import PostgresDiagrams
 from persistence.postgres.groups import PostgresGroups, PostgresMemberships
 from persistence.postgres.ownership import PostgresOwnership
-from persistence.postgres.sign_ins import PostgresSignIns
+from persistence.postgres.sign_ins import PostgresCodes, PostgresRefreshTokens, PostgresSignIns
 from persistence.postgres.signals import PostgresSignals
 from persistence.postgres.signing_keys import PostgresSigningKeys
 from persistence.postgres.threat_models import PostgresThreatModels
@@ -50,7 +52,7 @@ from rooms.service import Rooms
 from tmi.domain.errors import DatabaseUnavailable, StartupError, TmiError, Unavailable
 from tmi.domain.ids import DiagramId, NodeId
 from tmi.domain.model import Node
-from tmi.domain.ports import AccessControl, Audit, RateLimits
+from tmi.domain.ports import AccessControl, Audit, RateLimits, Signal
 from tmi.embedded.data_directory import locked
 from tmi.embedded.postgres import embedded_postgres
 from tmi.settings import Settings, split_place
@@ -125,6 +127,8 @@ async def build(settings: Settings, certificate: Certificate | None = None) -> A
             _rooms(settings, database, access, tokens, drain_requested.set)
         )
         sign_ins = PostgresSignIns(database)
+        sessions = SessionCache(sign_ins)
+        await stack.enter_async_context(_signals(database, rooms, sessions))
         tickets = PostgresTickets(database)
         live = LiveEndpoint(rooms, tokens, access, tickets, _live_options(settings))
         rate_limits = await stack.enter_async_context(_shared_limits(settings, live))
@@ -137,7 +141,11 @@ async def build(settings: Settings, certificate: Certificate | None = None) -> A
             threat_models=PostgresThreatModels(database),
             diagrams=PostgresDiagrams(database),
             users=PostgresUsers(database),
+            codes=PostgresCodes(database),
             sign_ins=sign_ins,
+            refresh_tokens=PostgresRefreshTokens(database),
+            client_credentials=PostgresClientCredentials(database),
+            sessions=sessions,
             access=access,
             accounts=PostgresAccounts(database),
             challenges=PostgresChallenges(database),
@@ -195,9 +203,26 @@ async def _rooms(
         coordinator.answers = links.answers
         coordinator.on_lost = rooms.fence_risen
         await stack.enter_async_context(links.listening(listening))
-        await stack.enter_async_context(signals.hearing(rooms.hear))
         log.info("this is node %s, for others at %s", name, node.url)
         yield rooms, administration
+
+
+@asynccontextmanager
+async def _signals(database: PostgresDatabase, rooms: Rooms, sessions: SessionCache) -> AsyncIterator[None]:
+    """What happens on any node, and what is done to the database by hand, reaches all that has to know."""
+    signals = PostgresSignals(database)
+
+    def hear(signal: Signal | None) -> None:
+        sessions.hear(signal)
+        rooms.hear(signal)
+
+    async with signals.hearing(hear) as hearing:
+        rooms.tell_by(signals)
+        sessions.hearing = hearing
+        try:
+            yield
+        finally:
+            sessions.hearing = None
 
 
 @asynccontextmanager
@@ -319,6 +344,7 @@ def _api_options(settings: Settings) -> ApiOptions:
         ),
         max_body_bytes=settings.body_max_bytes,
         refresh_token_ttl_s=settings.refresh_token_ttl_s,
+        sign_in_max_s=settings.sign_in_max_s,
         administrators=settings.administrators,
         metrics_token=settings.metrics_token.get_secret_value() if settings.metrics_token else None,
     )

@@ -7,5 +7,6 @@ from api.schemas.diagrams import *
 from api.schemas.operations import *
 from api.schemas.parameters import *
 from api.schemas.people import *
+from api.schemas.sessions import *
 from api.schemas.sign_in import *
 from api.schemas.threat_models import *

@@ -4,7 +4,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
 from persistence.memory.store import MemoryStore
-from tmi.domain.ports import Signal
+from tmi.domain.ports import Hearing, Signal
 
 Handle = Callable[[Signal | None], None]
 
@@ -21,15 +21,22 @@ class MemorySignals:
         for handle in list(self._store.listeners):
             handle(signal)
 
-    def hearing(self, handle: Handle) -> AbstractAsyncContextManager[None]:
+    def hearing(self, handle: Handle) -> AbstractAsyncContextManager[Hearing]:
         """Listen while the body runs."""
         return _hearing(self._store.listeners, handle)
 
 
 @asynccontextmanager
-async def _hearing(listeners: list[Handle], handle: Handle) -> AsyncIterator[None]:
+async def _hearing(listeners: list[Handle], handle: Handle) -> AsyncIterator[Hearing]:
     listeners.append(handle)
     try:
-        yield
+        yield _Certain()
     finally:
         listeners.remove(handle)
+
+
+class _Certain:
+    """Whoever publishes calls every listener."""
+
+    def unsure_s(self) -> float:
+        return 0.0

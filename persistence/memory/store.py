@@ -5,7 +5,16 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 
 from tmi.domain.errors import DatabaseUnavailable, NotFound
-from tmi.domain.ids import DiagramId, Fence, GroupId, Seq, SignInId, ThreatModelId, UserId
+from tmi.domain.ids import (
+    CredentialId,
+    DiagramId,
+    Fence,
+    GroupId,
+    Seq,
+    SignInId,
+    ThreatModelId,
+    UserId,
+)
 from tmi.domain.model import (
     ADMINISTRATORS_GROUP,
     EVERYONE_GROUP,
@@ -71,10 +80,34 @@ class Session:
     user: UserId
     expires_at: datetime
     ended: bool = False
+    started_at: datetime = field(default_factory=_now)
+    refreshed_at: datetime | None = None
+    client: str | None = None
+    credential: CredentialId | None = None
 
 
 @dataclass(slots=True)
-class RefreshToken:
+class StoredCredential:
+    """A row of client_credentials."""
+
+    user: UserId
+    client_id: str
+    secret_hash: bytes
+    name: str
+    description: str | None
+    created_at: datetime
+    modified_at: datetime
+    expires_at: datetime | None
+    is_active: bool = True
+    last_used_at: datetime | None = None
+
+    def is_good(self, now: datetime) -> bool:
+        """Whether it is active and has not expired."""
+        return self.is_active and (self.expires_at is None or self.expires_at > now)
+
+
+@dataclass(slots=True)
+class StoredRefreshToken:
     """A row of refresh_tokens; its key is the token's SHA-256."""
 
     sign_in: SignInId
@@ -109,7 +142,11 @@ class MemoryStore:
     logs: dict[DiagramId, RoomLog] = field(default_factory=dict)
     codes: dict[bytes, tuple[AuthorizationCode, datetime]] = field(default_factory=dict)
     sign_ins: dict[SignInId, Session] = field(default_factory=dict)
-    refresh_tokens: dict[bytes, RefreshToken] = field(default_factory=dict)
+    refresh_tokens: dict[bytes, StoredRefreshToken] = field(default_factory=dict)
+    used_codes: dict[bytes, SignInId | None] = field(default_factory=dict)
+    """Codes that were redeemed, and the sign-in that each began."""
+    replayed_codes: set[bytes] = field(default_factory=set)
+    credentials: dict[CredentialId, StoredCredential] = field(default_factory=dict)
     collaborations: dict[DiagramId, Collaboration] = field(default_factory=dict)
     tickets: dict[bytes, tuple[Ticket, datetime]] = field(default_factory=dict)
     signing_keys: dict[str, SigningKey] = field(default_factory=dict)
@@ -123,6 +160,13 @@ class MemoryStore:
         session = self.sign_ins.get(sign_in)
         stands = session is not None and not session.ended and session.expires_at > self.clock()
         return session if stands else None
+
+    def end_sessions(self, of: Callable[[SignInId, Session], bool]) -> list[SignInId]:
+        """End the sessions that stand and that `of` picks; returns them."""
+        ended = [key for key, session in self.sign_ins.items() if self.standing(key) and of(key, session)]
+        for key in ended:
+            self.sign_ins[key].ended = True
+        return ended
 
     def account(self, user: UserId) -> AccountRow:
         """What is kept of a user besides the user."""
@@ -143,6 +187,8 @@ class MemoryStore:
             del self.sign_ins[sign_in]
             for token in [key for key, t in self.refresh_tokens.items() if t.sign_in == sign_in]:
                 del self.refresh_tokens[token]
+        for credential in [key for key, stored in self.credentials.items() if stored.user == user]:
+            del self.credentials[credential]
         for code in [key for key, (grant, _) in self.codes.items() if grant.user.id == user]:
             del self.codes[code]
         for ticket in [key for key, (grant, _) in self.tickets.items() if grant.user == user]:

@@ -232,7 +232,15 @@ WITH codes AS (
     RETURNING 1
 ), tokens AS (
     DELETE FROM refresh_tokens WHERE token_hash IN (
-        SELECT token_hash FROM refresh_tokens WHERE expires_at < now() LIMIT $1 FOR UPDATE SKIP LOCKED)
+        SELECT token_hash FROM refresh_tokens t
+        WHERE expires_at < now() AND NOT EXISTS (
+            SELECT FROM sign_ins s
+            WHERE s.id = t.sign_in_id AND s.ended_at IS NULL AND s.expires_at > now())
+        LIMIT $1 FOR UPDATE SKIP LOCKED)
+    RETURNING 1
+), used AS (
+    DELETE FROM used_codes WHERE code_hash IN (
+        SELECT code_hash FROM used_codes WHERE expires_at < now() LIMIT $1 FOR UPDATE SKIP LOCKED)
     RETURNING 1
 ), tickets AS (
     DELETE FROM tickets WHERE ticket_hash IN (
@@ -250,9 +258,12 @@ WITH codes AS (
     RETURNING 1
 )
 SELECT (SELECT count(*) FROM codes) + (SELECT count(*) FROM tokens) + (SELECT count(*) FROM tickets)
-       + (SELECT count(*) FROM challenges) + (SELECT count(*) FROM sessions) AS purged
+       + (SELECT count(*) FROM challenges) + (SELECT count(*) FROM sessions)
+       + (SELECT count(*) FROM used) AS purged
 """
-"""A sign-in goes after the last of its tokens, so that one batch never cascades into thousands."""
+"""A sign-in goes after the last of its tokens, so that one batch never cascades into thousands. A used token
+stays while its sign-in stands: whoever has a copy may wait before they use it.
+"""
 
 
 async def _leave_as_is(connection: Connection) -> None:

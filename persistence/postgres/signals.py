@@ -3,11 +3,17 @@
 PostgreSQL, and not Redis, since a removed person has to go whatever state Redis is in, and a connection that
 stands misses nothing. Where it was lost the listener says so once it is back, and whoever hears looks at
 everything again.
+
+That it stands is asked several times a second: a server sends what is pending before it says that a query is
+done, so an answer proves that all that was published before the question has arrived. Who relies on that (the
+cache of sign-in sessions) knows how old the last proof is.
 """
 
 import asyncio
 import contextlib
 import logging
+import math
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import TYPE_CHECKING, Any
@@ -18,7 +24,7 @@ import orjson
 
 from persistence.postgres.database import PostgresDatabase
 from tmi.domain.errors import DatabaseUnavailable
-from tmi.domain.ports import Happened, Signal
+from tmi.domain.ports import Happened, Hearing, Signal
 
 if TYPE_CHECKING:
     Connection = asyncpg.Connection[asyncpg.Record]
@@ -31,7 +37,9 @@ CHANNEL = "tmi_signals"
 NOTIFY = "SELECT pg_notify($1, payload) FROM unnest($2::text[]) AS p (payload)"
 IDS_PER_PAYLOAD = 100
 """A payload has to be shorter than 8,000 bytes (NOTIFY, PostgreSQL 18); an id takes 39."""
-CHECK_S = 5.0
+PROVE_EVERY_S = 0.3
+GIVEN_UP_S = 5.0
+"""A connection that has not answered for so long is replaced."""
 RETRY_S = 0.5
 
 Handle = Callable[[Signal | None], None]
@@ -49,18 +57,20 @@ class PostgresSignals:
         payloads = [orjson.dumps([signal.happened.value, list(map(str, part))]).decode() for part in parts]
         await self._database.fetch(NOTIFY, CHANNEL, payloads)
 
-    def hearing(self, handle: Handle) -> AbstractAsyncContextManager[None]:
+    def hearing(self, handle: Handle) -> AbstractAsyncContextManager[Hearing]:
         """Listen while the body runs. Raises DatabaseUnavailable if that cannot be begun."""
         return _hearing(self._database.connect_aside, handle)
 
 
 @asynccontextmanager
-async def _hearing(connect: Callable[[], Awaitable[Connection]], handle: Handle) -> AsyncIterator[None]:
+async def _hearing(
+    connect: Callable[[], Awaitable[Connection]], handle: Handle
+) -> AsyncIterator[Hearing]:
     listener = _Listener(connect, handle)
     await listener.connect()
     task = asyncio.create_task(listener.keep(), name="signals")
     try:
-        yield
+        yield listener
     finally:
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
@@ -72,20 +82,29 @@ class _Listener:
         self._connect = connect
         self._handle = handle
         self._connection: Connection | None = None
+        self._proven_at = -math.inf
+
+    def unsure_s(self) -> float:
+        """Seconds since it was last proved that nothing is missing."""
+        if self._connection is None or self._connection.is_closed():
+            return math.inf
+        return time.monotonic() - self._proven_at
 
     async def connect(self) -> None:
         connection = await self._connect()
+        began = time.monotonic()
         try:
             await connection.add_listener(CHANNEL, self._notified)
         except BaseException:
             connection.terminate()
             raise
         self._connection = connection
+        self._proven_at = began
 
     async def keep(self) -> None:
-        """Look at the connection now and then, and replace it when it is gone."""
+        """Look at the connection all the time, and replace it when it is gone."""
         while True:
-            await asyncio.sleep(CHECK_S)
+            await asyncio.sleep(PROVE_EVERY_S)
             if await self._is_alive():
                 continue
             self.terminate()
@@ -98,9 +117,11 @@ class _Listener:
     async def _is_alive(self) -> bool:
         if self._connection is None:
             return False
+        began = time.monotonic()
         with contextlib.suppress(OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError):
-            async with asyncio.timeout(CHECK_S):
+            async with asyncio.timeout(GIVEN_UP_S):
                 await self._connection.execute("SELECT 1")
+            self._proven_at = began
             return True
         return False
 

@@ -9,12 +9,13 @@ import pytest
 from persistence.memory.access import MemoryAccessControl
 from persistence.memory.accounts import MemoryAccounts, MemoryChallenges
 from persistence.memory.audit import MemoryAudit
+from persistence.memory.client_credentials import MemoryClientCredentials
 from persistence.memory.collaborations import MemoryCollaborations, MemoryTickets
 from persistence.memory.database import MemoryDatabase
 from persistence.memory.diagrams import MemoryDiagrams
 from persistence.memory.groups import MemoryGroups, MemoryMemberships
 from persistence.memory.ownership import MemoryOwnership
-from persistence.memory.sign_ins import MemorySignIns
+from persistence.memory.sign_ins import MemoryCodes, MemoryRefreshTokens, MemorySignIns
 from persistence.memory.signals import MemorySignals
 from persistence.memory.signing_keys import MemorySigningKeys
 from persistence.memory.store import MemoryStore
@@ -24,12 +25,13 @@ from persistence.memory.users import MemoryUsers
 from persistence.postgres.access import PostgresAccessControl
 from persistence.postgres.accounts import PostgresAccounts, PostgresChallenges
 from persistence.postgres.audit import PostgresAudit
+from persistence.postgres.client_credentials import PostgresClientCredentials
 from persistence.postgres.collaborations import PostgresCollaborations, PostgresTickets
 from persistence.postgres.database import PostgresDatabase
 from persistence.postgres.diagrams import PostgresDiagrams
 from persistence.postgres.groups import PostgresGroups, PostgresMemberships
 from persistence.postgres.ownership import PostgresOwnership
-from persistence.postgres.sign_ins import PostgresSignIns
+from persistence.postgres.sign_ins import PostgresCodes, PostgresRefreshTokens, PostgresSignIns
 from persistence.postgres.signals import PostgresSignals
 from persistence.postgres.signing_keys import PostgresSigningKeys
 from persistence.postgres.threat_models import PostgresThreatModels
@@ -42,12 +44,15 @@ from tmi.domain.ports import (
     Accounts,
     Audit,
     Challenges,
+    ClientCredentials,
+    Codes,
     Collaborations,
     Database,
     Diagrams,
     Groups,
     Memberships,
     Ownership,
+    RefreshTokens,
     Signals,
     SigningKeys,
     SignIns,
@@ -79,7 +84,10 @@ class Ports:
     audit: Audit
     collaborations: Collaborations
     tickets: Tickets
+    codes: Codes
     sign_ins: SignIns
+    refresh_tokens: RefreshTokens
+    client_credentials: ClientCredentials
     signing_keys: SigningKeys
     database: Database
     signals: Signals
@@ -88,6 +96,11 @@ class Ports:
     async def user(self, name: str = "alice") -> User:
         """A user of the provider `tmi`."""
         return await self.users.sign_in("tmi", f"{name}@tmi.local", f"{name}@tmi.local", name.title())
+
+    async def purge(self) -> None:
+        """Delete what has expired, where anything does."""
+        if isinstance(self.database, PostgresDatabase):
+            await self.database.purge_expired()
 
     async def model(self, creator: User, *grants: Grant, name: str = "Shop") -> ThreatModel:
         """A threat model."""
@@ -121,7 +134,10 @@ def memory_ports(store: MemoryStore) -> Ports:
         audit=MemoryAudit(store),
         collaborations=MemoryCollaborations(store),
         tickets=MemoryTickets(store),
+        codes=MemoryCodes(store),
         sign_ins=MemorySignIns(store),
+        refresh_tokens=MemoryRefreshTokens(store),
+        client_credentials=MemoryClientCredentials(store),
         signing_keys=MemorySigningKeys(store),
         database=MemoryDatabase(store),
         signals=MemorySignals(store),
@@ -161,7 +177,10 @@ def postgres_ports(database: PostgresDatabase) -> Ports:
         audit=PostgresAudit(database),
         collaborations=PostgresCollaborations(database),
         tickets=PostgresTickets(database),
+        codes=PostgresCodes(database),
         sign_ins=PostgresSignIns(database),
+        refresh_tokens=PostgresRefreshTokens(database),
+        client_credentials=PostgresClientCredentials(database),
         signing_keys=PostgresSigningKeys(database),
         database=database,
         signals=PostgresSignals(database),

@@ -86,6 +86,11 @@ ROWS = (
     Row("DELETE /me", NOBODY, 200),
     Row("GET /me/groups", NOBODY, 200),
     Row("GET /me/groups/<group_id>/members", READER, 200, refused=404, exactly=True),
+    Row("POST /me/logout", NOBODY, 204),
+    Row("GET /me/sign_ins", NOBODY, 200),
+    Row("DELETE /me/sign_ins", NOBODY, 204),
+    Row("DELETE /me/sign_ins/<sign_in_id>", READER, 204, refused=404, exactly=True),
+    Row("DELETE /admin/users/<user_id>/sign_ins", ADMINISTRATOR, 204),
     Row("POST /me/transfer", NOBODY, 200, {"target_user_id": "<zed_id>"}),
     Row("GET /admin/users", ADMINISTRATOR, 200),
     Row("GET /admin/users/<user_id>", ADMINISTRATOR, 200),
@@ -198,6 +203,7 @@ async def house() -> AsyncIterator[House]:
         member = {"user_internal_uuid": users[READER]}
         await rest.call("POST", f"/admin/groups/{group}/members", admin, json_body=member)
         entry = (await rest.call("GET", "/admin/audit/system", admin)).json["entries"][0]["id"]
+        another = rest.services.tokens.verify_access(await rest.sign_in(READER)).sign_in
         ids = {
             "threat_model_id": model["id"],
             "diagram_id": diagram["id"],
@@ -208,6 +214,7 @@ async def house() -> AsyncIterator[House]:
             "zed_id": users["zed"],
             "entry_id": entry,
             "node_id": str(NODE.id),
+            "sign_in_id": str(another),
         }
         yield House(rest, tokens, ids)
 

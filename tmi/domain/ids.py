@@ -12,6 +12,9 @@ UserId = NewType("UserId", UUID)
 SignInId = NewType("SignInId", UUID)
 """One sign-in of one user (`sid` in tokens); ends by logout, revocation or expiry."""
 
+CredentialId = NewType("CredentialId", UUID)
+"""A client credential, with which a program gets tokens of its user."""
+
 CollaborationId = NewType("CollaborationId", UUID)
 """One collaboration session of a diagram (`session_id` of the contract)."""
 

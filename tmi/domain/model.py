@@ -8,6 +8,7 @@ from uuid import UUID
 from tmi.domain.ids import (
     AuditId,
     CollaborationId,
+    CredentialId,
     DiagramId,
     GroupId,
     NodeId,
@@ -196,6 +197,8 @@ class SignIn:
     id: SignInId
     user: User
     expires_at: datetime
+    credential: CredentialId | None = None
+    """The client credential that began it; None for a person's."""
 
 
 @dataclass(frozen=True, slots=True)

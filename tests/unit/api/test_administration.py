@@ -157,7 +157,7 @@ async def test_the_audit_tells_who_did_what_and_no_secret(
     expected = {
         ("sign_in.started", "alice@tmi.local"),
         ("token.refreshed", "alice@tmi.local"),
-        ("sign_in.refused", ""),
+        ("refresh_token.reused", ""),
         ("roles.changed", "alice@tmi.local"),
         ("access.refused", "bob@tmi.local"),
         ("group.created", "admin@tmi.local"),

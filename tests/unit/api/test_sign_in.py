@@ -343,9 +343,11 @@ async def test_a_code_lives_for_a_minute() -> None:
     assert answer.json["error"] == "invalid_grant"
 
 
-async def test_an_ended_session_is_noticed_within_a_second() -> None:
+async def test_an_ended_session_is_noticed_within_a_second_when_no_signals_are_heard() -> None:
     store = MemoryStore()
     async with over_memory(store=store) as rest:
+        assert rest.services.sessions is not None
+        rest.services.sessions.hearing = None
         token = await rest.sign_in("alice")
         assert (await rest.call("GET", "/me", token)).status == 200
         for session in store.sign_ins.values():

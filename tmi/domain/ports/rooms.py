@@ -165,6 +165,8 @@ class Happened(Enum):
     """These collaboration sessions are over."""
     PEOPLE_CHANGED = "people_changed"
     """These users' roles may have changed anywhere: their groups did, or their accounts are gone."""
+    KEYS_CHANGED = "keys_changed"
+    """There are other keys to sign tokens with; the ids are those of the keys."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,13 +177,22 @@ class Signal:
     ids: tuple[UUID, ...]
 
 
+class Hearing(Protocol):
+    """An ear to the signals."""
+
+    def unsure_s(self) -> float:
+        """Every signal that was published more than so many seconds ago has been handed over. Infinite while
+        nothing is heard.
+        """
+
+
 class Signals(Protocol):
     """Reaches every service of this database."""
 
     async def publish(self, signal: Signal) -> None:
         """Tell all of them, this one included."""
 
-    def hearing(self, handle: Callable[[Signal | None], None]) -> AbstractAsyncContextManager[None]:
+    def hearing(self, handle: Callable[[Signal | None], None]) -> AbstractAsyncContextManager[Hearing]:
         """While the body runs, `handle` is called with what is published; with None when some may have been
         missed.
         """

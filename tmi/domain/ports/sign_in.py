@@ -1,30 +1,98 @@
-"""Sign-in sessions, codes and signing keys."""
+"""Authorization codes, sign-in sessions, refresh tokens, client credentials and signing keys.
+
+Secrets are stored as SHA-256 only. Who brings one that is worth nothing learns that and no more; callers
+learn why, for the audit.
+"""
 
 from collections.abc import Sequence
 from datetime import timedelta
 from typing import Protocol
 
-from tmi.domain.ids import SignInId, UserId
-from tmi.domain.model import AuthorizationCode, SignIn, SigningKey
+from tmi.domain.ids import CredentialId, SignInId, UserId
+from tmi.domain.model import AuditEntry, AuthorizationCode, SignIn, SigningKey
+from tmi.domain.ports.threat_models import Page
+from tmi.domain.sign_ins import (
+    Begun,
+    ClientCredential,
+    NewCredential,
+    RefreshToken,
+    Refused,
+    StandingSignIn,
+)
+
+
+class Codes(Protocol):
+    """Authorization codes: each is good once and for a moment."""
+
+    async def issue(self, code: str, grant: AuthorizationCode, ttl: timedelta) -> None:
+        """Remember a code."""
+
+    async def redeem(self, code: str) -> AuthorizationCode | Refused:
+        """Take a code out, once. One that comes back ends the sign-in that was begun with it."""
 
 
 class SignIns(Protocol):
-    """Sign-in sessions, authorization codes and refresh tokens. Secrets are stored as SHA-256 only."""
+    """Sign-in sessions."""
 
-    async def issue_code(self, code: str, grant: AuthorizationCode, ttl: timedelta) -> None:
-        """Remember an authorization code."""
+    async def start(
+        self, user: UserId, refresh_token: str | None, ttl: timedelta, begun: Begun | None = None
+    ) -> SignIn:
+        """Begin a session, whose first refresh token is given if it has any. It never outlives the
+        credential that begins it.
 
-    async def redeem_code(self, code: str) -> AuthorizationCode | None:
-        """Take a code out, once: None if unknown, used before or past its time."""
-
-    async def start(self, user: UserId, refresh_token: str, ttl: timedelta) -> SignIn:
-        """Begin a session whose first refresh token is given."""
-
-    async def rotate(self, refresh_token: str, successor: str, ttl: timedelta) -> SignIn | None:
-        """Exchange a refresh token. None if unknown or expired; one used before ends its whole session."""
+        Raises Unauthenticated when its code came back meanwhile, or its credential is no longer good.
+        """
 
     async def get(self, sign_in: SignInId) -> SignIn | None:
         """The session if it still stands: None once it ended, was revoked or expired."""
+
+    async def of_user(self, user: UserId, page: Page) -> tuple[Sequence[StandingSignIn], int]:
+        """A page of the sessions of a user that stand, newest first, and their total."""
+
+    async def end(self, user: UserId, sign_in: SignInId) -> bool:
+        """End a session; False if the user has none of this id that stands."""
+
+    async def end_all(self, user: UserId, besides: SignInId | None = None) -> Sequence[SignInId]:
+        """End all sessions of a user but one; returns those that it ended."""
+
+
+class RefreshTokens(Protocol):
+    """The refresh tokens of a session are one family, of which the newest alone is good."""
+
+    async def rotate(
+        self, refresh_token: str, successor: str, ttl: timedelta, longest: timedelta | None = None
+    ) -> SignIn | Refused:
+        """Exchange a refresh token, once, and prolong its session by `ttl`, but never past `longest` after
+        its start. One that was used before ends its whole session, however old it is.
+        """
+
+    async def find(self, refresh_token: str) -> RefreshToken | None:
+        """A refresh token of a session that stands. Does not use it."""
+
+
+class ClientCredentials(Protocol):
+    """Client credentials. What is written is written together with its audit entry."""
+
+    async def create(
+        self, user: UserId, new: NewCredential, at_most: int | None, entry: AuditEntry
+    ) -> ClientCredential:
+        """Raises NotFound, and Forbidden for a user who has `at_most` already."""
+
+    async def of_user(self, user: UserId, page: Page) -> tuple[Sequence[ClientCredential], int]:
+        """A page of a user's credentials (here `limit` may be 0 to 1,000), oldest first, and their total."""
+
+    async def set_active(
+        self, user: UserId, credential: CredentialId, entry: AuditEntry, *, active: bool
+    ) -> tuple[ClientCredential, Sequence[SignInId]]:
+        """Deactivating one ends its sign-ins, which are returned. Raises NotFound, also for another's."""
+
+    async def delete(
+        self, user: UserId, credential: CredentialId, entry: AuditEntry
+    ) -> Sequence[SignInId]:
+        """Delete one and end its sign-ins, which are returned. Raises NotFound, also for another's."""
+
+    async def authenticate(self, client_id: str, secret: str) -> ClientCredential | Refused:
+        """The credential of a client that knows its secret, and mark it used."""
 
 
 class SigningKeys(Protocol):
