@@ -13,8 +13,10 @@ from werkzeug.routing import MapAdapter
 from api import (
     admin,
     administration,
+    browser,
     collab_tokens,
     collaboration,
+    cors,
     diagrams,
     docs,
     headers,
@@ -77,6 +79,7 @@ def create_app(services: Services) -> RestApp:
     ping = DatabasePing(services.database, services.options.ping_timeout_s)
     for routes in (
         oauth.routes,
+        browser.routes,
         me.routes,
         sign_ins.routes,
         admin.routes,
@@ -93,9 +96,11 @@ def create_app(services: Services) -> RestApp:
         app.register_blueprint(metrics_routes(services.metrics, services.options.metrics_token))
     app.before_request(_require_a_host)
     app.before_request(rates.limit_address)
+    app.before_request(cors.answer_preflight)
     app.before_request(require_sign_in)
     app.before_request(rates.limit_user)
     app.after_request(rates.with_rate_headers)
+    app.after_request(cors.with_cors_headers)
     app.after_request(_with_security_headers)
     app.register_error_handler(TmiError, _refused)
     app.register_error_handler(HTTPException, _http_refused)

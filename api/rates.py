@@ -15,7 +15,7 @@ from tmi.domain.errors import TooManyRequests
 
 WINDOW_S = 60
 _FREE = frozenset({"/livez", "/readyz", "/metrics"})
-_SIGN_IN = "/oauth2/"
+_SIGN_IN = ("/oauth2/", "/session/")
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,8 +2,10 @@
 
 from dataclasses import dataclass, field
 
+from api.cookies import SessionCookies
 from api.forwarding import TrustedProxies
 from api.metrics import Metrics
+from api.origins import Origins
 from api.sessions import SessionCache
 from api.tokens import Tokens
 from rooms.administration import Administration
@@ -55,6 +57,10 @@ class ApiOptions:
     administrators: tuple[str, ...] = ()
     """The first administrators, each `provider:id` or `provider:e-mail`."""
     trusted_proxies: TrustedProxies = field(default_factory=TrustedProxies)
+    origins: Origins = field(default_factory=Origins)
+    """Whose pages may use the session cookie, and read answers."""
+    browser_session_s: float = 12 * 3600.0
+    """How long a browser stays signed in, however busy it is."""
     hsts_max_age_s: int = 0
     """How long browsers are to speak https alone with this host; 0: not told."""
     rates: RateOptions = field(default_factory=RateOptions)
@@ -88,6 +94,7 @@ class Services:
     groups: Groups
     memberships: Memberships
     audit: Audit
+    cookies: SessionCookies
     collaborations: Collaborations
     tickets: Tickets
     rooms: Rooms

@@ -7,6 +7,7 @@ import secrets
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any
 from urllib.parse import parse_qs, urlencode, urlsplit
 from uuid import uuid4
@@ -16,12 +17,14 @@ from quart.testing.utils import sentinel
 from werkzeug.datastructures import Headers
 
 from api.app import create_app
+from api.cookies import SessionCookies
 from api.services import ApiOptions, Health, Services
 from api.sessions import SessionCache
 from api.tokens import Tokens, shared_signing_keys
 from persistence.memory.access import MemoryAccessControl
 from persistence.memory.accounts import MemoryAccounts, MemoryChallenges
 from persistence.memory.audit import MemoryAudit
+from persistence.memory.browser_sessions import MemoryBrowserSessions
 from persistence.memory.client_credentials import MemoryClientCredentials
 from persistence.memory.collaborations import MemoryCollaborations, MemoryTickets
 from persistence.memory.database import MemoryDatabase
@@ -38,6 +41,7 @@ from persistence.memory.users import MemoryUsers
 from persistence.postgres.access import PostgresAccessControl
 from persistence.postgres.accounts import PostgresAccounts, PostgresChallenges
 from persistence.postgres.audit import PostgresAudit
+from persistence.postgres.browser_sessions import PostgresBrowserSessions
 from persistence.postgres.client_credentials import PostgresClientCredentials
 from persistence.postgres.collaborations import PostgresCollaborations, PostgresTickets
 from persistence.postgres.database import PostgresDatabase
@@ -56,6 +60,7 @@ from tmi.domain.ids import NodeId
 from tmi.domain.model import Node
 
 Json = Any
+BROWSER_IDLE = timedelta(hours=1)
 CALLBACK = "http://127.0.0.1:4321/callback"
 VERIFIER = "v" * 43
 ISSUER = "https://tmi.example.org"
@@ -226,6 +231,7 @@ async def over_memory(
             groups=MemoryGroups(store),
             memberships=MemoryMemberships(store),
             audit=MemoryAudit(store),
+            cookies=SessionCookies(MemoryBrowserSessions(store), BROWSER_IDLE),
             collaborations=MemoryCollaborations(store),
             tickets=MemoryTickets(store),
             rooms=rooms,
@@ -260,6 +266,7 @@ async def over_postgres(database: PostgresDatabase) -> AsyncIterator[RestClient]
             groups=PostgresGroups(database),
             memberships=PostgresMemberships(database),
             audit=PostgresAudit(database),
+            cookies=SessionCookies(PostgresBrowserSessions(database), BROWSER_IDLE),
             collaborations=PostgresCollaborations(database),
             tickets=PostgresTickets(database),
             rooms=rooms,

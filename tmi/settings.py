@@ -78,7 +78,9 @@ class Settings(BaseSettings):
     public_url: Origin | None = None
     """Where clients reach the service; None: as each request says."""
     allowed_origins: Annotated[tuple[Origin, ...], NoDecode] = ()
-    """Further origins of pages that may open live sockets, separated by commas."""
+    """Further origins of pages that may open live sockets, ask over REST and use the session cookie,
+    separated by commas.
+    """
 
     tls_cert_file: Path | None = None
     """A certificate with its chain, PEM, for TLS 1.3. Read again at SIGHUP and when it changes."""
@@ -183,6 +185,10 @@ class Settings(BaseSettings):
     access_token_ttl_s: Annotated[float, Field(ge=1, le=24 * 3600)] = 900.0
     collab_token_ttl_s: Annotated[float, Field(ge=1, le=24 * 3600)] = 600.0
     refresh_token_ttl_s: Seconds = 7 * 24 * 3600.0
+    browser_session_s: Seconds = 12 * 3600.0
+    """How long a browser stays signed in by its cookie, however busy it is."""
+    browser_idle_s: Seconds = 2 * 3600.0
+    """A browser that asks nothing over REST for so long has to sign in again."""
     sign_in_max_s: Seconds = 30 * 24 * 3600.0
     """However often its refresh token is exchanged, a sign-in ends so long after it began."""
 

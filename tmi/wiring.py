@@ -14,10 +14,12 @@ from typing import Any
 from uuid import uuid4
 
 from api.app import RestApp, create_app
+from api.cookies import SessionCookies
 from api.forwarding import TrustedProxies
 from api.live.endpoint import LiveEndpoint
 from api.live.options import LiveOptions
 from api.metrics import Metrics
+from api.origins import Origins
 from api.services import ApiOptions, Health, RateOptions, Services
 from api.sessions import SessionCache
 from api.tokens import Tokens, shared_signing_keys
@@ -26,6 +28,7 @@ from persistence.memory.rate_limits import MemoryRateLimits
 from persistence.postgres.access import PostgresAccessControl
 from persistence.postgres.accounts import PostgresAccounts, PostgresChallenges
 from persistence.postgres.audit import PostgresAudit
+from persistence.postgres.browser_sessions import PostgresBrowserSessions
 from persistence.postgres.client_credentials import PostgresClientCredentials
 from persistence.postgres.collaborations import PostgresCollaborations, PostgresTickets
 from persistence.postgres.database import PostgresDatabase
@@ -130,7 +133,10 @@ async def build(settings: Settings, certificate: Certificate | None = None) -> A
         sessions = SessionCache(sign_ins)
         await stack.enter_async_context(_signals(database, rooms, sessions))
         tickets = PostgresTickets(database)
-        live = LiveEndpoint(rooms, tokens, access, tickets, _live_options(settings))
+        cookies = SessionCookies(
+            PostgresBrowserSessions(database), timedelta(seconds=settings.browser_idle_s)
+        )
+        live = LiveEndpoint(rooms, tokens, access, tickets, _live_options(settings), cookies)
         rate_limits = await stack.enter_async_context(_shared_limits(settings, live))
         metrics = Metrics(rooms, live.sockets, lambda: database.open_connections)
         if certificate is not None:
@@ -152,6 +158,7 @@ async def build(settings: Settings, certificate: Certificate | None = None) -> A
             groups=PostgresGroups(database),
             memberships=PostgresMemberships(database),
             audit=audit,
+            cookies=cookies,
             collaborations=PostgresCollaborations(database),
             tickets=tickets,
             rooms=rooms,
@@ -344,10 +351,16 @@ def _api_options(settings: Settings) -> ApiOptions:
         ),
         max_body_bytes=settings.body_max_bytes,
         refresh_token_ttl_s=settings.refresh_token_ttl_s,
+        origins=_origins(settings),
+        browser_session_s=settings.browser_session_s,
         sign_in_max_s=settings.sign_in_max_s,
         administrators=settings.administrators,
         metrics_token=settings.metrics_token.get_secret_value() if settings.metrics_token else None,
     )
+
+
+def _origins(settings: Settings) -> Origins:
+    return Origins(settings.public_url, frozenset(settings.allowed_origins))
 
 
 def _hsts_max_age_s(settings: Settings) -> int:

@@ -19,7 +19,9 @@ _REQUEST_LINE = re.compile(rb"(" + _TOKEN + rb") ([!-~]+) HTTP/1\.([01])")
 _HEADER = re.compile(rb"(" + _TOKEN + rb"):[ \t]*([^\x00-\x08\x0a-\x1f\x7f]*)")
 _HEADERS_MAX = 100
 _PARAMETERS_MAX = 20
-_ONCE = frozenset({"host", "origin", "sec-websocket-key", "sec-websocket-version", "content-length"})
+_ONCE = frozenset(
+    {"host", "origin", "cookie", "sec-websocket-key", "sec-websocket-version", "content-length"}
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,6 +2,7 @@
 
 from api.schemas.accounts import *
 from api.schemas.base import *
+from api.schemas.browser import *
 from api.schemas.collaboration import *
 from api.schemas.diagrams import *
 from api.schemas.operations import *

@@ -9,6 +9,7 @@ import pytest
 from persistence.memory.access import MemoryAccessControl
 from persistence.memory.accounts import MemoryAccounts, MemoryChallenges
 from persistence.memory.audit import MemoryAudit
+from persistence.memory.browser_sessions import MemoryBrowserSessions
 from persistence.memory.client_credentials import MemoryClientCredentials
 from persistence.memory.collaborations import MemoryCollaborations, MemoryTickets
 from persistence.memory.database import MemoryDatabase
@@ -25,6 +26,7 @@ from persistence.memory.users import MemoryUsers
 from persistence.postgres.access import PostgresAccessControl
 from persistence.postgres.accounts import PostgresAccounts, PostgresChallenges
 from persistence.postgres.audit import PostgresAudit
+from persistence.postgres.browser_sessions import PostgresBrowserSessions
 from persistence.postgres.client_credentials import PostgresClientCredentials
 from persistence.postgres.collaborations import PostgresCollaborations, PostgresTickets
 from persistence.postgres.database import PostgresDatabase
@@ -43,6 +45,7 @@ from tmi.domain.ports import (
     AccessControl,
     Accounts,
     Audit,
+    BrowserSessions,
     Challenges,
     ClientCredentials,
     Codes,
@@ -82,6 +85,7 @@ class Ports:
     groups: Groups
     memberships: Memberships
     audit: Audit
+    browser_sessions: BrowserSessions
     collaborations: Collaborations
     tickets: Tickets
     codes: Codes
@@ -132,6 +136,7 @@ def memory_ports(store: MemoryStore) -> Ports:
         groups=MemoryGroups(store),
         memberships=MemoryMemberships(store),
         audit=MemoryAudit(store),
+        browser_sessions=MemoryBrowserSessions(store),
         collaborations=MemoryCollaborations(store),
         tickets=MemoryTickets(store),
         codes=MemoryCodes(store),
@@ -175,6 +180,7 @@ def postgres_ports(database: PostgresDatabase) -> Ports:
         groups=PostgresGroups(database),
         memberships=PostgresMemberships(database),
         audit=PostgresAudit(database),
+        browser_sessions=PostgresBrowserSessions(database),
         collaborations=PostgresCollaborations(database),
         tickets=PostgresTickets(database),
         codes=PostgresCodes(database),

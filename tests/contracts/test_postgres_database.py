@@ -27,6 +27,7 @@ NAMES = [
     "0001_people", "0002_threat_models", "0003_update_log", "0004_whole_snapshots", "0005_owners",
     "0006_access",
     "0007_tokens",
+    "0009_browser",
 ]  # fmt: skip
 
 

@@ -18,6 +18,10 @@ PUBLIC = frozenset(
         "GET /oauth2/authorize",
         "POST /oauth2/token",
         "POST /oauth2/refresh",
+        "GET /session",
+        "GET /session/callback",
+        "GET /session/sign-in",
+        "POST /session/sign-out",
         "GET /livez",
         "GET /readyz",
         "GET /openapi.json",
@@ -26,7 +30,7 @@ PUBLIC = frozenset(
         "GET /docs/<name>",
     }
 )
-"""Operations that ask nobody to sign in."""
+"""Operations that ask nobody to sign in, and those of the session cookie."""
 
 NOBODY, READER, WRITER, OWNER = "nobody", "reader", "writer", "owner"
 ROLES = (NOBODY, READER, WRITER, OWNER)
