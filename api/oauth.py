@@ -51,7 +51,7 @@ async def authorize() -> Response:
     Redirects to `client_callback` with `code` and `state`. The development provider `tmi` signs in whom
     `login_hint` names: `alice` becomes `alice@tmi.local`.
     """
-    query = _oauth_query(schemas.AuthorizeQuery)
+    query = oauth_query(schemas.AuthorizeQuery)
     _require_provider(query.idp)
     callback = _checked_callback(query.client_callback)
     challenge = _checked_challenge(query)
@@ -79,7 +79,7 @@ async def exchange() -> Response:
 
     A refresh token works once: the answer holds its successor. One that is used again ends its session.
     """
-    if (idp := _oauth_query(schemas.TokenQuery).idp) is not None:
+    if (idp := oauth_query(schemas.TokenQuery).idp) is not None:
         _require_provider(idp)
     try:
         given = await bodies.read_json_or_form(schemas.TokenRequest)
@@ -88,7 +88,7 @@ async def exchange() -> Response:
     refresh_token = secrets.token_urlsafe(32)
     match given.grant_type:
         case "authorization_code":
-            user, sign_in = await context().to_the_end(_redeem_code(given, refresh_token))
+            user, sign_in = await context().to_the_end(redeem_code(given, refresh_token, _refresh_ttl()))
         case "refresh_token":
             user, sign_in = await context().to_the_end(_rotate(given, refresh_token))
         case None:
@@ -137,15 +137,20 @@ async def userinfo() -> Response:
 @operation(answers={200: schemas.Profile}, errors=(401, 503))
 async def me() -> Response:
     """The caller's profile"""
-    user = caller().user
+    return bodies.answer(await profile_of(caller().user))
+
+
+async def profile_of(user: User) -> schemas.Profile:
+    """A user as they see themselves."""
     groups = schemas.memberships(await services().memberships.of_user(user.id))
-    profile = schemas.Profile.of(user).model_copy(
+    return schemas.Profile.of(user).model_copy(
         update={"is_admin": await is_administrator(user), "groups": groups}
     )
-    return bodies.answer(profile)
 
 
-async def _redeem_code(given: schemas.TokenRequest, refresh_token: str) -> tuple[User, SignInId]:
+async def redeem_code(
+    given: schemas.TokenRequest, refresh_token: str | None, ttl: timedelta
+) -> tuple[User, SignInId]:
     """A new session for a code. The code is used up even when the verifier is wrong."""
     if given.code is None or given.code_verifier is None:
         raise OAuthError("invalid_request", "code and code_verifier are needed")
@@ -161,7 +166,7 @@ async def _redeem_code(given: schemas.TokenRequest, refresh_token: str) -> tuple
         raise OAuthError("invalid_grant", "code_verifier does not fit the challenge")
     begun = Begun(client=sign_ins.client_name(), code=given.code)
     try:
-        sign_in = await services().sign_ins.start(grant.user.id, refresh_token, _refresh_ttl(), begun)
+        sign_in = await services().sign_ins.start(grant.user.id, refresh_token, ttl, begun)
     except Unauthenticated:
         raise OAuthError("invalid_grant", "the code is unknown, used or too old") from None
     await audit.note(services().audit, audit.entry("sign_in.started", actor=grant.user, new=str(sign_in.id)))
@@ -213,6 +218,8 @@ def _require_provider(idp: str) -> None:
 
 def _checked_callback(callback: str | None) -> str:
     """Raises OAuthError unless the callback is on the loopback interface (RFC 8252, section 7.3)."""
+    if callback is not None and callback == f"{services().options.public_url}/session/callback":
+        return callback
     if callback is None or not _LOOPBACK_CALLBACK.fullmatch(callback):
         raise OAuthError(
             "invalid_request",
@@ -243,7 +250,7 @@ def _with_parameters(callback: str, parameters: dict[str, str | None]) -> str:
     return urlunsplit(parts._replace(query=f"{parts.query}&{added}" if parts.query else added))
 
 
-def _oauth_query(schema: type[bodies.Model]) -> bodies.Model:
+def oauth_query(schema: type[bodies.Model]) -> bodies.Model:
     try:
         return bodies.read_query(schema)
     except BadInput as error:

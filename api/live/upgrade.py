@@ -130,7 +130,7 @@ def canonical_request(key: str) -> bytes:
     ).encode("ascii")
 
 
-def response(problem: Problem, more: Mapping[str, str]) -> bytes:
+def response(problem: Problem, more: Mapping[str, str] | None = None) -> bytes:
     """A complete HTTP answer that ends the connection, with more headers than its problem's."""
     body = orjson.dumps(problem.body)
     headers = {
@@ -138,7 +138,7 @@ def response(problem: Problem, more: Mapping[str, str]) -> bytes:
         "Content-Length": str(len(body)),
         **SECURITY,
         "Connection": "close",
-        **more,
+        **(more or {}),
         **problem.headers,
     }
     lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
