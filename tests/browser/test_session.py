@@ -42,7 +42,7 @@ EDIT = """async ([id, name]) => {
   const base = location.origin.replace('http', 'ws') + '/collab'
   const provider = new WebsocketProvider(base, id, doc, { disableBc: true })
   window.provider = provider
-  provider.on('connection-close', event => { window.closed = event?.code })
+  provider.on('connection-close', event => { window.endedWith = event?.code })
   await new Promise((resolve, reject) => {
     setTimeout(() => reject(new Error('no sync')), 10000)
     provider.once('sync', resolve)
@@ -150,7 +150,7 @@ async def test_an_editor_works_by_cookie_and_pages_of_others_do_not(
     # Signing out closes the sockets of all pages, and the cookie is gone.
     assert 204 == (await page.evaluate(WRITE, ["/session/sign-out", None, token]))["status"]
     for one in (page, other):
-        await one.wait_for_function("window.closed === 4401", timeout=2000)
+        await one.wait_for_function("window.endedWith === 4401", timeout=2000)
     assert 401 == await page.evaluate("fetch('/session').then(answer => answer.status)")
     assert [] == [one for one in await context.cookies() if one["name"].endswith("tmi_session")]
     await context.close()
