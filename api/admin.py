@@ -1,24 +1,17 @@
 """What administrators do: accounts, groups with their members, and the system audit."""
 
-import base64
-import binascii
-import re
-
 from quart import Blueprint, Response
 from quart_schema import operation_id, tag
 
-from api import audit, bodies, schemas
+from api import audit, bodies, cursors, schemas
 from api.context import administrator, caller, context, parse_uuid, services
 from api.documented import operation
 from api.me import delete_account, transferred
-from tmi.domain.errors import BadInput
 from tmi.domain.ids import AuditId, GroupId, UserId
 from tmi.domain.model import Account, AuditEntry
 from tmi.domain.ports import AccountChange, AccountFilter, AuditFilter, GroupFilter, Page
 
 routes = Blueprint("admin", __name__)
-
-_CURSOR = re.compile(r"([on])([0-9]{1,18})")
 
 
 # --- accounts -----------------------------------------------------------------------------------
@@ -42,9 +35,8 @@ async def list_users() -> Response:
         last_login_before=query.last_login_before,
         sort_by=query.sort_by,
         descending=query.sort_order == "desc",
+        automation=query.automation,
     )
-    if query.automation:
-        return bodies.answer(schemas.AdminUsers(users=[], total=0, limit=query.limit, offset=query.offset))
     found, total = await services().accounts.matching(wanted, Page(query.limit, query.offset))
     users = [_shown(account) for account in found]
     return bodies.answer(
@@ -318,7 +310,7 @@ async def list_audit() -> Response:
         path_prefix=query.path_prefix,
         what=query.field_path,
     )
-    newer, cursor = _cursor(query.cursor)
+    newer, cursor = cursors.parsed(query.cursor)
     if query.around is not None:
         newer, cursor = False, await services().audit.place_of(AuditId(parse_uuid(query.around)))
     page = await services().audit.page(wanted, query.limit, cursor, newer=newer)
@@ -327,8 +319,8 @@ async def list_audit() -> Response:
             entries=[schemas.AuditEntryOutput.of(found) for found in page.entries],
             total=page.total,
             limit=query.limit,
-            next_cursor=None if page.older is None else _encoded("o", page.older),
-            prev_cursor=None if page.newer is None else _encoded("n", page.newer),
+            next_cursor=cursors.older(page.older),
+            prev_cursor=cursors.newer(page.newer),
         )
     )
 
@@ -342,20 +334,3 @@ async def get_audit_entry(entry_id: str) -> Response:
     await administrator()
     found = await services().audit.get(AuditId(parse_uuid(entry_id)))
     return bodies.answer(schemas.AuditEntryOutput.of(found))
-
-
-def _cursor(text: str | None) -> tuple[bool, int | None]:
-    """Whether towards newer entries, and from where. Raises BadInput."""
-    if text is None:
-        return False, None
-    try:
-        match = _CURSOR.fullmatch(base64.urlsafe_b64decode(text.encode("ascii")).decode("ascii"))
-    except (binascii.Error, ValueError):
-        match = None
-    if match is None:
-        raise BadInput("the cursor is none of this service's")
-    return match[1] == "n", int(match[2])
-
-
-def _encoded(direction: str, number: int) -> str:
-    return base64.urlsafe_b64encode(f"{direction}{number}".encode()).decode()

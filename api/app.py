@@ -13,18 +13,27 @@ from werkzeug.routing import MapAdapter
 from api import (
     admin,
     administration,
+    authorization,
     browser,
+    children,
+    client_credentials,
     collab_tokens,
     collaboration,
     cors,
     diagrams,
+    discovery,
     docs,
+    edge,
     headers,
     me,
+    metadata,
     oauth,
+    providers,
     rates,
+    revocation,
     sign_ins,
     threat_models,
+    trail,
 )
 from api.bodies import answer, problem_answer
 from api.context import EXTENSION, HOST, Context, context, public, require_sign_in, scheme
@@ -51,8 +60,13 @@ _HTTP_PROBLEMS = {
 class RestApp(Quart):
     """Quart, except that no route depends on the Host header, or on bytes of a query that are no UTF-8.
 
-    Quart looks at both before any handler runs, and would answer an odd one with 500.
+    Quart looks at both before any handler runs, and would answer an odd one with 500. A path may say which
+    version of the API it means, the only one.
     """
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        """Serve one connection."""
+        await super().__call__(edge.scope_without_version(scope), receive, send)
 
     def create_url_adapter(self, request: BaseRequestWebsocket | None) -> MapAdapter | None:
         """Match the path and the method alone."""
@@ -78,13 +92,21 @@ def create_app(services: Services) -> RestApp:
     _add_documents(app)
     ping = DatabasePing(services.database, services.options.ping_timeout_s)
     for routes in (
+        authorization.routes,
+        providers.routes,
         oauth.routes,
         browser.routes,
         me.routes,
         sign_ins.routes,
+        client_credentials.routes,
+        revocation.routes,
+        discovery.routes,
         admin.routes,
         threat_models.routes,
         diagrams.routes,
+        children.child_routes(),
+        metadata.metadata_routes(),
+        trail.routes,
         collab_tokens.routes,
         administration.routes,
         collaboration.routes,
@@ -99,6 +121,10 @@ def create_app(services: Services) -> RestApp:
     app.before_request(cors.answer_preflight)
     app.before_request(require_sign_in)
     app.before_request(rates.limit_user)
+    app.before_request(edge.check_media_types)
+    # These run from the last to the first.
+    app.after_request(edge.without_body_for_head)
+    app.after_request(edge.with_version)
     app.after_request(rates.with_rate_headers)
     app.after_request(cors.with_cors_headers)
     app.after_request(_with_security_headers)

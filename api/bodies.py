@@ -15,6 +15,7 @@ from pydantic import BaseModel, ValidationError
 from quart import Response, request
 
 from api.errors import InvalidRequest, Problem, UnsupportedMediaType
+from api.schemas.base import Query
 from tmi.domain.errors import BadInput
 
 JSON = "application/json"
@@ -41,11 +42,15 @@ async def read_json_or_form(schema: type[Model]) -> Model:
 
 
 def read_query(schema: type[Model]) -> Model:
-    """The query string. Raises BadInput, also for repeated and unknown parameters."""
+    """The query string. Raises BadInput, also for unknown parameters, and for repeated ones where one value
+    is taken.
+    """
     given = request.args.to_dict(flat=False)
-    if any(len(values) > 1 for values in given.values()):
+    several = schema.SEVERAL if issubclass(schema, Query) else frozenset()
+    if any(len(values) > 1 for name, values in given.items() if name not in several):
         raise BadInput("a parameter is repeated")
-    return checked(schema, {name: values[0] for name, values in given.items()})
+    single = {name: values if name in several else values[0] for name, values in given.items()}
+    return checked(schema, single)
 
 
 def parse_json(body: bytes) -> Any:
@@ -94,6 +99,12 @@ def answer(
     data = body.model_dump(exclude_none=True) if isinstance(body, BaseModel) else body
     wire = orjson.dumps(data, default=_plain, option=orjson.OPT_UTC_Z)
     return Response(wire, status, dict(headers or {}), content_type=JSON)
+
+
+def answer_list(items: Sequence[Mapping[str, Any]], status: int = 200) -> Response:
+    """A JSON answer that is a list."""
+    wire = orjson.dumps(items, default=_plain, option=orjson.OPT_UTC_Z)
+    return Response(wire, status, content_type=JSON)
 
 
 def _plain(value: object) -> str:

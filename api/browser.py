@@ -27,6 +27,7 @@ from quart import Blueprint, Response, request
 from quart_schema import operation_id, tag
 
 from api import bodies, cookies, oauth, schemas, sign_ins
+from api.authorization import oauth_query
 from api.context import browser_scheme as scheme
 from api.context import caller, context, public, services, sign_in_by_cookie
 from api.documented import operation
@@ -55,7 +56,7 @@ async def begin() -> Response:
 
     For links and redirects of pages. Leads to the sign-in, and then to `return_to`, a path of this origin.
     """
-    query = oauth.oauth_query(schemas.SessionSignInQuery)
+    query = oauth_query(schemas.SessionSignInQuery)
     known = _attempt()
     browser = cookies.new_secret() if known is None else known[0]
     nonce = secrets.token_urlsafe(16)
@@ -86,7 +87,7 @@ async def callback() -> Response:
 
     Sets the session cookie and leads to where `return_to` said.
     """
-    said = oauth.oauth_query(schemas.SessionCallbackQuery)
+    said = oauth_query(schemas.SessionCallbackQuery)
     attempt, state = _attempt(), _STATE.fullmatch(said.state or "")
     if attempt is None or state is None or not _is_same(_proof(attempt[0], state[1]), state[2]):
         why = "this sign-in took too long, or began in another browser; begin it again"

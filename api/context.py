@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar, cast
 from uuid import UUID
+from weakref import WeakValueDictionary
 
 from quart import current_app, g, request
 
@@ -15,7 +16,8 @@ from api.origins import check_page, is_safe
 from api.schemas import UuidText
 from api.services import Services
 from api.sessions import SessionCache
-from tmi.domain.errors import BadInput, Forbidden, TmiError, Unauthenticated
+from api.tokens import AccessClaims
+from tmi.domain.errors import BadInput, Forbidden, TmiError, Unauthenticated, UnknownKey
 from tmi.domain.ids import DiagramId, SignInId, ThreatModelId
 from tmi.domain.model import ADMINISTRATORS_GROUP, SignIn, User
 from tmi.domain.roles import Action, Role, may
@@ -42,6 +44,7 @@ class Context:
     def __init__(self, services: Services) -> None:
         self.services = services
         self.sessions = services.sessions or SessionCache(services.sign_ins)
+        self._queues: WeakValueDictionary[ThreatModelId, asyncio.Lock] = WeakValueDictionary()
         self._unfinished: set[asyncio.Task[Any]] = set()
         self.refusals = Refusals(services.audit, self.in_background)
 
@@ -50,7 +53,7 @@ class Context:
 
         Raises Unauthenticated and DatabaseUnavailable.
         """
-        claims = self.services.tokens.verify_access(token)
+        claims = await self._claims(token)
         sign_in = await self.sessions.get(claims.sign_in)
         if sign_in is None:
             raise Unauthenticated("the sign-in session has ended")
@@ -58,10 +61,35 @@ class Context:
             raise Unauthenticated("the token is not valid here")
         return sign_in
 
+    async def _claims(self, token: str) -> AccessClaims:
+        """What a valid token claims, also when another node knows its key and this one does not yet."""
+        tokens = self.services.tokens
+        try:
+            return tokens.verify_access(token)
+        except UnknownKey:
+            await tokens.learn()
+            return tokens.verify_access(token)
+
+    async def sign_in_of_request(self, authorization: list[str]) -> SignIn:
+        """Who asks, by the Authorization headers of a request. Raises Unauthenticated and
+        DatabaseUnavailable.
+        """
+        match = _BEARER.fullmatch(authorization[0].strip()) if len(authorization) == 1 else None
+        if match is None:
+            raise Unauthenticated("send one Authorization header with a bearer token")
+        return await self.sign_in_of(match[1])
+
     async def ended(self, *sign_ins: SignInId) -> None:
         """These sessions are over: their tokens and their open sockets, on every node."""
         self.sessions.forget(sign_ins)
         await self.services.rooms.sign_in_ended(*sign_ins)
+
+    def queue_of(self, model: ThreatModelId) -> asyncio.Lock:
+        """The lock that this node's writers of a threat model hold one after the other."""
+        queue = self._queues.get(model)
+        if queue is None:
+            queue = self._queues[model] = asyncio.Lock()
+        return queue
 
     async def to_the_end(self, work: Coroutine[Any, Any, Result]) -> Result:
         """Await `work`, which goes on even when the client hangs up meanwhile."""
@@ -114,17 +142,14 @@ async def require_sign_in() -> None:
     """Before each request: stop one that needs a sign-in and has none. Raises Unauthenticated."""
     if request.url_rule is None or is_public(current_app.view_functions[request.url_rule.endpoint]):
         return
-    headers = request.headers.getlist("Authorization")
+    authorization = request.headers.getlist("Authorization")
     secret = session_cookie()
-    if secret is not None:
-        if headers:
-            raise BadInput("send a bearer token or the session cookie, and not both")
+    if secret is None:
+        g.sign_in = await context().sign_in_of_request(authorization)
+    elif authorization:
+        raise BadInput("send a bearer token or the session cookie, and not both")
+    else:
         await sign_in_by_cookie(secret)
-        return
-    match = _BEARER.fullmatch(headers[0].strip()) if len(headers) == 1 else None
-    if match is None:
-        raise Unauthenticated("send one Authorization header with a bearer token")
-    g.sign_in = await context().sign_in_of(match[1])
 
 
 def session_cookie() -> str | None:
@@ -208,6 +233,26 @@ async def model_for(text: str, action: Action) -> ThreatModelId:
     role = await services().access.to_threat_model(caller().user.id, model)
     allowed(role, action)
     return model
+
+
+async def model_to_restore(text: str, *, deleted: bool = False) -> ThreatModelId:
+    """The threat model of a path (`deleted`: one that is), if the caller may restore it or what is in it.
+
+    Raises BadInput (no UUID), NotFound and Forbidden.
+    """
+    model = ThreatModelId(parse_uuid(text))
+    role = await services().access.to_threat_model(caller().user.id, model, deleted=deleted)
+    if not may(role, Action.RESTORE) and not await is_administrator(caller().user):
+        raise Forbidden("this is for owners and administrators")
+    return model
+
+
+async def model_to_list(text: str, *, deleted: bool) -> ThreatModelId:
+    """The threat model of a path, if the caller may list what is in it (`deleted`: what was, too).
+
+    Raises BadInput (no UUID), NotFound and Forbidden.
+    """
+    return await model_to_restore(text) if deleted else await model_for(text, Action.READ)
 
 
 def allowed(role: Role | None, action: Action) -> None:

@@ -126,6 +126,19 @@ class ContractProvider(OpenAPIProvider):
         answer, components = super().build_response_object(model, headers_model)
         return answer, {**components, **_named(answer, model.__name__)}
 
+    def build_querystring_parameters(
+        self, model: type[Any]
+    ) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+        """Parameters; whether they are required, and how lists of values are written."""
+        parameters, components = super().build_querystring_parameters(model)
+        required = {name for name, field in model.model_fields.items() if field.is_required()}
+        for parameter in parameters:
+            parameter["required"] = parameter["name"] in required
+            for word in ("style", "explode"):
+                if word in parameter["schema"]:
+                    parameter[word] = parameter["schema"].pop(word)
+        return parameters, components
+
     def build_path_parameter(self, name: str, converter: BaseConverter) -> dict[str, Any]:
         """A path's ids are UUIDs."""
         parameter = super().build_path_parameter(name, converter)
@@ -164,6 +177,7 @@ def openapi() -> QuartSchema:
             Tag("Threat models"),
             Tag("Diagrams"),
             Tag("Live collaboration"),
+            Tag("Audit trail"),
             Tag("Administration"),
             Tag("Health"),
         ],
@@ -189,8 +203,8 @@ def to_openapi_3_0(node: Any) -> Any:
         single = len(rest) == 1 and "$ref" not in rest[0]
         node = {**node, **rest[0]} if single else {**node, "anyOf": rest}
         node["nullable"] = True
-        if node.get("default", ...) is None:
-            del node["default"]
+    if node.get("default", ...) is None:
+        del node["default"]
     return node
 
 

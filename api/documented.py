@@ -21,8 +21,12 @@ def operation(
     media_types: tuple[str, ...] = ("application/json",),
     query: type[BaseModel] | None = None,
     headers: type[BaseModel] | None = None,
+    produces: tuple[str, ...] = ("application/json",),
 ) -> Callable[[View], View]:
-    """Document a handler: its answers (None: without a body), errors, body, query and headers."""
+    """Document a handler: its answers (None: without a body), errors, body, query and headers.
+
+    `media_types` are those of the body, `produces` those of the answers: both are enforced (`api/edge.py`).
+    """
 
     def decorate(view: View) -> View:
         for status, schema in answers.items():
@@ -37,7 +41,13 @@ def operation(
         if headers is not None:
             view = document_headers(headers)(view)
         bodiless = tuple(status for status, schema in answers.items() if schema is None)
-        setattr(view, OPERATION, {"media_types": media_types, "bodiless": bodiless})
+        said = {
+            "media_types": media_types,
+            "bodiless": bodiless,
+            "takes": media_types if body is not None else (),
+            "produces": produces if len(bodiless) < len(answers) else (),
+        }
+        setattr(view, OPERATION, said)
         return view
 
     return decorate

@@ -14,11 +14,13 @@ from tmi.domain.errors import (
     Forbidden,
     LastOwner,
     NotFound,
+    OutcomeUnknown,
     TmiError,
     TooLarge,
     TooManyRequests,
     Unauthenticated,
     Unavailable,
+    VersionMismatch,
 )
 
 RETRY_AFTER_S = 2
@@ -26,8 +28,12 @@ MAX_DESCRIPTION = 1000
 _CONTROL = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]+")
 
 
-class PreconditionMismatch(Conflict):
-    """The resource changed since you read it; read it again."""
+class PreconditionRequired(TmiError):
+    """Say by If-Match which version you have read."""
+
+
+class NotAcceptable(TmiError):
+    """This operation does not answer in a media type that you accept."""
 
 
 class UnsupportedMediaType(BadInput):
@@ -70,6 +76,7 @@ class Problem:
 
 
 _BEARER = {"WWW-Authenticate": 'Bearer realm="tmi"'}
+_BASIC = {"WWW-Authenticate": 'Basic realm="tmi"'}
 _RETRY = {"Retry-After": str(RETRY_AFTER_S)}
 
 # The first class that an error is an instance of decides, so the particular ones come first.
@@ -81,13 +88,18 @@ _STATUSES: tuple[tuple[type[TmiError], int, str, Mapping[str, str]], ...] = (
     (Forbidden, 403, "forbidden", {}),
     (NotFound, 404, "not_found", {}),
     (Conflict, 409, "conflict", {}),
+    (NotAcceptable, 406, "not_acceptable", {}),
+    (PreconditionRequired, 428, "precondition_required", {}),
     (TooManyRequests, 429, "too_many_requests", _RETRY),
+    # Nobody should repeat it without a look.
+    (OutcomeUnknown, 503, "service_unavailable", {}),
     (Unavailable, 503, "service_unavailable", _RETRY),
 )
 
 _DETAIL_CODES: tuple[tuple[type[TmiError], str], ...] = (
     (LastOwner, "last_owner"),
-    (PreconditionMismatch, "version_mismatch"),
+    (VersionMismatch, "version_mismatch"),
+    (OutcomeUnknown, "outcome_unknown"),
 )
 
 _CLOSE_CODES: tuple[tuple[type[TmiError], int], ...] = (
@@ -108,6 +120,8 @@ INTERNAL = Problem(500, "server_error", "Something went wrong here; it has been 
 def problem_of(error: TmiError) -> Problem:
     """The HTTP answer to an error."""
     if isinstance(error, OAuthError):
+        if error.code == "invalid_client":  # RFC 6749, section 5.2
+            return Problem(401, error.code, _sentence(error), headers=_BASIC)
         return Problem(400, error.code, _sentence(error))
     for kind, status, code, headers in _STATUSES:
         if isinstance(error, kind):

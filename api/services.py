@@ -1,32 +1,42 @@
 """What the REST application works with: ports and rooms, given by wiring, and the service's health."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from api.cookies import SessionCookies
 from api.forwarding import TrustedProxies
+from api.identity.provider import IdentityProvider
 from api.metrics import Metrics
 from api.origins import Origins
 from api.sessions import SessionCache
 from api.tokens import Tokens
 from rooms.administration import Administration
+from rooms.editing import Editing
 from rooms.service import Rooms
 from tmi.domain.ports import (
     AccessControl,
     Accounts,
     Audit,
+    Bin,
+    CellEdits,
     Challenges,
+    Children,
     ClientCredentials,
     Codes,
     Collaborations,
+    Contents,
     Database,
     Diagrams,
     Groups,
     Memberships,
+    Metadata,
+    PendingAuthorizations,
     RateLimits,
     RefreshTokens,
     SignIns,
     ThreatModels,
     Tickets,
+    Trail,
     Users,
 )
 
@@ -51,11 +61,18 @@ class ApiOptions:
     max_body_bytes: int = 1024 * 1024
     body_timeout_s: float = 30.0
     refresh_token_ttl_s: float = 7 * 24 * 3600.0
+    client_credentials_for_all: bool = False
+    """Everybody may make client credentials, not administrators alone."""
+    client_credentials_per_user_max: int = 20
     sign_in_max_s: float = 30 * 24 * 3600.0
     """However often its refresh token is exchanged, a sign-in ends so long after it began."""
     ping_timeout_s: float = 1.0
+    client_callbacks: tuple[str, ...] = ()
+    """Where clients may take their codes, besides here."""
     administrators: tuple[str, ...] = ()
     """The first administrators, each `provider:id` or `provider:e-mail`."""
+    if_match_required: bool = False
+    """Whether a write has to say which version it has read."""
     trusted_proxies: TrustedProxies = field(default_factory=TrustedProxies)
     origins: Origins = field(default_factory=Origins)
     """Whose pages may use the session cookie, and read answers."""
@@ -88,6 +105,7 @@ class Services:
     sign_ins: SignIns
     refresh_tokens: RefreshTokens
     client_credentials: ClientCredentials
+    pending_authorizations: PendingAuthorizations
     access: AccessControl
     accounts: Accounts
     challenges: Challenges
@@ -95,15 +113,24 @@ class Services:
     memberships: Memberships
     audit: Audit
     cookies: SessionCookies
+    trail: Trail
+    cell_edits: CellEdits
     collaborations: Collaborations
     tickets: Tickets
+    children: Children
+    contents: Contents
+    metadata: Metadata
+    bin: Bin
     rooms: Rooms
     tokens: Tokens
     database: Database
     administration: Administration
+    editing: Editing
     rate_limits: RateLimits
     options: ApiOptions = field(default_factory=ApiOptions)
     sessions: SessionCache | None = None
     """None: one that hears no signals, and so asks the database every second."""
     metrics: Metrics | None = None
+    identity_providers: Mapping[str, IdentityProvider] = field(default_factory=dict)
+    """By their ids; the development provider is not among them."""
     health: Health = field(default_factory=Health)

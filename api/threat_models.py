@@ -1,31 +1,36 @@
-"""Threat models: create, list, get, patch, delete."""
+"""Threat models: create, list, get, put, patch, delete, restore."""
 
 import asyncio
-import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
 
-from quart import Blueprint, Response, request
+from quart import Blueprint, Response
 from quart_schema import operation_id, tag
 
-from api import audit, bodies, patch, schemas
-from api.context import allowed, caller, context, model_for, services
+from api import audit, bodies, model_changes, patch, schemas
+from api.context import allowed, caller, context, model_for, model_to_restore, services
+from api.deeds import actor, deed
 from api.documented import operation
-from api.errors import PreconditionMismatch
-from tmi.domain.errors import BadInput, Conflict, LastOwner, Unavailable
+from api.preconditions import check_version, etag, expected_version
+from tmi.domain.children import shown
+from tmi.domain.errors import Conflict, LastOwner, Unavailable
+from tmi.domain.events import Actor, ChangeType
 from tmi.domain.ids import DiagramId, ThreatModelId
+from tmi.domain.kinds import BY_NAME
 from tmi.domain.model import AuditEntry, NewThreatModel, ThreatModel
-from tmi.domain.ports import Page
+from tmi.domain.ports import Page, ThreatModelChange
 from tmi.domain.roles import Action, Grant, Principal
 
 routes = Blueprint("threat_models", __name__)
 
-PATCH_TRIES = 3
-"""How often a PATCH without If-Match is put on top of another write that came first."""
+TRIES = 3
+"""How often a write without If-Match is put on top of one that came first on another node."""
+MOST_SHOWN = 1000
+"""How many children of each kind a threat model is shown with."""
 ROOMS_TOLD_WITHIN_S = 2.0
 """How long an answer waits for open rooms to follow a change of roles; they go on following after that."""
-
-_IF_MATCH = re.compile(r'\*|(?:W/)?"?([0-9]{1,10})"?')
 
 
 @routes.post("/threat_models")
@@ -51,20 +56,24 @@ async def create_threat_model() -> Response:
         issue_uri=given.issue_uri or None,
         is_confidential=given.is_confidential,
         grants=tuple(g for g in patch.unique_grants(given.authorization) if g.principal.key != own),
+        metadata=schemas.metadata_of(given.metadata),
     )
     model = await services().threat_models.create(creator, new)
-    return _answer(model, 201, {"Location": schemas.location_of(model.id)})
+    return await _answer(model, 201, {"Location": schemas.location_of(model.id)})
 
 
 @routes.get("/threat_models")
 @tag(["Threat models"])
 @operation_id("listThreatModels")
-@operation(query=schemas.PageQuery, answers={200: schemas.ThreatModelList}, errors=(400, 401, 503))
+@operation(query=schemas.ThreatModelQuery, answers={200: schemas.ThreatModelList}, errors=(400, 401, 503))
 async def list_threat_models() -> Response:
-    """List the threat models on which the caller has a role, newest first"""
-    query = bodies.read_query(schemas.PageQuery)
+    """List the threat models on which the caller has a role, newest first
+
+    Of those that are deleted, those that the caller owns.
+    """
+    query = bodies.read_query(schemas.ThreatModelQuery)
     found, total = await services().threat_models.visible_to(
-        caller().user.id, Page(query.limit, query.offset)
+        caller().user.id, Page(query.limit, query.offset), query.filter
     )
     items = [schemas.ThreatModelListItem.of(summary) for summary in found]
     return bodies.answer(
@@ -77,9 +86,33 @@ async def list_threat_models() -> Response:
 @operation_id("getThreatModel")
 @operation(answers={200: schemas.ThreatModelOutput}, errors=(400, 401, 403, 404, 503))
 async def get_threat_model(threat_model_id: str) -> Response:
-    """Get a threat model"""
+    """Get a threat model with what is in it
+
+    Diagrams come without their cells, notes without their content; at most 1,000 of each kind.
+    """
     model = await model_for(threat_model_id, Action.READ)
-    return _answer(await services().threat_models.get(model))
+    return await _answer(await services().threat_models.get(model))
+
+
+@routes.put("/threat_models/<threat_model_id>")
+@tag(["Threat models"])
+@operation_id("updateThreatModel")
+@operation(
+    body=schemas.ThreatModelInput,
+    headers=schemas.IfMatch,
+    answers={200: schemas.ThreatModelOutput},
+    errors=(400, 401, 403, 404, 409, 413, 415, 428, 503),
+)
+async def put_threat_model(threat_model_id: str) -> Response:
+    """Replace a threat model
+
+    Without `authorization` access stays as it is, without `metadata` those do; to change access is for
+    owners only.
+    """
+    model = await model_for(threat_model_id, Action.WRITE)
+    given = await bodies.read_model(schemas.ThreatModelInput)
+    write = _Write(model, lambda before: model_changes.of_put(before, given), ChangeType.UPDATED)
+    return await _answer(await context().to_the_end(_written(write, expected_version())))
 
 
 @routes.patch("/threat_models/<threat_model_id>")
@@ -90,17 +123,22 @@ async def get_threat_model(threat_model_id: str) -> Response:
     media_types=(bodies.JSON_PATCH,),
     headers=schemas.IfMatch,
     answers={200: schemas.ThreatModelOutput},
-    errors=(400, 401, 403, 404, 409, 413, 415, 503),
+    errors=(400, 401, 403, 404, 409, 413, 415, 428, 503),
 )
 async def patch_threat_model(threat_model_id: str) -> Response:
     """Change a threat model by JSON Patch
 
-    Paths: `/name`, `/description`, `/authorization`, `/authorization/-` and `/authorization/{i}`; the last
-    three for owners only.
+    Paths: `/name`, `/description`, `/threat_model_framework`, `/issue_uri`, `/status`, `/metadata` and what
+    is in them; for owners only `/security_reviewer`, `/authorization`, `/authorization/-` and
+    `/authorization/{i}`.
     """
     model = await model_for(threat_model_id, Action.WRITE)
     operations = (await bodies.read_model(schemas.JsonPatch, bodies.JSON_PATCH)).root
-    return _answer(await context().to_the_end(_patched(model, operations, _expected_version())))
+    needed = Action.SHARE if model_changes.touches_roles(operations) else Action.WRITE
+    write = _Write(
+        model, lambda before: model_changes.of_patch(before, operations), ChangeType.PATCHED, needed
+    )
+    return await _answer(await context().to_the_end(_written(write, expected_version())))
 
 
 @routes.delete("/threat_models/<threat_model_id>")
@@ -110,41 +148,73 @@ async def patch_threat_model(threat_model_id: str) -> Response:
 async def delete_threat_model(threat_model_id: str) -> Response:
     """Delete a threat model with everything in it
 
-    Open editors of its diagrams are closed.
+    It can be restored for a time. Open editors of its diagrams are closed.
     """
     model = await model_for(threat_model_id, Action.DELETE_MODEL)
-    await context().to_the_end(_delete(model))
+    await context().to_the_end(_delete(model, actor()))
     return bodies.no_content()
 
 
-async def _patched(
-    model: ThreatModelId, operations: list[schemas.JsonPatchOperation], expected: int | None
-) -> ThreatModel:
-    """The threat model after the patch is committed and open rooms know of changed roles."""
-    needed = Action.SHARE if patch.touches_authorization(operations) else Action.WRITE
-    for tries_left in reversed(range(PATCH_TRIES)):
-        before = await services().threat_models.get(model)
-        # Read after the version that the update expects: the role is the one under which it is committed,
-        # also when another owner's write came in between.
-        allowed(await services().access.to_threat_model(caller().user.id, model), needed)
-        if expected is not None and expected != before.version:
-            raise PreconditionMismatch(f"the threat model is at version {before.version} now")
-        change = patch.apply(before, operations)
-        made = None if change.grants is None else _roles_changed(model, before.grants, change.grants)
-        diagrams = await services().diagrams.ids_of(model) if change.grants is not None else ()
-        try:
-            after = await services().threat_models.update(model, before.version, change, made)
-        except LastOwner:
-            raise
-        except Conflict:
-            if expected is not None or not tries_left:
+@routes.post("/threat_models/<threat_model_id>/restore")
+@tag(["Threat models"])
+@operation_id("restoreThreatModel")
+@operation(answers={200: schemas.ThreatModelOutput}, errors=(400, 401, 403, 404, 409, 503))
+async def restore_threat_model(threat_model_id: str) -> Response:
+    """Restore a deleted threat model with what was deleted together with it
+
+    For owners and administrators.
+    """
+    model = await model_to_restore(threat_model_id, deleted=True)
+    work = services().bin.restore_model(model, deed(ChangeType.RESTORED))
+    return await _answer(await context().to_the_end(work))
+
+
+@dataclass(frozen=True, slots=True)
+class _Write:
+    """A write of a threat model."""
+
+    model: ThreatModelId
+    make: Callable[[ThreatModel], ThreatModelChange]
+    change: ChangeType
+    needed: Action = Action.WRITE
+
+
+async def _written(write: _Write, expected: int | None) -> ThreatModel:
+    """The threat model after a write is committed and open rooms know of changed roles.
+
+    Writers on this node stand in a queue; those of others are noticed by the version.
+    """
+    async with context().queue_of(write.model):
+        for tries_left in reversed(range(TRIES)):
+            before = await services().threat_models.get(write.model)
+            # Read after the version that the update expects: the role is the one under which it is committed,
+            # also when another owner's write came in between.
+            role = await services().access.to_threat_model(caller().user.id, write.model)
+            allowed(role, write.needed)
+            check_version(expected, before.version, "threat model")
+            change = write.make(before)
+            if change.grants is not None:
+                allowed(role, Action.SHARE)
+            try:
+                return await _update(write, before, change)
+            except LastOwner:
                 raise
-            continue
-        if made is not None:
-            audit.logged(made)
-            await _tell_rooms(model, diagrams)
-        return after
+            except Conflict:
+                if expected is not None or not tries_left:
+                    raise
     raise Conflict("others keep changing it; try again")
+
+
+async def _update(write: _Write, before: ThreatModel, change: ThreatModelChange) -> ThreatModel:
+    done, model = deed(write.change), write.model
+    if change.grants is None:
+        return await services().threat_models.update(model, before.version, change, None, done)
+    made = _roles_changed(model, before.grants, change.grants)
+    diagrams = await services().diagrams.ids_of(model)
+    after = await services().threat_models.update(model, before.version, change, made, done)
+    audit.logged(made)
+    await _tell_rooms(model, diagrams)
+    return after
 
 
 def _roles_changed(model: ThreatModelId, before: Sequence[Grant], after: Sequence[Grant]) -> AuditEntry:
@@ -171,22 +241,15 @@ async def _tell_rooms(model: ThreatModelId, diagrams: Sequence[DiagramId]) -> No
     await asyncio.wait([following], timeout=ROOMS_TOLD_WITHIN_S)
 
 
-async def _delete(model: ThreatModelId) -> None:
-    services().rooms.deleted(await services().threat_models.delete(model))
+async def _delete(model: ThreatModelId, by: Actor) -> None:
+    services().rooms.deleted(await services().threat_models.delete(model, by))
 
 
-def _expected_version() -> int | None:
-    """The version of If-Match; None where any will do. Raises BadInput."""
-    text = request.headers.get("If-Match")
-    if text is None:
-        return None
-    match = _IF_MATCH.fullmatch(text.strip())
-    if match is None:
-        raise BadInput('If-Match takes a version, as in If-Match: "3"')
-    return None if match[1] is None else int(match[1])
-
-
-def _answer(model: ThreatModel, status: int = 200, headers: dict[str, str] | None = None) -> Response:
-    return bodies.answer(
-        schemas.ThreatModelOutput.of(model), status, {"ETag": f'"{model.version}"', **(headers or {})}
-    )
+async def _answer(model: ThreatModel, status: int = 200, headers: dict[str, str] | None = None) -> Response:
+    """A threat model with what is in it, which is not made into models of pydantic again."""
+    body: dict[str, Any] = schemas.ThreatModelOutput.of(model).model_dump(exclude_none=True)
+    diagrams, _ = await services().diagrams.of_threat_model(model.id, Page(MOST_SHOWN, 0))
+    body["diagrams"] = [schemas.DiagramListItem.of(d).model_dump(exclude_none=True) for d in diagrams]
+    for child in await services().contents.of(model.id, MOST_SHOWN):
+        body[BY_NAME[child.kind].plural].append(shown(child))
+    return bodies.answer(body, status, {**etag(model.version), **(headers or {})})

@@ -18,11 +18,16 @@ What holds true (RFC 8725, JSON Web Token Best Current Practices):
 - A token is measured before it is parsed, so that a hostile one costs a comparison of lengths.
 
 A verified token says who signed in, not that the session still stands: callers ask `SignIns` for that.
+
+**Keys change while the service runs** (`use_keys`, see keys.py). A new key is known to every node before it
+signs its first token, and an old one verifies until its last token has ended. A token under an id of a key
+that is not known here raises `UnknownKey`, after which it is worth to look for new keys, once.
 """
 
 import re
 import time
-from collections.abc import Callable, Mapping, Sequence
+from base64 import urlsafe_b64encode
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from hashlib import sha256
@@ -38,7 +43,7 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_private_key,
 )
 
-from tmi.domain.errors import Expired, StartupError, Unauthenticated
+from tmi.domain.errors import Expired, StartupError, Unauthenticated, UnknownKey
 from tmi.domain.ids import DiagramId, NodeId, SignInId, UserId
 from tmi.domain.model import SigningKey, User
 from tmi.domain.ports import SigningKeys
@@ -63,6 +68,8 @@ _CLOCK_SKEW = timedelta(seconds=5)
 """What nodes' clocks may differ by."""
 _REMEMBERED_MAX = 10_000
 """Verified tokens, of about 0.5 KiB each."""
+_KID = re.compile(r"[0-9a-f]{32}")
+"""How `new_signing_key` names keys: another name is no reason to look for one."""
 _COMPACT_JWS = re.compile(r"[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+")
 
 
@@ -109,7 +116,7 @@ async def shared_signing_keys(store: SigningKeys) -> Sequence[SigningKey]:
 
 
 class Tokens:
-    """Signs with the newest key and verifies with any of them."""
+    """Signs with the newest key whose time has come, and verifies with any of them."""
 
     def __init__(
         self,
@@ -119,23 +126,57 @@ class Tokens:
         collab_ttl: timedelta = COLLAB_TOKEN_TTL,
     ) -> None:
         """Raises StartupError without a usable key; `keys` come newest first."""
-        if not keys:
-            raise StartupError("there is no key to sign tokens with")
-        private_keys = {key.kid: _private_key(key) for key in keys}
-        self._kid = keys[0].kid
-        self._signing_key = private_keys[self._kid]
-        self._public_keys: Mapping[str, Ed25519PublicKey] = {
-            kid: private.public_key() for kid, private in private_keys.items()
-        }
+        self._keys: Mapping[str, _Key] = {}
         self._verified: dict[tuple[str, bytes], tuple[float, _Claims]] = {}
-        self._issuer = issuer
+        self.use_keys(keys)
+        self.issuer = issuer
         self.access_ttl = access_ttl
         self.collab_ttl = collab_ttl
+        self.learn: Callable[[], Awaitable[None]] = _nothing_to_learn
+        """Looks for keys that are not known here yet. Bounded in how often it asks."""
 
-    def access_token(self, user: User, sign_in: SignInId) -> str:
-        """A bearer token for REST."""
+    def use_keys(self, keys: Sequence[SigningKey]) -> None:
+        """Sign and verify with these keys, newest first, from now on. Raises StartupError."""
+        if not keys:
+            raise StartupError("there is no key to sign tokens with")
+        known = {key.kid: self._keys.get(key.kid) or _Key.of(key) for key in keys}
+        if self._keys.keys() - known.keys():
+            self._verified.clear()  # what a key that is gone has signed is worth nothing
+        self._keys = known
+
+    @property
+    def longest_ttl(self) -> timedelta:
+        """How long any token of this node lives at most."""
+        return max(self.access_ttl, self.collab_ttl, _NODE_TTL)
+
+    @property
+    def kids(self) -> frozenset[str]:
+        """The ids of the keys that verify here."""
+        return frozenset(self._keys)
+
+    def jwks(self) -> Sequence[Mapping[str, str]]:
+        """The public keys, newest first (RFC 8037, section 2)."""
+        return [
+            {
+                "kty": "OKP",
+                "crv": "Ed25519",
+                "x": urlsafe_b64encode(key.public.public_bytes_raw()).rstrip(b"=").decode(),
+                "use": "sig",
+                "alg": ALGORITHM,
+                "kid": kid,
+            }
+            for kid, key in self._keys.items()
+        ]
+
+    def access_token(self, user: User, sign_in: SignInId, ttl: timedelta | None = None) -> str:
+        """A bearer token for REST; `ttl` where that is shorter than usual."""
         claims = {"sid": str(sign_in), "email": user.email, "idp": user.provider}
-        return self._sign(_ACCESS_TYPE, _ACCESS_AUDIENCE, user.id, self.access_ttl, claims)
+        return self._sign(_ACCESS_TYPE, _ACCESS_AUDIENCE, user.id, ttl or self.access_ttl, claims)
+
+    def times_of(self, token: str) -> tuple[int, int]:
+        """When a valid access token was issued and when it ends, in Unix seconds. Raises Unauthenticated."""
+        claims = self._verify_anew(token, _ACCESS_TYPE, _ACCESS_AUDIENCE, _OF_USERS)
+        return int(claims["iat"]), int(claims["exp"])
 
     def collab_token(self, user: UserId, sign_in: SignInId, diagram: DiagramId | None) -> str:
         """A token for live sockets: of one diagram, or of all that the user may watch."""
@@ -175,7 +216,7 @@ class Tokens:
     ) -> str:
         now = datetime.now(UTC)
         payload = {
-            "iss": self._issuer,
+            "iss": self.issuer,
             "aud": audience,
             "sub": str(subject),
             "iat": now,
@@ -183,7 +224,15 @@ class Tokens:
             "jti": uuid4().hex,
             **claims,
         }
-        return jwt.encode(payload, self._signing_key, ALGORITHM, headers={"kid": self._kid, "typ": type_})
+        kid, key = self._signing(now)
+        return jwt.encode(payload, key.private, ALGORITHM, headers={"kid": kid, "typ": type_})
+
+    def _signing(self, now: datetime) -> tuple[str, "_Key"]:
+        """The newest key whose time has come; where none has (a clock that is behind), the oldest."""
+        for kid, key in self._keys.items():
+            if key.signs_from <= now:
+                return kid, key
+        return kid, key
 
     def _verify(
         self, token: str, type_: str, audience: str, read: Callable[[Mapping[str, Any]], _Claims]
@@ -219,10 +268,12 @@ class Tokens:
                 key,
                 algorithms=[ALGORITHM],
                 audience=audience,
-                issuer=self._issuer,
+                issuer=self.issuer,
                 leeway=_CLOCK_SKEW,
                 options={"require": required, "strict_aud": True},
             )
+        except UnknownKey:
+            raise
         except jwt.ExpiredSignatureError:
             raise Expired("the token has expired") from None
         except (jwt.PyJWTError, ValueError, RecursionError):
@@ -234,9 +285,27 @@ class Tokens:
         kid = header.get("kid")
         if header.keys() != _HEADER_MEMBERS or header["typ"] != type_ or not isinstance(kid, str):
             raise ValueError("not a header of ours")
-        if kid not in self._public_keys:
+        if kid not in self._keys:
+            if _KID.fullmatch(kid):
+                raise UnknownKey("the token is not valid here")
             raise ValueError("not a key of ours")
-        return self._public_keys[kid]
+        return self._keys[kid].public
+
+
+@dataclass(frozen=True, slots=True)
+class _Key:
+    private: Ed25519PrivateKey = field(repr=False)
+    public: Ed25519PublicKey
+    signs_from: datetime
+
+    @classmethod
+    def of(cls, key: SigningKey) -> "_Key":
+        private = _private_key(key)
+        return cls(private, private.public_key(), key.signs_from or key.created_at)
+
+
+async def _nothing_to_learn() -> None:
+    """There is no store of keys."""
 
 
 def _node_audience(node: NodeId) -> str:

@@ -38,7 +38,8 @@ class Usage:
 def usage(pid: int, database_pid: int | None = None) -> Usage:
     """The tree under `pid`, with every `postgres` in it (and under `database_pid`) counted as the database.
 
-    Reaped children count with their parents, so that a worker that ends within a window is not lost.
+    Reaped children count with their parents, so that a worker that ends within a window is not lost: one of
+    PostgreSQL with the database, one of the server with the server.
     """
     server = database = 0.0
     resident = 0
@@ -46,8 +47,7 @@ def usage(pid: int, database_pid: int | None = None) -> Usage:
         if process.name == DATABASE:
             database += process.own_s + process.reaped_s
         else:
-            server += process.own_s
-            database += process.reaped_s
+            server += process.own_s + process.reaped_s
             resident += process.resident
     return Usage(server, database, resident)
 

@@ -81,16 +81,16 @@ def checked(cells: Sequence[Json]) -> dict[str, Cell]:
     if len(cells) > MAX_CELLS:
         raise BadInput(f"more than {MAX_CELLS} cells")
     by_id: dict[str, Cell] = {}
-    for cell in cells:
+    for at, cell in enumerate(cells):
         if not isinstance(cell, dict):
-            raise BadInput("a cell is not an object")
+            raise BadInput(f"cells.{at}: a cell is an object")
         cell_id = cell.get("id")
         if not isinstance(cell_id, str) or not 0 < len(cell_id) <= MAX_ID_LENGTH or not _is_utf8(cell_id):
-            raise BadInput(f"a cell's id is a string of 1 to {MAX_ID_LENGTH} characters")
+            raise BadInput(f"cells.{at}: a cell's id is a string of 1 to {MAX_ID_LENGTH} characters")
         if not isinstance(cell.get("shape"), str):
-            raise BadInput("a cell has a shape")
+            raise BadInput(f"cells.{at}: a cell has a shape")
         if cell_id in by_id:
-            raise BadInput("two cells have the same id")
+            raise BadInput(f"cells.{at}: another cell has the same id")
         by_id[cell_id] = cell
     return by_id
 

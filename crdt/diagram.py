@@ -88,31 +88,51 @@ def read_comments(document: Document) -> dict[str, Json]:
     return _read_root(document.doc, COMMENTS)
 
 
-def reconcile(document: Document, cells: Sequence[Json]) -> bytes | None:
-    """Make the document's cells look like these, in this order, with the fewest operations.
+def reconcile(
+    document: Document, cells: Sequence[Json], meta: Mapping[str, Json] | None = None
+) -> bytes | None:
+    """Make the document's cells look like these, in this order, with the fewest operations; and set these
+    entries of `meta`, leaving its others.
 
     Returns the update, made in one transaction, or None if nothing changed. Raises BadInput, before
     anything is changed, for what a document cannot hold. What merges one by one is compared one by one, so
     that other people's edits of other properties stay.
     """
+    edits = _edits_of_cells(document, cells)
+    entries = _edits_of_meta(document, meta) if meta else []
+    if not edits and not entries:
+        return None
+
+    def perform(doc: Doc[Any]) -> None:
+        _perform(doc.get(CELLS, type=Map), edits)
+        if entries:
+            _perform(doc.get(META, type=Map), entries)
+
+    return document.transact(perform)
+
+
+def _edits_of_cells(document: Document, cells: Sequence[Json]) -> "list[Edit]":
     wanted = checked(cells)
     held, _ = _read_held(document.doc)
     edits = [edit for cell_id, cell in wanted.items() for edit in _edits_of(cell_id, cell, held.get(cell_id))]
     edits += [Remove((cell_id,)) for cell_id in held if cell_id not in wanted]
     indices = new_indices(list(wanted), {cell_id: cell.raw.get(ORDER) for cell_id, cell in held.items()})
-    edits += [Put((cell_id, ORDER), index) for cell_id, index in indices.items()]
-    return document.transact(lambda doc: _perform(doc.get(CELLS, type=Map), edits)) if edits else None
+    return edits + [Put((cell_id, ORDER), index) for cell_id, index in indices.items()]
 
 
 def reconcile_meta(document: Document, entries: Mapping[str, Json]) -> bytes | None:
     """Set these entries of `meta` and leave the others; returns the update or None. Raises BadInput."""
+    edits = _edits_of_meta(document, entries)
+    return document.transact(lambda doc: _perform(doc.get(META, type=Map), edits)) if edits else None
+
+
+def _edits_of_meta(document: Document, entries: Mapping[str, Json]) -> "list[Edit]":
     held = read_meta(document)
-    edits: list[Edit] = [
+    return [
         Put((key,), storable(value))
         for key, value in tidy(dict(entries)).items()
         if key not in held or not same(held[key], value)
     ]
-    return document.transact(lambda doc: _perform(doc.get(META, type=Map), edits)) if edits else None
 
 
 # --- edits ----------------------------------------------------------------------------------------

@@ -11,18 +11,21 @@ import logging
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Mapping
+from typing import cast
 from uuid import uuid4
 
 import orjson
-from limits.aio.storage import RedisStorage
-from redis.asyncio import BlockingConnectionPool, Redis
+from limits.aio.storage import RedisClusterStorage, RedisStorage
+from redis.asyncio import BlockingConnectionPool, Redis, RedisCluster
+from redis.asyncio.cluster import ClusterNode
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import ConnectionError as ConnectionFailed
-from redis.exceptions import RedisError
+from redis.exceptions import RedisClusterException, RedisError
 
 from persistence.memory.rate_limits import MemoryRateLimits
 from tmi.domain.errors import Unavailable
+from tmi.domain.hosts import split_hosts
 
 log = logging.getLogger(__name__)
 
@@ -34,13 +37,21 @@ CONNECTIONS = 16
 TALLY_TTL_S = 3
 TALLIES = "tmi:tallies"
 """A set: the names by which nodes tell."""
-AWAY = (RedisError, OSError)
+AWAY = (RedisError, RedisClusterException, OSError)
+DEFAULT_PORT = 6379
 PREFIX = "tmi:rate"
 
 
 @contextlib.asynccontextmanager
-async def connected(url: str) -> AsyncIterator[Redis]:
-    """A client of the server at `url` (`redis:`, `rediss:`, `unix:`). It connects when it is used."""
+async def connected(url: str, *, is_cluster: bool = False) -> AsyncIterator[Redis]:
+    """A client of the server at `url` (`redis:`, `rediss:`, `unix:`), or of the Redis Cluster that it, or one
+    of several (`redis://a:6379,b:6379`), belongs to. It connects when it is used.
+    """
+    if is_cluster:
+        async with _cluster(url) as cluster:
+            # The commands in use here are the same; each has one key, by which its server is found.
+            yield cast(Redis, cluster)
+        return
     pool = BlockingConnectionPool.from_url(
         url,
         max_connections=CONNECTIONS,
@@ -58,16 +69,59 @@ async def connected(url: str) -> AsyncIterator[Redis]:
         await client.aclose()
 
 
+class _Cluster(RedisCluster):
+    # uvloop raises RuntimeError to who writes to what the other side has closed.
+    ERRORS_ALLOW_RETRY = (*RedisCluster.ERRORS_ALLOW_RETRY, RuntimeError)  # type: ignore[assignment]
+
+
+@contextlib.asynccontextmanager
+async def _cluster(url: str) -> AsyncIterator[RedisCluster]:
+    first, others = split_hosts(url)
+    client = _Cluster.from_url(
+        first,
+        startup_nodes=[ClusterNode(host, port or DEFAULT_PORT) for host, port in others],
+        require_full_coverage=False,  # the servers decide what goes on while some of them are away
+        max_connections=CONNECTIONS,
+        socket_timeout=None,
+        socket_connect_timeout=ANSWER_S,
+        retry=Retry(NoBackoff(), 1),
+    )
+    try:
+        yield client
+    finally:
+        await client.aclose()
+
+
+class _ClusterStorage(RedisClusterStorage):
+    """Counts by way of a client that is there already."""
+
+    def __init__(self, client: RedisCluster) -> None:
+        self._client = client
+        super().__init__("async+redis+cluster://any:6379", implementation="redispy", key_prefix=PREFIX)
+
+    def configure_bridge(self) -> None:
+        """As of `RedisClusterStorage`, which makes a client."""
+        self.bridge.connection_getter = lambda _: self._client  # type: ignore[attr-defined]
+
+
+def _storage(redis: Redis) -> RedisStorage:
+    client: object = redis  # see `connected`
+    if isinstance(client, RedisCluster):
+        return _ClusterStorage(client)
+    return RedisStorage(
+        "async+redis://",
+        implementation="redispy",
+        key_prefix=PREFIX,
+        connection_pool=redis.connection_pool,  # type: ignore[arg-type]  # it is passed on to redis-py
+    )
+
+
 class RedisRateLimits:
     """Counts of all nodes together, in windows of the nodes' clocks; of this node while Redis is away."""
 
     def __init__(self, redis: Redis) -> None:
-        self._storage = RedisStorage(
-            "async+redis://",
-            implementation="redispy",
-            key_prefix=PREFIX,
-            connection_pool=redis.connection_pool,  # type: ignore[arg-type]  # it is passed on to redis-py
-        )
+        self._storage = _storage(redis)
+        self._slots = asyncio.Semaphore(CONNECTIONS)
         self._alone = MemoryRateLimits()
         self._ask_again_at = 0.0
 
@@ -77,7 +131,7 @@ class RedisRateLimits:
         if time.monotonic() < self._ask_again_at:
             return alone
         try:
-            async with asyncio.timeout(ANSWER_S):
+            async with asyncio.timeout(ANSWER_S), self._slots:
                 count = await self._storage.incr(f"{key}:{int(time.time()) // window_s}", window_s)
         except AWAY as error:
             if self._ask_again_at == 0:
@@ -100,7 +154,7 @@ class RedisTallies:
         try:
             async with asyncio.timeout(ANSWER_S):
                 return await self._exchange(counts)
-        except AWAY as error:
+        except (*AWAY, RuntimeError) as error:  # uvloop's, see _Cluster; its pipelines do not try again
             raise Unavailable("Redis does not answer") from error
 
     async def _exchange(self, counts: Mapping[str, int]) -> Mapping[str, int]:

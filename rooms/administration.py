@@ -13,7 +13,7 @@ from uuid import UUID
 
 from rooms.background import Background
 from rooms.handing_over import best_successor
-from rooms.nodes import unix
+from rooms.nodes.addresses import are_siblings, is_worker
 from rooms.nodes.control import Json
 from rooms.runner import RoomRunner
 from rooms.service import Rooms
@@ -100,9 +100,19 @@ class Desk:
         self._background = Background()
         self.figures: Callable[[], bytes] = bytes
         """For Prometheus, as text."""
+        self.edit: Callable[[Json], Awaitable[Json]] | None = None
+        """Makes an edit in a room of this node (`rooms.editing`)."""
+        self.reaches: Callable[[Node], Awaitable[bool]] | None = None
+        """Whether this node can reach another one."""
+        self.has_database: Callable[[], Awaitable[bool]] | None = None
 
     async def answer(self, question: Json) -> Json:
-        """See `Administration` for what is asked. Raises TmiError."""
+        """See `Administration` and `rooms.editing` for what is asked. Raises TmiError."""
+        if self.edit is not None and isinstance(question, dict) and question.get("do") == "edit":
+            return await self._to_the_end(self.edit(question))
+        return await self._answer(question)
+
+    async def _answer(self, question: Json) -> Json:
         if not isinstance(question, dict):
             raise BadInput("a question is an object")
         do = question.get("do")
@@ -119,9 +129,22 @@ class Desk:
         if do == "drain":
             self._drain()
             return {}
+        if do == "here":
+            return {"is": True}
+        if do == "reach":
+            return {"is": await self._reaches(_node_id(question.get("node")))}
+        if do == "database" and self.has_database is not None:
+            return {"is": await self.has_database()}
         if do == "figures":
             return {"text": self.figures().decode()}
         raise BadInput("an unknown question")
+
+    async def _reaches(self, key: NodeId) -> bool:
+        """Of the nodes that this one knows itself: nobody else says where to look."""
+        node = next((peer for peer in self._rooms.peers() if peer.id == key), None)
+        if node is None or self.reaches is None:
+            raise NotFound("this node knows no such node")
+        return await self.reaches(node)
 
     async def _to_the_end(self, work: Awaitable[Json]) -> Json:
         """What was begun is finished, even when nobody waits for it any more."""
@@ -268,6 +291,15 @@ class Administration:
         """Let a node hand its rooms over and end. Raises NotFound and Unavailable."""
         await self._to(self._node(node), {"do": "drain"}, LOOK_S)
 
+    async def ask(self, node: Node, question: Json, patience_s: float) -> Json:
+        """Ask a node's desk something. Raises what `rooms.nodes.links.Links.ask` does."""
+        return await self._ask(node, question, patience_s)
+
+    def use_editing(self, edit: Callable[[Json], Awaitable[Json]]) -> None:
+        """Who makes the edits that other nodes ask this one for."""
+        if self._desk is not None:
+            self._desk.edit = edit
+
     def use_figures(self, figures: Callable[[], bytes]) -> None:
         """What this node tells of itself to a sibling that is asked by Prometheus."""
         if self._desk is not None:
@@ -276,21 +308,26 @@ class Administration:
     async def figures_of_siblings(self) -> tuple[dict[str, str], int]:
         """The figures of the other workers on this node's port, by name, and how many did not answer.
 
-        They are known by their addresses: only processes of one machine are linked by Unix sockets.
+        They are known by their addresses (`rooms/nodes/addresses.py`).
         """
-        siblings = [node for node in self._peers() if node.url.startswith(unix.SCHEME)]
+        own = None if self._desk is None else self._desk.node
+        siblings = [node for node in self._peers() if own is not None and are_siblings(own.url, node.url)]
         told = await asyncio.gather(
             *(self._ask(node, {"do": "figures"}, LOOK_S) for node in siblings), return_exceptions=True
         )
-        pairs = zip(siblings, told, strict=True)
-        texts = {node.name: answer["text"] for node, answer in pairs if isinstance(answer, dict)}
+        texts: dict[str, str] = {}
+        for node, answer in zip(siblings, told, strict=True):
+            if isinstance(answer, dict):
+                texts[node.name] = answer["text"]
+            elif not isinstance(answer, Unavailable):  # one that starts, ends or is paused
+                raise answer
         return texts, len(siblings) - len(texts)
 
     @property
     def own_name(self) -> str | None:
         """This node's name, if it is one of several workers on a port."""
         node = None if self._desk is None else self._desk.node
-        return node.name if node is not None and node.url.startswith(unix.SCHEME) else None
+        return node.name if node is not None and is_worker(node.url) else None
 
     async def take(self, successor: Node, diagram: DiagramId) -> Node:
         """See `rooms.handing_over.Successors`."""

@@ -10,7 +10,8 @@ A room is handed over in these steps, and nobody is disconnected in any of them:
    had accepted and did not know to be committed, then says again what was not acknowledged.
 
 The pause is a commit, a claim, a load and two round trips. A room whose fence is lost goes through 1 and 4
-alone: what it could not commit is brought to whoever owns it now.
+alone: what it could not commit is brought to whoever owns it now. A room whose owner has lost the database
+(`rooms/database_watch.py`) goes through 1, 3 and 4 like that.
 
 What can go wrong: the commit takes too long (the room is claimed again here once it is through), no
 successor answers (all look for the owner by themselves: whoever claims first).
@@ -47,6 +48,8 @@ class HandoverLimits:
     """For the successor's claim."""
     at_once: int = 4
     """Rooms that a draining node hands over at the same time."""
+    abandoned_at_once: int = 16
+    """Rooms that a node without the database gives up at the same time: their clients wait already."""
 
 
 class Successors(Protocol):
@@ -93,6 +96,26 @@ class HandingOver:
         runner.end(runner.room.fence_lost)
         self._background.spawn(_awaited(self._release(runner)))
         standing_down.let_go(None, is_disowned=True)
+
+    async def abandon(self, diagram: DiagramId, successor: Node, successors: Successors) -> Node | None:
+        """Make another node the owner of a room that cannot be committed here; returns who owns it now.
+
+        None: that one did not claim it, and its clients look for an owner.
+        """
+        runner = self._hosted.open.pop(diagram, None)
+        if runner is None:
+            return None
+        standing_down = self._stand_down(runner)
+        runner.end(runner.room.fence_lost)
+        self._background.spawn(_awaited(self._release(runner)))
+        owner: Node | None = None
+        try:
+            owner = await self._taken(successor, diagram, successors)
+        except TmiError as error:
+            log.warning("room %s could not be given to node %s: %s", diagram, successor.name, error)
+        finally:
+            standing_down.let_go(owner, is_disowned=True)
+        return owner
 
     async def hand_over(self, diagram: DiagramId, successor: Node, successors: Successors) -> Node:
         """Make another node the owner of a room that is open here; returns who owns it now.
@@ -163,29 +186,48 @@ class HandingOver:
 
         `choose` names a successor for a room, or nobody.
         """
-        waiting = [*self._hosted.open]
-        slots = asyncio.Semaphore(self._limits.at_once)
-
         async def one(diagram: DiagramId) -> None:
-            async with slots:
-                runner = self._hosted.open.get(diagram)
-                if runner is None or not runner.room.is_open or runner.room.is_empty:
-                    return
-                successor = choose(runner)
-                if successor is None:
-                    return
-                try:
-                    await self.hand_over(diagram, successor, successors)
-                except TmiError as error:
-                    log.warning("room %s could not be handed to node %s: %s", diagram, successor.name, error)
+            runner = self._hosted.open.get(diagram)
+            if runner is None or not runner.room.is_open or runner.room.is_empty:
+                return
+            successor = choose(runner)
+            if successor is None:
+                return
+            try:
+                await self.hand_over(diagram, successor, successors)
+            except TmiError as error:
+                log.warning("room %s could not be handed to node %s: %s", diagram, successor.name, error)
 
         try:
-            async with asyncio.timeout(deadline_s), asyncio.TaskGroup() as group:
-                for diagram in waiting:
-                    group.create_task(one(diagram))
+            async with asyncio.timeout(deadline_s):
+                await self._one_by_one(one, self._limits.at_once)
         except TimeoutError:
             log.warning("not all rooms could be handed over in time")
         return len(self._hosted.open)
+
+    async def abandon_all(self, successors: Successors, choose: Callable[[RoomRunner], Node]) -> None:
+        """Give every open room to the node that `choose` names, a few at a time. Never raises."""
+
+        async def one(diagram: DiagramId) -> None:
+            runner = self._hosted.open.get(diagram)
+            if runner is not None and runner.room.is_open:
+                await self.abandon(diagram, choose(runner), successors)
+
+        await self._one_by_one(one, self._limits.abandoned_at_once)
+
+    async def _one_by_one(self, one: Callable[[DiagramId], Awaitable[None]], at_once: int) -> None:
+        slots = asyncio.Semaphore(at_once)
+
+        async def in_turn(diagram: DiagramId) -> None:
+            async with slots:
+                try:
+                    await one(diagram)
+                except Exception:
+                    log.exception("room %s could not be given to another node", diagram)
+
+        async with asyncio.TaskGroup() as group:
+            for diagram in [*self._hosted.open]:
+                group.create_task(in_turn(diagram))
 
 
 class _StandingDown:

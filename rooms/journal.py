@@ -65,7 +65,7 @@ class Journal:
         self._idle = asyncio.Event()
         self._idle.set()
         self._begun_at = float("-inf")
-        self.in_flight = 0
+        self._under_way: list[float] = []
         self.commits = 0
         self.rows = 0
         self.shedding = False
@@ -93,6 +93,16 @@ class Journal:
         self._unsaved[diagram] = runner
         self._idle.clear()
         self._wake.set()
+
+    @property
+    def in_flight(self) -> int:
+        """Commits that are under way."""
+        return len(self._under_way)
+
+    @property
+    def waiting_s(self) -> float:
+        """Since when the oldest commit is under way, its repetitions included; 0 if none is."""
+        return asyncio.get_running_loop().time() - min(self._under_way) if self._under_way else 0.0
 
     @property
     def buffered_bytes(self) -> int:
@@ -126,12 +136,12 @@ class Journal:
                 await asyncio.sleep(min(wait_s, self._limits.busy_interval_s))
             taken = self._take()
             if taken:
-                self._begun_at = loop.time()
-                self.in_flight += 1
+                self._begun_at = begun_at = loop.time()
+                self._under_way.append(begun_at)
                 try:
                     await self._commit(taken)
                 finally:
-                    self.in_flight -= 1
+                    self._under_way.remove(begun_at)
 
     def _next_at(self) -> float:
         """When the next commit may begin."""

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 
+from rooms.database_watch import WatchLimits
 from rooms.handing_over import HandoverLimits
 from rooms.journal import JournalLimits
 from rooms.room import RoomLimits
@@ -16,6 +17,7 @@ class RoomsLimits:
     journal: JournalLimits = field(default_factory=JournalLimits)
     snapshots: SnapshotLimits = field(default_factory=SnapshotLimits)
     handover: HandoverLimits = field(default_factory=HandoverLimits)
+    watch: WatchLimits = field(default_factory=WatchLimits)
     idle_s: float = 30.0
     """A room without anybody is closed after this long."""
     memory_max_bytes: int = 1024 * 1024 * 1024

@@ -352,20 +352,36 @@ class Room(Audience):
         return NOTHING
 
     def edit(
-        self, change: Callable[[Document], bytes | None], author: UserId | None, origin: Origin, now: float
+        self,
+        change: Callable[[Document], bytes | None],
+        author: UserId | None,
+        origin: Origin,
+        now: float,
+        at_most_bytes: int = 0,
     ) -> Effects:
         """Change the document from the server's side in one transaction, after `settle`.
 
-        `change` returns its update, or None. Raises TooLarge when the document is at its size limit.
+        `change` returns its update, or None; `at_most_bytes` is how large that may be. Raises TooLarge when
+        the document would pass its size limit by it.
         """
         assert not self._held, "settle first"
-        if self._size.is_passed:
-            raise TooLarge(TOO_LARGE)
-        update = change(self.document)
+        if self._size.clearly_allows(at_most_bytes):
+            update = change(self.document)
+        else:
+            update = self._rehearsed(change, now)
         if update is None:
             return NOTHING
         self._edits.count(now)
         return [*self._number(update, author, origin), *self._relay_later(update, None, now)]
+
+    def _rehearsed(self, change: Callable[[Document], bytes | None], now: float) -> bytes | None:
+        """Make a change on a copy first, as near the limit only its update says how large it is."""
+        update = change(Document.load(self.document.encode(), ()))
+        if update is None:
+            return None
+        if not self._size.allows(update, now):
+            raise TooLarge(TOO_LARGE)
+        return self.document.apply(update).journal
 
     # --- fan-out --------------------------------------------------------------------------------
 

@@ -1,16 +1,18 @@
 """The shell around one room: what `rooms/hosting.py` does for any document, and the journal's side of it."""
 
+import asyncio
+from collections import deque
 from collections.abc import Callable, Sequence
 
 from crdt.document import Document
-from rooms.effects import Journal, SessionNumber
+from rooms.effects import Effects, Journal, SessionNumber
 from rooms.hosting import Runner, Session
 from rooms.nodes.following import ReplicaRunner
 from rooms.pacing import Fading
 from rooms.peer import Follower, Peer
 from rooms.room import Room
 from rooms.ticker import Ticker
-from tmi.domain.ids import NodeId, UserId
+from tmi.domain.ids import NodeId, Seq, UserId
 from tmi.domain.ports import Origin
 
 _RATE_S = 10.0
@@ -35,6 +37,8 @@ class RoomRunner(Runner[Room]):
         """Updates committed."""
         self._on_journal = on_journal
         self._nodes: dict[SessionNumber, Follower] = {}
+        self._saving: deque[tuple[Seq, asyncio.Future[bool]]] = deque()
+        """Who waits for the commit of which update, in order."""
         self._perform_one[Journal] = self._journal
 
     def follow(self, follower: Follower) -> Session:
@@ -73,10 +77,37 @@ class RoomRunner(Runner[Room]):
         self._nodes.pop(number, None)
         return super()._forget(number)
 
-    def edit(self, change: Callable[[Document], bytes | None], author: UserId | None, origin: Origin) -> None:
-        """Change the document from the server's side."""
+    def edit(
+        self,
+        change: Callable[[Document], bytes | None],
+        author: UserId | None,
+        origin: Origin,
+        at_most_bytes: int = 0,
+    ) -> None:
+        """Change the document from the server's side. Raises TooLarge."""
         self.settle()
-        self.perform(self.room.edit(change, author, origin, self._ticker.now()))
+        self.perform(self.room.edit(change, author, origin, self._ticker.now(), at_most_bytes))
+
+    def saved(self, seq: Seq) -> "asyncio.Future[bool]":
+        """Whether this room has committed the update of this number, once that is known. False: it ended
+        before, and whoever owns the room next may commit it, or nobody.
+        """
+        answer: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+        self._saving.append((seq, answer))
+        self._tell_saved()
+        return answer
+
+    def _tell_saved(self) -> None:
+        room = self.room
+        while self._saving and (self._saving[0][0] <= room.committed_seq or room.is_over):
+            seq, answer = self._saving.popleft()
+            if not answer.done():
+                answer.set_result(seq <= room.committed_seq)
+
+    def end(self, how: Callable[[float], Effects]) -> None:
+        """See `Runner.end`."""
+        super().end(how)
+        self._tell_saved()
 
     def bring(
         self, number: SessionNumber, update: bytes, author: UserId | None, origin: Origin
@@ -93,6 +124,7 @@ class RoomRunner(Runner[Room]):
         self.edits.count(self.committed_at, unsaved - room.unsaved)
         self.tail_weight += unsaved_bytes - room.unsaved_bytes + (unsaved - room.unsaved) * UPDATE_WEIGHT
         self.perform(effects)
+        self._tell_saved()
 
     def fence_lost(self) -> None:
         """Another node owns the room, says the log."""

@@ -4,11 +4,12 @@ import asyncio
 import contextlib
 import logging
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from crdt.document import Document
 from rooms.background import Background
+from rooms.database_watch import DatabaseWatch
 from rooms.handing_over import HandingOver, Successors, best_successor
 from rooms.hosted import Hosted
 from rooms.hosting import Runner, Session
@@ -20,6 +21,7 @@ from rooms.nodes.keeper import Keeper, NodeLinks
 from rooms.nodes.loopback import Loopback
 from rooms.nodes.mirror import Answer, Mirror
 from rooms.nodes.replica import Replica, ReplicaLimits
+from rooms.nodes.witnesses import Witnesses
 from rooms.peer import Member, Peer
 from rooms.rights import Rights
 from rooms.room import Room
@@ -74,6 +76,7 @@ class Rooms:
         self._keeper: Keeper | None = None
         self._handing: HandingOver | None = None
         self._successors: Successors | None = None
+        self._watch: DatabaseWatch | None = None
         self._opening: dict[DiagramId, asyncio.Task[RoomRunner]] = {}
         self._load_slots = asyncio.Semaphore(self._limits.loads_at_once)
         self._draining = False
@@ -90,11 +93,17 @@ class Rooms:
         """A commit or the end of a tick is awaited: each is several turns of the loop away."""
         return self.journal.in_flight > 0 or self._ticker.is_ticking
 
-    def use(self, links: NodeLinks, signals: Signals, successors: Successors | None = None) -> None:
+    def use(
+        self,
+        links: NodeLinks,
+        signals: Signals,
+        successors: Successors | None = None,
+        witnesses: Witnesses | None = None,
+    ) -> None:
         """Be one node of several: follow rooms that others own over these links, and tell them what happens
         here. Whoever hears others' signals hands them to `hear`.
         """
-        self._keeper = keeper = Keeper(self._found, links, Loopback(self))
+        self._keeper = keeper = Keeper(self._found, links, Loopback(self), witnesses)
         self._handing = HandingOver(
             self._hosted, keeper, self._background, self._given_back, self._replica_of, self._limits.handover
         )
@@ -106,6 +115,19 @@ class Rooms:
         and so does this one. Whoever hears them hands them to `hear`.
         """
         self._rights.signals = signals
+
+    @contextlib.asynccontextmanager
+    async def watching_database(
+        self, answers: Callable[[float], Awaitable[bool]], others: Callable[[], Awaitable[Sequence[Node]]]
+    ) -> AsyncIterator[None]:
+        """Give all rooms away when this node alone has lost the database (`rooms/database_watch.py`)."""
+        self._watch = DatabaseWatch(self.journal, answers, others, self._give_up, self._limits.watch)
+        task = asyncio.create_task(self._watch.run(), name="database-watch")
+        try:
+            yield
+        finally:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator["Rooms"]:
@@ -214,6 +236,19 @@ class Rooms:
             raise DatabaseUnavailable
         return await self._handing.hand_over(diagram, successor, self._successors)
 
+    async def _give_up(self, others: Sequence[Node]) -> None:
+        if self._handing is None or self._successors is None:
+            return
+        given: Counter[NodeId] = Counter()
+
+        def choose(runner: RoomRunner) -> Node:
+            successor = best_successor(runner, others, given.__getitem__)
+            assert successor is not None, "there are others"
+            given[successor.id] += 1
+            return successor
+
+        await self._handing.abandon_all(self._successors, choose)
+
     async def hand_over_all(self, deadline_s: float) -> None:
         """Take nobody in, and hand the rooms with people in them to other nodes, if there are any. The
         clients that are here stay until they are closed (`drain`).
@@ -235,6 +270,10 @@ class Rooms:
     def successors(self) -> Sequence[Node]:
         """The nodes that may own a room next."""
         return [node for node in self._coordinator.peers() if not node.is_draining]
+
+    def peers(self) -> Sequence[Node]:
+        """The other nodes that are alive."""
+        return self._coordinator.peers()
 
     async def _synced(self, replica: ReplicaRunner) -> None:
         try:
@@ -306,6 +345,15 @@ class Rooms:
             raise Draining
         return await self._own(diagram, disowned)
 
+    async def owner_here(self, diagram: DiagramId) -> RoomRunner:
+        """See `rooms.editing.Owners`."""
+        return await self._found(diagram, None)
+
+    @property
+    def is_shedding(self) -> bool:
+        """Writers are being refused because too much is unsaved."""
+        return self.journal.shedding
+
     def _refuse_beyond_memory(self) -> None:
         """Raises Unavailable while rooms take too much and none can be closed for it."""
         limits = self._limits
@@ -317,6 +365,8 @@ class Rooms:
             raise Unavailable("the open diagrams take all the memory they may; try again shortly")
 
     async def _load(self, diagram: DiagramId, disowned: NodeId | None) -> RoomRunner:
+        if self._watch is not None and self._watch.is_cut_off:
+            raise DatabaseUnavailable("this node is cut off from the database")
         try:
             async with asyncio.timeout(self._limits.load_timeout_s), self._load_slots:
                 await self._saved(diagram)

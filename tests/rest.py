@@ -18,18 +18,26 @@ from werkzeug.datastructures import Headers
 
 from api.app import create_app
 from api.cookies import SessionCookies
+from api.diagram_changes import interpret
+from api.identity.provider import IdentityProvider
 from api.services import ApiOptions, Health, Services
 from api.sessions import SessionCache
 from api.tokens import Tokens, shared_signing_keys
 from persistence.memory.access import MemoryAccessControl
 from persistence.memory.accounts import MemoryAccounts, MemoryChallenges
 from persistence.memory.audit import MemoryAudit
+from persistence.memory.bin import MemoryBin
 from persistence.memory.browser_sessions import MemoryBrowserSessions
+from persistence.memory.cell_edits import MemoryCellEdits
+from persistence.memory.children import MemoryChildren, MemoryContents
 from persistence.memory.client_credentials import MemoryClientCredentials
 from persistence.memory.collaborations import MemoryCollaborations, MemoryTickets
 from persistence.memory.database import MemoryDatabase
 from persistence.memory.diagrams import MemoryDiagrams
+from persistence.memory.events import MemoryTrail
 from persistence.memory.groups import MemoryGroups, MemoryMemberships
+from persistence.memory.metadata import MemoryMetadata
+from persistence.memory.pending_authorizations import MemoryPendingAuthorizations
 from persistence.memory.rate_limits import MemoryRateLimits
 from persistence.memory.sign_ins import MemoryCodes, MemoryRefreshTokens, MemorySignIns
 from persistence.memory.signals import MemorySignals
@@ -41,12 +49,18 @@ from persistence.memory.users import MemoryUsers
 from persistence.postgres.access import PostgresAccessControl
 from persistence.postgres.accounts import PostgresAccounts, PostgresChallenges
 from persistence.postgres.audit import PostgresAudit
+from persistence.postgres.bin import PostgresBin
 from persistence.postgres.browser_sessions import PostgresBrowserSessions
+from persistence.postgres.cell_edits import PostgresCellEdits
+from persistence.postgres.children import PostgresChildren, PostgresContents
 from persistence.postgres.client_credentials import PostgresClientCredentials
 from persistence.postgres.collaborations import PostgresCollaborations, PostgresTickets
 from persistence.postgres.database import PostgresDatabase
 from persistence.postgres.diagrams import PostgresDiagrams
+from persistence.postgres.events import PostgresTrail
 from persistence.postgres.groups import PostgresGroups, PostgresMemberships
+from persistence.postgres.metadata import PostgresMetadata
+from persistence.postgres.pending_authorizations import PostgresPendingAuthorizations
 from persistence.postgres.sign_ins import PostgresCodes, PostgresRefreshTokens, PostgresSignIns
 from persistence.postgres.signing_keys import PostgresSigningKeys
 from persistence.postgres.threat_models import PostgresThreatModels
@@ -54,6 +68,7 @@ from persistence.postgres.update_log import PostgresUpdateLog
 from persistence.postgres.users import PostgresUsers
 from rooms.administration import Administration, Desk
 from rooms.coordination.local import LocalCoordinator
+from rooms.editing import Editing
 from rooms.service import Rooms
 from tmi.domain.errors import Unavailable
 from tmi.domain.ids import NodeId
@@ -131,8 +146,9 @@ class RestClient:
         assert isinstance(received, bytes)
         return Answer(answer.status_code, answer.headers, received)
 
-    async def authorize(self, **changes: str | None) -> Answer:
-        """An authorization request; a change to None takes a parameter out."""
+    @staticmethod
+    def authorize_path(**changes: str | None) -> str:
+        """The path of an authorization request; a change to None takes a parameter out."""
         parameters = {
             "idp": "tmi",
             "login_hint": "alice",
@@ -143,7 +159,11 @@ class RestClient:
             "code_challenge_method": "S256",
         } | changes
         query = urlencode({name: value for name, value in parameters.items() if value is not None})
-        return await self.call("GET", f"/oauth2/authorize?{query}")
+        return f"/oauth2/authorize?{query}"
+
+    async def authorize(self, **changes: str | None) -> Answer:
+        """An authorization request."""
+        return await self.call("GET", self.authorize_path(**changes))
 
     async def code(self, **changes: str | None) -> str:
         """A fresh authorization code."""
@@ -202,7 +222,10 @@ class RestClient:
 
 @asynccontextmanager
 async def over_memory(
-    options: ApiOptions | None = None, store: MemoryStore | None = None, tokens: Tokens | None = None
+    options: ApiOptions | None = None,
+    store: MemoryStore | None = None,
+    tokens: Tokens | None = None,
+    identity_providers: Mapping[str, IdentityProvider] | None = None,
 ) -> AsyncIterator[RestClient]:
     """The application over the in-memory adapters."""
     store = store or MemoryStore()
@@ -216,6 +239,7 @@ async def over_memory(
         signals.hearing(rooms.hear),
     ):
         rooms.tell_by(signals)
+        administration = _administration(rooms)
         services = Services(
             threat_models=MemoryThreatModels(store),
             diagrams=MemoryDiagrams(store),
@@ -225,6 +249,7 @@ async def over_memory(
             sessions=sessions,
             refresh_tokens=MemoryRefreshTokens(store),
             client_credentials=MemoryClientCredentials(store),
+            pending_authorizations=MemoryPendingAuthorizations(store),
             access=access,
             accounts=MemoryAccounts(store),
             challenges=MemoryChallenges(store),
@@ -232,14 +257,22 @@ async def over_memory(
             memberships=MemoryMemberships(store),
             audit=MemoryAudit(store),
             cookies=SessionCookies(MemoryBrowserSessions(store), BROWSER_IDLE),
+            trail=MemoryTrail(store),
+            cell_edits=MemoryCellEdits(store),
             collaborations=MemoryCollaborations(store),
             tickets=MemoryTickets(store),
+            children=MemoryChildren(store),
+            contents=MemoryContents(store),
+            metadata=MemoryMetadata(store),
+            bin=MemoryBin(store),
             rooms=rooms,
             tokens=tokens or Tokens(keys, ISSUER),
             database=MemoryDatabase(store),
-            administration=_administration(rooms),
+            administration=administration,
+            editing=Editing(rooms, MemoryDiagrams(store), access, interpret, administration.ask),
             rate_limits=MemoryRateLimits(),
             options=options or OPTIONS,
+            identity_providers=identity_providers or {},
             health=Health(started=True),
         )
         async with _running(services) as client:
@@ -252,6 +285,7 @@ async def over_postgres(database: PostgresDatabase) -> AsyncIterator[RestClient]
     log, access = PostgresUpdateLog(database), PostgresAccessControl(database)
     keys = await shared_signing_keys(PostgresSigningKeys(database))
     async with Rooms(log, LocalCoordinator(log, "test"), access).running() as rooms:
+        administration = _administration(rooms)
         services = Services(
             threat_models=PostgresThreatModels(database),
             diagrams=PostgresDiagrams(database),
@@ -260,6 +294,7 @@ async def over_postgres(database: PostgresDatabase) -> AsyncIterator[RestClient]
             sign_ins=PostgresSignIns(database),
             refresh_tokens=PostgresRefreshTokens(database),
             client_credentials=PostgresClientCredentials(database),
+            pending_authorizations=PostgresPendingAuthorizations(database),
             access=access,
             accounts=PostgresAccounts(database),
             challenges=PostgresChallenges(database),
@@ -267,12 +302,19 @@ async def over_postgres(database: PostgresDatabase) -> AsyncIterator[RestClient]
             memberships=PostgresMemberships(database),
             audit=PostgresAudit(database),
             cookies=SessionCookies(PostgresBrowserSessions(database), BROWSER_IDLE),
+            trail=PostgresTrail(database),
+            cell_edits=PostgresCellEdits(database),
             collaborations=PostgresCollaborations(database),
             tickets=PostgresTickets(database),
+            children=PostgresChildren(database),
+            contents=PostgresContents(database),
+            metadata=PostgresMetadata(database),
+            bin=PostgresBin(database),
             rooms=rooms,
             tokens=Tokens(keys, ISSUER),
             database=database,
-            administration=_administration(rooms),
+            administration=administration,
+            editing=Editing(rooms, PostgresDiagrams(database), access, interpret, administration.ask),
             rate_limits=MemoryRateLimits(),
             options=OPTIONS,
             health=Health(started=True),

@@ -14,7 +14,7 @@ from pathlib import Path
 from uuid import uuid4
 
 from rooms.coordination.redis import LeaseLimits, RedisCoordinator, connected
-from tests.harness.service import children_of, wait_for
+from tests.harness.service import children_of, free_port, wait_for
 from tmi.domain.ids import NodeId
 from tmi.domain.model import Node
 from tmi.domain.ports import Ownership
@@ -22,6 +22,7 @@ from tmi.embedded.binaries import find_valkey
 from tmi.embedded.valkey import SETTINGS
 
 START_S = 10.0
+SLOTS = 16384
 
 
 def new_node(name: str = "node") -> Node:
@@ -31,11 +32,16 @@ def new_node(name: str = "node") -> Node:
 
 @asynccontextmanager
 async def running_coordinator(
-    url: str, ownership: Ownership, node: Node | None = None, limits: LeaseLimits | None = None
+    url: str,
+    ownership: Ownership,
+    node: Node | None = None,
+    limits: LeaseLimits | None = None,
+    *,
+    is_cluster: bool = False,
 ) -> AsyncIterator[RedisCoordinator]:
     """The coordinator of a running node."""
     async with (
-        connected(url) as redis,
+        connected(url, is_cluster=is_cluster) as redis,
         RedisCoordinator(ownership, redis, node or new_node(), limits).running() as coordinator,
     ):
         yield coordinator
@@ -91,6 +97,116 @@ class OwnValkey:
         if self._process is not None:
             self._process.kill()
             self._process.wait(START_S)
+
+
+class OwnValkeyCluster:
+    """Three servers of the test's own on ports of the loopback interface, as one cluster: to be emptied,
+    killed and started again.
+    """
+
+    SERVERS = 3
+
+    def __init__(self, folder: Path, *options: str) -> None:
+        self._folder = folder
+        self._options = options
+        self.ports = [free_port() for _ in range(self.SERVERS)]
+        self._bus = [free_port() for _ in range(self.SERVERS)]
+        self._processes: dict[int, subprocess.Popen[bytes]] = {}
+
+    def start(self) -> None:
+        """Run them, and let them divide the slots; returns when all of them say that it is done."""
+        for number in range(self.SERVERS):
+            self.start_one(number)
+        share = SLOTS // self.SERVERS + 1
+        for number in range(self.SERVERS):
+            last = min(share * (number + 1), SLOTS) - 1
+            self.ask(number, f"CLUSTER ADDSLOTSRANGE {share * number} {last}")
+            self.ask(number, f"CLUSTER MEET 127.0.0.1 {self.ports[0]} {self._bus[0]}")
+        self.wait_until_whole()
+
+    def start_one(self, number: int) -> None:
+        """Run one, with what it knew of the others; returns when it answers."""
+        settings = SETTINGS | {
+            "port": str(self.ports[number]),
+            "bind": "127.0.0.1",
+            "cluster-enabled": "yes",
+            "cluster-port": str(self._bus[number]),
+            "cluster-config-file": f"nodes-{number}.conf",
+            "cluster-node-timeout": "1000",
+            "cluster-require-full-coverage": "no",
+            "dir": str(self._folder),
+        }
+        options = [part for name, value in settings.items() for part in (f"--{name}", value)]
+        with (self._folder / f"log-{number}").open("ab") as log:
+            self._processes[number] = subprocess.Popen(
+                [str(find_valkey()), *options, *self._options],
+                preexec_fn=_end_with_the_tests,  # noqa: PLW1509  (one system call, no lock is taken)
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+            )
+        wait_for(lambda: self._answers(number), START_S, "an answer of Valkey")
+
+    def wait_until_whole(self) -> None:
+        """Until each server has heard of all slots, and that they are served."""
+
+        def is_whole(number: int) -> bool:
+            told = self.ask(number, "CLUSTER INFO")
+            wanted = "cluster_state:ok", f"cluster_slots_ok:{SLOTS}", f"cluster_known_nodes:{self.SERVERS}"
+            return all(line in told for line in wanted)
+
+        wait_for(lambda: all(map(is_whole, range(self.SERVERS))), START_S, "the cluster")
+
+    def _answers(self, number: int) -> bool:
+        with contextlib.suppress(OSError):
+            return self.ask(number, "PING").startswith(("+PONG", "-NOAUTH"))
+        return False
+
+    def ask(self, number: int, command: str) -> str:
+        """What a server answers, as it is on the wire."""
+        with socket.create_connection(("127.0.0.1", self.ports[number]), START_S) as connection:
+            connection.sendall(command.encode() + b"\r\n")
+            return connection.recv(65536).decode()
+
+    @property
+    def hosts(self) -> str:
+        """All of them, for a URL."""
+        return ",".join(f"127.0.0.1:{port}" for port in self.ports)
+
+    @property
+    def url(self) -> str:
+        return f"redis://{self.hosts}/0"
+
+    def keys(self, number: int) -> int:
+        """How many keys a server has."""
+        return int(self.ask(number, "DBSIZE").strip()[1:])
+
+    def empty(self) -> None:
+        """Forget everything."""
+        for number in range(self.SERVERS):
+            assert self.ask(number, "FLUSHALL") == "+OK\r\n"
+
+    def kill(self, number: int) -> None:
+        """kill -9 one of them."""
+        self._processes[number].kill()
+        self._processes[number].wait(START_S)
+
+    def end(self) -> None:
+        """kill -9 all."""
+        for number in self._processes:
+            self.kill(number)
+
+
+@contextmanager
+def running_valkey_cluster(*options: str) -> Iterator[OwnValkeyCluster]:
+    """Run one and remove it."""
+    with tempfile.TemporaryDirectory(prefix="tmi-valkey-") as folder:
+        cluster = OwnValkeyCluster(Path(folder), *options)
+        try:
+            cluster.start()
+            yield cluster
+        finally:
+            cluster.end()
 
 
 @contextmanager

@@ -1,6 +1,7 @@
 """The command `tmi`. Whatever keeps it from working is one line on standard error and a non-zero status."""
 
 import asyncio
+import os
 import sys
 import time
 from collections.abc import Callable, Coroutine
@@ -14,14 +15,15 @@ import orjson
 import uvloop
 
 from rooms.administration import ROOMS_MAX, SORTS, Administration
+from tmi.client import access_token, read_credential
 from tmi.domain.errors import Conflict, NotFound, TmiError, Unavailable
 from tmi.domain.ids import DiagramId, NodeId
 from tmi.domain.model import Node
 from tmi.logs import configure_logs
-from tmi.serve import Exit, Part, serve
+from tmi.serve import Exit, serve
 from tmi.settings import BadSetting, Settings, describe_settings, read_settings
-from tmi.tables import table_of_nodes, table_of_rooms
-from tmi.wiring import open_administration, open_database
+from tmi.tables import moment, table_of_keys, table_of_nodes, table_of_rooms
+from tmi.wiring import Keys, Worker, open_administration, open_database, open_keys
 from tmi.workers import serve_workers, tell_ready
 
 T = TypeVar("T")
@@ -67,11 +69,13 @@ def serve_command(**options: Any) -> None:
 @main.command("worker", hidden=True)
 @click.option("--number", type=int, required=True)
 @click.option("--ready-fd", type=int, required=True)
-@click.option("--part", type=click.Choice([part.name for part in Part]), required=True)
-def worker_command(number: int, ready_fd: int, part: str) -> None:
+@click.option("--socket", required=True)
+@click.option("--is-among-others", is_flag=True)
+def worker_command(ready_fd: int, **options: Any) -> None:
     """Be one of the processes of `tmi serve --workers`, which starts it."""
-    settings = _settings({}, worker=number)
-    sys.exit(_run(serve(settings, lambda _: tell_ready(ready_fd), Part[part])))
+    worker = Worker(**options)
+    settings = _settings({}, worker=worker.number)
+    sys.exit(_run(serve(settings, lambda _: tell_ready(ready_fd), worker)))
 
 
 @main.command("migrate")
@@ -154,6 +158,83 @@ def move_command(diagram: UUID, to: str | None) -> None:
         return await administration.move(DiagramId(diagram), node)
 
     click.echo(f"Room {diagram} is on node {_administer(move).name} now.")
+
+
+# --- for scripts --------------------------------------------------------------------------------
+
+
+@main.command("token")
+@click.option("--url", default="http://127.0.0.1:8080", show_default=True, help="Where the service is.")
+@click.option(
+    "--credentials",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="A file with the answer of POST /me/client_credentials.",
+)
+@AS_JSON
+def token_command(url: str, credentials: Path | None, as_json: bool) -> None:
+    """Get an access token of a running service, by a client credential.
+
+    Without --credentials it is read from TMI_CLIENT_ID and TMI_CLIENT_SECRET, or TMI_CLIENT_SECRET_FILE. No
+    secret is taken from the command line, where others could read it. The token goes to standard output.
+    """
+    try:
+        answer = access_token(url, read_credential(credentials, os.environ))
+    except BadSetting as error:
+        _give_up(error, Exit.BAD_SETTING)
+    except TmiError as error:
+        _give_up(error, Exit.FAILED)
+    if as_json:
+        _echo_json(answer)
+    else:
+        click.echo(answer["access_token"])
+
+
+# --- signing keys -------------------------------------------------------------------------------
+
+@main.group("keys")
+def keys_group() -> None:
+    """The keys that sign tokens. Reads the same settings as the nodes do, and never shows a private key."""
+
+
+@keys_group.command("list")
+@AS_JSON
+def list_keys_command(as_json: bool) -> None:
+    """List the keys that verify tokens, newest first."""
+    terms = _with_keys(lambda keys: keys.list())
+    if as_json:
+        _echo_json({"keys": terms})
+    else:
+        click.echo(table_of_keys(terms))
+
+
+@keys_group.command("rotate")
+@click.option(
+    "--compromised",
+    is_flag=True,
+    help="Take all older keys away at once: every access token ends, and clients refresh.",
+)
+def rotate_command(compromised: bool) -> None:
+    """Make a new key.
+
+    It signs a minute from now, when every node knows it. Older keys verify until the last token that they
+    signed has ended.
+    """
+    if compromised:
+        gone = _with_keys(lambda keys: keys.replace("tmi keys rotate --compromised"))
+        click.echo(f"A new key signs from now on. Keys taken away: {', '.join(gone)}.")
+        return
+    term = _with_keys(lambda keys: keys.rotate("tmi keys rotate"))
+    click.echo(f"Key {term.kid} signs from {moment(term.signs_from)} on.")
+
+
+def _with_keys(work: Callable[[Keys], Coroutine[Any, Any, T]]) -> T:
+    settings = _settings({})
+
+    async def run() -> T:
+        async with open_keys(settings) as keys:
+            return await work(keys)
+
+    return _run(run())
 
 
 async def _node_called(administration: Administration, called: str) -> NodeId:

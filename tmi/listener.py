@@ -36,6 +36,7 @@ from hypercorn.protocol.h11 import H11Protocol
 from hypercorn.typing import ASGIFramework, ConnectionState, LifespanState
 from hypercorn.utils import parse_socket_addr, wrap_app
 
+from api.edge import without_version
 from api.errors import Problem
 from api.headers import SECURITY
 from api.live.endpoint import LiveEndpoint
@@ -168,7 +169,7 @@ class Listener:
     def decide(self, received: bytes, end: int, transport: asyncio.Transport) -> None:
         """Give a connection whose first head ends at `end` to whom it is for."""
         path = received.split(b" ", 2)[1].partition(b"?")[0].decode("ascii", errors="replace")
-        if self.live.matches(path):
+        if self.live.matches(without_version(path)):
             try:
                 head = parse_head(received[:end])
             except BadInput:
@@ -387,10 +388,10 @@ def _gate(app: ASGIFramework, live: LiveEndpoint) -> Callable[..., Awaitable[Non
     """Keep what belongs to live sockets away from the REST application."""
 
     async def gated(scope: Any, receive: Any, send: Any) -> None:
-        kind = scope["type"]
-        if kind == "websocket" and live.matches(scope["path"]):
+        kind, path = scope["type"], without_version(scope.get("path", ""))
+        if kind == "websocket" and live.matches(path):
             await _answer(send, "websocket.http.response", _RECONNECT, transport_headers(scope))
-        elif kind == "http" and live.is_address(scope["path"]):
+        elif kind == "http" and live.is_address(path):
             await _answer(send, "http.response", UPGRADE_REQUIRED, transport_headers(scope))
         else:
             await app(scope, receive, send)

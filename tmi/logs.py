@@ -9,9 +9,10 @@ from typing import Any, Literal
 import structlog
 
 _SECRET = re.compile(
-    r"(?i)\b(?:(?:access_|refresh_|id_)?token|code_verifier)=[^&\s\"']+"
+    r"(?i)\b(?:(?:access_|refresh_|id_)?token|code_verifier|client_secret)=[^&\s\"']+"
     r"|(?<=[?&])code=[^&\s\"']+"
-    r"|\bBearer\s+[^\s\"']+"
+    r"|\b(?:Bearer|Basic)\s+[^\s\"']+"
+    r"|\btmi_cs_[A-Za-z0-9_-]+"
 )
 _JWT = re.compile(r"\beyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]*")
 

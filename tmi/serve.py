@@ -7,13 +7,13 @@ import resource
 import signal
 from collections.abc import Callable
 from contextlib import AsyncExitStack, closing
-from enum import Enum, IntEnum
+from enum import IntEnum
 
 from tmi.listener import Listener, ListenerOptions
 from tmi.settings import Settings
 from tmi.starting import answering, open_port
 from tmi.tls import Certificate
-from tmi.wiring import Service, build
+from tmi.wiring import Service, Worker, build
 
 log = logging.getLogger(__name__)
 
@@ -33,23 +33,16 @@ class Exit(IntEnum):
     UNSAVED = 3
 
 
-class Part(Enum):
-    """What a process is of a service."""
-
-    WHOLE = "the only one on its port"
-    WORKER = "one of several on a port"
-    WORKER_ENDING_WITH_ALL = "one of several on a port, who are all the nodes there are, and end together"
-
-
-async def serve(settings: Settings, announce: Callable[[str], None], part: Part = Part.WHOLE) -> Exit:
-    """Run the service until SIGTERM or SIGINT; `announce` gets its URL when it is ready.
+async def serve(settings: Settings, announce: Callable[[str], None], worker: Worker | None = None) -> Exit:
+    """Run the service until SIGTERM or SIGINT; `announce` gets its URL when it is ready. A `worker` is one of
+    several processes on its port, and signals mean that all of them end.
 
     Raises StartupError, DatabaseUnavailable or Conflict when it can't start.
     """
     _deepen_stack()
     stop = Stop()
     try:
-        return await _serve(settings, stop, announce, part)
+        return await _serve(settings, stop, announce, worker)
     except asyncio.CancelledError:
         if not stop.came_early:
             raise
@@ -57,18 +50,20 @@ async def serve(settings: Settings, announce: Callable[[str], None], part: Part 
         return Exit.OK
 
 
-async def _serve(settings: Settings, stop: "Stop", announce: Callable[[str], None], part: Part) -> Exit:
+async def _serve(
+    settings: Settings, stop: "Stop", announce: Callable[[str], None], worker: Worker | None
+) -> Exit:
     async with AsyncExitStack() as stack:
         certificate = certificate_of(settings)
         if certificate is not None:
             await stack.enter_async_context(certificate.watched(settings.tls_check_s))
-        if part is Part.WHOLE:
+        if worker is None:
             listening = stack.enter_context(closing(open_port(settings.host, settings.port)))
             async with answering(listening, None if certificate is None else certificate.context):
-                service = await stack.enter_async_context(build(settings, certificate))
+                service = await stack.enter_async_context(build(settings, certificate=certificate))
         else:
-            # Whoever comes meanwhile goes to those workers that are ready.
-            service = await stack.enter_async_context(build(settings, certificate))
+            # Whoever comes meanwhile goes to those workers that are ready, or to their parent.
+            service = await stack.enter_async_context(build(settings, worker, certificate))
             listening = stack.enter_context(
                 closing(open_port(settings.host, settings.port, is_shared=True))
             )
@@ -78,19 +73,19 @@ async def _serve(settings: Settings, stop: "Stop", announce: Callable[[str], Non
         _spare_the_collector()
         stop.waits_for_drain()
         announce(url_of(settings, listener.port))
-        await _first_of(stop.requested, service.taken_over, service.drain_requested)
+        await first_of(stop.requested, service.taken_over, service.drain_requested)
         listener.stop_accepting()
         # Or the kernel would go on taking connections that nobody serves: whoever comes is refused at once.
         listening.close()
-        # Drained by command it is the only one that ends.
-        hands_over = part is not Part.WORKER_ENDING_WITH_ALL or not stop.requested.is_set()
-        is_saved = await _drain(service, listener, settings, hands_over=hands_over)
+        if stop.requested.is_set():  # drained by command, a worker ends alone
+            service.end_with_siblings()
+        is_saved = await _drain(service, listener, settings)
     if not is_saved:
         return Exit.UNSAVED
     return Exit.FAILED if service.taken_over.is_set() else Exit.OK
 
 
-async def _drain(service: Service, listener: Listener, settings: Settings, *, hands_over: bool) -> bool:
+async def _drain(service: Service, listener: Listener, settings: Settings) -> bool:
     """Take nobody in, send everybody away, commit everything. False if that could not be done in time.
 
     Where other nodes live, the rooms go there first, and the clients follow one by one.
@@ -99,7 +94,7 @@ async def _drain(service: Service, listener: Listener, settings: Settings, *, ha
     service.health.draining = True
     clock = asyncio.get_running_loop().time
     ends_at = clock() + settings.drain_s
-    if hands_over and service.rooms.successors():
+    if service.rooms.successors():
         spread_s = min(settings.drain_spread_s, settings.drain_s)
         await asyncio.gather(
             service.rooms.hand_over_all(settings.drain_s), service.live.drain(CLOSE_S, spread_s)
@@ -147,7 +142,8 @@ def url_of(settings: Settings, port: int) -> str:
     return f"{scheme}://{host}:{port}"
 
 
-async def _first_of(*events: asyncio.Event) -> None:
+async def first_of(*events: asyncio.Event) -> None:
+    """Wait until one of them is set."""
     tasks = [asyncio.create_task(event.wait()) for event in events]
     try:
         await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)

@@ -18,17 +18,39 @@ from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource
 
 from rooms.nodes.unix import SCHEME as UNIX_SCHEME
 from tmi.domain.errors import StartupError
+from tmi.domain.hosts import split_hosts
+from tmi.provider_settings import (
+    FIELDS,
+    KINDS,
+    MAX_PROVIDERS,
+    RESERVED,
+    SECRET,
+    ProviderSettings,
+    as_variables,
+    describe_provider_settings,
+    fields_of,
+    is_of_a_provider,
+    variable_of,
+)
+from tmi.provider_settings import PREFIX as PROVIDER_PREFIX
 
 PREFIX = "TMI_"
 FILE_SUFFIX = "_file"
+PROVIDERS = "providers"
+"""A field that no single variable sets."""
 SECRETS = ("database_url", "metrics_token", "redis_url")
+CLIENT_ID, CLIENT_SECRET = "TMI_CLIENT_ID", "TMI_CLIENT_SECRET"
+OF_CLIENTS = frozenset({CLIENT_ID, CLIENT_SECRET, f"{CLIENT_SECRET}_FILE"})
+"""What `tmi token` reads, and no service."""
 METRICS_TOKEN_MIN = 16
 SECRET_FILE_MAX_BYTES = 64 * 1024
+PORT_MAX = 65535
 KIB = 1024
 MIB = 1024 * KIB
 DEFAULT_PORTS = {"http": ":80", "https": ":443"}
 
 _PRINCIPAL = re.compile(r"[a-zA-Z][a-zA-Z0-9_-]{0,99}:[^\s:,<>\"'&][^\s,<>\"'&]{0,499}")
+_CALLBACK = re.compile(r"https?://[\x21\x22\x24-\x5B\x5D-\x7E]{1,1000}")
 _HOST = re.compile(r"([A-Za-z0-9_.-]+|\[[0-9a-fA-F:.]+\])(:[0-9]{1,5})?")
 
 
@@ -47,6 +69,17 @@ def _origin(url: str) -> str:
     return f"{parts.scheme}://{host[1]}{port or ''}"
 
 
+def _callback(url: str) -> str:
+    """Where a client takes its code: `https`, or `http` on this machine, without fragment."""
+    parts = urlsplit(url)
+    host = _HOST.fullmatch(parts.netloc)
+    if not _CALLBACK.fullmatch(url) or host is None:
+        raise ValueError("give addresses like https://editor.example.org/callback, without fragment")
+    if parts.scheme == "http" and not is_loopback(parts.hostname or ""):
+        raise ValueError("give https: addresses; http: is for 127.0.0.1, localhost and [::1] alone")
+    return url
+
+
 def _principal(text: str) -> str:
     """`provider:id`, where the id may be an e-mail address."""
     if not _PRINCIPAL.fullmatch(text):
@@ -54,6 +87,7 @@ def _principal(text: str) -> str:
     return text
 
 
+Callback = Annotated[str, AfterValidator(_callback)]
 Origin = Annotated[str, AfterValidator(_origin)]
 UserName = Annotated[str, AfterValidator(_principal)]
 Network = IPv4Network | IPv6Network
@@ -95,6 +129,8 @@ class Settings(BaseSettings):
 
     workers: Annotated[int, Field(ge=1, le=64)] = 1
     """Processes that share the port and the rooms; without `redis_url` they have an embedded Valkey."""
+    worker_start_s: Annotated[float, Field(ge=1, le=3600)] = 60.0
+    """How long a worker may take to start before it is killed and tried again."""
 
     # where it keeps its data
     database_url: SecretStr | None = None
@@ -105,12 +141,16 @@ class Settings(BaseSettings):
     # several nodes
     redis_url: SecretStr | None = None
     """Redis or Valkey, by which several nodes share one database; None: this one is alone."""
+    redis_cluster: bool = False
+    """`redis_url` leads to a Redis Cluster: to one of its servers, or to some, like redis://a:6379,b:6379."""
     node_listen: str = "127.0.0.1:0"
-    """Host and port where other nodes reach this one, and nobody else should. Port 0 takes a free one.
-    Or unix:/path, for nodes of this machine.
+    """Host and port where other nodes reach this one, and nobody else should. Port 0 takes a free one, and
+    of a range like 10.0.0.5:7946-7953 each worker takes one. Or unix:/path, for nodes of this machine.
     """
     node_url: str | None = None
-    """What other nodes call this place, like ws://10.0.0.5:7946; None: as `node_listen` says."""
+    """What other nodes call this place, like ws://10.0.0.5:7946, where port 0 stands for the one that is
+    listened on; None: as `node_listen` says.
+    """
     node_name: str | None = None
     """For logs and people; None: the machine's name and the process."""
     room_lease_s: Annotated[float, Field(ge=1, le=3600)] = 30.0
@@ -162,6 +202,8 @@ class Settings(BaseSettings):
     """What may be queued for a client that does not read."""
     body_max_bytes: Annotated[int, Field(ge=KIB, le=256 * MIB)] = MIB
     """A REST request's body."""
+    if_match_required: bool = False
+    """Whether a REST write has to say by If-Match which version it has read: 428 without."""
     sockets_max: Annotated[int, Field(ge=1)] = 20_000
     sockets_per_address_max: Annotated[int, Field(ge=1)] = 10_000
     """Live sockets from one IPv4 address or IPv6 /64, on all nodes; behind a proxy that
@@ -189,12 +231,28 @@ class Settings(BaseSettings):
     """How long a browser stays signed in by its cookie, however busy it is."""
     browser_idle_s: Seconds = 2 * 3600.0
     """A browser that asks nothing over REST for so long has to sign in again."""
+    client_credentials_for_all: bool = False
+    """Let everybody make client credentials for programs, not administrators alone."""
+    client_credentials_per_user_max: Annotated[int, Field(ge=0, le=1000)] = 20
     sign_in_max_s: Seconds = 30 * 24 * 3600.0
     """However often its refresh token is exchanged, a sign-in ends so long after it began."""
+
+    client_callbacks: Annotated[tuple[Callback, ...], NoDecode] = ()
+    """Where clients may take their codes, compared exactly, separated by commas. On 127.0.0.1, localhost and
+    [::1] any port will do. With `dev` every address there is allowed.
+    """
+    providers: Annotated[tuple[ProviderSettings, ...], NoDecode] = ()
+    """Identity providers, from variables of their own."""
 
     # who runs it, and what is kept of it
     audit_retention_days: Annotated[int, Field(ge=1, le=36_500)] = 365
     """Entries of the system audit are deleted after this long."""
+    deleted_keep_days: Annotated[int, Field(ge=1, le=36_500)] = 30
+    """What was deleted can be restored for this long, and is then deleted for good."""
+    trail_retention_days: Annotated[int, Field(ge=1, le=36_500)] = 365
+    """Entries of the audit trails of threat models are deleted after this long."""
+    trail_states_retention_days: Annotated[int, Field(ge=1, le=36_500)] = 365
+    """What is needed to roll back to an entry is deleted after this long; with the entry at the latest."""
     administrators: Annotated[tuple[UserName, ...], NoDecode] = ()
     """The first administrators, as provider:id or provider:e-mail, separated by commas."""
 
@@ -210,7 +268,9 @@ class Settings(BaseSettings):
         """The command line, then the environment; nothing else is read."""
         return init_settings, env_settings
 
-    @field_validator("allowed_origins", "administrators", "trusted_proxies", mode="before")
+    @field_validator(
+        "allowed_origins", "administrators", "trusted_proxies", "client_callbacks", mode="before"
+    )
     @classmethod
     def _split(cls, value: object) -> object:
         return tuple(filter(None, map(str.strip, value.split(",")))) if isinstance(value, str) else value
@@ -234,9 +294,9 @@ class Settings(BaseSettings):
     def _is_place(cls, value: str) -> str:
         if value.startswith(UNIX_SCHEME):
             return value
-        host, port = split_place(value)
-        if not host or not port.isdecimal() or int(port) > 65535:
-            raise ValueError("give a host and a port, like 10.0.0.5:7946 or [fd00::5]:7946")
+        host, ports = split_ports(value)
+        if not host or not ports or ports[-1] > PORT_MAX:
+            raise ValueError("give a host and a port, like 10.0.0.5:7946, [fd00::5]:7946 or h:7946-7953")
         return value
 
     @field_validator("node_url")
@@ -257,8 +317,28 @@ class Settings(BaseSettings):
         return value
 
     @model_validator(mode="after")
+    def _redis_is_one_or_a_cluster(self) -> Self:
+        if self.redis_url is None:
+            if self.redis_cluster:
+                raise ValueError("TMI_REDIS_CLUSTER is about TMI_REDIS_URL: set that too, or leave it out")
+            return self
+        url = self.redis_url.get_secret_value()
+        is_local = url.startswith("unix:")
+        others = [] if is_local else split_hosts(url)[1]
+        if not self.redis_cluster:
+            if others:
+                raise ValueError("TMI_REDIS_URL names several servers: set TMI_REDIS_CLUSTER if they are one")
+        elif is_local or urlsplit(url).path.strip("/") not in ("", "0"):
+            raise ValueError("a Redis Cluster is reached by TCP and has database 0 alone: mend TMI_REDIS_URL")
+        return self
+
+    @model_validator(mode="after")
     def _node_can_be_reached(self) -> Self:
-        host = "" if self.node_listen.startswith(UNIX_SCHEME) else split_place(self.node_listen)[0]
+        if self.node_listen.startswith(UNIX_SCHEME):
+            if self.node_url is not None:
+                raise ValueError("TMI_NODE_URL does not lead to the Unix socket of TMI_NODE_LISTEN: set one")
+            return self
+        host, _ = split_place(self.node_listen)
         if self.redis_url is not None and self.node_url is None and host in ("0.0.0.0", "::"):  # noqa: S104
             raise ValueError("TMI_NODE_LISTEN is everywhere: say in TMI_NODE_URL where other nodes reach it")
         return self
@@ -272,10 +352,61 @@ class Settings(BaseSettings):
         return self
 
     @model_validator(mode="after")
+    def _workers_can_be_reached(self) -> Self:
+        """Each worker has a place of its own, by which nodes of other machines reach it."""
+        if self.workers == 1:
+            return self
+        if self.redis_url is None:
+            for name in ("node_listen", "node_url"):
+                if getattr(self, name) != type(self).model_fields[name].default:
+                    raise ValueError(
+                        f"{PREFIX}{name.upper()} is for nodes of other machines, which need TMI_REDIS_URL: "
+                        "set that as well, or leave it out"
+                    )
+            return self
+        if self.node_listen.startswith(UNIX_SCHEME):
+            raise ValueError(
+                "workers have Unix sockets of their own: give TMI_NODE_LISTEN a host and a port for nodes of "
+                "other machines, or leave it out"
+            )
+        ports = split_ports(self.node_listen)[1]
+        if ports[0] != 0 and len(ports) < self.workers:
+            raise ValueError(
+                f"each worker listens on a port of its own: give TMI_NODE_LISTEN {self.workers} ports, like "
+                f"10.0.0.5:7946-{7945 + self.workers}, or port 0"
+            )
+        if self.node_url is not None and urlsplit(self.node_url).port != 0:
+            raise ValueError(
+                "each worker listens on a port of its own: give TMI_NODE_URL port 0, which stands for it"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _rooms_fit(self) -> Self:
         if self.rooms_hard_max_bytes < self.rooms_max_bytes:
             raise ValueError("TMI_ROOMS_HARD_MAX_BYTES may not be less than TMI_ROOMS_MAX_BYTES")
         return self
+
+    @model_validator(mode="after")
+    def _providers_can_work(self) -> Self:
+        if len(self.providers) > MAX_PROVIDERS:
+            raise ValueError(f"there may be {MAX_PROVIDERS} providers at most")
+        for provider in self.providers:
+            if self.public_url is None:
+                raise ValueError(
+                    f"set TMI_PUBLIC_URL: the provider {provider.id} sends people back to "
+                    "<TMI_PUBLIC_URL>/oauth2/callback, which has to be registered there"
+                )
+            self._is_safe(provider.variable("issuer"), provider.address)
+        if self.providers and self.public_url is not None:
+            self._is_safe("TMI_PUBLIC_URL", self.public_url)
+        return self
+
+    def _is_safe(self, variable: str, url: str) -> None:
+        parts = urlsplit(url)
+        if parts.scheme == "https" or (self.dev and is_loopback(parts.hostname or "")):
+            return
+        raise ValueError(f"{variable} has to be https: for sign-in (with TMI_DEV also http: on loopback)")
 
     @model_validator(mode="after")
     def _dev_is_local(self) -> Self:
@@ -292,7 +423,8 @@ def read_settings(overrides: Mapping[str, Any], environment: Mapping[str, str] |
     environment = os.environ if environment is None else environment
     _refuse_unknown(environment)
     try:
-        return Settings(**{**_secrets_in_files(environment), **overrides})
+        found = {**_secrets_in_files(environment), **_providers(environment), **overrides}
+        return Settings(**found)
     except ValidationError as error:
         raise BadSetting("; ".join(map(_sentence, error.errors()))) from None
 
@@ -301,8 +433,10 @@ def as_environment(settings: Settings, environment: Mapping[str, str], **changes
     """An environment from which another process reads these settings, with changes; secrets included."""
     kept = {name: value for name, value in environment.items() if not name.upper().startswith(PREFIX)}
     given = {name: getattr(settings, name) for name in settings.model_fields_set} | changes
-    ours = {name: value for name, value in given.items() if value is not None}
-    return kept | {(PREFIX + name).upper(): _as_text(value) for name, value in ours.items()}
+    ours = {PREFIX + name: value for name, value in given.items() if name != PROVIDERS}
+    for provider in settings.providers:
+        ours |= as_variables(provider)
+    return kept | {name.upper(): _as_text(value) for name, value in ours.items() if value is not None}
 
 
 def _as_text(value: object) -> str:
@@ -316,13 +450,23 @@ def describe_settings() -> list[tuple[str, str, str]]:
     return [
         ((PREFIX + name).upper(), str(field.get_default()), " ".join((field.description or "").split()))
         for name, field in Settings.model_fields.items()
-    ]
+        if name != PROVIDERS
+    ] + describe_provider_settings()
 
 
 def split_place(place: str) -> tuple[str, str]:
     """Host and port of `host:port`; an IPv6 address stands in brackets."""
     host, _, port = place.rpartition(":")
     return host.removeprefix("[").removesuffix("]"), port
+
+
+def split_ports(place: str) -> tuple[str, range]:
+    """Host and ports of `host:port` or `host:first-last`; no ports if they are not understood."""
+    host, ports = split_place(place)
+    first, dash, last = ports.partition("-")
+    if not first.isdecimal() or (dash and not last.isdecimal()):
+        return host, range(0)
+    return host, range(int(first), int(last if dash else first) + 1)
 
 
 def is_loopback(host: str) -> bool:
@@ -335,11 +479,19 @@ def is_loopback(host: str) -> bool:
 
 def _refuse_unknown(environment: Mapping[str, str]) -> None:
     fields = (*Settings.model_fields, *(secret + FILE_SUFFIX for secret in SECRETS))
-    known = {(PREFIX + field).upper() for field in fields}
+    known = {(PREFIX + field).upper() for field in fields if field != PROVIDERS} | OF_CLIENTS
     for name in sorted(environment):
-        if name.upper().startswith(PREFIX) and name.upper() not in known:
-            near = difflib.get_close_matches(name.upper(), known, n=1)
-            raise BadSetting(f"There is no setting {name}." + (f" Did you mean {near[0]}?" if near else ""))
+        is_ours = name.upper().startswith(PREFIX)
+        if is_ours and name.upper() not in known and not is_of_a_provider(name):
+            raise BadSetting(f"There is no setting {name}.{_hint(name.upper(), known)}")
+
+
+def _hint(name: str, known: set[str]) -> str:
+    if name.startswith(PROVIDER_PREFIX):
+        fields = ", ".join(field.upper() for field in FIELDS)
+        return f" Those of a provider are {PROVIDER_PREFIX}<ID>_ and one of {fields}."
+    near = difflib.get_close_matches(name, known, n=1)
+    return f" Did you mean {near[0]}?" if near else ""
 
 
 def _secrets_in_files(environment: Mapping[str, str]) -> dict[str, Any]:
@@ -353,6 +505,37 @@ def _secrets_in_files(environment: Mapping[str, str]) -> dict[str, Any]:
             raise BadSetting(f"Set {variable} or {variable}_FILE, not both.")
         found[secret] = _first_line(Path(path), variable)
     return found
+
+
+def _providers(environment: Mapping[str, str]) -> dict[str, Any]:
+    """The identity providers, if there are any. Raises BadSetting."""
+    found = [_provider(provider, fields) for provider, fields in fields_of(environment).items()]
+    return {PROVIDERS: tuple(found)} if found else {}
+
+
+def _provider(provider: str, fields: dict[str, str]) -> ProviderSettings:
+    path = fields.pop(SECRET + FILE_SUFFIX, None)
+    if path is not None:
+        variable = variable_of(provider, SECRET)
+        if SECRET in fields:
+            raise BadSetting(f"Set {variable} or {variable}_FILE, not both.")
+        fields[SECRET] = _first_line(Path(path), variable)
+    if provider in RESERVED:
+        raise BadSetting(f"The name {provider} is taken: call the provider something else.")
+    if provider in KINDS:
+        fields.setdefault("kind", provider)
+    try:
+        return ProviderSettings.model_validate({"id": provider, **fields})
+    except ValidationError as error:
+        problems = error.errors()
+    raise BadSetting("; ".join(_provider_sentence(provider, problem) for problem in problems))
+
+
+def _provider_sentence(provider: str, problem: Any) -> str:
+    message = str(problem["msg"]).removeprefix("Value error, ")
+    if not problem["loc"]:
+        return f"Provider {provider}: {message}"
+    return f"{variable_of(provider, str(problem['loc'][0]))}: {message}"
 
 
 def _first_line(path: Path, variable: str) -> str:

@@ -1,8 +1,10 @@
-"""Tables of nodes and rooms, for people at a terminal."""
+"""Tables of nodes, rooms and keys, for people at a terminal."""
 
 from collections.abc import Sequence
+from datetime import UTC, datetime
 
 from rooms.administration import NodeStatus, RoomStatus, Unreachable
+from tmi.domain.sign_ins import KeyTerm
 
 _UNITS = ("B", "KiB", "MiB", "GiB")
 RIGHT = ">"
@@ -58,6 +60,27 @@ def table_of_rooms(rooms: Sequence[RoomStatus]) -> str:
         for room in rooms
     ]
     return table(head, rows, frozenset(head[2:]))
+
+
+def table_of_keys(terms: Sequence[KeyTerm]) -> str:
+    """When each key signs and verifies."""
+    head = ("KEY", "ALGORITHM", "SIGNS FROM", "SIGNS UNTIL", "VERIFIES UNTIL")
+    rows = [
+        (
+            term.kid,
+            term.algorithm,
+            moment(term.signs_from),
+            moment(term.signs_until),
+            moment(term.verifies_until),
+        )
+        for term in terms
+    ]
+    return table(head, rows)
+
+
+def moment(at: datetime | None) -> str:
+    """`2026-11-26 12:00:00 UTC`."""
+    return "-" if at is None else f"{at.astimezone(UTC):%Y-%m-%d %H:%M:%S UTC}"
 
 
 def size(bytes_: float) -> str:

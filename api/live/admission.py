@@ -9,7 +9,7 @@ from api.live.options import LiveOptions
 from api.live.upgrade import RequestHead
 from api.tokens import CollabClaims, Tokens
 from rooms.peer import Member
-from tmi.domain.errors import BadInput, Forbidden, NotFound, Unauthenticated
+from tmi.domain.errors import BadInput, Forbidden, NotFound, Unauthenticated, UnknownKey
 from tmi.domain.ids import DiagramId, SignInId, UserId
 from tmi.domain.model import Ticket
 from tmi.domain.ports import AccessControl, Entrant, Standing, Tickets
@@ -58,6 +58,18 @@ class Admission:
         if claims.diagram not in (None, diagram):
             raise Forbidden("the token was made for another diagram")
         return claims
+
+    async def identified(self, token: str | None, diagram: DiagramId) -> CollabClaims:
+        """As `identify`, also when another node knows the token's key and this one does not yet."""
+        try:
+            return self.identify(token, diagram)
+        except UnknownKey:
+            await self.learn()
+            return self.identify(token, diagram)
+
+    async def learn(self) -> None:
+        """Look for keys that are not known here yet."""
+        await self._tokens.learn()
 
     async def redeem(self, head: RequestHead) -> Ticket:
         """What the ticket of an upgrade stands for; whatever comes of it, the ticket is used up.

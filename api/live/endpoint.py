@@ -217,7 +217,7 @@ class LiveEndpoint:
         diagram = diagram_of(head.path.removeprefix(_PREFIX + "/"))
         token = head.parameter("token")
         visitor = await self._visitor(head, scheme) if token is None else None
-        claims = visitor or self._admission.identify(token, diagram)
+        claims = visitor or await self._admission.identified(token, diagram)
         member = await self._admission.member(claims.user, claims.sign_in, diagram)
         return await self._y_websocket(head, diagram, member)
 

@@ -39,8 +39,8 @@ from crdt.messages import Message
 from rooms import closing
 from rooms.hosting import Session
 from rooms.service import Rooms
-from tmi.domain.errors import BadFrame, Expired, Forbidden, TmiError, Unavailable
-from tmi.domain.ids import DiagramId, UserId
+from tmi.domain.errors import BadFrame, Expired, Forbidden, TmiError, Unavailable, UnknownKey
+from tmi.domain.ids import UserId
 from tmi.domain.roles import Action, Role, may
 
 log = logging.getLogger(__name__)
@@ -298,17 +298,17 @@ class HocuspocusSocket(LiveSocket):
 
     async def _admit(self, document: HocuspocusDocument, name: str, token: str) -> Session:
         diagram = diagram_of(name)
-        claims = self._identify(token, diagram)
+        by_cookie = self._by_cookie(token)
+        claims = by_cookie or await self._admission.identified(token, diagram)
         member = await self._admission.member(claims.user, claims.sign_in, diagram)
         self._sockets.take_seat(member.user)
         document.user, document.role, document.token_ends_at = member.user, member.role, claims.ends_at
         self.user = self.user or member.user
         return await self._rooms.join(diagram, member, document)
 
-    def _identify(self, token: str, diagram: DiagramId) -> CollabClaims:
-        if not token and self._visitor is not None:
-            return self._visitor
-        return self._admission.identify(token, diagram)
+    def _by_cookie(self, token: str) -> CollabClaims | None:
+        """Whose browser it is, for who gives no token."""
+        return None if token else self._visitor
 
     def _start(self, document: HocuspocusDocument, session: Session) -> None:
         document.session, document.state, document.task = session, State.OPEN, None
@@ -321,15 +321,22 @@ class HocuspocusSocket(LiveSocket):
                 return
             session.receive(message)
 
-    def _refresh(self, document: HocuspocusDocument, name: str, token: str) -> None:
+    def _refresh(
+        self, document: HocuspocusDocument, name: str, token: str, *, is_again: bool = False
+    ) -> None:
         """A fresh token for an open document: the session stays, whatever role it has by now.
 
         So it does where the client has none but the old one: who asked for it was this service.
         """
         try:
-            claims = self._identify(token, diagram_of(name))
+            claims = self._by_cookie(token) or self._admission.identify(token, diagram_of(name))
             if claims.user != document.user:
                 raise Forbidden("the token is another user's")
+        except UnknownKey as error:
+            if is_again or document.task is not None:
+                self.deny(document, str(error))
+            else:
+                document.task = asyncio.create_task(self._refresh_later(document, name, token))
         except Expired:
             document.tell_role()
         except TmiError as error:
@@ -337,6 +344,13 @@ class HocuspocusSocket(LiveSocket):
         else:
             document.token_ends_at = claims.ends_at
             document.tell_role()
+
+    async def _refresh_later(self, document: HocuspocusDocument, name: str, token: str) -> None:
+        """Another node may know the token's key, and this one not yet."""
+        await self._admission.learn()
+        document.task = None
+        if self._documents.get(document.key) is document:
+            self._guarded(lambda: self._refresh(document, name, token, is_again=True))
 
     def _ask_for_tokens(self) -> None:
         """Ask for a fresh one where a token has ended, once for each."""

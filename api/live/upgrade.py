@@ -10,6 +10,7 @@ from urllib.parse import parse_qs
 
 import orjson
 
+from api.edge import without_version
 from api.errors import Problem
 from api.headers import SECURITY
 from tmi.domain.errors import BadInput, TmiError
@@ -68,6 +69,7 @@ def parse_head(head: bytes) -> RequestHead:
     if len(lines) > _HEADERS_MAX:
         raise BadInput("too many headers")
     path, _, query = request[2].decode("ascii").partition("?")
+    path = without_version(path)
     return RequestHead(request[1].decode("ascii"), path, query, int(request[3]), _headers(lines))
 
 

@@ -11,6 +11,7 @@ from api.schemas.base import EMAIL, LINE, TEXT, Description, Input, Name, Output
 from api.schemas.people import GroupMembership
 from tmi.domain.ids import GroupId
 from tmi.domain.model import ADMINISTRATORS_GROUP, Account, AuditEntry, Group, GroupMember
+from tmi.domain.sign_ins import AUTOMATION_PROVIDER
 
 Notes = Annotated[str, StringConstraints(max_length=2048, pattern=TEXT)]
 Title = Annotated[str, StringConstraints(min_length=1, max_length=128, pattern=LINE)]
@@ -38,7 +39,7 @@ class AccountQuery(AdminPageQuery):
     sort_by: Literal["created_at", "last_login", "email", "name"] = "created_at"
     sort_order: Literal["asc", "desc"] = "desc"
     automation: bool | None = None
-    """There are no accounts of programs."""
+    """Accounts of programs alone, or of people alone."""
 
 
 class AccountInput(Input):
@@ -64,6 +65,7 @@ class AdminUser(Output):
     is_admin: bool
     groups: list[str]
     active_threat_models: int
+    automation: bool | None = None
 
     @classmethod
     def of(cls, account: Account, *, is_admin: bool) -> Self:
@@ -75,13 +77,14 @@ class AdminUser(Output):
             provider_user_id=user.provider_id,
             email=user.email,
             name=user.name,
-            email_verified=account.email_verified,
+            email_verified=user.email_verified,
             created_at=user.created_at,
             modified_at=account.modified_at,
             last_login=account.last_login,
             is_admin=is_admin,
             groups=list(account.groups),
             active_threat_models=account.owned,
+            automation=user.provider == AUTOMATION_PROVIDER or None,
         )
 
 

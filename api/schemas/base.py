@@ -1,9 +1,10 @@
 """What all bodies share: strictness, patterns, errors."""
 
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
-from pydantic import BaseModel, ConfigDict, StringConstraints
+from pydantic import AfterValidator, BaseModel, ConfigDict, StringConstraints
 
+from api import sanitising
 from tmi.domain.ids import ThreatModelId
 
 LINE = r"^[^\x00-\x1F]*$"
@@ -21,13 +22,28 @@ SCOPE = r"^[a-zA-Z0-9_]([a-zA-Z0-9_ ]*[a-zA-Z0-9_])?$"
 OPAQUE = r"^[a-zA-Z0-9_.-]+$"
 
 DEFAULT_FRAMEWORK = "STRIDE"
+DEFAULT_STATUS = "not_started"
 MAX_AUTHORIZATIONS = 1000
 MAX_PATCH_OPERATIONS = 1000
 BUILT_IN_PROVIDER = "tmi"
 """The provider of this service's own groups, `everyone` among them."""
 
-Name = Annotated[str, StringConstraints(min_length=1, max_length=256, pattern=LINE)]
-Description = Annotated[str, StringConstraints(max_length=2048, pattern=TEXT)]
+Name = Annotated[
+    str, StringConstraints(min_length=1, max_length=256, pattern=LINE), AfterValidator(sanitising.checked)
+]
+Description = Annotated[
+    str, StringConstraints(max_length=2048, pattern=TEXT), AfterValidator(sanitising.checked)
+]
+PlainName = Annotated[
+    str,
+    StringConstraints(min_length=1, max_length=256, pattern=LINE),
+    AfterValidator(sanitising.plain),
+    AfterValidator(sanitising.not_empty),
+]
+PlainText = Annotated[
+    str, StringConstraints(max_length=2048, pattern=TEXT), AfterValidator(sanitising.plain)
+]
+"""HTML is taken out of these."""
 PkceText = Annotated[str, StringConstraints(min_length=43, max_length=128, pattern=r"^[A-Za-z0-9\-._~]+$")]
 UuidText = Annotated[str, StringConstraints(pattern=UUID_PATTERN)]
 
@@ -42,6 +58,9 @@ class Query(BaseModel):
     """Parameters of a query string: text that is converted, no unknown ones."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+    SEVERAL: ClassVar[frozenset[str]] = frozenset()
+    """Parameters that may be repeated, each time with another value."""
 
 
 class Output(BaseModel):

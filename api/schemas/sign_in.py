@@ -10,7 +10,7 @@ from api.schemas.base import OPAQUE, SCOPE, Input, Output, PkceText, Query
 class AuthorizeQuery(Query):
     """An OAuth authorization request."""
 
-    idp: Annotated[str, StringConstraints(max_length=100, pattern=r"^[a-zA-Z][a-zA-Z0-9_-]*$")] = "tmi"
+    idp: Annotated[str, StringConstraints(max_length=100, pattern=r"^[a-zA-Z][a-zA-Z0-9_-]*$")] | None = None
     client_callback: Annotated[str, StringConstraints(max_length=1000)] | None = None
     state: Annotated[str, StringConstraints(max_length=256, pattern=r"^[a-zA-Z0-9_~.+/=-]*$")] | None = None
     login_hint: Annotated[str, StringConstraints(max_length=64, pattern=r"^[a-zA-Z0-9._%+-]+$")] | None = None
@@ -48,6 +48,6 @@ class TokenAnswer(Output):
     """Tokens of a sign-in session."""
 
     access_token: str
-    refresh_token: str
+    refresh_token: str | None = None
     token_type: Literal["bearer"] = "bearer"  # noqa: S105 - the type of a token, no secret
     expires_in: int

@@ -1,4 +1,4 @@
-"""Access control in memory: whom a grant means is said in migration 0002, view user_grants; this is its
+"""Access control in memory: whom a grant means is said in migration 0008, view user_grants; this is its
 twin.
 """
 
@@ -9,7 +9,7 @@ from tmi.domain.errors import NotFound
 from tmi.domain.ids import DiagramId, ThreatModelId, UserId
 from tmi.domain.model import User
 from tmi.domain.ports import Access, Entrant, Standing
-from tmi.domain.roles import EVERYONE, Grant, Principal, Role, fold
+from tmi.domain.roles import EVERYONE, Grant, Principal, Role
 
 EVERYONES_PROVIDERS = ("tmi", "*")
 
@@ -26,9 +26,14 @@ class MemoryAccessControl:
         model = self._model_of(diagram)
         return Access(model, self._role(user, model))
 
-    async def to_threat_model(self, user: UserId, model: ThreatModelId) -> Role | None:
-        """The user's role on a threat model. Raises NotFound."""
+    async def to_threat_model(
+        self, user: UserId, model: ThreatModelId, *, deleted: bool = False
+    ) -> Role | None:
+        """The user's role on a threat model (`deleted`: on one that may be deleted). Raises NotFound."""
         self._store.visit()
+        gone = self._store.deleted_models.get(model) if deleted else None
+        if gone is not None:
+            return max(roles_of(self._store, user, gone.grants), default=None)
         return self._role(user, model)
 
     async def to_diagram_of_all(
@@ -71,6 +76,4 @@ def means(store: MemoryStore, principal: Principal, user: User) -> bool:
     if principal.principal_type == "group":
         everyone = principal.provider in EVERYONES_PROVIDERS and principal.provider_id == EVERYONE
         return everyone or user.id in store.groups.get((principal.provider, principal.provider_id), ())
-    by_id = principal.provider_id == user.provider_id
-    by_email = fold(principal.provider_id) == fold(user.email)
-    return principal.provider == user.provider and (by_id or by_email)
+    return principal.provider == user.provider and user.is_called(principal.provider_id)

@@ -13,6 +13,7 @@ from tmi.domain.ids import DiagramId, ThreatModelId, UserId
 from tmi.domain.model import ADMINISTRATORS_GROUP, Account, AuditEntry, User
 from tmi.domain.ports import AccountChange, AccountFilter, Page
 from tmi.domain.roles import Grant, Principal, Role
+from tmi.domain.sign_ins import AUTOMATION_PROVIDER
 
 
 class MemoryAccounts:
@@ -48,13 +49,15 @@ class MemoryAccounts:
         """Raises NotFound."""
         self._store.visit()
         present = self._user(user)
+        email = present.email if change.email is None else change.email
+        verified = present.email_verified and email == present.email
         self._store.users[user] = replace(
-            present, email=change.email or present.email, name=change.name or present.name
+            present,
+            email=email,
+            name=change.name or present.name,
+            email_verified=verified if change.email_verified is None else change.email_verified,
         )
-        row = self._store.account(user)
-        row.modified_at = self._store.clock()
-        if change.email_verified is not None:
-            row.email_verified = change.email_verified
+        self._store.account(user).modified_at = self._store.clock()
         self._store.write_audit(entry)
         return self._account(self._user(user))
 
@@ -69,10 +72,8 @@ class MemoryAccounts:
             if any(grant.role is Role.OWNER for grant in kept):
                 self._put(model.id, kept)
                 continue
-            for diagram in self._store.diagrams_of(model.id):
-                self._store.remove_diagram(diagram.id)
-                gone.append(diagram.id)
-            del self._store.threat_models[model.id]
+            gone += [diagram.id for diagram in self._store.diagrams_of(model.id)]
+            self._store.remove_model(model.id)
         self._store.remove_user(user)
         self._store.write_audit(entry)
         return gone
@@ -125,7 +126,6 @@ class MemoryAccounts:
         )
         return Account(
             user=user,
-            email_verified=row.email_verified,
             modified_at=row.modified_at or user.created_at,
             last_login=row.last_login,
             groups=tuple(sorted(self._store.group_rows[group].name for group in groups)),
@@ -159,6 +159,7 @@ def _matches(wanted: AccountFilter, account: Account) -> bool:
     user, login = account.user, account.last_login
     return (
         wanted.provider in (None, user.provider)
+        and wanted.automation in (None, user.provider == AUTOMATION_PROVIDER)
         and (wanted.email is None or wanted.email.lower() in user.email.lower())
         and (wanted.name is None or wanted.name.lower() in user.name.lower())
         and (wanted.created_after is None or user.created_at > wanted.created_after)

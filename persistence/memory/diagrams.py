@@ -1,22 +1,28 @@
 """Diagrams' metadata in memory."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from uuid import uuid4
 
+from persistence.memory.events import write as write_event
 from persistence.memory.store import MemoryStore
-from tmi.domain.errors import NotFound
-from tmi.domain.ids import DiagramId, ThreatModelId
+from tmi.domain.diagrams import DiagramFields
+from tmi.domain.errors import Conflict, NotFound
+from tmi.domain.events import SYSTEM, Actor, ChangeType, Deed, Event
+from tmi.domain.ids import DiagramId, Seq, ThreatModelId
 from tmi.domain.model import Diagram
 from tmi.domain.ports import Page
 
 
 class MemoryDiagrams:
-    """The port `Diagrams`."""
+    """The ports `Diagrams` and `DiagramWrites`."""
 
     def __init__(self, store: MemoryStore) -> None:
         self._store = store
 
-    async def create(self, model: ThreatModelId, name: str, type_: str, description: str | None) -> Diagram:
+    async def create(
+        self, model: ThreatModelId, name: str, type_: str, description: str | None, by: Actor = SYSTEM
+    ) -> Diagram:
         """Store a diagram under the next alias of its threat model. Raises NotFound."""
         self._store.visit()
         self._store.threat_model(model)
@@ -24,13 +30,19 @@ class MemoryDiagrams:
         now = self._store.clock()
         diagram = Diagram(DiagramId(uuid4()), model, alias, name, type_, description, now, now, 1)
         self._store.add_diagram(diagram)
+        write_event(self._store, Event.of_diagram(Deed(by, ChangeType.CREATED), diagram, seq=Seq(0)))
         return diagram
 
-    async def of_threat_model(self, model: ThreatModelId, page: Page) -> tuple[Sequence[Diagram], int]:
+    async def of_threat_model(
+        self, model: ThreatModelId, page: Page, *, deleted: bool = False
+    ) -> tuple[Sequence[Diagram], int]:
         """A page, oldest first, and the total. Raises NotFound."""
         self._store.visit()
         self._store.threat_model(model)
         diagrams = self._store.diagrams_of(model)
+        if deleted:
+            diagrams += [d for d, _ in self._store.deleted_diagrams.values() if d.threat_model_id == model]
+            diagrams.sort(key=lambda d: d.alias)
         return diagrams[page.offset : page.offset + page.limit], len(diagrams)
 
     async def get(self, model: ThreatModelId, diagram: DiagramId) -> Diagram:
@@ -41,10 +53,41 @@ class MemoryDiagrams:
             raise NotFound("There is no such diagram.")
         return found
 
-    async def delete(self, model: ThreatModelId, diagram: DiagramId) -> None:
-        """Delete a diagram with its log and snapshots. Raises NotFound."""
+    async def write(
+        self,
+        model: ThreatModelId,
+        diagram: DiagramId,
+        fields: DiagramFields,
+        deed: Deed,
+        *,
+        expected: int | None = None,
+        seq: Seq | None = None,
+    ) -> Diagram:
+        """Raises NotFound, and Conflict when `expected` is not the present version."""
+        present = await self.get(model, diagram)
+        if expected is not None and present.version != expected:
+            raise Conflict(f"Version {expected} is not the present one, {present.version}.")
+        written = replace(
+            present,
+            name=fields.name,
+            description=fields.description,
+            image=fields.image,
+            include_in_report=fields.include_in_report,
+            timmy_enabled=fields.timmy_enabled,
+            metadata=fields.metadata,
+            version=present.version + 1,
+            modified_at=self._store.clock(),
+        )
+        self._store.diagrams[diagram] = written
+        write_event(self._store, Event.of_diagram_write(deed, present, written, seq))
+        return written
+
+    async def delete(self, model: ThreatModelId, diagram: DiagramId, by: Actor = SYSTEM) -> None:
+        """Delete a diagram, so that it can be restored. Raises NotFound."""
         await self.get(model, diagram)
-        self._store.remove_diagram(diagram)
+        self._store.mark_diagram(diagram, self._store.clock())
+        deleted, _ = self._store.deleted_diagrams[diagram]
+        write_event(self._store, Event.of_diagram(Deed(by, ChangeType.DELETED), deleted))
 
     async def ids_of(self, model: ThreatModelId) -> Sequence[DiagramId]:
         """Every diagram of a threat model, oldest first (at most 10,000)."""

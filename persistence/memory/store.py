@@ -1,11 +1,15 @@
 """What the in-memory adapters share: the tables, a clock, and a switch that takes the database away."""
 
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
+from tmi.domain.children import Child
 from tmi.domain.errors import DatabaseUnavailable, NotFound
+from tmi.domain.events import Event
 from tmi.domain.ids import (
+    ChildId,
     CredentialId,
     DiagramId,
     Fence,
@@ -31,6 +35,7 @@ from tmi.domain.model import (
     User,
 )
 from tmi.domain.ports import LoggedUpdate, Signal
+from tmi.domain.sign_in import PendingAuthorization
 
 
 def _now() -> datetime:
@@ -51,6 +56,10 @@ class RoomLog:
     seen_at: float = float("-inf")
     """When that one was last heard of (time.monotonic)."""
     rows: list[tuple[Fence, LoggedUpdate]] = field(default_factory=list)
+    times: list[datetime] = field(default_factory=list)
+    """When each row was written."""
+    told: int = 0
+    """Up to which row the trail tells of its edits."""
     snapshots: dict[Seq, tuple[bytes, bool]] = field(default_factory=dict)
     """Their state, and whether it is whole."""
 
@@ -59,7 +68,6 @@ class RoomLog:
 class AccountRow:
     """What is kept of a user besides the user."""
 
-    email_verified: bool = True
     modified_at: datetime | None = None
     last_login: datetime | None = None
 
@@ -135,12 +143,26 @@ class MemoryStore:
     audit: dict[int, AuditEntry] = field(default_factory=dict)
     """Entries by their number, which rises."""
     last_audit: int = 0
+    events: dict[int, Event] = field(default_factory=dict)
+    """The trail of threat models by number, which rises."""
+    last_event: int = 0
+    event_listeners: list[Callable[[ThreatModelId | None], None]] = field(default_factory=list)
     threat_models: dict[ThreatModelId, ThreatModel] = field(default_factory=dict)
+    deleted_models: dict[ThreatModelId, ThreatModel] = field(default_factory=dict)
+    """Those that can be restored."""
     last_alias: int = 0
     last_diagram_alias: dict[ThreatModelId, int] = field(default_factory=dict)
     diagrams: dict[DiagramId, Diagram] = field(default_factory=dict)
     logs: dict[DiagramId, RoomLog] = field(default_factory=dict)
+    deleted_diagrams: dict[DiagramId, tuple[Diagram, RoomLog]] = field(default_factory=dict)
+    """Those that can be restored, with what their rooms had."""
+    children: dict[ChildId, Child] = field(default_factory=dict)
+    last_alias_of: dict[tuple[ThreatModelId, str], int] = field(default_factory=dict)
     codes: dict[bytes, tuple[AuthorizationCode, datetime]] = field(default_factory=dict)
+    pending_authorizations: dict[tuple[bytes, bytes], tuple[PendingAuthorization, datetime]] = field(
+        default_factory=dict
+    )
+    """By the digests of the state and of the browser's secret."""
     sign_ins: dict[SignInId, Session] = field(default_factory=dict)
     refresh_tokens: dict[bytes, StoredRefreshToken] = field(default_factory=dict)
     used_codes: dict[bytes, SignInId | None] = field(default_factory=dict)
@@ -152,6 +174,8 @@ class MemoryStore:
     collaborations: dict[DiagramId, Collaboration] = field(default_factory=dict)
     tickets: dict[bytes, tuple[Ticket, datetime]] = field(default_factory=dict)
     signing_keys: dict[str, SigningKey] = field(default_factory=dict)
+    token_ttl: timedelta = timedelta(0)
+    """The longest that any node lets tokens live."""
     single_writer: bool = False
     sharing_writers: int = 0
     """Services that hold the single-writer lock among nodes."""
@@ -234,6 +258,43 @@ class MemoryStore:
         return sorted(
             (d for d in self.diagrams.values() if d.threat_model_id == model), key=lambda d: d.alias
         )
+
+    def counts(self, model: ThreatModelId) -> dict[str, int]:
+        """How many children of each kind a threat model has."""
+        found = Counter(
+            child.kind
+            for child in self.children.values()
+            if child.threat_model_id == model and child.deleted_at is None
+        )
+        found["diagram"] = len(self.diagrams_of(model))
+        return dict(found)
+
+    def mark_diagram(self, diagram: DiagramId, at: datetime) -> None:
+        """Delete a diagram so that it can be restored."""
+        gone = self.diagrams.pop(diagram)
+        gone = replace(gone, deleted_at=at, modified_at=at, version=gone.version + 1)
+        self.deleted_diagrams[diagram] = (gone, self.logs.pop(diagram))
+        self.collaborations.pop(diagram, None)
+
+    def restore_diagram(self, diagram: DiagramId) -> Diagram:
+        """Restore a diagram, with a fence that shuts out whoever had its room."""
+        gone, log = self.deleted_diagrams.pop(diagram)
+        log.fence, log.named, log.owner = Fence(log.fence + 1), None, None
+        self.logs[diagram] = log
+        restored = replace(gone, deleted_at=None, modified_at=self.clock(), version=gone.version + 1)
+        self.diagrams[diagram] = restored
+        return restored
+
+    def remove_model(self, model: ThreatModelId) -> None:
+        """Delete a threat model, deleted or not, for good, with everything in it."""
+        for diagram in self.diagrams_of(model):
+            self.remove_diagram(diagram.id)
+        for key in [key for key, (d, _) in self.deleted_diagrams.items() if d.threat_model_id == model]:
+            del self.deleted_diagrams[key]
+        for child in [key for key, child in self.children.items() if child.threat_model_id == model]:
+            del self.children[child]
+        self.threat_models.pop(model, None)
+        self.deleted_models.pop(model, None)
 
     def remove_diagram(self, diagram: DiagramId) -> None:
         """Delete a diagram with its log."""

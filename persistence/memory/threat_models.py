@@ -2,16 +2,19 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from datetime import datetime
 from uuid import uuid4
 
 from persistence.grants import unique, with_creator
 from persistence.memory.access import roles_of
+from persistence.memory.events import write as write_event
 from persistence.memory.store import MemoryStore
 from tmi.domain.errors import Conflict, LastOwner
+from tmi.domain.events import PATCHED_BY_SYSTEM, SYSTEM, Actor, ChangeType, Deed, Event
 from tmi.domain.ids import DiagramId, ThreatModelId, UserId
 from tmi.domain.model import AuditEntry, NewThreatModel, ThreatModel, ThreatModelSummary, User
-from tmi.domain.ports import Page, ThreatModelChange
-from tmi.domain.roles import Grant, Role, has_owner
+from tmi.domain.ports import Page, ThreatModelChange, ThreatModelFilter
+from tmi.domain.roles import Grant, Principal, Role, has_owner
 
 
 class MemoryThreatModels:
@@ -40,19 +43,29 @@ class MemoryThreatModels:
             created_at=now,
             modified_at=now,
             version=1,
+            metadata=dict(new.metadata),
         )
         self._store.threat_models[model.id] = model
+        write_event(self._store, Event.of_model(Deed(Actor.of(creator), ChangeType.CREATED), model))
         return self._shown(model)
 
-    async def visible_to(self, user: UserId, page: Page) -> tuple[Sequence[ThreatModelSummary], int]:
+    async def visible_to(
+        self, user: UserId, page: Page, wanted: ThreatModelFilter | None = None
+    ) -> tuple[Sequence[ThreatModelSummary], int]:
         """A page, newest first, and the total."""
         self._store.visit()
         visible = [m for m in self._store.threat_models.values() if roles_of(self._store, user, m.grants)]
+        if wanted is not None and wanted.deleted:
+            visible += [
+                m
+                for m in self._store.deleted_models.values()
+                if Role.OWNER in roles_of(self._store, user, m.grants)
+            ]
+        if wanted is not None:
+            visible = [m for m in visible if self._matches(m, wanted)]
         visible.sort(key=lambda m: m.alias, reverse=True)
         shown = visible[page.offset : page.offset + page.limit]
-        return [ThreatModelSummary(self._shown(m), len(self._store.diagrams_of(m.id))) for m in shown], len(
-            visible
-        )
+        return [ThreatModelSummary(self._shown(m), self._store.counts(m.id)) for m in shown], len(visible)
 
     async def get(self, model: ThreatModelId) -> ThreatModel:
         """Raises NotFound."""
@@ -65,6 +78,7 @@ class MemoryThreatModels:
         expected_version: int,
         change: ThreatModelChange,
         entry: AuditEntry | None = None,
+        deed: Deed = PATCHED_BY_SYSTEM,
     ) -> ThreatModel:
         """Raises NotFound, Conflict, LastOwner, and BadInput for a principal named twice."""
         self._store.visit()
@@ -74,8 +88,17 @@ class MemoryThreatModels:
         if present.version != expected_version:
             raise Conflict(f"Version {expected_version} is not the present one, {present.version}.")
         kept = present.description if change.description is None else change.description
+        issue_uri = present.issue_uri if change.issue_uri is None else change.issue_uri
+        reviewer = present.security_reviewer if change.security_reviewer is None else change.security_reviewer
+        has_new_status = change.status is not None and change.status != present.status
         changed = replace(
             present,
+            threat_model_framework=change.threat_model_framework or present.threat_model_framework,
+            issue_uri=None if change.clear_issue_uri else issue_uri,
+            status=present.status if change.status is None else change.status,
+            status_updated=self._store.clock() if has_new_status else present.status_updated,
+            security_reviewer=None if change.clear_security_reviewer else reviewer,
+            metadata=present.metadata if change.metadata is None else dict(change.metadata),
             name=present.name if change.name is None else change.name,
             description=None if change.clear_description else kept,
             grants=present.grants if change.grants is None else change.grants,
@@ -85,16 +108,20 @@ class MemoryThreatModels:
         self._store.threat_models[model] = changed
         if entry is not None:
             self._store.write_audit(entry)
+        write_event(self._store, Event.of_model(deed, changed, change.fields))
         return self._shown(changed)
 
-    async def delete(self, model: ThreatModelId) -> Sequence[DiagramId]:
-        """Delete with everything in it; returns the diagrams. Raises NotFound."""
+    async def delete(self, model: ThreatModelId, by: Actor = SYSTEM) -> Sequence[DiagramId]:
+        """Delete with everything in it, so that it can be restored; returns the diagrams. Raises NotFound."""
         self._store.visit()
-        self._store.threat_model(model)
+        present, now = self._store.threat_model(model), self._store.clock()
         diagrams = [d.id for d in self._store.diagrams_of(model)]
         for diagram in diagrams:
-            self._store.remove_diagram(diagram)
+            self._store.mark_diagram(diagram, now)
         del self._store.threat_models[model]
+        deleted = replace(present, deleted_at=now, modified_at=now, version=present.version + 1)
+        self._store.deleted_models[model] = deleted
+        write_event(self._store, Event.of_model(Deed(by, ChangeType.DELETED), deleted))
         return diagrams
 
     def _shown(self, model: ThreatModel) -> ThreatModel:
@@ -103,9 +130,49 @@ class MemoryThreatModels:
         owners = (self._signed_in(g) for g in model.grants if g.role is Role.OWNER)
         return replace(model, created_by=creator, owner=next((u for u in owners if u is not None), None))
 
+    def _matches(self, model: ThreatModel, wanted: ThreatModelFilter) -> bool:
+        reviewer = model.security_reviewer
+        changed = model.status_updated or model.created_at
+        return (
+            _holds(model.name, wanted.name)
+            and _holds(model.description, wanted.description)
+            and _holds(model.issue_uri, wanted.issue_uri)
+            and (wanted.owner is None or any(self._owner_holds(g, wanted.owner) for g in model.grants))
+            and (
+                (reviewer is None) == (wanted.security_reviewer == "is:null")
+                if wanted.security_reviewer in ("is:null", "is:notnull")
+                else wanted.security_reviewer is None
+                or (reviewer is not None and _principal_holds(reviewer, wanted.security_reviewer))
+            )
+            and (wanted.statuses is None or model.status in wanted.statuses)
+            and _is_between(model.created_at, wanted.created_after, wanted.created_before)
+            and _is_between(model.modified_at, wanted.modified_after, wanted.modified_before)
+            and _is_between(changed, wanted.status_updated_after, wanted.status_updated_before)
+        )
+
+    def _owner_holds(self, grant: Grant, part: str) -> bool:
+        if grant.role is not Role.OWNER or grant.principal.principal_type != "user":
+            return False
+        user = self._signed_in(grant)
+        if user is not None:
+            return _holds(user.name, part) or _holds(user.email, part)
+        return _principal_holds(grant.principal, part)
+
     def _signed_in(self, grant: Grant) -> User | None:
         if grant.principal.principal_type != "user":
             return None
         matching = [u for u in self._store.users.values() if roles_of(self._store, u.id, [grant])]
         exact = [u for u in matching if u.provider_id == grant.principal.provider_id]
         return next(iter(exact + matching), None)
+
+
+def _holds(text: str | None, part: str | None) -> bool:
+    return part is None or (text is not None and part.lower() in text.lower())
+
+
+def _principal_holds(principal: Principal, part: str) -> bool:
+    return _holds(principal.display_name, part) or _holds(principal.email or principal.provider_id, part)
+
+
+def _is_between(at: datetime, after: datetime | None, before: datetime | None) -> bool:
+    return (after is None or at > after) and (before is None or at < before)

@@ -72,6 +72,7 @@ class MemoryUpdateLog:
                 failed[batch.diagram] = reason
             else:
                 log.rows += [(batch.fence, u) for u in batch.updates if u.seq > len(log.rows)]
+                log.times += [self._store.clock()] * (len(log.rows) - len(log.times))
                 committed.add(batch.diagram)
         return AppendResult(frozenset(committed), frozenset(stale), failed)
 

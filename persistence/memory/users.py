@@ -8,6 +8,7 @@ from persistence.memory.store import MemoryStore
 from tmi.domain.errors import NotFound
 from tmi.domain.ids import UserId
 from tmi.domain.model import User
+from tmi.domain.roles import fold
 
 
 class MemoryUsers:
@@ -16,18 +17,29 @@ class MemoryUsers:
     def __init__(self, store: MemoryStore) -> None:
         self._store = store
 
-    async def sign_in(self, provider: str, provider_id: str, email: str, name: str) -> User:
-        """Find or create the user that a provider vouches for, and keep e-mail and name current."""
+    async def sign_in(
+        self, provider: str, provider_id: str, email: str, name: str, *, email_verified: bool = False
+    ) -> User:
+        """Find or create the user that a provider vouches for; a verified address has this one holder."""
         self._store.visit()
         users = self._store.users
+        if email_verified:
+            for holder in self._holders(provider, email):
+                users[holder.id] = replace(holder, email_verified=False)
         known = [u for u in users.values() if (u.provider, u.provider_id) == (provider, provider_id)]
         if known:
-            user = replace(known[0], email=email, name=name)
+            user = replace(known[0], email=email, name=name, email_verified=email_verified)
         else:
-            user = User(UserId(uuid4()), provider, provider_id, email, name, self._store.clock())
+            now = self._store.clock()
+            user = User(UserId(uuid4()), provider, provider_id, email, name, now, email_verified)
         users[user.id] = user
         self._store.account(user.id).last_login = self._store.clock()
         return user
+
+    async def holders(self, provider: str, email: str) -> Sequence[UserId]:
+        """Whom a verified address means."""
+        self._store.visit()
+        return [user.id for user in self._holders(provider, email)]
 
     async def get(self, user: UserId) -> User:
         """Raises NotFound."""
@@ -41,3 +53,11 @@ class MemoryUsers:
         """Those of `users` that there are."""
         self._store.visit()
         return {user: self._store.users[user] for user in users if user in self._store.users}
+
+    def _holders(self, provider: str, email: str) -> list[User]:
+        folded = fold(email)
+        return [
+            user
+            for user in self._store.users.values()
+            if user.provider == provider and user.email_verified and fold(user.email) == folded
+        ]

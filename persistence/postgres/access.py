@@ -12,19 +12,19 @@ TO_DIAGRAM = """
 SELECT d.threat_model_id,
        (SELECT max(g.role) FROM user_grants g
         WHERE g.user_id = $1 AND g.threat_model_id = d.threat_model_id) AS role
-FROM diagrams d WHERE d.id = $2
+FROM diagrams d WHERE d.id = $2 AND d.deleted_at IS NULL
 """
 
 TO_THREAT_MODEL = """
 SELECT (SELECT max(g.role) FROM user_grants g WHERE g.user_id = $1 AND g.threat_model_id = t.id) AS role
-FROM threat_models t WHERE t.id = $2
+FROM threat_models t WHERE t.id = $2 AND ($3 OR t.deleted_at IS NULL)
 """
 
 TO_DIAGRAM_OF_ALL = """
 SELECT g.user_id, max(g.role) AS role
 FROM diagrams d
 LEFT JOIN user_grants g ON g.threat_model_id = d.threat_model_id AND g.user_id = ANY($1::uuid[])
-WHERE d.id = $2
+WHERE d.id = $2 AND d.deleted_at IS NULL
 GROUP BY g.user_id
 """
 
@@ -35,7 +35,7 @@ SELECT s.id IS NOT NULL AS signed_in, d.id IS NOT NULL AS exists,
 FROM unnest($1::uuid[], $2::uuid[], $3::uuid[]) WITH ORDINALITY AS a (user_id, sign_in_id, diagram_id, place)
 LEFT JOIN sign_ins s
     ON s.id = a.sign_in_id AND s.user_id = a.user_id AND s.ended_at IS NULL AND s.expires_at > now()
-LEFT JOIN diagrams d ON d.id = a.diagram_id
+LEFT JOIN diagrams d ON d.id = a.diagram_id AND d.deleted_at IS NULL
 ORDER BY a.place
 """
 
@@ -53,9 +53,11 @@ class PostgresAccessControl:
             raise NotFound("There is no such diagram.")
         return Access(ThreatModelId(found[0]["threat_model_id"]), _role(found[0]["role"]))
 
-    async def to_threat_model(self, user: UserId, model: ThreatModelId) -> Role | None:
-        """The user's role on a threat model. Raises NotFound."""
-        found = await self._database.read(TO_THREAT_MODEL, user, model)
+    async def to_threat_model(
+        self, user: UserId, model: ThreatModelId, *, deleted: bool = False
+    ) -> Role | None:
+        """The user's role on a threat model (`deleted`: on one that may be deleted). Raises NotFound."""
+        found = await self._database.read(TO_THREAT_MODEL, user, model, deleted)
         if not found:
             raise NotFound("There is no such threat model.")
         return _role(found[0]["role"])

@@ -17,19 +17,21 @@ from tmi.domain.errors import BadInput, NotFound
 from tmi.domain.ids import DiagramId, ThreatModelId, UserId
 from tmi.domain.model import ADMINISTRATORS_GROUP, Account, AuditEntry
 from tmi.domain.ports import AccountChange, AccountFilter, Page
+from tmi.domain.sign_ins import AUTOMATION_PROVIDER
 
 MEANS = """
 g.principal_type = 'user' AND g.provider = u.provider
 AND lower(g.provider_id COLLATE "C") IN (lower(u.provider_id COLLATE "C"), lower(u.email COLLATE "C"))
-AND (g.provider_id = u.provider_id OR lower(g.provider_id COLLATE "C") = lower(u.email COLLATE "C"))
+AND (g.provider_id = u.provider_id
+     OR (u.email_verified AND lower(g.provider_id COLLATE "C") = lower(u.email COLLATE "C")))
 """
 """Whom a grant means by name: as in the view user_grants."""
 
 MODELS_AT_ONCE = 10_000
 
 ACCOUNTS = f"""
-SELECT u.id, u.provider, u.provider_id, u.email, u.name, u.created_at,
-       u.email_verified, u.modified_at, u.last_login,
+SELECT u.id, u.provider, u.provider_id, u.email, u.name, u.created_at, u.email_verified,
+       u.modified_at, u.last_login,
        ARRAY(SELECT p.provider_id FROM group_members m JOIN groups p ON p.id = m.group_id
              WHERE m.user_id = u.id ORDER BY p.provider_id LIMIT 100) AS groups,
        EXISTS (SELECT FROM group_members m
@@ -44,6 +46,7 @@ WHERE ($1::text IS NULL OR u.provider = $1)
   AND ($3::text IS NULL OR strpos(lower(u.name), lower($3)) > 0)
   AND ($4::timestamptz IS NULL OR u.created_at > $4) AND ($5::timestamptz IS NULL OR u.created_at < $5)
   AND ($6::timestamptz IS NULL OR u.last_login > $6) AND ($7::timestamptz IS NULL OR u.last_login < $7)
+  AND ($8::boolean IS NULL OR (u.provider = $9) = $8)
 """
 
 TOTAL = f"SELECT count(*) FROM users u {WHERE}"
@@ -58,7 +61,8 @@ GET = f"{ACCOUNTS} WHERE u.id = $1"
 
 CHANGE = """
 UPDATE users SET email = coalesce($2, email), name = coalesce($3, name),
-                 email_verified = coalesce($4, email_verified), modified_at = now()
+                 email_verified = coalesce($4, email_verified AND ($2 IS NULL OR $2 = email)),
+                 modified_at = now()
 WHERE id = $1 RETURNING id
 """
 
@@ -136,11 +140,13 @@ class PostgresAccounts:
             wanted.created_before,
             wanted.last_login_after,
             wanted.last_login_before,
+            wanted.automation,
+            AUTOMATION_PROVIDER,
         )
 
         async def work(connection: PooledConnection) -> tuple[Sequence[Account], int]:
             total = await connection.fetchval(TOTAL, *filters)
-            sql = f"{ACCOUNTS} {WHERE} {order} LIMIT $8 OFFSET $9"
+            sql = f"{ACCOUNTS} {WHERE} {order} LIMIT $10 OFFSET $11"
             found = await connection.fetch(sql, *filters, page.limit, page.offset)
             return [_account(row) for row in found], total
 
@@ -222,7 +228,6 @@ def _ids(found: Sequence[Record]) -> list[UUID]:
 def _account(row: Record) -> Account:
     return Account(
         user=rows.user(row),
-        email_verified=row["email_verified"],
         modified_at=row["modified_at"],
         last_login=row["last_login"],
         groups=tuple(row["groups"]),

@@ -30,7 +30,7 @@ SELECT = """
 SELECT c.id AS credential, c.client_id, c.name AS called, c.description, c.is_active,
        c.created_at AS made_at, c.modified_at, c.expires_at, c.last_used_at, c.secret_hash,
        c.expires_at IS NULL OR c.expires_at > now() AS unexpired,
-       u.id, u.provider, u.provider_id, u.email, u.name, u.created_at
+       u.id, u.provider, u.provider_id, u.email, u.name, u.created_at, u.email_verified
 FROM client_credentials c JOIN users u ON u.id = c.user_id
 """
 

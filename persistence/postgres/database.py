@@ -11,8 +11,8 @@ It holds true:
 - When one connection is lost, all of before are replaced at their next use. A read that met a dead one is
   asked once more on a new one; a write is not, since it may have been committed.
 
-Appends have two connections of their own, for their speed (see hot.py). The single-writer lock and migrations
-need a server session of their own, so they connect directly too.
+Appends and single reads have connections of their own, for their speed (see hot.py), and pings one. The
+single-writer lock and migrations need a server session of their own, so they connect directly too.
 """
 
 import asyncio
@@ -50,6 +50,7 @@ MIGRATION_LOCK_TIMEOUT_S = 600
 
 
 HOT_CONNECTIONS = 2
+READING_CONNECTIONS = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +84,9 @@ class PostgresDatabase:
     def __init__(self, options: "Options", pool: Pool) -> None:
         self._options = options
         self._pool = pool
-        self._hot = HotConnections(self._connect_hot, HOT_CONNECTIONS)
+        self._hot = self._connections(HOT_CONNECTIONS)
+        self._reading = self._connections(READING_CONNECTIONS)
+        self._pings = self._connections(1)
 
     @classmethod
     async def connect(
@@ -117,6 +120,8 @@ class PostgresDatabase:
     async def close(self, timeout_s: float = 5.0) -> None:
         """Close every connection, those that are in use after `timeout_s` included."""
         self._hot.close()
+        self._reading.close()
+        self._pings.close()
         try:
             async with asyncio.timeout(timeout_s):
                 await self._pool.close()
@@ -126,7 +131,7 @@ class PostgresDatabase:
     @property
     def open_connections(self) -> int:
         """Connections that are open now, without those of the lock and of migrations."""
-        return self._pool.get_size() + self._hot.open
+        return self._pool.get_size() + self._hot.open + self._reading.open + self._pings.open
 
     # --- for the adapters ---
 
@@ -154,8 +159,12 @@ class PostgresDatabase:
             return await self._hot.fetch(sql, *arguments)
 
     async def read(self, sql: str, *arguments: Any) -> Sequence[Record]:
-        """The rows of one statement that only reads."""
-        return await self.read_with(lambda connection: connection.fetch(sql, *arguments))
+        """The rows of one statement that only reads, at half the cost of `fetch`; see `read_with`."""
+        with translated():
+            try:
+                return await self._reading.fetch(sql, *arguments)
+            except LOST:
+                return await self._reading.fetch(sql, *arguments)
 
     async def read_with(self, work: Callable[[PooledConnection], Awaitable[T]]) -> T:
         """What `work`, which only reads, returns; it is tried a second time if its connection was lost."""
@@ -188,13 +197,24 @@ class PostgresDatabase:
                 await connection.close(timeout=self._options.connect_timeout_s)
 
     async def ping(self, timeout_s: float) -> bool:
-        """Whether a query is answered in time. Never raises."""
+        """Whether a query is answered in time. Never raises.
+
+        On a connection of its own: one of the pool would be waited for, and given back, beyond the time when
+        nothing comes from the server any more.
+        """
         try:
             async with asyncio.timeout(timeout_s):
-                await self.read("SELECT 1")
+                await self._ping()
         except (DatabaseUnavailable, TimeoutError, asyncpg.PostgresError):
             return False
         return True
+
+    async def _ping(self) -> None:
+        with translated():
+            try:
+                await self._pings.fetch("SELECT 1")
+            except LOST:
+                await self._pings.fetch("SELECT 1")
 
     def hold_single_writer_lock(
         self, *, among_nodes: bool = False
@@ -221,6 +241,9 @@ class PostgresDatabase:
         arguments = self._options.arguments(lock_timeout_s)
         return await asyncpg.connect(**arguments | {"command_timeout": command_timeout_s})
 
+    def _connections(self, limit: int) -> HotConnections:
+        return HotConnections(self._connect_hot, limit, self._options.connect_timeout_s)
+
     async def _connect_hot(self) -> Connection:
         return await asyncpg.connect(**self._options.arguments())
 
@@ -230,6 +253,11 @@ WITH codes AS (
     DELETE FROM authorization_codes WHERE code_hash IN (
         SELECT code_hash FROM authorization_codes WHERE expires_at < now() LIMIT $1 FOR UPDATE SKIP LOCKED)
     RETURNING 1
+), pending AS (
+    DELETE FROM pending_authorizations WHERE state_hash IN (
+        SELECT state_hash FROM pending_authorizations WHERE expires_at < now()
+        LIMIT $1 FOR UPDATE SKIP LOCKED)
+    RETURNING 1
 ), tokens AS (
     DELETE FROM refresh_tokens WHERE token_hash IN (
         SELECT token_hash FROM refresh_tokens t
@@ -237,6 +265,15 @@ WITH codes AS (
             SELECT FROM sign_ins s
             WHERE s.id = t.sign_in_id AND s.ended_at IS NULL AND s.expires_at > now())
         LIMIT $1 FOR UPDATE SKIP LOCKED)
+    RETURNING 1
+), keys AS (
+    DELETE FROM signing_keys WHERE kid IN (
+        SELECT kid FROM (
+            SELECT kid, lag(coalesce(signs_from, created_at)) OVER (
+                       ORDER BY coalesce(signs_from, created_at) DESC, kid
+                   ) + token_ttl + interval '1 minute' AS verifies_until
+            FROM signing_keys) k
+        WHERE verifies_until < now() LIMIT $1)
     RETURNING 1
 ), used AS (
     DELETE FROM used_codes WHERE code_hash IN (
@@ -262,8 +299,9 @@ WITH codes AS (
     RETURNING 1
 )
 SELECT (SELECT count(*) FROM codes) + (SELECT count(*) FROM tokens) + (SELECT count(*) FROM tickets)
+       + (SELECT count(*) FROM pending)
        + (SELECT count(*) FROM challenges) + (SELECT count(*) FROM sessions)
-       + (SELECT count(*) FROM used) + (SELECT count(*) FROM browsers) AS purged
+       + (SELECT count(*) FROM used) + (SELECT count(*) FROM keys) + (SELECT count(*) FROM browsers) AS purged
 """
 """A sign-in goes after the last of its tokens, so that one batch never cascades into thousands. A used token
 stays while its sign-in stands: whoever has a copy may wait before they use it.

@@ -78,7 +78,7 @@ MEMBER_IDS = "SELECT user_id FROM group_members WHERE group_id = $1 LIMIT 10000"
 
 MEMBERS = """
 SELECT m.id AS membership, m.group_id, m.added_by, m.added_at, m.notes, a.email AS added_by_email,
-       u.id, u.provider, u.provider_id, u.email, u.name, u.created_at
+       u.id, u.provider, u.provider_id, u.email, u.name, u.created_at, u.email_verified
 FROM group_members m JOIN users u ON u.id = m.user_id LEFT JOIN users a ON a.id = m.added_by
 """
 

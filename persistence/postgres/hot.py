@@ -1,4 +1,4 @@
-"""Connections for the hottest statement, without the ceremony of a pool.
+"""Connections for the hottest statements, without the ceremony of a pool.
 
 Taking a connection from asyncpg's pool and giving it back took about as much CPU as a small append itself.
 These go from one statement to the next as they are, and keep their statements prepared, which saves
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import asyncpg
 
-from persistence.postgres.failures import AWAY
+from persistence.postgres.failures import AWAY, LOST
 
 if TYPE_CHECKING:
     Record = asyncpg.Record
@@ -42,10 +42,13 @@ class _Hot:
 
 
 class HotConnections:
-    """At most `limit` connections, made when they are first needed."""
+    """At most `limit` connections, made when they are first needed. Who finds none free waits up to
+    `patience_s`.
+    """
 
-    def __init__(self, connect: Callable[[], Awaitable[Connection]], limit: int) -> None:
+    def __init__(self, connect: Callable[[], Awaitable[Connection]], limit: int, patience_s: float) -> None:
         self._connect = connect
+        self._patience_s = patience_s
         self._slots = asyncio.Semaphore(limit)
         self._idle: list[_Hot] = []
         self._in_use = 0
@@ -57,14 +60,21 @@ class HotConnections:
         return len(self._idle) + self._in_use
 
     async def fetch(self, sql: str, *arguments: Any) -> Sequence[Record]:
-        """The rows of one statement. Raises what asyncpg raises."""
-        async with self._slots:
+        """The rows of one statement. Raises what asyncpg raises, and TimeoutError when none becomes free."""
+        if self._slots.locked():
+            async with asyncio.timeout(self._patience_s):
+                await self._slots.acquire()
+        else:
+            await self._slots.acquire()
+        try:
             hot = await self._take()
             self._in_use += 1
             try:
                 rows = await hot.fetch(sql, arguments)
-            except (*AWAY, asyncio.CancelledError):
+            except (*AWAY, asyncio.CancelledError) as error:
                 hot.connection.terminate()
+                if isinstance(error, LOST):  # the others, too, perhaps: the server is another one now
+                    self._drop_idle()
                 raise
             except asyncpg.PostgresError:
                 self._keep(hot)
@@ -73,6 +83,8 @@ class HotConnections:
                 self._in_use -= 1
             self._keep(hot)
             return rows
+        finally:
+            self._slots.release()
 
     async def _take(self) -> _Hot:
         while self._idle:
@@ -90,5 +102,8 @@ class HotConnections:
     def close(self) -> None:
         """Close the idle ones now, and those in use when they are free."""
         self._closed = True
+        self._drop_idle()
+
+    def _drop_idle(self) -> None:
         while self._idle:
             self._idle.pop().connection.terminate()

@@ -1,6 +1,9 @@
 """Rows of the tables as entities of the domain."""
 
+import orjson
+
 from persistence.postgres.database import Record
+from tmi.domain.diagrams import DiagramImage
 from tmi.domain.ids import DiagramId, ThreatModelId, UserId
 from tmi.domain.model import Diagram, User
 from tmi.domain.roles import Grant, Principal, PrincipalType, Role
@@ -15,6 +18,7 @@ def user(row: Record) -> User:
         email=row["email"],
         name=row["name"],
         created_at=row["created_at"],
+        email_verified=row["email_verified"],
     )
 
 
@@ -30,6 +34,13 @@ def diagram(row: Record) -> Diagram:
         created_at=row["created_at"],
         modified_at=row["modified_at"],
         version=row["version"],
+        image=None
+        if row["image_svg"] is None
+        else DiagramImage(row["image_svg"] or None, row["image_update_vector"]),
+        include_in_report=row["include_in_report"],
+        timmy_enabled=row["timmy_enabled"],
+        metadata=orjson.loads(row["metadata"]),
+        deleted_at=row["deleted_at"],
     )
 
 

@@ -37,7 +37,7 @@ WITH taken AS (
     INSERT INTO used_codes (code_hash, expires_at) SELECT code_hash, now() + $2::interval FROM taken
 )
 SELECT c.redirect_uri, c.code_challenge, c.scope, c.expires_at > now() AS valid,
-       u.id, u.provider, u.provider_id, u.email, u.name, u.created_at
+       u.id, u.provider, u.provider_id, u.email, u.name, u.created_at, u.email_verified
 FROM taken c JOIN users u ON u.id = c.user_id
 """
 
@@ -64,7 +64,7 @@ WITH u AS (
     SELECT $3, s.id, s.expires_at FROM s WHERE $3::bytea IS NOT NULL
 )
 SELECT s.id AS sign_in, s.expires_at, s.credential_id,
-       u.id, u.provider, u.provider_id, u.email, u.name, u.created_at
+       u.id, u.provider, u.provider_id, u.email, u.name, u.created_at, u.email_verified
 FROM s, u
 """
 
@@ -96,21 +96,22 @@ SET expires_at = least(now() + $2::interval, s.started_at + $3::interval), refre
 FROM users u
 WHERE s.id = $1 AND u.id = s.user_id
 RETURNING s.id AS sign_in, s.expires_at, s.credential_id,
-          u.id, u.provider, u.provider_id, u.email, u.name, u.created_at
+          u.id, u.provider, u.provider_id, u.email, u.name, u.created_at, u.email_verified
 """
 
 SUCCEED = "INSERT INTO refresh_tokens (token_hash, sign_in_id, expires_at) VALUES ($1, $2, $3)"
 
 GET = """
 SELECT s.id AS sign_in, s.expires_at, s.credential_id,
-       u.id, u.provider, u.provider_id, u.email, u.name, u.created_at
+       u.id, u.provider, u.provider_id, u.email, u.name, u.created_at, u.email_verified
 FROM sign_ins s JOIN users u ON u.id = s.user_id
 WHERE s.id = $1 AND s.ended_at IS NULL AND s.expires_at > now()
 """
 
 FIND = """
 SELECT s.id AS sign_in, s.expires_at, s.credential_id, t.expires_at AS token_expires_at,
-       t.used_at IS NOT NULL AS used, u.id, u.provider, u.provider_id, u.email, u.name, u.created_at
+       t.used_at IS NOT NULL AS used,
+       u.id, u.provider, u.provider_id, u.email, u.name, u.created_at, u.email_verified
 FROM refresh_tokens t JOIN sign_ins s ON s.id = t.sign_in_id JOIN users u ON u.id = s.user_id
 WHERE t.token_hash = $1 AND s.ended_at IS NULL AND s.expires_at > now()
 """

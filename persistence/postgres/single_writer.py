@@ -31,6 +31,8 @@ LOCK = 0x746D69_02
 
 HEARTBEAT_S = 5.0
 RETRY_S = 0.5
+CLOSE_S = 1.0
+"""For a goodbye: there is nothing to lose."""
 FIRST_TRIES = 5
 FIRST_RETRY_S = 0.1
 """Half a second in all: the session of a service that was killed just now takes a moment to end."""
@@ -185,6 +187,6 @@ def _backend(row: asyncpg.Record) -> Backend:
 
 async def _close(connection: Connection) -> None:
     try:
-        await connection.close(timeout=HEARTBEAT_S)
+        await connection.close(timeout=CLOSE_S)
     except AWAY:
         connection.terminate()

@@ -1,27 +1,38 @@
 """Threat models on PostgreSQL. A list takes two queries, whatever its length."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 from uuid import UUID, uuid4
 
+import orjson
+
 from persistence.grants import unique, with_creator
-from persistence.postgres import rows
+from persistence.postgres import events, rows
 from persistence.postgres.audit import write
 from persistence.postgres.database import PooledConnection, PostgresDatabase, Record
-from persistence.postgres.diagrams import delete_diagrams
+from persistence.postgres.diagrams import mark_deleted
 from tmi.domain.errors import Conflict, LastOwner, NotFound
+from tmi.domain.events import (
+    PATCHED_BY_SYSTEM,
+    SYSTEM,
+    Actor,
+    ChangeType,
+    Deed,
+    Event,
+    principal_state,
+)
 from tmi.domain.ids import DiagramId, ThreatModelId, UserId
 from tmi.domain.model import AuditEntry, NewThreatModel, ThreatModel, ThreatModelSummary, User
-from tmi.domain.ports import Page, ThreatModelChange
-from tmi.domain.roles import Grant, has_owner
+from tmi.domain.ports import Page, ThreatModelChange, ThreatModelFilter
+from tmi.domain.roles import Grant, Principal, has_owner
 
 CREATE = """
 WITH next AS (
     UPDATE threat_model_aliases SET last = last + 1 RETURNING last
 )
 INSERT INTO threat_models
-    (id, alias, name, description, threat_model_framework, issue_uri, is_confidential, created_by)
-SELECT $1, next.last, $2, $3, $4, $5, $6, $7 FROM next
+    (id, alias, name, description, threat_model_framework, issue_uri, is_confidential, created_by, metadata)
+SELECT $1, next.last, $2, $3, $4, $5, $6, $7, $8::text::jsonb FROM next
 """
 
 GRANT = """
@@ -31,28 +42,72 @@ SELECT $1, *
 FROM unnest($2::int[], $3::text[], $4::text[], $5::text[], $6::text[], $7::text[], $8::smallint[])
 """
 
-VISIBLE = """
+MINE = """
 WITH mine AS MATERIALIZED (
-    SELECT DISTINCT threat_model_id FROM user_grants WHERE user_id = $1
-)
-SELECT (SELECT count(*) FROM mine) AS total,
+    SELECT threat_model_id, max(role) AS role FROM user_grants WHERE user_id = $1 GROUP BY threat_model_id
+)"""
+
+VISIBLE = f"""
+{MINE}
+SELECT (SELECT count(*) FROM mine)
+       - (SELECT count(*) FROM threat_models t JOIN mine ON mine.threat_model_id = t.id
+          WHERE t.deleted_at IS NOT NULL) AS total,
        ARRAY(SELECT t.id FROM threat_models t JOIN mine ON mine.threat_model_id = t.id
-             ORDER BY t.alias DESC LIMIT $2 OFFSET $3) AS ids
+             WHERE t.deleted_at IS NULL ORDER BY t.alias DESC LIMIT $2 OFFSET $3) AS ids
+"""
+"""Few are deleted, and an index knows them: to subtract them is cheaper than to look at all."""
+
+MATCHING = f"""
+{MINE}, matching AS MATERIALIZED (
+    SELECT t.id, t.alias FROM threat_models t JOIN mine ON mine.threat_model_id = t.id WHERE {{where}}
+)
+SELECT (SELECT count(*) FROM matching) AS total,
+       ARRAY(SELECT id FROM matching ORDER BY alias DESC LIMIT $2 OFFSET $3) AS ids
 """
 
-MODELS = """
-SELECT t.id, t.alias, t.name, t.description, t.threat_model_framework, t.issue_uri, t.is_confidential,
-       t.created_at, t.modified_at, t.version,
-       (SELECT count(*) FROM diagrams d WHERE d.threat_model_id = t.id) AS diagram_count,
-       ARRAY(SELECT ROW(g.principal_type, g.provider, g.provider_id, g.email, g.display_name, g.role)
-             FROM grants g WHERE g.threat_model_id = t.id ORDER BY g.position) AS grants,
-       (SELECT ROW(u.id, u.provider, u.provider_id, u.email, u.name, u.created_at)
-        FROM users u WHERE u.id = t.created_by) AS created_by,
-       (SELECT ROW(u.id, u.provider, u.provider_id, u.email, u.name, u.created_at)
-        FROM grants g JOIN users u
+CONDITIONS = {
+    "name": "strpos(lower(t.name), lower({0}::text)) > 0",
+    "description": "strpos(lower(t.description), lower({0}::text)) > 0",
+    "issue_uri": "strpos(lower(t.issue_uri), lower({0}::text)) > 0",
+    "owner": """EXISTS (
+        SELECT FROM grants g LEFT JOIN users u
             ON u.provider = g.provider
            AND (u.provider_id = g.provider_id
                 OR lower(u.email COLLATE "C") = lower(g.provider_id COLLATE "C"))
+        WHERE g.threat_model_id = t.id AND g.principal_type = 'user' AND g.role = 3
+          AND (strpos(lower(coalesce(u.name, g.display_name)), lower({0}::text)) > 0
+               OR strpos(lower(coalesce(u.email, g.email, g.provider_id)), lower({0}::text)) > 0))""",
+    "security_reviewer": """(strpos(lower(t.security_reviewer->>'display_name'), lower({0}::text)) > 0
+        OR strpos(lower(t.security_reviewer->>'email'), lower({0}::text)) > 0)""",
+    "statuses": "t.status = ANY({0}::text[])",
+    "created_after": "t.created_at > {0}::timestamptz",
+    "created_before": "t.created_at < {0}::timestamptz",
+    "modified_after": "t.modified_at > {0}::timestamptz",
+    "modified_before": "t.modified_at < {0}::timestamptz",
+    "status_updated_after": "coalesce(t.status_updated, t.created_at) > {0}::timestamptz",
+    "status_updated_before": "coalesce(t.status_updated, t.created_at) < {0}::timestamptz",
+}
+"""By the fields of the filter; what is given is bound."""
+
+REVIEWER_CONDITIONS = {
+    "is:null": "t.security_reviewer IS NULL",
+    "is:notnull": "t.security_reviewer IS NOT NULL",
+}
+
+MODELS = """
+SELECT t.id, t.alias, t.name, t.description, t.threat_model_framework, t.issue_uri, t.is_confidential,
+       t.created_at, t.modified_at, t.version, t.status, t.status_updated, t.security_reviewer, t.metadata,
+       t.deleted_at,
+       ARRAY(SELECT ROW(c.kind, c.living) FROM child_counters c WHERE c.threat_model_id = t.id) AS counts,
+       ARRAY(SELECT ROW(g.principal_type, g.provider, g.provider_id, g.email, g.display_name, g.role)
+             FROM grants g WHERE g.threat_model_id = t.id ORDER BY g.position) AS grants,
+       (SELECT ROW(u.id, u.provider, u.provider_id, u.email, u.name, u.created_at, u.email_verified)
+        FROM users u WHERE u.id = t.created_by) AS created_by,
+       (SELECT ROW(u.id, u.provider, u.provider_id, u.email, u.name, u.created_at, u.email_verified)
+        FROM grants g JOIN users u
+            ON u.provider = g.provider
+           AND (u.provider_id = g.provider_id
+                OR (u.email_verified AND lower(u.email COLLATE "C") = lower(g.provider_id COLLATE "C")))
         WHERE g.threat_model_id = t.id AND g.principal_type = 'user' AND g.role = 3
         ORDER BY g.position, u.provider_id = g.provider_id DESC, u.created_at, u.id LIMIT 1
        ) AS owner
@@ -66,14 +121,27 @@ UPDATE = """
 UPDATE threat_models
 SET name = coalesce($3, name),
     description = CASE WHEN $5 THEN NULL ELSE coalesce($4, description) END,
+    threat_model_framework = coalesce($6, threat_model_framework),
+    issue_uri = CASE WHEN $8 THEN NULL ELSE coalesce($7, issue_uri) END,
+    status = coalesce($9, status),
+    status_updated = CASE WHEN $9 <> status THEN clock_timestamp() ELSE status_updated END,
+    security_reviewer = CASE WHEN $11 THEN NULL ELSE coalesce($10::text::jsonb, security_reviewer) END,
+    metadata = coalesce($12::text::jsonb, metadata),
     modified_at = clock_timestamp(),
     version = version + 1
-WHERE id = $1 AND version = $2
+WHERE id = $1 AND version = $2 AND deleted_at IS NULL
 RETURNING id
 """
 
-LOCK = "SELECT id FROM threat_models WHERE id = $1 FOR UPDATE"
-DIAGRAMS = "SELECT id FROM diagrams WHERE threat_model_id = $1 ORDER BY alias"
+LOCK = "SELECT id FROM threat_models WHERE id = $1 AND deleted_at IS NULL FOR UPDATE"
+DIAGRAMS = """
+SELECT id FROM diagrams WHERE threat_model_id = $1 AND deleted_at IS NULL ORDER BY alias FOR UPDATE
+"""
+MARK = """
+UPDATE threat_models
+SET deleted_at = clock_timestamp(), version = version + 1, modified_at = clock_timestamp()
+WHERE id = $1 RETURNING deleted_at
+"""
 
 
 class PostgresThreatModels:
@@ -96,15 +164,22 @@ class PostgresThreatModels:
                 new.issue_uri,
                 new.is_confidential,
                 creator.id,
+                orjson.dumps(dict(new.metadata)).decode(),
             )
             await _store_grants(connection, key, grants)
-            return await _get(connection, key)
+            made = await get(connection, key)
+            await events.write(connection, Event.of_model(Deed(Actor.of(creator), ChangeType.CREATED), made))
+            return made
 
-    async def visible_to(self, user: UserId, page: Page) -> tuple[Sequence[ThreatModelSummary], int]:
+    async def visible_to(
+        self, user: UserId, page: Page, wanted: ThreatModelFilter | None = None
+    ) -> tuple[Sequence[ThreatModelSummary], int]:
         """A page, newest first, and the total."""
+        is_all = wanted is None or wanted == ThreatModelFilter()
+        which, arguments = (VISIBLE, []) if wanted is None or is_all else _matching(wanted)
 
         async def work(connection: PooledConnection) -> tuple[Sequence[ThreatModelSummary], int]:
-            found = await connection.fetchrow(VISIBLE, user, page.limit, page.offset)
+            found = await connection.fetchrow(which, user, page.limit, page.offset, *arguments)
             assert found is not None
             return await _summaries(connection, found["ids"]), found["total"]
 
@@ -112,7 +187,10 @@ class PostgresThreatModels:
 
     async def get(self, model: ThreatModelId) -> ThreatModel:
         """Raises NotFound."""
-        return await self._database.read_with(lambda connection: _get(connection, model))
+        found = await self._database.read_with(lambda connection: get(connection, model))
+        if found.deleted_at is not None:
+            raise NotFound("There is no such threat model.")
+        return found
 
     async def update(
         self,
@@ -120,33 +198,77 @@ class PostgresThreatModels:
         expected_version: int,
         change: ThreatModelChange,
         entry: AuditEntry | None = None,
+        deed: Deed = PATCHED_BY_SYSTEM,
     ) -> ThreatModel:
         """Raises NotFound, Conflict, LastOwner, and BadInput for a principal named twice."""
         if change.grants is not None and not has_owner(unique(change.grants)):
             raise LastOwner
         async with self._database.transaction() as connection:
             updated = await connection.fetchval(
-                UPDATE, model, expected_version, change.name, change.description, change.clear_description
+                UPDATE,
+                model,
+                expected_version,
+                change.name,
+                change.description,
+                change.clear_description,
+                change.threat_model_framework,
+                change.issue_uri,
+                change.clear_issue_uri,
+                change.status,
+                _json(_reviewer_state(change.security_reviewer)),
+                change.clear_security_reviewer,
+                _json(change.metadata),
             )
             if updated is None:
-                present = await _get(connection, model)
+                present = await get(connection, model)
+                if present.deleted_at is not None:
+                    raise NotFound("There is no such threat model.")
                 raise Conflict(f"Version {expected_version} is not the present one, {present.version}.")
             if change.grants is not None:
                 await connection.execute("DELETE FROM grants WHERE threat_model_id = $1", model)
                 await _store_grants(connection, model, change.grants)
             if entry is not None:
                 await write(connection, entry)
-            return await _get(connection, model)
+            changed = await get(connection, model)
+            await events.write(connection, Event.of_model(deed, changed, change.fields))
+            return changed
 
-    async def delete(self, model: ThreatModelId) -> Sequence[DiagramId]:
-        """Delete with everything in it; returns the diagrams. Raises NotFound."""
+    async def delete(self, model: ThreatModelId, by: Actor = SYSTEM) -> Sequence[DiagramId]:
+        """Delete with everything in it, so that it can be restored; returns the diagrams. Raises NotFound.
+
+        Its diagrams are marked with the same moment, since rooms look at those alone. Its other children are
+        reached by it only, and need no mark.
+        """
         async with self._database.transaction() as connection:
             if await connection.fetchval(LOCK, model) is None:
                 raise NotFound("There is no such threat model.")
             diagrams = [DiagramId(row["id"]) for row in await connection.fetch(DIAGRAMS, model)]
-            await delete_diagrams(connection, diagrams)
-            await connection.execute("DELETE FROM threat_models WHERE id = $1", model)
+            await mark_deleted(connection, diagrams, await connection.fetchval(MARK, model))
+            deleted = await get(connection, model)
+            await events.write(connection, Event.of_model(Deed(by, ChangeType.DELETED), deleted))
         return diagrams
+
+
+def _matching(wanted: ThreatModelFilter) -> tuple[str, Sequence[Any]]:
+    """The statement for a filter, and what to bind from its fourth parameter on."""
+    parts = ["(t.deleted_at IS NULL OR mine.role = 3)" if wanted.deleted else "t.deleted_at IS NULL"]
+    values: list[Any] = []
+    for name, condition in CONDITIONS.items():
+        value = getattr(wanted, name)
+        if name == "security_reviewer" and value in REVIEWER_CONDITIONS:
+            parts.append(REVIEWER_CONDITIONS[value])
+        elif value is not None:
+            values.append(value)
+            parts.append(condition.format(f"${len(values) + 3}"))
+    return MATCHING.format(where=" AND ".join(parts)), values
+
+
+def _reviewer_state(reviewer: Principal | None) -> Mapping[str, Any] | None:
+    return None if reviewer is None else principal_state(reviewer)
+
+
+def _json(value: Mapping[str, Any] | None) -> str | None:
+    return None if value is None else orjson.dumps(dict(value)).decode()
 
 
 async def _store_grants(connection: PooledConnection, model: ThreatModelId, grants: Sequence[Grant]) -> None:
@@ -164,7 +286,8 @@ async def _store_grants(connection: PooledConnection, model: ThreatModelId, gran
     )
 
 
-async def _get(connection: PooledConnection, model: ThreatModelId) -> ThreatModel:
+async def get(connection: PooledConnection, model: ThreatModelId) -> ThreatModel:
+    """A threat model, deleted or not. Raises NotFound."""
     found = await _summaries(connection, [model])
     if not found:
         raise NotFound("There is no such threat model.")
@@ -190,9 +313,18 @@ def _summary(row: Record) -> ThreatModelSummary:
         created_at=row["created_at"],
         modified_at=row["modified_at"],
         version=row["version"],
+        status=row["status"],
+        status_updated=row["status_updated"],
+        security_reviewer=_principal(row["security_reviewer"]),
+        metadata=orjson.loads(row["metadata"]),
+        deleted_at=row["deleted_at"],
     )
-    return ThreatModelSummary(model, row["diagram_count"])
+    return ThreatModelSummary(model, dict(row["counts"]))
 
 
 def _user(columns: Sequence[Any] | None) -> User | None:
     return None if columns is None else User(*columns)
+
+
+def _principal(stored: str | None) -> Principal | None:
+    return None if stored is None else Principal(**orjson.loads(stored))

@@ -10,17 +10,37 @@ from tmi.domain.ids import UserId
 from tmi.domain.model import User
 
 SIGN_IN = """
-INSERT INTO users AS u (id, provider, provider_id, email, name, last_login)
-VALUES ($1, $2, $3, $4, $5, now())
+INSERT INTO users AS u (id, provider, provider_id, email, name, email_verified, last_login)
+VALUES ($1, $2, $3, $4, $5, $6, now())
 ON CONFLICT (provider, provider_id)
-    DO UPDATE SET email = excluded.email, name = excluded.name, last_login = now()
-RETURNING u.id, u.provider, u.provider_id, u.email, u.name, u.created_at
+    DO UPDATE SET email = excluded.email, name = excluded.name, email_verified = excluded.email_verified,
+                  last_login = now()
+RETURNING u.id, u.provider, u.provider_id, u.email, u.name, u.created_at, u.email_verified
 """
 
-GET = "SELECT u.id, u.provider, u.provider_id, u.email, u.name, u.created_at FROM users u WHERE u.id = $1"
+ALONE = "SELECT pg_advisory_xact_lock(hashtextextended($1, 0))"
+"""Two people who bring one address at once would lock each other's rows."""
+
+LOSE = """
+UPDATE users SET email_verified = false
+WHERE provider = $1 AND lower(email COLLATE "C") = lower($2 COLLATE "C") AND provider_id <> $3
+  AND email_verified
+"""
+"""Who had the address before. It may have been given to somebody else since."""
+
+HOLDERS = """
+SELECT id FROM users
+WHERE provider = $1 AND lower(email COLLATE "C") = lower($2 COLLATE "C") AND email_verified
+LIMIT 100
+"""
+
+GET = """
+SELECT u.id, u.provider, u.provider_id, u.email, u.name, u.created_at, u.email_verified
+FROM users u WHERE u.id = $1
+"""
 
 GET_ALL = """
-SELECT u.id, u.provider, u.provider_id, u.email, u.name, u.created_at
+SELECT u.id, u.provider, u.provider_id, u.email, u.name, u.created_at, u.email_verified
 FROM users u WHERE u.id = ANY($1::uuid[])
 """
 
@@ -31,10 +51,23 @@ class PostgresUsers:
     def __init__(self, database: PostgresDatabase) -> None:
         self._database = database
 
-    async def sign_in(self, provider: str, provider_id: str, email: str, name: str) -> User:
-        """Find or create the user that a provider vouches for, and keep e-mail and name current."""
-        found = await self._database.fetch(SIGN_IN, uuid4(), provider, provider_id, email, name)
-        return rows.user(found[0])
+    async def sign_in(
+        self, provider: str, provider_id: str, email: str, name: str, *, email_verified: bool = False
+    ) -> User:
+        """Find or create the user that a provider vouches for; a verified address has this one holder."""
+        async with self._database.transaction() as connection:
+            if email_verified:
+                await connection.execute(ALONE, f"{provider}:{email.lower()}")
+                await connection.execute(LOSE, provider, email, provider_id)
+            row = await connection.fetchrow(
+                SIGN_IN, uuid4(), provider, provider_id, email, name, email_verified
+            )
+        assert row is not None
+        return rows.user(row)
+
+    async def holders(self, provider: str, email: str) -> Sequence[UserId]:
+        """Whom a verified address means."""
+        return [UserId(row["id"]) for row in await self._database.read(HOLDERS, provider, email)]
 
     async def get(self, user: UserId) -> User:
         """Raises NotFound."""

@@ -8,7 +8,8 @@ What it holds true:
 
 - **A node is alive while its key is there.** Every beat sets the key again, for `node_ttl_s`.
 - **A lease is taken from nobody who is alive**, except a node that disowns the room (`claim`). Looking and
-  taking is one script on one key, so of many that try at once one succeeds, on a Redis Cluster too.
+  taking is one script on one key, so of many that try at once one succeeds. No script or command has two
+  keys, so that a Redis Cluster takes them all.
 - **The lease comes before the fence**, and goes back if the fence can't be raised.
 - **One thing at a time per room** on this node: a release never deletes the lease of a claim after it.
 
@@ -42,13 +43,17 @@ from uuid import UUID
 from weakref import WeakValueDictionary
 
 import orjson
-from redis.asyncio import BlockingConnectionPool, Redis
+from redis.asyncio import BlockingConnectionPool, Redis, RedisCluster
+from redis.asyncio.client import Pipeline
+from redis.asyncio.cluster import ClusterNode
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import ConnectionError as ConnectionFailed
-from redis.exceptions import RedisError
+from redis.exceptions import MovedError, RedisClusterException, RedisError
 
+from rooms.nodes.addresses import are_siblings
 from tmi.domain.errors import Conflict, NotFound, OwnedElsewhere, Unavailable
+from tmi.domain.hosts import split_hosts
 from tmi.domain.ids import DiagramId, Fence, NodeId
 from tmi.domain.model import Node
 from tmi.domain.ports import Ownership, Tenure
@@ -64,7 +69,8 @@ TRIES = 4
 LEASES_AT_ONCE = 500
 """In one pipeline; the loop serves others between two of them."""
 
-AWAY = (RedisError, OSError)
+AWAY = (RedisError, RedisClusterException, OSError)
+DEFAULT_PORT = 6379
 NOT_SEEN_LEASES = 2
 """While Redis is away, an owner that does not answer counts as dead when it was not seen for so many times
 `lease_s`."""
@@ -107,12 +113,18 @@ class LeaseLimits:
 
 
 @contextlib.asynccontextmanager
-async def connected(url: str) -> AsyncIterator[Redis]:
-    """A client of the server at `url` (`redis:`, `rediss:`, `unix:`). It connects when it is used.
+async def connected(url: str, *, is_cluster: bool = False) -> AsyncIterator[Redis]:
+    """A client of the server at `url` (`redis:`, `rediss:`, `unix:`), or of the Redis Cluster that it, or one
+    of several (`redis://a:6379,b:6379`), belongs to. It connects when it is used.
 
     A connection that broke is replaced once without a word. The bound on an answer is the caller's: the
     client's own, `socket_timeout`, swallows cancellation now and then on Python 3.11 (asyncio.wait_for).
     """
+    if is_cluster:
+        async with _cluster(url) as cluster:
+            # The commands in use here are the same; each has one key, by which its server is found.
+            yield cast(Redis, cluster)
+        return
     pool = BlockingConnectionPool.from_url(
         url,
         max_connections=CONNECTIONS,
@@ -124,6 +136,29 @@ async def connected(url: str) -> AsyncIterator[Redis]:
         retry=Retry(NoBackoff(), 1, (ConnectionFailed, RuntimeError)),  # type: ignore[arg-type]
     )
     client = Redis.from_pool(pool)
+    try:
+        yield client
+    finally:
+        await client.aclose()
+
+
+class _Cluster(RedisCluster):
+    # uvloop raises RuntimeError to who writes to what the other side has closed.
+    ERRORS_ALLOW_RETRY = (*RedisCluster.ERRORS_ALLOW_RETRY, RuntimeError)  # type: ignore[assignment]
+
+
+@contextlib.asynccontextmanager
+async def _cluster(url: str) -> AsyncIterator[RedisCluster]:
+    first, others = split_hosts(url)
+    client = _Cluster.from_url(
+        first,
+        startup_nodes=[ClusterNode(host, port or DEFAULT_PORT) for host, port in others],
+        require_full_coverage=False,  # the servers decide what goes on while some of them are away
+        max_connections=CONNECTIONS,
+        socket_timeout=None,
+        socket_connect_timeout=ANSWER_S,
+        retry=Retry(NoBackoff(), 1),
+    )
     try:
         yield client
     finally:
@@ -165,6 +200,7 @@ class RedisCoordinator:
         self._slots = asyncio.Semaphore(ROOMS_AT_ONCE)
         self._busy: WeakValueDictionary[DiagramId, asyncio.Lock] = WeakValueDictionary()
         self._peers: tuple[Node, ...] = ()
+        self._siblings_end = False
         self._has_beaten = False
         self._is_away = False
         self._settled_at = 0.0
@@ -188,7 +224,17 @@ class RedisCoordinator:
 
     def peers(self) -> Sequence[Node]:
         """The other nodes that are alive; those last heard of while Redis is away."""
+        if self._siblings_end:
+            return [self._as_ending(peer) for peer in self._peers]
         return self._peers
+
+    def end_with_siblings(self) -> None:
+        """From now on, the other workers of this node's parent count as draining."""
+        self._siblings_end = True
+
+    def _as_ending(self, peer: Node) -> Node:
+        is_sibling = are_siblings(self._node.url, peer.url)
+        return replace(peer, is_draining=True) if is_sibling else peer
 
     async def withdraw(self) -> None:
         """Say so with this beat and all others that follow."""
@@ -349,6 +395,15 @@ class RedisCoordinator:
         async with lock:
             yield
 
+    @contextlib.asynccontextmanager
+    async def _pipeline(self) -> AsyncIterator[Pipeline]:
+        """For commands that go out together, to the server of each one's key."""
+        try:
+            async with _in_time(), self._redis.pipeline(transaction=False) as pipe:
+                yield pipe
+        except RuntimeError as error:  # uvloop's, see _Cluster; its pipelines do not try again
+            raise ConnectionFailed(str(error)) from error
+
     # --- being alive ----------------------------------------------------------------------------
 
     async def _keep_beating(self) -> None:
@@ -389,7 +444,7 @@ class RedisCoordinator:
     async def _say_alive(self) -> tuple[bool, Sequence[bytes]]:
         """Whether Redis still knew this node, and the ids of all that are alive."""
         ttl_ms = _ms(self._limits.node_ttl_s)
-        async with _in_time(), self._redis.pipeline(transaction=False) as pipe:
+        async with self._pipeline() as pipe:
             pipe.set(_node_key(self._me), orjson.dumps(self._node), px=ttl_ms, get=True)
             pipe.eval(COUNT_IN, 1, NODES, self._me, ttl_ms)
             before, ids = await pipe.execute()
@@ -403,7 +458,7 @@ class RedisCoordinator:
 
     async def _nodes(self, ids: Iterable[bytes]) -> tuple[Node, ...]:
         """Those of the nodes that are alive."""
-        async with _in_time(), self._redis.pipeline(transaction=False) as pipe:
+        async with self._pipeline() as pipe:
             for node in ids:
                 pipe.get(_node_key(node))
             found = await pipe.execute()
@@ -412,7 +467,7 @@ class RedisCoordinator:
     async def _leave(self) -> None:
         """Say that this node ends; without that, its key expires."""
         with contextlib.suppress(*AWAY):
-            async with _in_time(), self._redis.pipeline(transaction=False) as pipe:
+            async with self._pipeline() as pipe:
                 pipe.delete(_node_key(self._me))
                 pipe.zrem(NODES, self._me)
                 await pipe.execute()
@@ -463,7 +518,7 @@ class RedisCoordinator:
         held = list(self._held.items())
         for begin in range(0, len(held), LEASES_AT_ONCE):
             some = held[begin : begin + LEASES_AT_ONCE]
-            async with _in_time(), self._redis.pipeline(transaction=False) as pipe:
+            async with self._pipeline() as pipe:
                 for diagram, _ in some:
                     pipe.eval(TAKE, 1, _room_key(diagram), *self._lease, b"")
                 holders = await pipe.execute()
@@ -509,4 +564,6 @@ def _in_time() -> asyncio.Timeout:
 
 
 def _why(error: Exception) -> str:
+    if isinstance(error, MovedError):
+        return "it is one server of a cluster: set TMI_REDIS_CLUSTER"
     return str(error) or f"no answer within {ANSWER_S:g} s"

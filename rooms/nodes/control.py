@@ -32,13 +32,19 @@ Answer = Callable[[Json], Awaitable[Json]]
 Send = Callable[[Channel, Message], None]
 
 AT_ONCE_MAX = 64
-QUESTION_MAX_BYTES = 16 * 1024
-REPLY_MAX_BYTES = 4 * 1024 * 1024
+QUESTION_MAX_BYTES = 272 * 1024 * 1024
+"""The body of the largest REST request that a setting allows, with what is around it: an edit may be that."""
+REPLY_MAX_BYTES = 512 * 1024 * 1024
+"""A whole diagram as JSON."""
 PATIENCE_MAX_S = 60.0
 
 _ERRORS: dict[str, type[TmiError]] = {
     kind.__name__: kind for kind in (BadInput, Conflict, DatabaseUnavailable, Draining, NotFound, Unavailable)
 }
+
+
+class Unanswered(Unavailable):
+    """The node was asked, and nobody knows what it did."""
 
 
 class Asking:
@@ -51,7 +57,9 @@ class Asking:
         self._is_closed = False
 
     async def ask(self, question: Json, patience_s: float) -> Json:
-        """The answer. Raises Unavailable when there is none in time, and whatever the other one raised."""
+        """The answer. Raises Unanswered when there is none in time, and whatever the other one raised;
+        Unavailable where it was not asked.
+        """
         if self._is_closed:
             raise Unavailable("the link to the node is gone")
         if len(self._waiting) >= AT_ONCE_MAX:
@@ -63,7 +71,7 @@ class Asking:
             async with asyncio.timeout(patience_s):
                 return await answer
         except TimeoutError:
-            raise Unavailable("the node does not answer in time") from None
+            raise Unanswered("the node does not answer in time") from None
         finally:
             del self._waiting[number]
 
@@ -83,7 +91,7 @@ class Asking:
         self._is_closed = True
         for answer in self._waiting.values():
             if not answer.done():
-                answer.set_exception(Unavailable("the link to the node is gone"))
+                answer.set_exception(Unanswered("the link to the node is gone"))
 
 
 class Answering:

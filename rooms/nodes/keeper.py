@@ -2,8 +2,9 @@
 
 The same few steps find the owner at first, after a link broke, after an owner died and after it handed the
 room over: claim the room; if another node owns it, follow that one; if that one cannot be reached, try again.
-The coordinator says when the room of a dead node may be claimed. A node that succeeds follows itself: its
-clients stay with the replica, and are none the wiser.
+The coordinator says when the room of a dead node may be claimed. One that lives, and that most nodes cannot
+reach (`rooms/nodes/witnesses.py`), is treated as if it had given the room up. A node that succeeds follows
+itself: its clients stay with the replica, and are none the wiser.
 """
 
 import asyncio
@@ -14,6 +15,7 @@ from typing import Protocol
 
 from rooms.nodes.following import ReplicaRunner
 from rooms.nodes.loopback import Loopback
+from rooms.nodes.witnesses import Suspects
 from tmi.domain.errors import NotFound, OwnedElsewhere, Unavailable
 from tmi.domain.ids import DiagramId, NodeId
 from tmi.domain.model import Node
@@ -23,6 +25,8 @@ log = logging.getLogger(__name__)
 _PAUSE_S = 0.03, 0.1
 """Between two tries, at random, so that nodes that look for the same owner do not keep step."""
 _FAULT_PAUSE_S = 1.0
+_DOUBT_S = 0.9
+"""So long an owner that cannot be reached is tried before others are asked; a dial takes up to a second."""
 
 Own = Callable[[DiagramId, NodeId | None], Awaitable[object]]
 """Open a room on this node; the second is a node that says it does not own it. Raises OwnedElsewhere."""
@@ -42,27 +46,36 @@ class NodeLinks(Protocol):
 class Keeper:
     """Looks after the replicas of this node."""
 
-    def __init__(self, own: Own, links: NodeLinks, loopback: Loopback) -> None:
+    def __init__(
+        self, own: Own, links: NodeLinks, loopback: Loopback, suspects: Suspects | None = None
+    ) -> None:
         self._own = own
         self._links = links
         self._loopback = loopback
+        self._suspects = suspects
 
     async def keep(self, runner: ReplicaRunner, owner: Node | None) -> None:
         """Until the replica is over. `owner` is where to look first."""
+        clock = asyncio.get_running_loop().time
         disowned: NodeId | None = None
+        sought, sought_at = owner, clock()
         while not runner.room.is_over:
             try:
                 await self._attach(runner, owner, disowned)
             except OwnedElsewhere as elsewhere:
                 disowned, is_new = None, owner != elsewhere.owner
                 owner = elsewhere.owner
+                if owner != sought:
+                    sought, sought_at = owner, clock()
                 if not is_new:
                     await _pause()
             except NotFound:
                 runner.end(runner.room.deleted)
             except Unavailable as error:
                 log.debug("room %s: %s", runner.room.diagram, error)
-                owner = disowned = None
+                is_doubtful = owner is not None and clock() - sought_at >= _DOUBT_S
+                disowned = await self._missing(owner) if is_doubtful else None
+                owner = None
                 await _pause()
             except Exception:
                 log.exception("room %s: looking for its owner failed; it goes on", runner.room.diagram)
@@ -70,8 +83,15 @@ class Keeper:
                 await asyncio.sleep(_FAULT_PAUSE_S)
             else:
                 await runner.lost.wait()
+                sought, sought_at = owner, clock()
                 disowned = owner.id if owner is not None and runner.is_disowned else None
                 owner = runner.successor
+
+    async def _missing(self, owner: Node | None) -> NodeId | None:
+        """The owner, if others cannot reach it either."""
+        if owner is None or owner.id == self._links.node or self._suspects is None:
+            return None
+        return owner.id if await self._suspects.missed_by_most(owner) else None
 
     async def _attach(self, runner: ReplicaRunner, owner: Node | None, disowned: NodeId | None) -> None:
         if owner is not None and owner.id != self._links.node:

@@ -34,11 +34,12 @@ from picows import (
 )
 
 from rooms.nodes import unix
+from rooms.nodes.addresses import Address
 from rooms.nodes.control import Answer, Answering, Asking, Json
 from rooms.nodes.ends import FollowersEnd, Owned, OwnersEnd
 from rooms.nodes.following import ReplicaRunner
 from rooms.nodes.messages import Channel, Message, Question, Reply, decode, encode
-from tmi.domain.errors import BadFrame, Unauthenticated, Unavailable
+from tmi.domain.errors import BadFrame, TmiError, Unauthenticated, Unavailable
 from tmi.domain.ids import NodeId
 from tmi.domain.model import Node
 
@@ -46,6 +47,8 @@ log = logging.getLogger(__name__)
 
 PATH = "/link"
 _BEARER = "Bearer "
+_FAILURE_FRESH_S = 1.0
+_FAILURES_MAX = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,13 +92,25 @@ class Links:
         self._dialled: dict[NodeId, _Dialled] = {}
         self._dialling: dict[NodeId, asyncio.Task[_Dialled]] = {}
         self._accepted: set[_Accepted] = set()
+        self._failed_at: dict[NodeId, float] = {}
         self.answer: Answer = _nothing_to_say
         """What other nodes ask this one is answered by this."""
 
     @contextlib.asynccontextmanager
-    async def listening(self, sock: socket.socket) -> AsyncIterator[None]:
-        """Accept other nodes' links on a socket that listens. All links end with it."""
-        server = await ws_create_server(
+    async def listening(self, *socks: socket.socket) -> AsyncIterator[None]:
+        """Accept other nodes' links on sockets that listen. All links end with it."""
+        servers: list[asyncio.Server] = []
+        try:
+            for sock in socks:
+                servers.append(await self._server(sock))  # noqa: PERF401  (those before a failure are closed)
+            yield
+        finally:
+            for server in servers:
+                server.close()
+            self.close()
+
+    async def _server(self, sock: socket.socket) -> asyncio.Server:
+        return await ws_create_server(
             self._accept,
             sock=sock,
             websocket_handshake_timeout=self._limits.dial_timeout_s,
@@ -104,11 +119,6 @@ class Links:
             auto_ping_reply_timeout=self._limits.ping_timeout_s,
             max_frame_size=self._limits.frame_max_bytes,
         )
-        try:
-            yield
-        finally:
-            server.close()
-            self.close()
 
     def close(self) -> None:
         """End all links."""
@@ -139,6 +149,17 @@ class Links:
             if node.id not in self._dialled:
                 await asyncio.shield(self._dial_once(node))
         except Unavailable:
+            return False
+        return True
+
+    async def reaches(self, node: Node) -> bool:
+        """Whether a node answers now, or a moment ago could not be dialled. Never raises."""
+        failed_at = self._failed_at.get(node.id)
+        if failed_at is not None and asyncio.get_running_loop().time() < failed_at + _FAILURE_FRESH_S:
+            return False
+        try:
+            await self.ask(node, {"do": "here"}, self._limits.dial_timeout_s)
+        except TmiError:
             return False
         return True
 
@@ -179,11 +200,18 @@ class Links:
                 await dialled.proven.wait()
         except (OSError, TimeoutError, WSError) as error:
             dialled.disconnect()
-            raise Unavailable(f"node {owner.name} cannot be reached") from error
+            raise self._unreachable(owner) from error
         if not dialled.is_open:
-            raise Unavailable(f"node {owner.name} cannot be reached")
+            raise self._unreachable(owner)
         self._dialled[owner.id] = dialled
+        self._failed_at.pop(owner.id, None)
         return dialled
+
+    def _unreachable(self, node: Node) -> Unavailable:
+        if len(self._failed_at) >= _FAILURES_MAX:
+            self._failed_at.clear()
+        self._failed_at[node.id] = asyncio.get_running_loop().time()
+        return Unavailable(f"node {node.name} cannot be reached")
 
     def _lost(self, owner: NodeId) -> None:
         self._dialled.pop(owner, None)
@@ -210,9 +238,11 @@ async def _nothing_to_say(_question: Json) -> Json:
 
 def _way_to(url: str) -> tuple[str, Callable[[object], socket.socket] | None]:
     """What to ask for, and how to get a socket for it if it is not by TCP."""
-    if not url.startswith(unix.SCHEME):
-        return url + PATH, None
-    return "ws://node" + PATH, lambda _: unix.connected_to(url.removeprefix(unix.SCHEME))
+    way = Address.of(url).way
+    path = way.path
+    if path is None:
+        return f"{way.tcp}{PATH}", None
+    return "ws://node" + PATH, lambda _: unix.connected_to(path)
 
 
 def _bearer(request: WSUpgradeRequest) -> str:

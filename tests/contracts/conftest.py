@@ -9,16 +9,22 @@ import pytest
 from persistence.memory.access import MemoryAccessControl
 from persistence.memory.accounts import MemoryAccounts, MemoryChallenges
 from persistence.memory.audit import MemoryAudit
+from persistence.memory.bin import MemoryBin
 from persistence.memory.browser_sessions import MemoryBrowserSessions
+from persistence.memory.cell_edits import MemoryCellEdits
+from persistence.memory.children import MemoryChildren, MemoryContents
 from persistence.memory.client_credentials import MemoryClientCredentials
 from persistence.memory.collaborations import MemoryCollaborations, MemoryTickets
 from persistence.memory.database import MemoryDatabase
 from persistence.memory.diagrams import MemoryDiagrams
+from persistence.memory.events import MemoryFeed, MemoryTrail
 from persistence.memory.groups import MemoryGroups, MemoryMemberships
+from persistence.memory.metadata import MemoryMetadata
 from persistence.memory.ownership import MemoryOwnership
+from persistence.memory.pending_authorizations import MemoryPendingAuthorizations
 from persistence.memory.sign_ins import MemoryCodes, MemoryRefreshTokens, MemorySignIns
 from persistence.memory.signals import MemorySignals
-from persistence.memory.signing_keys import MemorySigningKeys
+from persistence.memory.signing_keys import MemoryKeyRotation, MemorySigningKeys
 from persistence.memory.store import MemoryStore
 from persistence.memory.threat_models import MemoryThreatModels
 from persistence.memory.update_log import MemoryUpdateLog
@@ -26,16 +32,22 @@ from persistence.memory.users import MemoryUsers
 from persistence.postgres.access import PostgresAccessControl
 from persistence.postgres.accounts import PostgresAccounts, PostgresChallenges
 from persistence.postgres.audit import PostgresAudit
+from persistence.postgres.bin import PostgresBin
 from persistence.postgres.browser_sessions import PostgresBrowserSessions
+from persistence.postgres.cell_edits import PostgresCellEdits
+from persistence.postgres.children import PostgresChildren, PostgresContents
 from persistence.postgres.client_credentials import PostgresClientCredentials
 from persistence.postgres.collaborations import PostgresCollaborations, PostgresTickets
 from persistence.postgres.database import PostgresDatabase
 from persistence.postgres.diagrams import PostgresDiagrams
+from persistence.postgres.events import PostgresFeed, PostgresTrail
 from persistence.postgres.groups import PostgresGroups, PostgresMemberships
+from persistence.postgres.metadata import PostgresMetadata
 from persistence.postgres.ownership import PostgresOwnership
+from persistence.postgres.pending_authorizations import PostgresPendingAuthorizations
 from persistence.postgres.sign_ins import PostgresCodes, PostgresRefreshTokens, PostgresSignIns
 from persistence.postgres.signals import PostgresSignals
-from persistence.postgres.signing_keys import PostgresSigningKeys
+from persistence.postgres.signing_keys import PostgresKeyRotation, PostgresSigningKeys
 from persistence.postgres.threat_models import PostgresThreatModels
 from persistence.postgres.update_log import PostgresUpdateLog
 from persistence.postgres.users import PostgresUsers
@@ -45,22 +57,31 @@ from tmi.domain.ports import (
     AccessControl,
     Accounts,
     Audit,
+    Bin,
     BrowserSessions,
+    CellEdits,
     Challenges,
+    Children,
     ClientCredentials,
     Codes,
     Collaborations,
+    Contents,
     Database,
     Diagrams,
+    Feed,
     Groups,
+    KeyRotation,
     Memberships,
+    Metadata,
     Ownership,
+    PendingAuthorizations,
     RefreshTokens,
     Signals,
     SigningKeys,
     SignIns,
     ThreatModels,
     Tickets,
+    Trail,
     UpdateLog,
     Users,
 )
@@ -86,20 +107,30 @@ class Ports:
     memberships: Memberships
     audit: Audit
     browser_sessions: BrowserSessions
+    trail: Trail
+    feed: Feed
+    cell_edits: CellEdits
     collaborations: Collaborations
     tickets: Tickets
     codes: Codes
     sign_ins: SignIns
     refresh_tokens: RefreshTokens
     client_credentials: ClientCredentials
+    children: Children
+    contents: Contents
+    metadata: Metadata
+    bin: Bin
+    pending_authorizations: PendingAuthorizations
     signing_keys: SigningKeys
+    key_rotation: KeyRotation
     database: Database
     signals: Signals
     add_to_group: AddToGroup
 
     async def user(self, name: str = "alice") -> User:
         """A user of the provider `tmi`."""
-        return await self.users.sign_in("tmi", f"{name}@tmi.local", f"{name}@tmi.local", name.title())
+        email = f"{name}@tmi.local"
+        return await self.users.sign_in("tmi", email, email, name.title(), email_verified=True)
 
     async def purge(self) -> None:
         """Delete what has expired, where anything does."""
@@ -137,13 +168,22 @@ def memory_ports(store: MemoryStore) -> Ports:
         memberships=MemoryMemberships(store),
         audit=MemoryAudit(store),
         browser_sessions=MemoryBrowserSessions(store),
+        trail=MemoryTrail(store),
+        feed=MemoryFeed(store),
+        cell_edits=MemoryCellEdits(store),
         collaborations=MemoryCollaborations(store),
         tickets=MemoryTickets(store),
         codes=MemoryCodes(store),
         sign_ins=MemorySignIns(store),
         refresh_tokens=MemoryRefreshTokens(store),
         client_credentials=MemoryClientCredentials(store),
+        children=MemoryChildren(store),
+        contents=MemoryContents(store),
+        metadata=MemoryMetadata(store),
+        bin=MemoryBin(store),
+        pending_authorizations=MemoryPendingAuthorizations(store),
         signing_keys=MemorySigningKeys(store),
+        key_rotation=MemoryKeyRotation(store),
         database=MemoryDatabase(store),
         signals=MemorySignals(store),
         add_to_group=add_to_group,
@@ -181,13 +221,22 @@ def postgres_ports(database: PostgresDatabase) -> Ports:
         memberships=PostgresMemberships(database),
         audit=PostgresAudit(database),
         browser_sessions=PostgresBrowserSessions(database),
+        trail=PostgresTrail(database),
+        feed=PostgresFeed(database),
+        cell_edits=PostgresCellEdits(database),
         collaborations=PostgresCollaborations(database),
         tickets=PostgresTickets(database),
         codes=PostgresCodes(database),
         sign_ins=PostgresSignIns(database),
         refresh_tokens=PostgresRefreshTokens(database),
         client_credentials=PostgresClientCredentials(database),
+        children=PostgresChildren(database),
+        contents=PostgresContents(database),
+        metadata=PostgresMetadata(database),
+        bin=PostgresBin(database),
+        pending_authorizations=PostgresPendingAuthorizations(database),
         signing_keys=PostgresSigningKeys(database),
+        key_rotation=PostgresKeyRotation(database),
         database=database,
         signals=PostgresSignals(database),
         add_to_group=add_to_group,

@@ -1,5 +1,6 @@
 """The port `AccessControl`: whom a grant means."""
 
+import asyncio
 from datetime import timedelta
 from uuid import uuid4
 
@@ -9,7 +10,7 @@ from tests.contracts.conftest import Ports
 from tmi.domain.errors import NotFound
 from tmi.domain.ids import DiagramId, SignInId, ThreatModelId, UserId
 from tmi.domain.model import User
-from tmi.domain.ports import Access, Entrant, Standing, ThreatModelChange
+from tmi.domain.ports import Access, Entrant, Page, Standing, ThreatModelChange
 from tmi.domain.roles import Grant, Principal, PrincipalType, Role
 
 
@@ -51,7 +52,7 @@ async def test_the_highest_role_wins(ports: Ports) -> None:
 async def test_a_user_may_be_named_before_the_first_sign_in(ports: Ports) -> None:
     model = await ports.model(await ports.user(), grant("user", "corp", "dave@example.com", Role.WRITER))
 
-    dave = await ports.users.sign_in("corp", "00u1dAve", "Dave@Example.com", "Dave")
+    dave = await ports.users.sign_in("corp", "00u1dAve", "Dave@Example.com", "Dave", email_verified=True)
 
     assert Role.WRITER is await ports.access.to_threat_model(dave.id, model.id)
 
@@ -72,15 +73,81 @@ async def test_a_user_may_be_named_before_the_first_sign_in(ports: Ports) -> Non
 async def test_a_user_is_known_by_the_providers_id_or_by_the_email_there(
     ports: Ports, provider: str, provider_id: str, expected: Role | None
 ) -> None:
-    dave = await ports.users.sign_in("corp", "00u1dAve", "dave@example.com", "Dave")
+    dave = await ports.users.sign_in("corp", "00u1dAve", "dave@example.com", "Dave", email_verified=True)
 
     assert expected is await role_of(ports, dave, grant("user", provider, provider_id, Role.READER))
 
 
 async def test_an_email_that_only_unicode_folds_to_another_is_somebody_else(ports: Ports) -> None:
-    kelvin = await ports.users.sign_in("corp", "1", "mi\N{KELVIN SIGN}e@example.com", "Kelvin")
+    kelvin = await ports.users.sign_in(
+        "corp", "1", "mi\N{KELVIN SIGN}e@example.com", "Kelvin", email_verified=True
+    )
 
     assert None is await role_of(ports, kelvin, grant("user", "corp", "mike@example.com", Role.READER))
+
+
+async def test_an_address_that_the_provider_does_not_vouch_for_means_nobody(ports: Ports) -> None:
+    alice, named = await ports.user(), grant("user", "corp", "dave@example.com", Role.WRITER)
+    model = await ports.model(alice, named)
+    diagram = await ports.diagrams.create(model.id, "Flow", "DFD-1.0.0", None)
+
+    mallory = await ports.users.sign_in("corp", "666", "dave@example.com", "Mallory")
+    session = await ports.sign_ins.start(mallory.id, "token", timedelta(hours=1))
+
+    assert None is await ports.access.to_threat_model(mallory.id, model.id)
+    assert None is (await ports.access.to_diagram(mallory.id, diagram.id)).role
+    assert {mallory.id: None} == await ports.access.to_diagram_of_all([mallory.id], diagram.id)
+    standing = await ports.access.standings([Entrant(mallory.id, session.id, diagram.id)])
+    assert [Standing(True, True, None)] == list(standing)
+    assert ([], 0) == await ports.threat_models.visible_to(mallory.id, Page(10, 0))
+    assert Role.READER is await role_of(ports, mallory, grant("user", "corp", "666", Role.READER))
+
+
+async def test_a_vouched_address_that_is_taken_back_means_nobody_any_more(ports: Ports) -> None:
+    named = grant("user", "corp", "dave@example.com", Role.WRITER)
+    dave = await ports.users.sign_in("corp", "1", "dave@example.com", "Dave", email_verified=True)
+    assert Role.WRITER is await role_of(ports, dave, named)
+
+    await ports.users.sign_in("corp", "1", "dave@example.com", "Dave")
+
+    assert None is await role_of(ports, dave, named)
+
+
+async def test_an_address_means_the_last_who_had_it_verified_there(ports: Ports) -> None:
+    named = grant("user", "corp", "dave@example.com", Role.WRITER)
+    before = await ports.users.sign_in("corp", "1", "dave@example.com", "Dave", email_verified=True)
+    elsewhere = await ports.users.sign_in("other", "1", "dave@example.com", "Dave", email_verified=True)
+    unverified = await ports.users.sign_in("corp", "3", "dave@example.com", "Dave")
+    assert [before.id] == list(await ports.users.holders("corp", "Dave@example.com"))
+
+    after = await ports.users.sign_in("corp", "2", "DAVE@example.com", "Dave", email_verified=True)
+
+    assert [None, None, Role.WRITER] == [await role_of(ports, u, named) for u in (before, unverified, after)]
+    assert [after.id] == list(await ports.users.holders("corp", "dave@example.com"))
+    assert [elsewhere.id] == list(await ports.users.holders("other", "dave@example.com"))
+
+
+async def test_of_many_who_bring_one_address_at_once_one_has_it(ports: Ports) -> None:
+    await asyncio.gather(
+        *(
+            ports.users.sign_in("corp", str(n % 4), "dave@example.com", "Dave", email_verified=True)
+            for n in range(16)
+        )
+    )
+
+    assert 1 == len(await ports.users.holders("corp", "dave@example.com"))
+
+
+async def test_the_first_owner_shown_is_none_whose_address_is_unverified(ports: Ports) -> None:
+    alice = await ports.user()
+    model = await ports.model(alice)
+    mallory = await ports.users.sign_in("corp", "666", "dave@example.com", "Mallory")
+    grants = (grant("user", "corp", "dave@example.com", Role.OWNER), *model.grants)
+
+    changed = await ports.threat_models.update(model.id, model.version, ThreatModelChange(grants=grants))
+
+    assert mallory.id != alice.id
+    assert alice == changed.owner
 
 
 async def test_the_members_of_a_group_have_its_role(ports: Ports) -> None:

@@ -79,7 +79,7 @@ async def test_an_account_tells_its_groups_and_what_it_owns(ports: Ports) -> Non
         shown.groups,
         shown.is_administrator,
         shown.owned,
-        shown.email_verified,
+        shown.user.email_verified,
     )
     await ports.memberships.add(ADMINISTRATORS_GROUP, alice.id, bob.id, None, entry())
     assert (await ports.accounts.get(alice.id)).is_administrator
@@ -97,13 +97,37 @@ async def test_an_account_changes_together_with_its_audit_entry(ports: Ports) ->
     assert ("Alicia", alice.email, False) == (
         changed.user.name,
         changed.user.email,
-        changed.email_verified,
+        changed.user.email_verified,
     )
     assert changed == await ports.accounts.get(alice.id)
     assert ["changed"] == await recorded(ports)
     with pytest.raises(NotFound):
         await ports.accounts.change(NOBODY, AccountChange(name="x"), entry("not done"))
     assert ["changed"] == await recorded(ports)
+
+
+async def test_an_account_whose_address_was_changed_has_none_that_is_verified(ports: Ports) -> None:
+    alice = await ports.user("alice")
+
+    same = await ports.accounts.change(alice.id, AccountChange(email=alice.email), entry())
+    other = await ports.accounts.change(alice.id, AccountChange(email="bob@tmi.local"), entry())
+    said = await ports.accounts.change(alice.id, AccountChange(email="b@c.org", email_verified=True), entry())
+
+    assert [True, False, True] == [account.user.email_verified for account in (same, other, said)]
+
+
+async def test_what_an_unverified_address_owns_is_neither_counted_nor_handed_over_nor_deleted(
+    ports: Ports,
+) -> None:
+    alice, bob = await ports.user("alice"), await ports.user("bob")
+    dave = grant("user", "corp", "dave@example.com", Role.OWNER)
+    model = await ports.model(alice, dave)
+    mallory = await ports.users.sign_in("corp", "666", "dave@example.com", "Mallory")
+
+    assert 0 == (await ports.accounts.get(mallory.id)).owned
+    assert [] == list(await ports.accounts.transfer(mallory.id, bob.id, entry()))
+    assert [] == list(await ports.accounts.delete(mallory.id, entry()))
+    assert dave in (await ports.threat_models.get(model.id)).grants
 
 
 async def test_an_account_goes_with_all_that_it_alone_owns_and_with_its_roles(ports: Ports) -> None:

@@ -23,12 +23,7 @@ TERMINATE = """
 SELECT pg_terminate_backend(pid) FROM pg_stat_activity
 WHERE application_name = 'tmi' AND datname = current_database()
 """
-NAMES = [
-    "0001_people", "0002_threat_models", "0003_update_log", "0004_whole_snapshots", "0005_owners",
-    "0006_access",
-    "0007_tokens",
-    "0009_browser",
-]  # fmt: skip
+NAMES = [m.name for m in shipped()]
 
 
 @pytest.fixture
@@ -83,8 +78,10 @@ async def test_a_role_that_may_not_create_tables_gets_one_clear_sentence(
         await migrated(empty_database_url.replace(f"{OWNER}@", "stranger@"))
 
 
-def test_migrations_are_numbered_from_one_without_gaps() -> None:
-    assert list(range(1, len(shipped()) + 1)) == [int(m.name[:4]) for m in shipped()]
+def test_each_migration_has_a_number_of_its_own() -> None:
+    numbers = [int(m.name[:4]) for m in shipped()]
+    assert sorted(set(numbers)) == numbers
+    assert 1 == numbers[0]
 
 
 def test_what_is_missing_is_what_was_not_applied() -> None:
@@ -177,6 +174,24 @@ async def test_reads_that_meet_dead_connections_are_asked_again(
         assert [0] * 10 == [stored.seq for stored in loaded]
 
     await admin.close()
+
+
+async def test_a_ping_takes_no_longer_than_it_may_and_the_next_one_asks_anew(
+    database: PostgresDatabase,
+) -> None:
+    assert await database.ping(5.0)
+    found = await database.read(
+        "SELECT pid FROM pg_stat_activity WHERE datname = current_database()"
+        " AND query = 'SELECT 1' AND pid <> pg_backend_pid()"
+    )
+    backend = found[0]["pid"]
+    os.kill(backend, signal.SIGSTOP)
+    try:
+        async with asyncio.timeout(2):
+            assert not await database.ping(0.3)
+            assert await database.ping(1.5)
+    finally:
+        os.kill(backend, signal.SIGCONT)
 
 
 async def test_a_server_that_hangs_is_unavailable_in_time_and_its_connection_is_replaced(

@@ -279,7 +279,8 @@ async def test_an_expired_and_an_unknown_token_end_nothing(ports: Ports) -> None
 
 
 async def test_the_first_signing_key_wins(ports: Ports) -> None:
-    first, second = [SigningKey(kid, "EdDSA", b"pem", datetime(2026, 1, 1, tzinfo=UTC)) for kid in ("a", "b")]
+    at = datetime(2026, 1, 1, tzinfo=UTC)
+    first, second = [SigningKey(kid, "EdDSA", b"pem", at, at) for kid in ("a", "b")]
     assert [] == list(await ports.signing_keys.current())
 
     assert [[first], [first]] == [list(await ports.signing_keys.add_first(key)) for key in (first, second)]

@@ -30,7 +30,7 @@ from tests.harness.rest import Rest, user
 from tests.valkey import OwnValkey
 from tmi.domain.errors import DatabaseUnavailable
 
-CHAOS_S = float(os.environ.get("TMI_CHAOS_S", "120"))
+CHAOS_S = float(os.environ.get("TMI_CHAOS_S", "300"))
 SEED = int(os.environ.get("TMI_CHAOS_SEED", "1"))
 SEEDS = int(os.environ.get("TMI_CHAOS_SEEDS", "1"))
 NAMED: dict[str, int] = {"somebody-whom-nobody-sees": 1, "somebody-taken-for-anothers-own": 26}

@@ -76,7 +76,39 @@ async def session_ended(crowd: Crowd, place: Place, _bob: Person) -> None:
     await crowd.call("DELETE", path, crowd.alice)
 
 
+async def logged_out(crowd: Crowd, _place: Place, bob: Person) -> None:
+    await crowd.call("POST", "/me/logout", bob)
+
+
+async def token_reused(crowd: Crowd, _place: Place, bob: Person) -> None:
+    """Bob's refresh token is used, and then by a thief."""
+    body = {"grant_type": "refresh_token", "refresh_token": bob.refresh_token}
+    answers = [await crowd.rest.http.post("/oauth2/token", json=body) for _ in range(2)]
+    assert [200, 400] == [answer.status_code for answer in answers]
+
+
+async def token_revoked(crowd: Crowd, _place: Place, bob: Person) -> None:
+    await crowd.call("POST", "/oauth2/revoke", bob, {"token": bob.refresh_token})
+
+
+async def ended_from_elsewhere(crowd: Crowd, _place: Place, bob: Person) -> None:
+    await crowd.call("DELETE", "/me/sign_ins", await crowd.rest.sign_in(bob.name))
+
+
+async def credential_deleted(crowd: Crowd, _place: Place, bob: Person) -> None:
+    """Bob is a program here: its refresh token is the id of its credential, and who it is."""
+    key = bob.refresh_token
+    await crowd.call("DELETE", f"/me/client_credentials/{key}", await crowd.rest.sign_in(bob.name))
+
+
+ENDS_SIGN_IN = (logged_out, token_reused, token_revoked, ended_from_elsewhere, credential_deleted)
+
 CASES: dict[str, tuple[Change, int]] = {
+    "a logout": (logged_out, 4401),
+    "a refresh token used twice": (token_reused, 4401),
+    "a revoked token": (token_revoked, 4401),
+    "the end of all other sign-ins": (ended_from_elsewhere, 4401),
+    "the deletion of a client credential": (credential_deleted, 4401),
     "a removal from the list": (off_the_list, 4403),
     "a removal from a group": (out_of_the_group, 4403),
     "the deletion of an account": (account_deleted, 4403),
@@ -87,7 +119,7 @@ CASES: dict[str, tuple[Change, int]] = {
 
 @pytest.fixture
 async def crowd(tmp_path: Path, valkey_url: str, own_postgres: OwnPostgres) -> AsyncIterator[Crowd]:
-    environment = {"TMI_REDIS_URL": valkey_url}
+    environment = {"TMI_REDIS_URL": valkey_url, "TMI_CLIENT_CREDENTIALS_FOR_ALL": "true"}
     with (
         Service(tmp_path / "a", environment, own_postgres.url) as a,
         Service(tmp_path / "b", environment, own_postgres.url) as b,
@@ -122,6 +154,8 @@ async def one_round(crowd: Crowd, change: Change, code: int, name: str, a_owns: 
     if not named:
         body = {"user_internal_uuid": await crowd.id_of(bob)}
         await crowd.call("POST", f"/admin/groups/{crowd.group}/members", crowd.admin, body)
+    if change is credential_deleted:
+        bob = await as_program(crowd, bob)
     if change is session_ended:
         target = await ticket_path(crowd, place, bob)
     else:
@@ -131,11 +165,32 @@ async def one_round(crowd: Crowd, change: Change, code: int, name: str, a_owns: 
         upgraded(first, await crowd.path(crowd.alice, place)),
         upgraded(crowd.ports[1], target) as raw,
     ):
+        # The token is known at the other node before it is worth nothing.
+        await crowd.call("GET", "/me", bob, rest=crowd.other)
         began = time.monotonic()
         await change(crowd, place, bob)
         closed = await raw.receive_close_only()
         assert code == closed.close_code
-        return time.monotonic() - began
+        took = time.monotonic() - began
+        if change in ENDS_SIGN_IN:
+            took = max(took, await refused_since(crowd.other, bob, began))
+        return took
+
+
+async def refused_since(rest: Rest, person: Person, began: float) -> float:
+    """Seconds from a moment until a node refuses a person's token."""
+    while (await rest.http.get("/me", headers=person.headers)).status_code != 401:
+        assert time.monotonic() - began < 10
+    return time.monotonic() - began
+
+
+async def as_program(crowd: Crowd, person: Person) -> Person:
+    """The same user by a client credential, whose id is its refresh token here."""
+    made = (await crowd.call("POST", "/me/client_credentials", person, {"name": "ci"})).json()
+    pair = (made["client_id"], made["client_secret"])
+    form = {"grant_type": "client_credentials"}
+    answer = await crowd.other.http.post("/oauth2/token", data=form, auth=pair)
+    return Person(person.name, answer.raise_for_status().json()["access_token"], made["id"])
 
 
 async def ticket_path(crowd: Crowd, place: Place, bob: Person) -> str:

@@ -1,22 +1,31 @@
 """Several processes on one port: real clients of both, figures of both, and what becomes of a killed one."""
 
 import asyncio
+import contextlib
 import os
 import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+from uuid import uuid4
 
+import asyncpg
 import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from tests.harness.ledger import Ledger, Writers
+from persistence.postgres.single_writer import LOCK as WRITER_LOCK
+from tests.faults.conftest import OwnPostgres
+from tests.harness.kinds import spec_of
+from tests.harness.ledger import Ledger, Writers, loaded_by_a_fresh_client
 from tests.harness.node import NodeDriver
 from tests.harness.rest import Rest
-from tests.harness.service import ADMINISTRATOR, Service, children_of, is_running, wait_for
+from tests.harness.service import ADMINISTRATOR, Service, children_of, free_port, is_running, wait_for
 
 WORKERS = 2
 ROOMS = 3
@@ -155,7 +164,9 @@ async def test_a_worker_that_is_drained_alone_hands_its_rooms_over(
     await settled_without_stream(driver, writers)
 
 
-async def test_nobody_outlives_a_killed_parent(service: Service) -> None:
+async def test_nobody_outlives_a_killed_parent_and_the_next_one_answers_from_the_first_moment_on(
+    service: Service,
+) -> None:
     children = children_of(service.pid)
     assert len(children) >= WORKERS + 2, "workers, PostgreSQL and Valkey"
     os.kill(service.pid, signal.SIGKILL)
@@ -163,7 +174,11 @@ async def test_nobody_outlives_a_killed_parent(service: Service) -> None:
     await asyncio.to_thread(
         wait_for, lambda: not any(map(is_running, children)), 15, "the end of all children"
     )
+    is_ready = asyncio.Event()
+    asking = asyncio.create_task(never_refused(service, is_ready))
     await asyncio.to_thread(service.start)
+    is_ready.set()
+    assert await asking > 10
 
 
 async def test_a_stop_commits_everything(service: Service, driver: NodeDriver) -> None:
@@ -182,9 +197,189 @@ async def test_a_stop_commits_everything(service: Service, driver: NodeDriver) -
     await writers.assert_nothing_acknowledged_is_lost({writers.places[0].diagram: ledger})
 
 
+# --- workers of two machines --------------------------------------------------------------------
+
+EACH = 6
+"""Clients of a room at each machine: one in 32 times all come to the same worker, and more are added."""
+STOP_S = 10.0
+
+
+def on_another_machine(folder: Path) -> list[str]:
+    """A command's prefix: it takes this machine for another one. Nothing where that is not possible."""
+    identity = folder / "boot-id"
+    identity.write_text(f"{uuid4()}\n")
+    mount = f"mount --bind {identity} /proc/sys/kernel/random/boot_id && exec "
+    prefix = ["unshare", "--mount", "sh", "-c", f'{mount}"$@"', "sh"]
+    try:
+        subprocess.run([*prefix, "true"], check=True, capture_output=True)
+    except (OSError, subprocess.CalledProcessError) as why:
+        print(f"no mount namespaces ({why}): all workers are linked by Unix sockets")
+        return []
+    return prefix
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports in a row that were free a moment ago."""
+    while True:
+        first = free_port()
+        with contextlib.ExitStack() as stack, contextlib.suppress(OSError, OverflowError):
+            for port in range(first, first + count):
+                stack.enter_context(socket.socket()).bind(("127.0.0.1", port))
+            return list(range(first, first + count))
+
+
+def connections_to(ports: set[int]) -> int:
+    """Established TCP connections to ports of the loopback interface, in both directions counted once."""
+    lines = Path("/proc/net/tcp").read_text().splitlines()[1:]
+    rows = [line.split() for line in lines]
+    return sum(row[3] == "01" and int(row[2].rpartition(":")[2], 16) in ports for row in rows)
+
+
+async def never_refused(service: Service, until: asyncio.Event) -> int:
+    """Ask a starting service whether it lives; returns how often it was asked once it had the port."""
+    asked = 0
+    async with httpx.AsyncClient(base_url=service.url, trust_env=False) as http:
+        while not until.is_set():
+            try:
+                status = (await http.get("/livez", headers={"Connection": "close"})).status_code
+            except httpx.ConnectError:
+                assert not asked, "the port was refused after it had been answered"
+            else:
+                assert status == 200
+                asked += 1
+            await asyncio.sleep(0.005)
+    return asked
+
+
+async def test_workers_of_two_machines_are_one_deployment(
+    tmp_path: Path, own_postgres: OwnPostgres, valkey_url: str, driver: NodeDriver
+) -> None:
+    ports = free_ports(2)
+    here = {"TMI_NODE_LISTEN": f"127.0.0.1:{ports[0]}-{ports[-1]}"}
+    there = {"TMI_NODE_LISTEN": "0.0.0.0:0", "TMI_NODE_URL": "ws://127.0.0.1:0"}
+    common = {"TMI_WORKERS": "2", "TMI_REDIS_URL": valkey_url, "TMI_DRAIN_SPREAD_S": "1"}
+    prefix = on_another_machine(tmp_path)
+    with (
+        Service(tmp_path / "one", {**common, **here, "TMI_NODE_NAME": "one"}, own_postgres.url) as one,
+        Service(
+            tmp_path / "two", {**common, **there, "TMI_NODE_NAME": "two"}, own_postgres.url, prefix=prefix
+        ) as two,
+    ):
+        async with Rest(one.url) as rest:
+            admin = await rest.sign_in(ADMINISTRATOR)
+            place = await rest.create_place(admin)
+            token = await rest.collab_token(admin)
+        names = [f"{service.data.name}-{n}" for n in range(EACH) for service in (one, two)]
+        by_name = {"one": one, "two": two}
+        for name in names:
+            service = by_name[name.partition("-")[0]]
+            await driver.open([spec_of("y-websocket-3.1", name, service.collab, place.diagram, token)])
+        await driver.wait(names, "synced")
+        async with httpx.AsyncClient(base_url=two.url, headers=admin.headers, trust_env=False) as http:
+            nodes = await known(http, 4)
+            listening = {urlsplit(node["url"]).port for node in nodes}
+            assert set(ports) < listening
+            assert min(node["sessions"] for node in nodes) > 0, "the kernel gave a worker no client"
+            for node in nodes:
+                await driver.call("stream", stream="edits", names=names, per_second=50, prefix=node["name"])
+                await asyncio.sleep(0.3)
+                moved = await http.post(f"/admin/rooms/{place.diagram}/move", json={"node_id": node["id"]})
+                assert node["id"] == moved.raise_for_status().json()["node_id"]
+                await asyncio.sleep(0.3)
+                await driver.call("stop_stream", stream="edits")
+            await driver.wait(names, "settled", 60)
+            ways = connections_to({port for port in listening if port is not None})
+            assert bool(prefix) == bool(ways), "machines are linked by TCP, and workers by Unix sockets"
+            assert [] == (await driver.call("agree", groups=[names], timeout_ms=60_000))["unequal"]
+            assert {} == {name: closes for name in names if (closes := (await driver.report(name))["closes"])}
+            # A whole machine stops: its rooms go to the other one, whose clients notice nothing.
+            owner = next(node for node in nodes if node["name"].startswith("one/"))
+            moved = await http.post(f"/admin/rooms/{place.diagram}/move", json={"node_id": owner["id"]})
+            moved.raise_for_status()
+            await driver.call("stream", stream="edits", names=names, per_second=50, prefix="stop")
+            await asyncio.sleep(0.3)
+            begun_at = time.monotonic()
+            assert 0 == await asyncio.to_thread(one.stop)
+            assert time.monotonic() - begun_at < STOP_S
+            await driver.call("stop_stream", stream="edits")
+            remaining = [name for name in names if name.startswith("two-")]
+            await driver.wait(remaining, "settled", 60)
+            assert {} == {
+                name: closes for name in remaining if (closes := (await driver.report(name))["closes"])
+            }
+            rooms = (await http.get("/admin/rooms")).raise_for_status().json()["rooms"]
+            assert ["two"] == [room["node_name"].partition("/")[0] for room in rooms]
+        assert "could not be handed" not in one.output()
+        ledger = await Ledger.read(driver, names)
+        loaded = await loaded_by_a_fresh_client(driver, two, place, token)
+        assert set() == ledger.acknowledged - loaded["content"]["meta"].keys()
+
+
+async def known(http: httpx.AsyncClient, count: int) -> list[dict[str, Any]]:
+    """All nodes, once they know each other."""
+    nodes: list[dict[str, Any]] = []
+    async with asyncio.timeout(15):
+        while len(nodes) != count:
+            nodes = (await http.get("/admin/nodes")).raise_for_status().json()["nodes"]
+            await asyncio.sleep(0.05)
+    return nodes
+
+
+# --- one service per database without Redis -----------------------------------------------------
+
+
+async def test_a_second_service_is_refused_while_workers_run_and_they_end_when_one_takes_the_database(
+    tmp_path: Path, own_postgres: OwnPostgres
+) -> None:
+    url = own_postgres.url
+
+    async def refused(name: str, **environment: str) -> str:
+        done = await asyncio.to_thread(
+            run_to_its_end, tmp_path / name, TMI_DATABASE_URL=url, TMI_PORT="0", **environment
+        )
+        assert 1 == done.returncode
+        return done.stderr.splitlines()[-1]
+
+    said = "tmi: Another tmi service already uses this database. Several need TMI_REDIS_URL, each of them."
+    with Service(tmp_path / "workers", {"TMI_WORKERS": "2"}, url) as workers:
+        assert (said, said) == await asyncio.gather(refused("second"), refused("lone", TMI_WORKERS="1"))
+        children = children_of(workers.pid)
+        other, killer = [await asyncpg.connect(own_postgres.admin_url) for _ in range(2)]
+        taking = asyncio.create_task(other.execute("SELECT pg_advisory_lock($1)", WRITER_LOCK))
+        await asyncio.sleep(0.2)
+        await killer.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_locks WHERE locktype = 'advisory' AND granted"
+        )
+        await taking
+        assert 1 == await asyncio.to_thread(workers.wait, 30)
+        assert not any(map(is_running, children))
+        # The other way round.
+        assert said == await refused("again")
+        await killer.close()
+        await other.close()
+    told = [line for line in workers.output().splitlines() if "another tmi service has taken" in line]
+    assert 1 == len(told)
+
+
+async def test_what_cannot_be_saved_at_the_end_is_told_by_status_3(
+    tmp_path: Path, own_postgres: OwnPostgres, driver: NodeDriver
+) -> None:
+    with Service(tmp_path / "data", {"TMI_WORKERS": "2", "TMI_DRAIN_S": "1"}, own_postgres.url) as service:
+        writers = Writers(driver, service)
+        await writers.open(1)
+        own_postgres.kill()
+        await driver.call("stream", stream="edits", names=writers.names, per_second=50, prefix="lost")
+        await asyncio.sleep(0.3)
+        await driver.call("stop_stream", stream="edits")
+        status = await asyncio.to_thread(service.stop)
+        assert 3 == status
+        assert f"edits of room {writers.places[0].diagram} are unsaved" in service.output()
+
+
 def run_to_its_end(folder: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    environment = {"TMI_WORKERS": "2", **environment}
     return subprocess.run(
-        [sys.executable, "-m", "tmi.cli", "serve", "--dev", "--data-dir", str(folder), "--workers", "2"],
+        [sys.executable, "-m", "tmi.cli", "serve", "--dev", "--data-dir", str(folder)],
         env={**{k: v for k, v in os.environ.items() if not k.startswith("TMI_")}, **environment},
         capture_output=True,
         text=True,
@@ -202,5 +397,3 @@ def test_a_port_that_is_taken_is_not_shared(tmp_path: Path) -> None:
         done = run_to_its_end(tmp_path / "data", TMI_PORT=str(port))
     assert 1 == done.returncode
     assert f"Can't listen on 127.0.0.1 port {port}" in done.stderr
-
-

@@ -6,7 +6,8 @@ import os
 import random
 import socket
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import uuid4
@@ -24,22 +25,59 @@ from persistence.memory.store import Session
 from rooms import closing
 from rooms.administration import Administration, Desk
 from rooms.coordination.memory import Leases, MemoryCoordinator
+from rooms.database_watch import WatchLimits
 from rooms.nodes.following import ReplicaRunner
 from rooms.nodes.links import LinkLimits, Links
 from rooms.nodes.replica import Replica, ReplicaLimits
+from rooms.nodes.witnesses import Witnesses
 from rooms.service import Rooms
 from rooms.ticker import Ticker
 from tests.unit.rooms.conftest import LIMITS, Editor, World, until
 from tmi.domain.errors import Conflict, DatabaseUnavailable, Draining, NotFound, Unavailable
-from tmi.domain.ids import DiagramId, NodeId
+from tmi.domain.ids import DiagramId, Fence, NodeId, Seq
 from tmi.domain.model import Node
-from tmi.domain.ports import StoredDocument
+from tmi.domain.ports import AppendResult, RoomBatch, StoredDocument, UpdateLog
 from tmi.domain.roles import Role
 
 HOST = "127.0.0.1"
 SEEDS = int(os.environ.get("TMI_HANDS_SEEDS", "6"))
 """Of rooms that change hands at random; `make hands-500` tries more."""
+WATCH = WatchLimits(look_s=0.02, suspect_s=0.1, again_s=0.05)
+RENEWED_S = 0.2
 LINK_LIMITS = LinkLimits(dial_timeout_s=0.5, ping_after_s=0.2, ping_timeout_s=0.2)
+
+
+class CutOff(UpdateLog):
+    """The log, as a node sees it that may be cut off from it."""
+
+    def __init__(self, log: UpdateLog) -> None:
+        self.log = log
+        self.is_cut = False
+
+    async def answers(self, timeout_s: float) -> bool:
+        return await self.has_database()
+
+    async def has_database(self) -> bool:
+        return not self.is_cut
+
+    def _way(self) -> UpdateLog:
+        if self.is_cut:
+            raise DatabaseUnavailable
+        return self.log
+
+    async def claim(self, diagram: DiagramId, owner: str) -> Fence:
+        return await self._way().claim(diagram, owner)
+
+    async def load(self, diagram: DiagramId) -> StoredDocument:
+        return await self._way().load(diagram)
+
+    async def append(self, batches: Sequence[RoomBatch]) -> AppendResult:
+        return await self._way().append(batches)
+
+    async def save_snapshot(
+        self, diagram: DiagramId, fence: Fence, seq: Seq, state: bytes, *, is_whole: bool = False
+    ) -> bool:
+        return await self._way().save_snapshot(diagram, fence, seq, state, is_whole=is_whole)
 
 
 class Member:
@@ -52,8 +90,10 @@ class Member:
         links: Links,
         administration: Administration,
         end: Callable[[], None],
+        log: CutOff,
     ) -> None:
         self.node = node
+        self.log = log
         self.administration = administration
         self.rooms = rooms
         self.links = links
@@ -85,9 +125,9 @@ class Cluster:
     @contextlib.asynccontextmanager
     async def node(self, name: str) -> AsyncIterator[Member]:
         key = NodeId(uuid4())
-        log = self.world.log
+        log = CutOff(self.world.log)
         coordinator = MemoryCoordinator(self.leases, log, Node(key, name, ""))
-        rooms = Rooms(log, coordinator, MemoryAccessControl(self.world.store), LIMITS)
+        rooms = Rooms(log, coordinator, MemoryAccessControl(self.world.store), replace(LIMITS, watch=WATCH))
         links = Links(key, rooms, self.tokens, LINK_LIMITS)
         signals = MemorySignals(self.world.store)
         async with contextlib.AsyncExitStack() as stack:
@@ -101,7 +141,21 @@ class Cluster:
             stack.push_async_callback(desk.close)
             administration = Administration(coordinator.peers, links.ask, desk)
             links.answer = desk.answer
-            rooms.use(links, signals, administration)
+            witnesses = Witnesses(coordinator.peers, links.ask)
+            desk.reaches, desk.has_database = links.reaches, log.has_database
+            rooms.use(links, signals, administration, witnesses)
+            await stack.enter_async_context(rooms.watching_database(log.answers, witnesses.with_database))
+
+            async def renew() -> None:
+                """As the coordinator of a deployment does: owners look at their fences now and then."""
+                while True:
+                    await asyncio.sleep(RENEWED_S)
+                    for diagram, runner in list(rooms._open.items()):
+                        if self.world.store.logs[diagram].fence > runner.room.fence:
+                            rooms.fence_risen(diagram, runner.room.fence)
+
+            renewing = asyncio.create_task(renew())
+            stack.callback(renewing.cancel)
 
             def end() -> None:
                 del self.leases.alive[key]
@@ -109,7 +163,7 @@ class Cluster:
                 rooms._draining = True  # it does nothing any more
                 rooms._open.clear()
 
-            yield Member(node, rooms, links, administration, end)
+            yield Member(node, rooms, links, administration, end, log)
 
 
 @pytest.fixture
@@ -243,7 +297,7 @@ async def test_nobody_is_closed_and_nothing_lost_however_rooms_change_hands(
                 with contextlib.suppress(Conflict, NotFound, Unavailable):
                     await nodes[0].administration.move(world.diagram)
             elif what < 0.08:
-                # The owner is taken for dead, and learns of it by its next append.
+                # The owner is taken for dead, and learns of it by its next append or renewal.
                 cluster.leases.holders[world.diagram] = (thief := chance.choice(nodes)).node.id
                 with contextlib.suppress(Unavailable):
                     await thief.rooms.take(world.diagram, thief.node.id)
@@ -257,7 +311,7 @@ async def test_nobody_is_closed_and_nothing_lost_however_rooms_change_hands(
                 made[index] += 1
             await asyncio.sleep(chance.random() * 0.01)
         world.store.unavailable = False
-        for index, editor in enumerate(editors):  # an owner learns by its appends alone that it is none
+        for index, editor in enumerate(editors):
             editor.edit(f"{120 + index}", 0)
             made[index] += 1
         steps = {str(step) for step in range(120 + len(editors))}
@@ -292,6 +346,105 @@ async def test_a_move_tells_why_it_is_refused(cluster: Cluster) -> None:
             world.store.unavailable = False
             await until(lambda: here.acknowledged == 2)
             assert (1, 0, None) == (a.owns, b.owns, here.closed)
+
+
+async def test_rooms_leave_an_owner_that_alone_has_lost_the_database(cluster: Cluster) -> None:
+    world = cluster.world
+    async with cluster.node("a") as a, cluster.node("b") as b, cluster.node("c") as c:
+        here, there = await a.join(world.editor()), await c.join(world.editor())
+        await until(lambda: (here.acknowledged, there.acknowledged) == (1, 1))
+        a.log.is_cut = True
+        here.edit("here", 1)
+        there.edit("there", 2)
+        await until(lambda: (here.acknowledged, there.acknowledged) == (2, 2))
+        assert (0, 0, 1) == (a.owns, b.owns, c.owns)  # c has clients there
+        with pytest.raises(DatabaseUnavailable):
+            await a.rooms.join(world.unopened, here.member, world.editor())
+        assert world.unopened not in cluster.leases.holders
+        a.log.is_cut = False
+        here.edit("after", 3)
+        await until(lambda: cells(here) == cells(there) and len(cells(here)) == 3)
+        await until(lambda: here.acknowledged == 3)
+        assert (None, None) == (here.closed, there.closed)
+        # Once it has the database again it opens rooms as others do.
+        await until(lambda: a.rooms._watch is not None and not a.rooms._watch.is_cut_off)
+        await a.rooms.join(world.unopened, here.member, world.editor())
+
+
+async def test_rooms_stay_while_nobody_has_the_database(cluster: Cluster) -> None:
+    world = cluster.world
+    async with cluster.node("a") as a, cluster.node("b") as b:
+        here, there = await a.join(world.editor()), await b.join(world.editor())
+        await until(lambda: (here.acknowledged, there.acknowledged) == (1, 1))
+        a.log.is_cut = b.log.is_cut = True
+        here.edit("here", 1)
+        await until(lambda: a.rooms.journal.waiting_s > 5 * WATCH.suspect_s)
+        assert (1, 0) == (a.owns, b.owns)
+        a.log.is_cut = b.log.is_cut = False
+        await until(lambda: here.acknowledged == 2 and cells(there) == cells(here))
+
+
+async def test_rooms_stay_with_an_owner_whose_commits_are_slow_while_the_database_answers(
+    cluster: Cluster,
+) -> None:
+    async with cluster.node("a") as a, cluster.node("b") as b:
+        here = await a.join(cluster.world.editor())
+        await until(lambda: here.acknowledged == 1)
+        cluster.world.store.unavailable = True  # appends fail, and everybody is told that it answers
+        here.edit("here", 1)
+        await until(lambda: a.rooms.journal.waiting_s > 5 * WATCH.suspect_s)
+        assert (1, 0) == (a.owns, b.owns)
+        cluster.world.store.unavailable = False
+        await until(lambda: here.acknowledged == 2)
+
+
+def unreachable(cluster: Cluster, node: Member) -> None:
+    """From now on nobody reaches a node, which is alive."""
+    cluster.leases.alive[node.node.id] = replace(node.node, url=f"ws://{HOST}:9")
+    node.links.close()
+
+
+async def test_rooms_leave_an_owner_that_most_nodes_cannot_reach(cluster: Cluster) -> None:
+    world = cluster.world
+    async with cluster.node("a") as a, cluster.node("b") as b, cluster.node("c") as c:
+        here, there = await a.join(world.editor()), await b.join(world.editor())
+        await until(lambda: (here.acknowledged, there.acknowledged) == (1, 1))
+        unreachable(cluster, a)
+        there.edit("there", 1)
+        await until(lambda: there.acknowledged == 2)
+        here.edit("here", 2)
+        await until(lambda: cells(here) == cells(there) and here.acknowledged == 2)
+        assert (0, 1, 0) == (a.owns, b.owns, c.owns)
+        assert (None, None) == (here.closed, there.closed)
+
+
+async def test_of_two_nodes_neither_outvotes_the_other(cluster: Cluster) -> None:
+    world = cluster.world
+    async with cluster.node("a") as a, cluster.node("b") as b:
+        here, there = await a.join(world.editor()), await b.join(world.editor())
+        await until(lambda: (here.acknowledged, there.acknowledged) == (1, 1))
+        unreachable(cluster, a)
+        there.edit("there", 1)
+        await asyncio.sleep(1.5)
+        assert (1, 0, 1) == (a.owns, b.owns, there.acknowledged)
+        cluster.leases.alive[a.node.id] = a.node
+        await until(lambda: there.acknowledged == 2 and cells(here) == cells(there))
+
+
+async def test_an_owner_that_another_node_reaches_keeps_its_rooms(cluster: Cluster) -> None:
+    world = cluster.world
+    async with cluster.node("a") as a, cluster.node("b") as b, cluster.node("c") as c:
+        here, there = await a.join(world.editor()), await b.join(world.editor())
+        third = await c.join(world.editor())
+        await until(lambda: (here.acknowledged, there.acknowledged, third.acknowledged) == (1, 1, 1))
+        b.links._dialled[a.node.id].disconnect()
+        wrong = replace(a.node, url=f"ws://{HOST}:9")
+        witnesses = Witnesses(lambda: [a.node, c.node], b.links.ask)
+        assert not await witnesses.missed_by_most(wrong)
+        unreachable(cluster, a)
+        await until(lambda: a.node.id not in c.links._dialled)
+        await c.links.reaches(wrong)
+        assert await Witnesses(lambda: [a.node, c.node], b.links.ask).missed_by_most(wrong)
 
 
 async def test_a_room_whose_successor_is_silent_stays_with_whoever_is_first(cluster: Cluster) -> None:

@@ -67,6 +67,16 @@ async def test_tokens_that_do_not_open_a_diagram(service: LiveService) -> None:
         assert (name, status) == (name, (await ask(service, path)).status)
 
 
+async def test_a_path_with_the_apis_version_opens_the_same_socket(service: LiveService) -> None:
+    path = await good_path(service)
+    assert [101, 101, 426] == [
+        (await ask(service, f"/v1{path}")).status,
+        (await ask(service, path)).status,
+        (await ask(service, f"/v1{path}", {"Sec-WebSocket-Version": "8"})).status,
+    ]
+    assert 401 == (await ask(service, "/v1" + path.partition("?")[0])).status
+
+
 async def test_a_sign_in_that_ended_opens_nothing(service: LiveService) -> None:
     path = await good_path(service)
     service.store.sign_ins[(await service.someone("alice")).sign_in].ended = True

@@ -10,18 +10,29 @@ from uuid import UUID, uuid4
 
 import pytest
 
+from tests.contracts.test_accounts import entry
 from tests.rest import ADMINISTRATOR, NODE, RestClient, group_grant, over_memory, user_grant
-from tmi.domain.ids import DiagramId
+from tests.security.test_role_matrix_entities import OPERATIONS
+from tmi.domain.ids import DiagramId, UserId
+from tmi.domain.sign_ins import NewCredential
 
 PUBLIC = frozenset(
     {
         "GET /oauth2/authorize",
+        "GET /oauth2/callback",
+        "GET /oauth2/providers",
         "POST /oauth2/token",
         "POST /oauth2/refresh",
         "GET /session",
         "GET /session/callback",
         "GET /session/sign-in",
         "POST /session/sign-out",
+        "POST /oauth2/revoke",
+        "POST /oauth2/introspect",
+        "GET /.well-known/openid-configuration",
+        "GET /.well-known/oauth-authorization-server",
+        "GET /.well-known/oauth-protected-resource",
+        "GET /.well-known/jwks.json",
         "GET /livez",
         "GET /readyz",
         "GET /openapi.json",
@@ -30,7 +41,9 @@ PUBLIC = frozenset(
         "GET /docs/<name>",
     }
 )
-"""Operations that ask nobody to sign in, and those of the session cookie."""
+"""Operations that ask nobody to sign in, and those of the session cookie. To revoke and to introspect, who
+asks is asked by the operation.
+"""
 
 NOBODY, READER, WRITER, OWNER = "nobody", "reader", "writer", "owner"
 ROLES = (NOBODY, READER, WRITER, OWNER)
@@ -52,8 +65,12 @@ class Row:
     query: str = ""
     refused: int = 403
     """What the contract answers to whom may not."""
+    entry: str = "entry_id"
+    """The id that the path's `entry_id` stands for."""
     exactly: bool = False
     """For this caller alone: a member of the group."""
+    of_robot: bool = False
+    """Of an automation account and its client credential."""
 
     @property
     def id(self) -> str:
@@ -77,7 +94,11 @@ MODEL = "/threat_models/<threat_model_id>"
 ROOM = "/admin/rooms/<diagram_id>"
 DIAGRAM = f"{MODEL}/diagrams/<diagram_id>"
 COLLABORATE = f"{DIAGRAM}/collaborate"
+CREDENTIAL = "/me/client_credentials/<credential_id>"
 PATCH = "application/json-patch+json"
+UNKNOWN_CHILDREN = (("threats", "threat"), ("assets", "asset"), ("documents", "document"), ("notes", "note"),
+                    ("repositories", "repository"))  # fmt: skip
+"""Kinds of which the house has none."""
 
 
 def patch_row(least: str, operation: dict[str, Any], about: str, status: int = 200) -> Row:
@@ -86,6 +107,7 @@ def patch_row(least: str, operation: dict[str, Any], about: str, status: int = 2
 
 ROWS = (
     Row("GET /oauth2/userinfo", NOBODY, 200),
+    Row("GET /oauth2/providers/<idp>/groups", NOBODY, 200),
     Row("GET /me", NOBODY, 200),
     Row("DELETE /me", NOBODY, 200),
     Row("GET /me/groups", NOBODY, 200),
@@ -95,6 +117,25 @@ ROWS = (
     Row("DELETE /me/sign_ins", NOBODY, 204),
     Row("DELETE /me/sign_ins/<sign_in_id>", READER, 204, refused=404, exactly=True),
     Row("DELETE /admin/users/<user_id>/sign_ins", ADMINISTRATOR, 204),
+    Row("GET /me/client_credentials", NOBODY, 200),
+    Row("POST /me/client_credentials", ADMINISTRATOR, 201, {"name": "ci"}),
+    Row(f"PATCH {CREDENTIAL}", READER, 200, {"is_active": False}, refused=404, exactly=True),
+    Row(f"DELETE {CREDENTIAL}", READER, 204, refused=404, exactly=True),
+    Row("GET /admin/users/<user_id>/client_credentials", ADMINISTRATOR, 200),
+    Row(
+        "POST /admin/users/<user_id>/client_credentials",
+        ADMINISTRATOR,
+        201,
+        {"name": "ci"},
+        of_robot=True,
+    ),
+    Row(
+        "DELETE /admin/users/<user_id>/client_credentials/<credential_id>",
+        ADMINISTRATOR,
+        204,
+        of_robot=True,
+    ),
+    Row("POST /admin/users/automation", ADMINISTRATOR, 201, {"name": "robot"}),
     Row("POST /me/transfer", NOBODY, 200, {"target_user_id": "<zed_id>"}),
     Row("GET /admin/users", ADMINISTRATOR, 200),
     Row("GET /admin/users/<user_id>", ADMINISTRATOR, 200),
@@ -111,6 +152,8 @@ ROWS = (
     Row("DELETE /admin/groups/<group_id>/members/<member_uuid>", ADMINISTRATOR, 204),
     Row("GET /admin/audit/system", ADMINISTRATOR, 200),
     Row("GET /admin/audit/system/<entry_id>", ADMINISTRATOR, 200),
+    Row("GET /admin/audit/threat_models", ADMINISTRATOR, 200),
+    Row("GET /admin/audit/threat_models/<entry_id>", ADMINISTRATOR, 200, entry="event_id"),
     Row("GET /threat_models", NOBODY, 200),
     Row("POST /threat_models", NOBODY, 201, {"name": "Mine"}),
     Row(f"GET {MODEL}", READER, 200),
@@ -132,7 +175,14 @@ ROWS = (
     Row(f"GET {MODEL}/diagrams", READER, 200),
     Row(f"POST {MODEL}/diagrams", WRITER, 201, {"name": "Flow", "type": "DFD-1.0.0"}),
     Row(f"GET {DIAGRAM}", READER, 200),
+    Row(f"GET {DIAGRAM}/model", READER, 200),
+    Row(f"PUT {DIAGRAM}", WRITER, 200, {"name": "Flow", "type": "DFD-1.0.0", "cells": []}),
+    Row(f"PATCH {DIAGRAM}", WRITER, 200, [{"op": "test", "path": "/cells", "value": []}], PATCH),
     Row(f"DELETE {DIAGRAM}", WRITER, 204),
+    Row(f"GET {MODEL}/audit_trail", READER, 200),
+    Row(f"GET {MODEL}/audit_trail/<entry_id>", READER, 200, entry="event_id"),
+    Row(f"GET {DIAGRAM}/audit_trail", READER, 200),
+    *(Row(f"GET {MODEL}/{kind}/<{one}_id>/audit_trail", READER, 404) for kind, one in UNKNOWN_CHILDREN),
     Row("GET /admin/nodes", ADMINISTRATOR, 200),
     Row("POST /admin/nodes/<node_id>/drain", ADMINISTRATOR, 202),
     Row("GET /admin/rooms", ADMINISTRATOR, 200),
@@ -148,6 +198,9 @@ ROWS = (
 )
 
 
+AUDIT_ENTRY = entry()
+
+
 @dataclass(frozen=True, slots=True)
 class House:
     """A threat model with one member of each role and one diagram."""
@@ -158,9 +211,11 @@ class House:
 
     async def call(self, row: Row, token: str | None, ids: Mapping[str, str] | None = None) -> int:
         fill = self._filler(ids or self.ids)
-        method, path = row.operation.split(" ")
+        method, path = row.operation.replace("<entry_id>", f"<{row.entry}>").split(" ")
+        if row.of_robot:
+            path = path.replace("<user_id>", "<robot_id>").replace("<credential_id>", "<robots_id>")
         body = (
-            {name: fill(value) for name, value in row.body.items()}
+            {name: fill(value) if isinstance(value, str) else value for name, value in row.body.items()}
             if isinstance(row.body, dict)
             else row.body
         )
@@ -176,8 +231,10 @@ class House:
         return answer.status
 
     @staticmethod
-    def _filler(ids: Mapping[str, str]) -> Callable[[str], str]:
-        def fill(text: str) -> str:
+    def _filler(ids: Mapping[str, str]) -> Callable[[Any], Any]:
+        def fill(text: Any) -> Any:
+            if not isinstance(text, str):
+                return text
             for name, value in ids.items():
                 text = text.replace(f"<{name}>", value)
             return text
@@ -206,8 +263,21 @@ async def house() -> AsyncIterator[House]:
         users = {name: await rest.user_id(name) for name in (READER, "dave", "zed")}
         member = {"user_internal_uuid": users[READER]}
         await rest.call("POST", f"/admin/groups/{group}/members", admin, json_body=member)
-        entry = (await rest.call("GET", "/admin/audit/system", admin)).json["entries"][0]["id"]
+        noted = (await rest.call("GET", "/admin/audit/system", admin)).json["entries"][0]["id"]
         another = rest.services.tokens.verify_access(await rest.sign_in(READER)).sign_in
+        robot = (
+            await rest.call("POST", "/admin/users/automation", admin, json_body={"name": "robot"})
+        ).json["internal_uuid"]
+        path = f"/admin/users/{robot}/client_credentials"
+        robots = (await rest.call("POST", path, admin, json_body={"name": "ci"})).json["id"]
+        credential = await rest.services.client_credentials.create(
+            UserId(UUID(users[READER])),
+            NewCredential("tmi_cc_reader", "secret", "ci", None, None),
+            None,
+            AUDIT_ENTRY,
+        )
+        path = f"/threat_models/{model['id']}/audit_trail"
+        event = (await rest.call("GET", path, tokens[OWNER])).json["audit_entries"][0]["id"]
         ids = {
             "threat_model_id": model["id"],
             "diagram_id": diagram["id"],
@@ -216,9 +286,15 @@ async def house() -> AsyncIterator[House]:
             "member_uuid": users[READER],
             "user_id": users["dave"],
             "zed_id": users["zed"],
-            "entry_id": entry,
+            "entry_id": noted,
             "node_id": str(NODE.id),
             "sign_in_id": str(another),
+            "robot_id": robot,
+            "robots_id": robots,
+            "credential_id": str(credential.id),
+            "idp": "tmi",
+            "event_id": event,
+            **{f"{one}_id": str(uuid4()) for _, one in UNKNOWN_CHILDREN},
         }
         yield House(rest, tokens, ids)
 
@@ -239,7 +315,7 @@ async def test_without_a_sign_in_nothing_of_the_table_is_allowed(house: House, r
 
 @pytest.mark.parametrize("row", [row for row in ROWS if "<" in row.operation], ids=lambda row: row.id)
 async def test_what_is_missing_is_404_and_no_uuid_is_400_for_who_may(house: House, row: Row) -> None:
-    missing = {name: str(uuid4()) for name in house.ids}
+    missing = {name: str(uuid4()) for name in house.ids} | {"idp": "elsewhere"}
     token = house.tokens[row.allowed]
     assert 404 == await house.call(row, token, missing)
     assert 400 == await house.call(row, token, dict.fromkeys(house.ids, "1"))
@@ -281,4 +357,4 @@ async def test_every_operation_has_a_row() -> None:
             for rule in rest.app.url_map.iter_rules()
             for method in (rule.methods or set()) - {"HEAD"}
         }
-    assert operations == PUBLIC | {row.operation for row in ROWS}
+    assert operations == PUBLIC | {row.operation for row in ROWS} | OPERATIONS

@@ -24,7 +24,7 @@ from cryptography.hazmat.primitives.serialization import (
 
 from api.tokens import MAX_TOKEN_LENGTH, AccessClaims, CollabClaims, Tokens, new_signing_key
 from tmi.domain.errors import StartupError, Unauthenticated
-from tmi.domain.ids import DiagramId, SignInId, UserId
+from tmi.domain.ids import DiagramId, NodeId, SignInId, UserId
 from tmi.domain.model import SigningKey, User
 
 ISSUER = "https://tmi.example.org"
@@ -43,20 +43,38 @@ ALICE = User(
 SIGN_IN = SignInId(uuid4())
 DIAGRAM = DiagramId(uuid4())
 
+NODE = NodeId(uuid4())
+KINDS: dict[str, tuple[str, dict[str, str]]] = {
+    "access": ("at+jwt", {"aud": "tmi", "sid": str(SIGN_IN)}),
+    "collab": ("collab+jwt", {"aud": "tmi-collab", "sid": str(SIGN_IN), "did": str(DIAGRAM)}),
+    "node": ("node+jwt", {"aud": f"tmi-node:{NODE}", "nonce": "n"}),
+}
+"""Each kind of token: its type, and its own claims."""
 HEADER = {"alg": "EdDSA", "kid": KEY.kid, "typ": "at+jwt"}
+OWN: dict[str, str] = {}
+"""The claims of the kind that is being made."""
+
+
+def make(kind: str) -> None:
+    """Let what is made from now on be tokens of this kind."""
+    HEADER["typ"] = KINDS[kind][0]
+    OWN.clear()
+    OWN.update(KINDS[kind][1])
+
+
+make("access")
 
 
 def claims(**changes: Any) -> dict[str, Any]:
-    """What a good access token says, changed; a change to None takes a claim out."""
+    """What a good token of the kind says, changed; a change to None takes a claim out."""
     now = int(time.time())
     good = {
         "iss": ISSUER,
-        "aud": "tmi",
         "sub": str(ALICE.id),
-        "sid": str(SIGN_IN),
         "iat": now,
         "exp": now + 900,
         "jti": "1",
+        **OWN,
     }
     return {name: value for name, value in {**good, **changes}.items() if value is not None}
 
@@ -94,7 +112,7 @@ def of_another_kind(algorithm: str) -> str:
     private: Any = rsa.generate_private_key(65537, 2048) if algorithm[0] in "RP" else None
     private = private or ec.generate_private_key(ec.SECP256R1())
     pem = private.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
-    return jwt.encode(claims(), pem, algorithm, headers={"kid": KEY.kid, "typ": "at+jwt"})
+    return jwt.encode(claims(), pem, algorithm, headers={"kid": KEY.kid, "typ": HEADER["typ"]})
 
 
 def algorithms() -> Iterator[tuple[str, str]]:
@@ -125,7 +143,7 @@ def keys_inside() -> Iterator[tuple[str, str]]:
     yield "jwk in the header", signed({**HEADER, "jwk": jwk_of(THEIR_PUBLIC_RAW)}, key=THEIR_PRIVATE)
     yield (
         "jwk alone",
-        signed({"alg": "EdDSA", "typ": "at+jwt", "jwk": jwk_of(THEIR_PUBLIC_RAW)}, key=THEIR_PRIVATE),
+        signed({"alg": "EdDSA", "typ": HEADER["typ"], "jwk": jwk_of(THEIR_PUBLIC_RAW)}, key=THEIR_PRIVATE),
     )
     for member in ("jku", "x5u"):
         for address in ("http://127.0.0.1:9/keys", "file:///etc/passwd"):
@@ -150,18 +168,21 @@ def key_ids() -> Iterator[tuple[str, str]]:
 
 def purposes() -> Iterator[tuple[str, str]]:
     """Type, audience, issuer."""
-    for typ in ("JWT", "jwt", "collab+jwt", "id+jwt", "application/at+jwt", "AT+JWT", "", None, ["at+jwt"]):
+    own = HEADER["typ"]
+    others = [typ for typ, _ in KINDS.values() if typ != own]
+    for typ in ("JWT", "jwt", "id+jwt", f"application/{own}", own.upper(), "", None, [own], *others):
         yield f"typ {typ!r}", signed({**HEADER, "typ": typ})
     yield "no typ", signed(drop="typ")
     for audience in (
-        "tmi-collab",
+        *(own["aud"] for _, own in KINDS.values() if own["aud"] != OWN["aud"]),
+        f"tmi-node:{ALICE.id}",
         "other",
         "",
-        ["tmi"],
-        ["tmi", "other"],
-        ["tmi-collab", "tmi"],
+        [OWN["aud"]],
+        [OWN["aud"], "other"],
+        [own["aud"] for _, own in KINDS.values()],
         1,
-        {"tmi": 1},
+        {OWN["aud"]: 1},
     ):
         yield f"aud {audience!r}", signed(payload=claims(aud=audience))
     for issuer in ("https://evil.example", ISSUER + "/", ISSUER.upper(), "", [ISSUER], 1):
@@ -174,14 +195,18 @@ def purposes() -> Iterator[tuple[str, str]]:
 
 def claims_at_fault() -> Iterator[tuple[str, str]]:
     """Claims that are missing, or no claims."""
-    for claim in ("iss", "aud", "sub", "sid", "iat", "exp", "jti"):
+    named = "nonce" if "nonce" in OWN else "sid"
+    for claim in ("iss", "aud", "sub", named, "iat", "exp", "jti"):
         yield f"no {claim}", signed(payload=claims(**{claim: None}))
     for payload in (b"", b"[]", b"null", b'"text"', b"{", b"\xff\xfe", b"1", b"[" * 2000):
         yield f"payload {payload[:10]!r}", signed(payload=payload)
     subjects: list[Any] = ["", "alice", "0", "' OR 1=1", str(ALICE.id) + "0", 7, ["x"], {}]
     for subject in subjects:
         yield f"sub {subject!r}", signed(payload=claims(sub=subject))
-        yield f"sid {subject!r}", signed(payload=claims(sid=subject))
+        if "sid" in OWN:
+            yield f"sid {subject!r}", signed(payload=claims(sid=subject))
+        if "did" in OWN:
+            yield f"did {subject!r}", signed(payload=claims(did=subject))
 
 
 def times() -> Iterator[tuple[str, str]]:
@@ -257,21 +282,51 @@ def hostile() -> Iterator[tuple[str, str]]:
         yield from part()
 
 
-CORPUS = list(hostile())
+def corpus_of(kind: str) -> tuple[str, list[tuple[str, str]]]:
+    """A good token of a kind, and the hostile ones."""
+    make(kind)
+    made = signed(), list(hostile())
+    make("access")
+    return made
 
 
-@pytest.mark.parametrize("token", [t for _, t in CORPUS], ids=[name for name, _ in CORPUS])
-def test_a_hostile_token_is_refused(token: str) -> None:
-    with pytest.raises(Unauthenticated):
-        TOKENS.verify_access(token)
-    with pytest.raises(Unauthenticated):
-        TOKENS.verify_collab(token)
+CORPORA = {kind: corpus_of(kind) for kind in KINDS}
 
 
-def test_the_corpus_is_hostile_for_the_reason_it_names() -> None:
-    """The same builder, with nothing wrong, makes a token that is accepted."""
-    assert len(CORPUS) >= 60
-    assert AccessClaims(ALICE.id, SIGN_IN) == TOKENS.verify_access(signed())
+def verified(token: str) -> list[object]:
+    """What any of the verifiers takes a token for. Raises whatever is not a refusal."""
+    found: list[object] = []
+    for verify in (TOKENS.verify_access, TOKENS.verify_collab, lambda token: TOKENS.verify(token, NODE)):
+        try:
+            found.append(verify(token))
+        except Unauthenticated:
+            continue
+    return found
+
+
+@pytest.mark.parametrize(
+    ("kind", "what", "token"),
+    [(kind, what, token) for kind, (_, corpus) in CORPORA.items() for what, token in corpus],
+    ids=lambda given: given if len(given) < 60 else "",
+)
+def test_a_hostile_token_is_refused_by_every_verifier(kind: str, what: str, token: str) -> None:
+    assert [] == verified(token), (kind, what)
+
+
+def test_the_corpora_are_hostile_for_the_reason_they_name() -> None:
+    """The same builder, with nothing wrong, makes tokens that are accepted, each by one verifier."""
+    assert [
+        [AccessClaims(ALICE.id, SIGN_IN)],
+        [CollabClaims(ALICE.id, SIGN_IN, DIAGRAM)],
+        [(NodeId(ALICE.id), "n")],
+    ] == [verified(good) for good, _ in CORPORA.values()]
+
+
+def test_the_corpora_are_large_and_no_token_is_in_them_twice() -> None:
+    distinct = {token for _, corpus in CORPORA.values() for _, token in corpus}
+    print(f"{len(distinct)} distinct hostile tokens: {({k: len(c) for k, (_, c) in CORPORA.items()})}")
+    assert 60 <= min(len({token for _, token in corpus}) for _, corpus in CORPORA.values())
+    assert 180 <= len(distinct)
 
 
 def test_a_fresh_access_token_names_its_user_and_session() -> None:

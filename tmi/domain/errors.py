@@ -43,6 +43,10 @@ class Expired(Unauthenticated):
     """The token has expired."""
 
 
+class UnknownKey(Unauthenticated):
+    """The token was signed with a key that this node does not know."""
+
+
 class Forbidden(TmiError):
     """Your role does not allow this."""
 
@@ -53,6 +57,10 @@ class NotFound(TmiError):
 
 class Conflict(TmiError):
     """The request contradicts the present state."""
+
+
+class VersionMismatch(Conflict):
+    """The resource changed since you read it; read it again."""
 
 
 class LastOwner(Conflict):
@@ -69,6 +77,10 @@ class Unavailable(TmiError):
 
 class DatabaseUnavailable(Unavailable):
     """The database does not answer; try again shortly."""
+
+
+class OutcomeUnknown(Unavailable):
+    """It may have been done, or may yet be: read again before you repeat it."""
 
 
 class Draining(Unavailable):

@@ -9,6 +9,9 @@ DiagramId = NewType("DiagramId", UUID)
 ThreatModelId = NewType("ThreatModelId", UUID)
 UserId = NewType("UserId", UUID)
 
+ChildId = NewType("ChildId", UUID)
+"""A threat, asset, document, note or repository; where all kinds are meant, a diagram, too."""
+
 SignInId = NewType("SignInId", UUID)
 """One sign-in of one user (`sid` in tokens); ends by logout, revocation or expiry."""
 
@@ -20,6 +23,7 @@ CollaborationId = NewType("CollaborationId", UUID)
 
 GroupId = NewType("GroupId", UUID)
 AuditId = NewType("AuditId", UUID)
+EventId = NewType("EventId", UUID)
 
 Seq = NewType("Seq", int)
 """Counts, per diagram and without gaps from 1, the accepted updates that changed the document."""

@@ -1,10 +1,11 @@
 """The entities that REST shows: users, threat models and diagrams."""
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from datetime import datetime
 from uuid import UUID
 
+from tmi.domain.diagrams import DiagramFields, DiagramImage
 from tmi.domain.ids import (
     AuditId,
     CollaborationId,
@@ -16,7 +17,7 @@ from tmi.domain.ids import (
     ThreatModelId,
     UserId,
 )
-from tmi.domain.roles import Grant, fold
+from tmi.domain.roles import Grant, Principal, fold
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,14 +30,22 @@ class User:
     email: str
     name: str
     created_at: datetime
+    email_verified: bool = False
+    """The provider vouches that the address is theirs. Any other address means nobody."""
+
+    def is_called(self, name: str) -> bool:
+        """Whether `name`, an id or an e-mail address at this user's provider, means this user.
+
+        The rule of authorization lists: an id as it is, an e-mail but for the case of ASCII letters, and only
+        if the provider vouches for it.
+        """
+        by_email = self.email_verified and fold(name) == fold(self.email)
+        return name == self.provider_id or by_email
 
     def is_one_of(self, names: Iterable[str]) -> bool:
-        """Whether one of `names`, each `provider:id` or `provider:e-mail`, means this user.
-
-        By the rules of authorization lists: an id as it is, an e-mail but for the case of ASCII letters.
-        """
-        email = fold(f"{self.provider}:{self.email}")
-        return any(name == f"{self.provider}:{self.provider_id}" or fold(name) == email for name in names)
+        """Whether one of `names`, each `provider:id` or `provider:e-mail`, means this user."""
+        split = (name.partition(":") for name in names)
+        return any(provider == self.provider and self.is_called(name) for provider, _, name in split)
 
 
 EVERYONE_GROUP = GroupId(UUID(int=0))
@@ -49,7 +58,6 @@ class Account:
     """A user as administrators see it."""
 
     user: User
-    email_verified: bool
     modified_at: datetime
     last_login: datetime | None
     groups: tuple[str, ...]
@@ -128,6 +136,13 @@ class ThreatModel:
     created_at: datetime
     modified_at: datetime
     version: int
+    status: str = "not_started"
+    status_updated: datetime | None = None
+    """When its status last changed; None: it never did."""
+    security_reviewer: Principal | None = None
+    """Always one of its owners."""
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    deleted_at: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,7 +150,13 @@ class ThreatModelSummary:
     """A row of the list of threat models."""
 
     model: ThreatModel
-    diagram_count: int
+    counts: Mapping[str, int] = field(default_factory=dict)
+    """How many children it has, by the names of their kinds."""
+
+    @property
+    def diagram_count(self) -> int:
+        """How many diagrams it has."""
+        return self.counts.get("diagram", 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,6 +169,7 @@ class NewThreatModel:
     issue_uri: str | None
     is_confidential: bool
     grants: tuple[Grant, ...]
+    metadata: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,6 +185,23 @@ class Diagram:
     created_at: datetime
     modified_at: datetime
     version: int
+    image: DiagramImage | None = None
+    include_in_report: bool = True
+    timmy_enabled: bool = True
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    deleted_at: datetime | None = None
+
+    @property
+    def fields(self) -> DiagramFields:
+        """What a REST write may change."""
+        return DiagramFields(
+            self.name,
+            self.description,
+            self.image,
+            self.include_in_report,
+            self.timmy_enabled,
+            self.metadata,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,8 +246,10 @@ class SigningKey:
 
     kid: str
     algorithm: str
-    private_pem: bytes
+    private_pem: bytes = field(repr=False)
     created_at: datetime
+    signs_from: datetime | None = None
+    """When it begins to sign; None: since it was made. The key before it signs until then."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -230,6 +271,6 @@ class Node:
     name: str
     """For people: the machine, or what the operator calls it."""
     url: str
-    """Where its peers reach it: `unix:/path` or `ws://host:port`."""
+    """Where its peers reach it: `ws://host:port`, `unix:/path`, or both (`rooms/nodes/addresses.py`)."""
     is_draining: bool = False
     """It is about to stop, and gets no further rooms."""

@@ -43,6 +43,8 @@ class Action(Enum):
     """Change a threat model's fields and create diagrams."""
     DELETE_DIAGRAM = "delete_diagram"
     DELETE_MODEL = "delete_model"
+    RESTORE = "restore"
+    """See what is deleted, and restore it. Administrators may, too."""
     END_COLLABORATION = "end_collaboration"
     """End a collaboration session that somebody else hosts."""
     SHARE = "share"
@@ -56,6 +58,7 @@ NEEDS: dict[Action, Role] = {
     Action.WRITE: Role.WRITER,
     Action.DELETE_DIAGRAM: Role.WRITER,
     Action.DELETE_MODEL: Role.OWNER,
+    Action.RESTORE: Role.OWNER,
     Action.END_COLLABORATION: Role.OWNER,
     Action.SHARE: Role.OWNER,
 }

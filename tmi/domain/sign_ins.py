@@ -7,6 +7,10 @@ from enum import Enum
 from tmi.domain.ids import CredentialId, SignInId, UserId
 from tmi.domain.model import SignIn, User
 
+AUTOMATION_PROVIDER = "automation"
+"""The provider of accounts of programs. Nobody signs in by it, and no setting may give a provider its name.
+"""
+
 
 class Refusal(Enum):
     """Why a code, a refresh token or a client secret is worth nothing. Clients are not told; the audit is."""
@@ -62,6 +66,19 @@ class RefreshToken:
     sign_in: SignIn
     expires_at: datetime
     is_used: bool
+
+
+@dataclass(frozen=True, slots=True)
+class KeyTerm:
+    """When a signing key signs and verifies."""
+
+    kid: str
+    algorithm: str
+    created_at: datetime
+    signs_from: datetime
+    signs_until: datetime | None
+    """When the next one begins; None: there is none yet."""
+    verifies_until: datetime | None
 
 
 @dataclass(frozen=True, slots=True)

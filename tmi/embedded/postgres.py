@@ -107,6 +107,11 @@ class Places:
     def sockets(self) -> Path:
         return folder_for(self.data_dir / "run", SOCKET_NAME)
 
+    @property
+    def url(self) -> str:
+        """Of its database, for the account of this service."""
+        return f"postgresql://{ROLE}@/{ROLE}?host={quote(str(self.sockets), safe='/')}"
+
     def complaint_since(self, written: int) -> str:
         """The first line of the log, after so many bytes, that tells of a failure; else the last."""
         with self.log.open("rb") as said:
@@ -134,7 +139,7 @@ async def embedded_postgres(data_dir: Path, clients: int | None = None) -> Async
     await server.start()
     try:
         async with supervised("PostgreSQL", server, places.log):
-            yield f"postgresql://{ROLE}@/{ROLE}?host={quote(str(places.sockets), safe='/')}"
+            yield places.url
     finally:
         await server.stop()
 

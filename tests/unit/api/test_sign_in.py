@@ -233,7 +233,6 @@ async def test_another_redirect_uri_than_the_authorizations_is_refused(
         ("invalid_request", {"grant_type": "refresh_token", "refresh_token": 7}),
         ("invalid_grant", {"grant_type": "refresh_token", "refresh_token": "unknown"}),
         ("unsupported_grant_type", {"grant_type": "password", "client_id": "x"}),
-        ("unsupported_grant_type", {"grant_type": "client_credentials"}),
         ("invalid_request", {"grant_type": "refresh_token", "username": "alice"}),
     ],
     ids=str,

@@ -122,7 +122,9 @@ async def test_a_principal_named_twice_is_refused(rest: RestClient, alice: str, 
         {"name": "Shop", "issue_uri": "https://a.example/\u0000"},
         {"name": "Shop", "is_confidential": "yes"},
         {"name": "Shop", "is_confidential": 1},
-        {"name": "Shop", "metadata": [{"key": "a", "value": "b"}]},
+        {"name": "Shop", "metadata": [{"key": "a", "value": ""}]},
+        {"name": "Shop", "metadata": [{"key": "a b", "value": "b"}]},
+        {"name": "Shop", "metadata": [{"key": "a", "value": "b"}, {"key": "a", "value": "c"}]},
         {"name": "Shop", "authorization": None},
         {"name": "Shop", "authorization": {}},
         {"name": "Shop", "authorization": [{}]},
@@ -173,7 +175,7 @@ async def test_lists_are_paged_newest_first_and_hold_what_the_caller_may_see(
 @pytest.mark.parametrize(
     "query",
     ["limit=0", "limit=101", "limit=-1", "limit=x", "limit=", "limit=1.5", "offset=-1", "offset=1000000001",
-     "offset=9" + "9" * 5000, "limit=1&limit=2", "owner=bob", "limit=%00"],
+     "offset=9" + "9" * 5000, "limit=1&limit=2", "owned=bob", "limit=%00"],
     ids=lambda query: query[:20],
 )  # fmt: skip
 async def test_a_page_outside_the_contract_is_400(rest: RestClient, alice: str, query: str) -> None:

@@ -2,6 +2,8 @@
 
 import math
 import os
+import subprocess
+import sys
 from collections.abc import Mapping
 from dataclasses import replace
 from io import StringIO
@@ -170,6 +172,14 @@ def test_the_usage_of_this_process_grows_and_has_memory() -> None:
     after = usage(os.getpid())
     assert after.server_s > before.server_s
     assert after.server_rss > 0
+
+
+def test_a_worker_that_has_ended_counts_with_the_server_and_not_with_the_database() -> None:
+    before = usage(os.getpid())
+    subprocess.run([sys.executable, "-S", "-c", "sum(n * n for n in range(6_000_000))"], check=True)
+    after = usage(os.getpid())
+    assert after.server_s - before.server_s > 0.1
+    assert before.database_s == after.database_s
 
 
 def test_the_first_frames_are_those_of_stock_clients() -> None:

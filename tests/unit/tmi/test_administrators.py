@@ -9,8 +9,8 @@ from tmi.domain.ids import UserId
 from tmi.domain.model import User
 
 
-def user(provider: str, provider_id: str, email: str) -> User:
-    return User(UserId(uuid4()), provider, provider_id, email, "Mike", datetime.now(UTC))
+def user(provider: str, provider_id: str, email: str, *, email_verified: bool = True) -> User:
+    return User(UserId(uuid4()), provider, provider_id, email, "Mike", datetime.now(UTC), email_verified)
 
 
 @pytest.mark.parametrize("name", ["idp:4711", "idp:mike@example.org", "idp:MIKE@Example.org"])
@@ -27,3 +27,10 @@ def test_another_provider_a_part_or_a_lookalike_does_not(name: str) -> None:
 
 def test_an_id_is_compared_with_its_case() -> None:
     assert not user("idp", "aBc", "mike@example.org").is_one_of(["idp:abc"])
+
+
+def test_an_address_that_nobody_vouches_for_means_nobody() -> None:
+    mallory = user("idp", "666", "mike@example.org", email_verified=False)
+
+    assert not mallory.is_one_of(["idp:mike@example.org"])
+    assert mallory.is_one_of(["idp:666"])

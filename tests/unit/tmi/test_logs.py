@@ -16,6 +16,9 @@ JWT = "eyJhbGciOiJFZERTQSJ9.eyJzdWIiOiJhbGljZSJ9.c2lnbmF0dXJl"
         (f"what is {JWT} ?", "what is [token] ?"),
         ("/callback?code=abc&state=1", "/callback?[secret]&state=1"),
         ("closed with code=1012 after 3 s", "closed with code=1012 after 3 s"),
+        ("Authorization: Basic YTpi", "Authorization: [secret]"),
+        ("client_id=a&client_secret=b", "client_id=a&[secret]"),
+        ("the secret tmi_cs_a-b_c was refused", "the secret [secret] was refused"),
         ("nothing to hide", "nothing to hide"),
     ],
 )

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
+from tmi.domain.hosts import split_hosts
 from tmi.settings import BadSetting, Settings, as_environment, read_settings
 
 URL = "postgresql://tmi:hidden@db/tmi"
@@ -193,3 +194,70 @@ def test_another_process_reads_the_same_settings_from_its_environment(
         monkeypatch.setenv(name, value)
     again = read_settings({}, told)
     assert settings.model_dump() | {"node_name": "n/worker-1"} == again.model_dump()
+
+
+SEVERAL = {"TMI_WORKERS": "4", "TMI_REDIS_URL": "redis://redis/0"}
+
+
+@pytest.mark.parametrize(
+    ("environment", "what_to_do"),
+    [
+        ({"TMI_WORKERS": "2", "TMI_NODE_URL": "ws://10.0.0.5:0"}, "set that as well, or leave it out"),
+        ({"TMI_WORKERS": "2", "TMI_NODE_LISTEN": "10.0.0.5:0"}, "set that as well, or leave it out"),
+        ({**SEVERAL, "TMI_NODE_LISTEN": "unix:/run/tmi.sock"}, "give TMI_NODE_LISTEN a host and a port"),
+        ({**SEVERAL, "TMI_NODE_LISTEN": "10.0.0.5:7946"}, "like 10.0.0.5:7946-7949, or port 0"),
+        ({**SEVERAL, "TMI_NODE_LISTEN": "10.0.0.5:7946-7948"}, "like 10.0.0.5:7946-7949, or port 0"),
+        ({**SEVERAL, "TMI_NODE_URL": "ws://10.0.0.5:7946"}, "give TMI_NODE_URL port 0"),
+        ({**SEVERAL, "TMI_NODE_URL": "ws://10.0.0.5"}, "give TMI_NODE_URL port 0"),
+        ({"TMI_NODE_LISTEN": "unix:/run/tmi.sock", "TMI_NODE_URL": "ws://10.0.0.5:7946"}, "set one"),
+        ({"TMI_NODE_LISTEN": "10.0.0.5:7949-7946"}, "give a host and a port"),
+        ({"TMI_NODE_LISTEN": "10.0.0.5:7946-70000"}, "give a host and a port"),
+        ({"TMI_NODE_LISTEN": "10.0.0.5:7946-"}, "give a host and a port"),
+    ],
+)
+def test_places_for_nodes_that_contradict_each_other_are_refused_with_what_to_do(
+    monkeypatch: pytest.MonkeyPatch, environment: dict[str, str], what_to_do: str
+) -> None:
+    with pytest.raises(BadSetting, match=what_to_do):
+        read(monkeypatch, **environment)
+
+
+@pytest.mark.parametrize(
+    "environment",
+    [
+        {**SEVERAL},
+        {**SEVERAL, "TMI_NODE_LISTEN": "10.0.0.5:0"},
+        {**SEVERAL, "TMI_NODE_LISTEN": "[fd00::5]:7946-7949"},
+        {**SEVERAL, "TMI_NODE_LISTEN": "0.0.0.0:7946-7949", "TMI_NODE_URL": "ws://10.0.0.5:0"},
+        {"TMI_WORKERS": "2"},
+        {"TMI_NODE_LISTEN": "10.0.0.5:7946-7949", "TMI_REDIS_URL": "redis://redis/0"},
+    ],
+)
+def test_places_for_nodes_that_fit_are_taken(
+    monkeypatch: pytest.MonkeyPatch, environment: dict[str, str]
+) -> None:
+    assert int(environment.get("TMI_WORKERS", "1")) == read(monkeypatch, **environment).workers
+
+
+@pytest.mark.parametrize(
+    ("environment", "what_to_do"),
+    [
+        ({"TMI_REDIS_CLUSTER": "true"}, "set that too, or leave it out"),
+        ({"TMI_REDIS_URL": "redis://a:6379,b:6379/0"}, "set TMI_REDIS_CLUSTER"),
+        ({"TMI_REDIS_CLUSTER": "true", "TMI_REDIS_URL": "redis://a/1"}, "database 0 alone"),
+        ({"TMI_REDIS_CLUSTER": "true", "TMI_REDIS_URL": "unix:///run/redis.sock"}, "reached by TCP"),
+        ({"TMI_REDIS_CLUSTER": "true", "TMI_REDIS_URL": "redis://a,,b"}, "a host is empty"),
+    ],
+)
+def test_a_redis_that_is_neither_one_server_nor_a_cluster_is_refused(
+    monkeypatch: pytest.MonkeyPatch, environment: dict[str, str], what_to_do: str
+) -> None:
+    with pytest.raises(BadSetting, match=what_to_do):
+        read(monkeypatch, **environment)
+
+
+def test_the_servers_of_a_cluster_are_told_apart() -> None:
+    assert ("rediss://u:p@a:1/0?ssl_ca_certs=x", [("b", 2), ("::1", 3), ("c", None)]) == split_hosts(
+        "rediss://u:p@a:1,b:2,[::1]:3,c/0?ssl_ca_certs=x"
+    )
+    assert ("redis://u:p%40,q@a", []) == split_hosts("redis://u:p%40,q@a")

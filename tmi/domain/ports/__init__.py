@@ -8,8 +8,12 @@ from tmi.domain.ports.access import *
 from tmi.domain.ports.accounts import *
 from tmi.domain.ports.audit import *
 from tmi.domain.ports.browser import *
+from tmi.domain.ports.children import *
 from tmi.domain.ports.collaboration import *
+from tmi.domain.ports.diagram_writes import *
+from tmi.domain.ports.events import *
 from tmi.domain.ports.operations import *
+from tmi.domain.ports.providers import *
 from tmi.domain.ports.rooms import *
 from tmi.domain.ports.sign_in import *
 from tmi.domain.ports.threat_models import *

@@ -43,8 +43,10 @@ class AccessControl(Protocol):
     async def to_diagram(self, user: UserId, diagram: DiagramId) -> Access:
         """The user's access to a diagram. Raises NotFound."""
 
-    async def to_threat_model(self, user: UserId, model: ThreatModelId) -> Role | None:
-        """The user's role on a threat model. Raises NotFound."""
+    async def to_threat_model(
+        self, user: UserId, model: ThreatModelId, *, deleted: bool = False
+    ) -> Role | None:
+        """The user's role on a threat model (`deleted`: on one that may be deleted). Raises NotFound."""
 
     async def to_diagram_of_all(
         self, users: Sequence[UserId], diagram: DiagramId

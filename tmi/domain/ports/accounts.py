@@ -13,8 +13,17 @@ from tmi.domain.ports.threat_models import Page
 class Users(Protocol):
     """People who have signed in."""
 
-    async def sign_in(self, provider: str, provider_id: str, email: str, name: str) -> User:
-        """Find or create the user that a provider vouches for, and keep e-mail and name current."""
+    async def sign_in(
+        self, provider: str, provider_id: str, email: str, name: str, *, email_verified: bool = False
+    ) -> User:
+        """Find or create the user that a provider vouches for, and keep e-mail and name current.
+
+        Only a verified address means somebody in authorization lists, and it means one: whoever else of the
+        provider had it verified has not any more, since addresses are given to new people.
+        """
+
+    async def holders(self, provider: str, email: str) -> Sequence[UserId]:
+        """Whom a verified address of a provider means: one, except where administrators say otherwise."""
 
     async def get(self, user: UserId) -> User:
         """Raises NotFound."""
@@ -34,13 +43,15 @@ class AccountFilter:
     created_before: datetime | None = None
     last_login_after: datetime | None = None
     last_login_before: datetime | None = None
+    automation: bool | None = None
+    """Accounts of programs alone, or all others."""
     sort_by: Literal["created_at", "last_login", "email", "name"] = "created_at"
     descending: bool = True
 
 
 @dataclass(frozen=True, slots=True)
 class AccountChange:
-    """New values of an account; None leaves a field as it is."""
+    """New values of an account; None leaves a field as it is, except that a new address is not verified."""
 
     email: str | None = None
     name: str | None = None

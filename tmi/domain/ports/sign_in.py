@@ -14,6 +14,7 @@ from tmi.domain.ports.threat_models import Page
 from tmi.domain.sign_ins import (
     Begun,
     ClientCredential,
+    KeyTerm,
     NewCredential,
     RefreshToken,
     Refused,
@@ -99,7 +100,25 @@ class SigningKeys(Protocol):
     """Keys for signing tokens, shared by all nodes."""
 
     async def current(self) -> Sequence[SigningKey]:
-        """All usable keys, newest first."""
+        """All keys that verify, newest first: those too that will sign only later. A key verifies until the
+        last token that it may have signed has ended.
+        """
 
     async def add_first(self, key: SigningKey) -> Sequence[SigningKey]:
         """Store `key` unless another node was first; returns what `current` would."""
+
+    async def promise(self, token_ttl: timedelta) -> None:
+        """Tokens may live so long: keys verify at least until those that they signed have ended."""
+
+
+class KeyRotation(Protocol):
+    """How operators change the keys. Nothing here reads a private key."""
+
+    async def terms(self) -> Sequence[KeyTerm]:
+        """All keys that verify, newest first."""
+
+    async def add(self, key: SigningKey, lead: timedelta, entry: AuditEntry) -> KeyTerm:
+        """Store a key that signs after `lead`. Raises Conflict while another one waits for its time."""
+
+    async def replace_all(self, key: SigningKey, entry: AuditEntry) -> Sequence[str]:
+        """Store a key that signs at once, and delete all others with what they signed; returns their ids."""

@@ -1,0 +1,184 @@
+"""What a PUT or a PATCH makes of a diagram, worked out where its room is (`rooms/editing.py`).
+
+A change is JSON, since it may travel to the node that owns the room: `{"set": {...}}` gives fields and cells
+their values and leaves out what is to stay; `{"patch": [...]}` is a JSON Patch (RFC 6902) of the diagram as
+the room shows it. Cells that a change leaves as they are need not follow the contract: an editor wrote them.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Annotated, Any
+
+import jsonpatch
+import orjson
+from jsonpointer import JsonPointerException
+from pydantic import Field, ValidationError
+
+from api.bodies import checked
+from api.schemas import CELL, MAX_CELLS, DiagramDetails, DiagramUpdate, JsonPatchOperation
+from rooms.editing import Shown, Wanted
+from tmi.domain.diagrams import DiagramFields, DiagramImage
+from tmi.domain.errors import BadInput, Conflict
+from tmi.domain.ids import Seq
+from tmi.domain.model import Diagram
+
+Json = Any
+
+PALETTE = "color_palette"
+_FAULTS_MAX = 5
+
+_CELLS = re.compile(r"/cells(/.*)?", re.DOTALL)
+_FIELD = re.compile(
+    r"/(name|description|include_in_report|timmy_enabled|image(/(svg|update_vector))?"
+    r"|color_palette(/(-|[0-7])(/(position|color))?)?|metadata(/(-|0|[1-9][0-9]{0,4})(/(key|value))?)?)"
+)
+_SERVER_COMPUTED = frozenset(
+    ("id", "alias", "created_at", "modified_at", "deleted_at", "update_vector", "auto_generated", "version")
+)
+
+
+class _Patched(DiagramDetails):
+    cells: Annotated[list[Any], Field(max_length=MAX_CELLS)]
+
+
+def of_put(given: DiagramUpdate) -> Json:
+    """The change that a PUT asks for."""
+    wanted = given.model_dump(exclude=set(_SERVER_COMPUTED))
+    if given.metadata is None:
+        del wanted["metadata"]
+    return {"set": wanted}
+
+
+def of_patch(operations: Sequence[JsonPatchOperation]) -> Json:
+    """The change that a PATCH asks for. Raises BadInput for a path that can't be patched."""
+    for op in operations:
+        is_tested = op.op == "test" and op.path == "/type"
+        if not (is_tested or _FIELD.fullmatch(op.path) or _CELLS.fullmatch(op.path)):
+            raise BadInput(f"the path {op.path[:100]!r} can't be patched")
+    return {"patch": [op.model_dump(exclude_unset=True) for op in operations]}
+
+
+def interpret(diagram: Diagram, shown: Shown, change: Json) -> Wanted:
+    """What a change makes of a diagram.
+
+    Raises BadInput for what the contract refuses, with the cell and the reason, and Conflict for a failed
+    `test`.
+    """
+    known = {cell["id"]: orjson.dumps(cell) for cell in shown.cells}
+    before = _document(diagram, shown)
+    after = {**before, **change["set"]} if "set" in change else _patched(before, change["patch"])
+    after = checked(_Patched, after).model_dump()
+    _check_cells(after["cells"], known)
+    fields = _fields(diagram, after, shown.seq)
+    return Wanted(fields, after["cells"], _meta(shown, after))
+
+
+def _document(diagram: Diagram, shown: Shown) -> dict[str, Json]:
+    image = diagram.image
+    return {
+        "name": diagram.name,
+        "type": diagram.type,
+        "description": diagram.description,
+        "image": None if image is None else {"svg": image.svg, "update_vector": image.update_vector},
+        "include_in_report": diagram.include_in_report,
+        "timmy_enabled": diagram.timmy_enabled,
+        "metadata": [{"key": key, "value": value} for key, value in sorted(diagram.metadata.items())],
+        PALETTE: palette(shown.meta),
+        "cells": shown.cells,
+    }
+
+
+def _patched(document: dict[str, Json], operations: Sequence[Mapping[str, Json]]) -> dict[str, Json]:
+    try:
+        # The document is this request's own.
+        after: dict[str, Json] = jsonpatch.JsonPatch(operations).apply(document, in_place=True)
+    except jsonpatch.JsonPatchTestFailed:
+        raise Conflict("a test of the patch failed") from None
+    except (jsonpatch.JsonPatchException, JsonPointerException) as error:
+        raise BadInput(f"the patch does not fit the diagram: {str(error)[:200]}") from None
+    except (TypeError, ValueError, KeyError, IndexError, AttributeError):
+        raise BadInput("the patch does not fit the diagram") from None
+    return after
+
+
+def _check_cells(cells: Sequence[Json], known: Mapping[str, bytes]) -> None:
+    """Raises BadInput for what has changed and is none of the contract's cells."""
+    for at, cell in enumerate(cells):
+        if not isinstance(cell, dict):
+            raise BadInput(f"cells.{at}: a cell is an object")
+        cell_id = cell.get("id")
+        try:
+            if isinstance(cell_id, str) and known.get(cell_id) == orjson.dumps(cell):
+                continue
+            CELL.validate_python(cell)
+        except ValidationError as error:
+            raise BadInput(_fault(at, cell_id, error)) from None
+        except orjson.JSONEncodeError:
+            raise BadInput(f"cells.{at}: a number or a text is none that JSON knows") from None
+
+
+def _fault(at: int, cell_id: Json, error: ValidationError) -> str:
+    name = f" ({cell_id[:64]})" if isinstance(cell_id, str) else ""
+    faults = error.errors(include_url=False, include_context=False, include_input=False)
+    told = (
+        f"{'.'.join(map(str, fault['loc']))[:100]}: {fault['msg'][:150]}"
+        for fault in faults[:_FAULTS_MAX]
+    )
+    return f"cells.{at}{name}: {'; '.join(told)}"
+
+
+def _fields(diagram: Diagram, after: Mapping[str, Json], seq: Seq) -> DiagramFields:
+    image = after["image"]
+    drawn = None
+    if image is not None:
+        drawn = DiagramImage(image["svg"], image["update_vector"])
+        is_new = diagram.image is None or diagram.image.svg != drawn.svg
+        if drawn.svg is not None and drawn.update_vector is None and is_new:
+            drawn = replace(drawn, update_vector=seq)
+    entries = after["metadata"] or []
+    metadata = {entry["key"]: entry["value"] for entry in entries}
+    if len(metadata) != len(entries):
+        raise BadInput("metadata names a key twice")
+    return DiagramFields(
+        after["name"],
+        after["description"],
+        drawn,
+        after["include_in_report"],
+        after["timmy_enabled"],
+        metadata,
+    )
+
+
+def _meta(shown: Shown, after: Mapping[str, Json]) -> dict[str, Json]:
+    wanted = after[PALETTE]
+    if wanted is not None:
+        wanted = [{**entry, "color": _long(entry["color"])} for entry in wanted]
+    return {} if wanted == palette(shown.meta) else {PALETTE: wanted}
+
+
+def palette(meta: Mapping[str, Json]) -> list[Json] | None:
+    """The diagram's colors by their positions, so far as they are what the contract says."""
+    told = meta.get(PALETTE)
+    if not isinstance(told, list):
+        return None
+    shown = [
+        {"position": entry["position"], "color": _long(entry["color"])}
+        for entry in told
+        if isinstance(entry, dict) and _is_position(entry.get("position")) and _is_color(entry.get("color"))
+    ]
+    return sorted(shown, key=lambda entry: entry["position"])[:8]
+
+
+def _is_position(value: Json) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= 8
+
+
+def _is_color(value: Json) -> bool:
+    return isinstance(value, str) and re.fullmatch(r"#[0-9a-fA-F]{3}([0-9a-fA-F]{3})?", value) is not None
+
+
+def _long(color: str) -> str:
+    """In the one form: `#rrggbb`."""
+    digits = color[1:].lower()
+    return "#" + (digits if len(digits) == 6 else "".join(digit * 2 for digit in digits))

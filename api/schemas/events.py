@@ -1,0 +1,104 @@
+"""The audit trail of threat models."""
+
+from datetime import datetime
+from typing import Annotated, Literal, Self
+from uuid import UUID
+
+from pydantic import AwareDatetime, Field, StringConstraints
+
+from api.schemas.accounts import AuditActor
+from api.schemas.base import EMAIL, LINE, Output, Query, UuidText
+from tmi.domain.events import Recorded
+
+ObjectTypeText = Literal["threat_model", "diagram", "threat", "asset", "document", "note", "repository"]
+ChangeTypeText = Literal["created", "updated", "patched", "deleted", "rolled_back", "restored"]
+
+
+class TrailQuery(Query):
+    """Which entries of a threat model's trail."""
+
+    limit: Annotated[int, Field(ge=1, le=100)] = 50
+    cursor: Annotated[str, StringConstraints(max_length=512)] | None = None
+    object_type: ObjectTypeText | None = None
+    change_type: ChangeTypeText | None = None
+    actor_email: Annotated[str, StringConstraints(max_length=254, pattern=EMAIL)] | None = None
+    created_after: AwareDatetime | None = None
+    created_before: AwareDatetime | None = None
+
+
+class AdminTrailQuery(TrailQuery):
+    """Which entries of all trails."""
+
+    actor_provider: Annotated[str, StringConstraints(max_length=100, pattern=LINE)] | None = None
+    threat_model_id: UuidText | None = None
+    around: UuidText | None = None
+
+
+class TrailEntry(Output):
+    """An entry of the audit trail."""
+
+    id: UUID
+    threat_model_id: UUID
+    object_type: ObjectTypeText
+    object_id: UUID
+    version: int | None = None
+    """Absent once what is needed to roll back to the entry is past its retention."""
+    update_vector: int | None = None
+    """For edits of a diagram's cells: the last of the updates that the entry stands for."""
+    change_type: ChangeTypeText
+    actor: AuditActor
+    change_summary: str | None = None
+    created_at: datetime
+
+    @classmethod
+    def of(cls, recorded: Recorded) -> Self:
+        """An event as JSON."""
+        event = recorded.event
+        return cls.model_validate(
+            {
+                "id": event.id,
+                "threat_model_id": event.threat_model,
+                "object_type": event.object_type.value,
+                "object_id": event.object_id,
+                "version": event.version if recorded.is_kept else None,
+                "update_vector": event.seq,
+                "change_type": event.change.value,
+                "actor": AuditActor(
+                    email=event.actor.email,
+                    provider=event.actor.provider,
+                    provider_id=event.actor.provider_id,
+                    display_name=event.actor.name,
+                ),
+                "change_summary": event.summary,
+                "created_at": event.at,
+            }
+        )
+
+
+class TrailPage(Output):
+    """A page of a threat model's trail, newest first."""
+
+    audit_entries: list[TrailEntry]
+    total: int
+    limit: int
+    next_cursor: str | None = None
+    prev_cursor: str | None = None
+
+
+class ObjectTrail(Output):
+    """A page of the trail of one object, newest first."""
+
+    audit_entries: list[TrailEntry]
+    total: int
+    limit: int
+    offset: int
+
+
+class AdminTrailPage(Output):
+    """A page of the trails of all threat models, newest first."""
+
+    entries: list[TrailEntry]
+    total: int
+    limit: int
+    next_cursor: str | None = None
+    prev_cursor: str | None = None

@@ -1,0 +1,236 @@
+"""Children of threat models in memory."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+from uuid import UUID, uuid4
+
+from persistence.memory.events import write as write_event
+from persistence.memory.store import MemoryStore
+from tmi.domain.children import Child, ChildChange, ChildFilter, Draft, event_of
+from tmi.domain.errors import BadInput, Conflict, NotFound
+from tmi.domain.events import Deed
+from tmi.domain.ids import ChildId, DiagramId, ThreatModelId
+from tmi.domain.kinds import BY_NAME, KINDS, SEVERITIES, Kind, Reference
+from tmi.domain.ports import Page
+
+Test = Callable[[Child, Any], bool]
+
+
+def _part(name: str) -> Test:
+    return lambda child, value: value.lower() in (child.fields.get(name) or "").lower()
+
+
+def _one_of(name: str) -> Test:
+    return lambda child, value: child.fields.get(name) in value
+
+
+def _score(holds: Callable[[float, float], bool]) -> Test:
+    return lambda child, value: "score" in child.fields and holds(child.fields["score"], value)
+
+
+CONDITIONS: Mapping[str, Test] = {
+    "name": _part("name"),
+    "description": _part("description"),
+    "threat_type": lambda child, value: bool(set(value) & set(child.fields["threat_type"])),
+    "severity": lambda child, value: str(child.fields.get("severity", "")).lower() in value,
+    "priority": _one_of("priority"),
+    "status": _one_of("status"),
+    "mitigated": lambda child, value: child.fields.get("mitigated", False) == value,
+    "diagram_id": lambda child, value: child.fields.get("diagram_id") == value,
+    "cell_id": lambda child, value: child.fields.get("cell_id") == value,
+    "score_gt": _score(lambda score, value: score > value),
+    "score_ge": _score(lambda score, value: score >= value),
+    "score_lt": _score(lambda score, value: score < value),
+    "score_le": _score(lambda score, value: score <= value),
+    "score_eq": _score(lambda score, value: score == value),
+    "created_after": lambda child, value: child.created_at > value,
+    "created_before": lambda child, value: child.created_at < value,
+    "modified_after": lambda child, value: child.modified_at > value,
+    "modified_before": lambda child, value: child.modified_at < value,
+}
+
+
+def _severity(child: Child) -> int | None:
+    severity = str(child.fields.get("severity", "")).lower()
+    return SEVERITIES.index(severity) if severity in SEVERITIES else None
+
+
+SORTS: Mapping[str, Callable[[Child], Any]] = {
+    "created_at": lambda child: child.alias,
+    "alias": lambda child: child.alias,
+    "modified_at": lambda child: child.modified_at,
+    "name": lambda child: child.fields["name"].lower().encode() if "name" in child.fields else None,
+    "severity": _severity,
+    "score": lambda child: child.fields.get("score"),
+    "priority": lambda child: child.fields.get("priority"),
+    "status": lambda child: child.fields.get("status"),
+    "mitigated": lambda child: child.fields.get("mitigated", False),
+}
+
+
+class MemoryChildren:
+    """The port `Children`."""
+
+    def __init__(self, store: MemoryStore) -> None:
+        self._store = store
+
+    async def create(
+        self, model: ThreatModelId, kind: Kind, drafts: Sequence[Draft], deed: Deed
+    ) -> Sequence[Child]:
+        """Store new children under the next aliases. Raises NotFound and BadInput."""
+        self._store.visit()
+        self._store.threat_model(model)
+        self._check_references(model, kind, [(draft, None) for draft in drafts])
+        made = []
+        for draft in drafts:
+            now = self._store.clock()
+            alias = self._store.last_alias_of.get((model, kind.name), 0) + 1
+            self._store.last_alias_of[model, kind.name] = alias
+            child = Child(
+                ChildId(uuid4()),
+                model,
+                kind.name,
+                alias,
+                dict(draft.fields),
+                dict(draft.metadata),
+                False,
+                now,
+                now,
+                None,
+                1,
+            )
+            self._store.children[child.id] = child
+            made.append(child)
+        write_event(self._store, *(event_of(deed, child) for child in made))
+        return made
+
+    async def page(
+        self, model: ThreatModelId, kind: Kind, wanted: ChildFilter, page: Page
+    ) -> tuple[Sequence[Child], int]:
+        """A page and the total."""
+        self._store.visit()
+        found = [
+            child
+            for child in self._store.children.values()
+            if (child.threat_model_id, child.kind) == (model, kind.name)
+            and (wanted.deleted or child.deleted_at is None)
+            and all(CONDITIONS[name](child, value) for name, value in wanted.conditions.items())
+        ]
+        found.sort(key=lambda child: child.alias, reverse=wanted.descending)
+        key = SORTS[wanted.sort_by]
+        valued = [child for child in found if key(child) is not None]
+        valued.sort(key=key, reverse=wanted.descending)
+        ordered = valued + [child for child in found if key(child) is None]
+        shown = ordered[page.offset : page.offset + page.limit]
+        return [_listed(child) for child in shown], len(found)
+
+    async def get(self, model: ThreatModelId, kind: Kind, child: ChildId) -> Child:
+        """Raises NotFound."""
+        self._store.visit()
+        found = self._found(model, kind, child)
+        if found.deleted_at is not None:
+            raise NotFound(f"There is no such {kind.name}.")
+        return found
+
+    async def change(
+        self, model: ThreatModelId, kind: Kind, changes: Sequence[ChildChange], deed: Deed
+    ) -> Sequence[Child]:
+        """Change children. Raises NotFound, BadInput and what a change raises."""
+        self._store.visit()
+        before = {change.id: self._found(model, kind, change.id) for change in changes}
+        if any(child.deleted_at is not None for child in before.values()):
+            raise NotFound(f"There is no such {kind.name}.")
+        drafts = {change.id: change.make(before[change.id]) for change in changes}
+        self._check_references(model, kind, [(drafts[key], before[key].draft) for key in drafts])
+        after = []
+        for key, draft in drafts.items():
+            child = replace(
+                before[key],
+                fields=dict(draft.fields),
+                metadata=dict(draft.metadata),
+                version=before[key].version + 1,
+                modified_at=self._store.clock(),
+            )
+            self._store.children[key] = child
+            after.append(child)
+        write_event(self._store, *(event_of(deed, child, before[child.id]) for child in after))
+        return after
+
+    async def mark(
+        self,
+        model: ThreatModelId,
+        kind: Kind,
+        children: Sequence[ChildId],
+        deed: Deed,
+        *,
+        deleted: bool,
+    ) -> Sequence[Child]:
+        """Delete or restore. Raises NotFound, and Conflict for one that is not deleted."""
+        self._store.visit()
+        before = [self._found(model, kind, key) for key in children]
+        for child in before:
+            if deleted and child.deleted_at is not None:
+                raise NotFound(f"There is no such {kind.name}.")
+            if not deleted and child.deleted_at is None:
+                raise Conflict(f"the {kind.name} is not deleted")
+        now = self._store.clock()
+        after = [
+            replace(child, deleted_at=now if deleted else None, version=child.version + 1, modified_at=now)
+            for child in before
+        ]
+        self._store.children |= {child.id: child for child in after}
+        write_event(self._store, *(event_of(deed, child) for child in after))
+        return after
+
+    def _found(self, model: ThreatModelId, kind: Kind, child: ChildId) -> Child:
+        found = self._store.children.get(child)
+        if found is None or (found.threat_model_id, found.kind) != (model, kind.name):
+            raise NotFound(f"There is no such {kind.name}.")
+        return found
+
+    def _check_references(
+        self, model: ThreatModelId, kind: Kind, drafts: Sequence[tuple[Draft, Draft | None]]
+    ) -> None:
+        for draft, before in drafts:
+            for name, key in draft.references(kind, before).items():
+                shape = kind.field(name).shape
+                assert isinstance(shape, Reference)
+                if not self._is_there(model, shape.to, UUID(key)):
+                    raise BadInput(f"{name}: there is no such {shape.to} in this threat model")
+
+    def _is_there(self, model: ThreatModelId, kind: str, key: UUID) -> bool:
+        if kind == "diagram":
+            diagram = self._store.diagrams.get(DiagramId(key))
+            return diagram is not None and diagram.threat_model_id == model
+        child = self._store.children.get(ChildId(key))
+        return (
+            child is not None
+            and (child.threat_model_id, child.kind) == (model, kind)
+            and child.deleted_at is None
+        )
+
+
+class MemoryContents:
+    """The port `Contents`."""
+
+    def __init__(self, store: MemoryStore) -> None:
+        self._store = store
+
+    async def of(self, model: ThreatModelId, most: int) -> Sequence[Child]:
+        """The children of a threat model."""
+        self._store.visit()
+        found: list[Child] = []
+        for kind in KINDS:
+            of_kind = [
+                child
+                for child in self._store.children.values()
+                if (child.threat_model_id, child.kind) == (model, kind.name) and child.deleted_at is None
+            ]
+            found += sorted(of_kind, key=lambda child: child.alias)[:most]
+        return [_listed(child) for child in found]
+
+
+def _listed(child: Child) -> Child:
+    apart = BY_NAME[child.kind].apart
+    return replace(child, fields={k: v for k, v in child.fields.items() if k != apart})

@@ -1,0 +1,262 @@
+"""Edits by REST of diagrams whose rooms other nodes own, over real links."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, replace
+from typing import Any
+from uuid import uuid4
+
+import pytest
+from pycrdt import Map
+
+from api.diagram_changes import interpret
+from crdt.messages import Update
+from persistence.memory.access import MemoryAccessControl
+from rooms.editing import Edit, Edited, Editing, EditingLimits
+from tests.integration.test_nodes import Cluster, Member
+from tests.unit.rooms.conftest import Editor, World, until
+from tmi.domain.errors import (
+    BadInput,
+    Conflict,
+    Forbidden,
+    NotFound,
+    OutcomeUnknown,
+    TmiError,
+    Unavailable,
+    VersionMismatch,
+)
+from tmi.domain.events import Actor, ChangeType, Deed
+from tmi.domain.ids import DiagramId
+from tmi.domain.model import User
+from tmi.domain.ports import Origin
+from tmi.domain.roles import Role
+
+Json = Any
+LIMITS = EditingLimits(find_s=3, save_s=1, turn_s=2, answer_s=4)
+
+
+@dataclass
+class Site:
+    """A node that edits."""
+
+    member: Member
+    editing: Editing
+    world: World
+
+    async def patch(self, *operations: Json, **changes: Any) -> Edited:
+        world = self.world
+        edit = Edit(world.model, world.diagram, by(world.owner), {"patch": list(operations)})
+        return await self.editing.edit(replace(edit, **changes))
+
+    async def put(self, *cells: Json) -> Edited:
+        return await self.patch({"op": "replace", "path": "/cells", "value": list(cells)})
+
+
+class Sites(Cluster):
+    """Nodes of which each may be asked to edit."""
+
+    @contextlib.asynccontextmanager
+    async def site(self, name: str) -> AsyncIterator[Site]:
+        async with self.node(name) as member:
+            access = MemoryAccessControl(self.world.store)
+            diagrams, ask = self.world.diagrams, member.administration.ask
+            editing = Editing(member.rooms, diagrams, access, interpret, ask, LIMITS)
+            member.administration.use_editing(editing.answer)
+            yield Site(member, editing, self.world)
+
+
+@pytest.fixture
+async def sites() -> Sites:
+    world = World()
+    await world.prepare()
+    return Sites(world)
+
+
+def by(user: User) -> Deed:
+    return Deed(Actor.of(user), ChangeType.PATCHED, "as asked")
+
+
+def node(**fields: Json) -> dict[str, Json]:
+    at = {"position": {"x": 10, "y": 20}, "size": {"width": 80, "height": 60}}
+    return {"id": str(uuid4()), "shape": "process", **at, **fields}
+
+
+def change(editor: Editor, cell: str, name: str, value: Json) -> None:
+    before = editor.doc.get_state()
+    editor.cells[cell][name] = value
+    assert editor.session is not None
+    editor.session.receive(Update(editor.doc.get_update(before)))
+
+
+async def test_an_edit_on_any_node_is_made_by_the_owner_and_seen_on_all(sites: Sites) -> None:
+    world = sites.world
+    async with sites.site("a") as a, sites.site("b") as b, sites.site("c") as c:
+        here = await a.member.join(world.editor())
+        there = await b.member.join(world.editor(world.other))
+        one, two = node(), node(shape="store")
+        edited = await c.put(one, two)
+        assert (1, 2, [one["id"], two["id"]]) == (
+            edited.seq,
+            edited.diagram.version,
+            [cell["id"] for cell in edited.cells],
+        )
+        assert (1, 0, 0) == (a.member.owns, b.member.owns, c.member.owns)
+        ((_, row),) = world.store.logs[world.diagram].rows
+        assert (Origin.REST, world.owner.id) == (row.origin, row.author)
+        await until(lambda: two["id"] in here.cells and two["id"] in there.cells)
+        assert edited.diagram == await world.diagrams.get(world.model, world.diagram)
+        event = world.store.events[world.store.last_event]
+        assert (by(world.owner).actor, "as asked", 1) == (event.actor, event.summary, event.seq)
+
+
+async def test_what_editors_drag_meanwhile_is_merged_property_by_property(sites: Sites) -> None:
+    world = sites.world
+    async with sites.site("a") as a, sites.site("b") as b:
+        here, there = await a.member.join(world.editor()), await b.member.join(world.editor(world.other))
+        cell = node()
+        await b.put(cell)
+        key = cell["id"]
+        await until(lambda: key in here.cells and key in there.cells)
+        for n in range(20):
+            change(here, key, "position", {"x": n, "y": n})
+            change(there, key, "zIndex", n)
+            patched = b.patch({"op": "replace", "path": "/cells/0/size/width", "value": 100 + n})
+            await asyncio.gather(patched, asyncio.sleep(0))
+        await until(lambda: here.acknowledged >= 20 and there.acknowledged >= 20)
+        (shown,) = (await a.patch()).cells
+        assert ({"x": 19, "y": 19}, 19, 119) == (shown["position"], shown["zIndex"], shown["width"])
+        await until(lambda: here.cells.to_py() == there.cells.to_py())
+
+
+async def test_what_the_owner_refuses_is_told_where_it_was_asked(sites: Sites) -> None:
+    world = sites.world
+    cases: list[tuple[type[TmiError], tuple[Json, ...], dict[str, Any]]] = [
+        (BadInput, ({"op": "remove", "path": "/cells/3"},), {}),
+        (BadInput, ({"op": "add", "path": "/cells/-", "value": node(angle="x")},), {}),
+        (Conflict, ({"op": "test", "path": "/name", "value": "other"},), {}),
+        (VersionMismatch, (), {"expected": 7}),
+        (Forbidden, (), {"deed": by(world.other)}),
+        (NotFound, (), {"diagram": DiagramId(uuid4())}),
+        (NotFound, (), {"model": uuid4()}),
+    ]
+    await world.grant(Role.READER)
+    async with sites.site("a") as a, sites.site("b") as b:
+        await a.member.join(world.editor())
+        for site in (a, b):
+            for expected, operations, changes in cases:
+                with pytest.raises(expected) as raised:
+                    await site.patch(*operations, **changes)
+                assert expected is type(raised.value)
+                if expected is BadInput and operations[0]["op"] == "add":
+                    assert "angle" in str(raised.value)
+        assert 0 == world.stored
+
+
+async def test_fifty_writers_on_three_nodes_lose_nothing(sites: Sites) -> None:
+    world = sites.world
+    async with sites.site("a") as a, sites.site("b") as b, sites.site("c") as c:
+        await a.member.join(world.editor())
+        adds = [{"op": "add", "path": "/cells/-", "value": node()} for _ in range(48)]
+        asked = (site.patch(add) for site, add in zip([a, b, c] * 16, adds, strict=True))
+        edited = await asyncio.gather(*asked)
+        assert {*range(1, 49)} == {one.seq for one in edited}
+        assert {*range(2, 50)} == {one.diagram.version for one in edited}
+        assert 48 == len((await a.patch()).cells)
+
+
+async def test_a_room_that_nobody_has_is_opened_for_an_edit(sites: Sites) -> None:
+    async with sites.site("a"), sites.site("b") as b:
+        await b.put(node())
+        assert 1 == b.member.owns
+
+
+async def test_an_owner_that_died_before_the_edit_is_replaced(sites: Sites) -> None:
+    world = sites.world
+    async with sites.site("a") as a, sites.site("b") as b:
+        editor = await b.member.join(world.editor())
+        del editor
+        other = await a.member.join(world.editor(world.other))
+        await until(lambda: other.acknowledged == 1)
+        owner, rest = (a, b) if a.member.owns else (b, a)
+        await rest.put(node())
+        owner.member.end()
+        assert 2 == (await rest.put(node(), node())).seq
+        assert 1 == rest.member.owns
+
+
+async def test_of_an_owner_that_dies_with_the_edit_the_caller_is_told_that_nobody_knows(sites: Sites) -> None:
+    world = sites.world
+    async with sites.site("a") as a, sites.site("b") as b:
+        await a.member.join(world.editor())
+        there = await b.member.join(world.editor(world.other))
+        await until(lambda: there.acknowledged == 1)
+        world.log.gate = asyncio.Event()
+        asked = asyncio.create_task(b.put(node()))
+        # The edit is sent out before it is committed, so the other node has it.
+        await until(lambda: len(there.cells) == 1)
+        a.member.end()
+        with pytest.raises(OutcomeUnknown):
+            await asked
+        world.log.gate.set()
+        # It is offered to the next owner, and there once.
+        await until(lambda: b.member.owns == 1)
+        await until(lambda: world.stored >= 1)
+        assert 1 == len((await b.patch()).cells)
+
+
+async def test_an_edit_that_is_not_committed_in_time_is_in_the_room_and_said_to_wait(sites: Sites) -> None:
+    world = sites.world
+    async with sites.site("a") as a:
+        editor = await a.member.join(world.editor())
+        world.log.gate = asyncio.Event()
+        with pytest.raises(OutcomeUnknown, match="waits for the database"):
+            await a.put(node())
+        await until(lambda: len(editor.cells) == 1)
+        world.log.gate.set()
+        await until(lambda: world.stored == 1)
+
+
+async def test_an_owner_whose_fence_is_lost_with_the_edit_says_that_nobody_knows(sites: Sites) -> None:
+    world = sites.world
+    async with sites.site("a") as a:
+        await a.member.join(world.editor())
+        world.log.gate = asyncio.Event()
+        asked = asyncio.create_task(a.put(node()))
+        await asyncio.sleep(0.05)
+        await world.log.claim(world.diagram, "another node")
+        world.log.gate.set()
+        with pytest.raises(OutcomeUnknown):
+            await asked
+
+
+async def test_a_node_that_cannot_be_reached_is_said_to_be_so(sites: Sites) -> None:
+    world = sites.world
+    async with sites.site("a") as a, sites.site("b") as b:
+        await a.member.join(world.editor())
+        node_ = a.member.node
+        sites.leases.alive[node_.id] = replace(node_, url="ws://127.0.0.1:9")
+        with pytest.raises(Unavailable, match="cannot be reached"):
+            await b.put(node())
+        assert 0 == world.stored
+
+
+async def test_edits_go_on_while_the_room_moves(sites: Sites) -> None:
+    world = sites.world
+    async with sites.site("a") as a, sites.site("b") as b:
+        here = await a.member.join(world.editor())
+        await b.member.join(world.editor(world.other))
+        await until(lambda: here.acknowledged == 1)
+        adds = [node() for _ in range(12)]
+
+        async def write() -> None:
+            for n, cell in enumerate(adds):
+                await (a, b)[n % 2].patch({"op": "add", "path": "/cells/-", "value": cell})
+
+        writing = asyncio.create_task(write())
+        for successor in (b, a, b):
+            await asyncio.sleep(0.05)
+            await a.member.administration.move(world.diagram, successor.member.node.id)
+        await writing
+        assert {cell["id"] for cell in adds} == {cell["id"] for cell in (await b.patch()).cells}
+        assert isinstance(here.cells, Map)

@@ -1,0 +1,26 @@
+"""What a diagram says of itself beside its cells."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True, slots=True)
+class DiagramImage:
+    """A picture of a diagram, as an editor has drawn it."""
+
+    svg: str | None
+    """In base64."""
+    update_vector: int | None
+    """The number of the last update that it shows."""
+
+
+@dataclass(frozen=True, slots=True)
+class DiagramFields:
+    """What a REST write may change of a diagram's row, all of it at once."""
+
+    name: str
+    description: str | None
+    image: DiagramImage | None
+    include_in_report: bool
+    timmy_enabled: bool
+    metadata: Mapping[str, str] = field(default_factory=dict)
