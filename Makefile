@@ -81,10 +81,19 @@ bench/peers/.venv/.installed: requirements/bench-peers.txt
 	touch $@
 
 # The long runs of what the tests try briefly.
-.PHONY: interop-1000 kill-100 hands-500 pause-100 revoke-100 fuzz simulate-10000 soak failover chaos
+.PHONY: api-differences
+api-differences: $(DEV)
+	$(BIN)/python -m tests.contract.differences
+
+.PHONY: schemathesis interop-1000 kill-100 hands-500 pause-100 revoke-100 fuzz simulate-10000 soak failover chaos emptied-100
 
 fuzz: $(DEV)
 	TMI_FUZZ_FRAMES=1000000 $(BIN)/python -m pytest tests/security/test_frames_fuzz.py tests/security/test_live_fuzz.py $(ARGS)
+
+schemathesis: $(DEV)
+	TMI_SCHEMATHESIS_S=600 TMI_SCHEMATHESIS_PHASES=coverage,fuzzing,stateful TMI_SCHEMATHESIS_EXAMPLES=200 \
+		TMI_SCHEMATHESIS_SEED=$${TMI_SCHEMATHESIS_SEED:-$$RANDOM} \
+		$(BIN)/python -m pytest tests/security/test_schemathesis.py --timeout 1800 $(ARGS)
 
 simulate-10000: $(DEV)
 	TMI_SIMULATION_SEEDS=10000 $(BIN)/python -m pytest tests/simulation/test_room.py tests/simulation/test_cluster.py --timeout 1200 $(ARGS)
@@ -103,6 +112,9 @@ failover: $(DEV) $(INTEROP)
 
 chaos: $(DEV) $(INTEROP)
 	TMI_CHAOS_SEEDS=25 $(BIN)/python -m pytest tests/faults/test_chaos.py $(ARGS)
+
+emptied-100: $(DEV) $(INTEROP)
+	TMI_EMPTIED_ROUNDS=100 $(BIN)/python -m pytest tests/faults/test_redis_emptied.py --timeout 600 $(ARGS)
 
 pause-100: $(DEV) $(INTEROP)
 	TMI_PAUSE_ROUNDS=100 $(BIN)/python -m pytest tests/faults/test_pause.py --timeout 3600 $(ARGS)

@@ -66,7 +66,7 @@ async def change_user(user_id: str) -> Response:
     """Change an account
 
     The next sign-in takes e-mail and name from the provider again. Authorization lists that name the old
-    e-mail do not mean this account any more.
+    e-mail do not mean this account any more, and those that name the new one do once it is `email_verified`.
     """
     await administrator()
     user = UserId(parse_uuid(user_id))
@@ -105,7 +105,7 @@ async def transfer(user_id: str) -> Response:
     That account stays a writer there.
     """
     await administrator()
-    return await transferred(UserId(parse_uuid(user_id)))
+    return await transferred(UserId(parse_uuid(user_id)), with_charge=True)
 
 
 async def _change_user(user: UserId, change: AccountChange, made: AuditEntry) -> Account:

@@ -19,6 +19,7 @@ from api import (
     client_credentials,
     collab_tokens,
     collaboration,
+    configured,
     cors,
     diagrams,
     discovery,
@@ -28,7 +29,9 @@ from api import (
     me,
     metadata,
     oauth,
+    preferences,
     providers,
+    quotas,
     rates,
     revocation,
     sign_ins,
@@ -110,6 +113,9 @@ def create_app(services: Services) -> RestApp:
         collab_tokens.routes,
         administration.routes,
         collaboration.routes,
+        quotas.routes,
+        configured.routes,
+        preferences.routes,
         docs.routes,
         probe_routes(ping),
     ):
@@ -151,7 +157,7 @@ def _add_documents(app: Quart) -> None:
     @public
     @hide
     async def openapi() -> Response:
-        """This API in OpenAPI 3.0."""
+        """This API in OpenAPI 3.1."""
         return answer(document())
 
 

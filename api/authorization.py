@@ -17,9 +17,12 @@ nothing here, since any program may ask for any name; what a client has against 
 and its challenge.
 """
 
+import asyncio
 import re
 import secrets
+from collections.abc import Awaitable
 from datetime import timedelta
+from typing import TypeVar
 from urllib.parse import urlencode, urlsplit, urlunsplit
 
 from quart import Blueprint, Response, request
@@ -44,10 +47,15 @@ PENDING_TTL = timedelta(minutes=10)
 NO_STORE = {"Cache-Control": "no-store", "Pragma": "no-cache"}
 """RFC 6749, section 5.1."""
 COOKIE = "tmi-sign-in"
+PROVIDER_S = 20.0
+"""For all that a provider is asked for one step of a sign-in."""
 KNOWN_NAMES = 6
 """Who signed in last, on the page of the development provider."""
 
+Told = TypeVar("Told")
+
 _S256_CHALLENGE = re.compile(r"[A-Za-z0-9_-]{43}")
+_UNDESCRIBABLE = re.compile(r"[^\x20-\x21\x23-\x5B\x5D-\x7E]")
 _BROWSER_SECRET = re.compile(r"[A-Za-z0-9_-]{43}")
 
 
@@ -170,7 +178,7 @@ async def _sent_to(provider: IdentityProvider, pending: PendingAuthorization) ->
     browser = known if _BROWSER_SECRET.fullmatch(known) else secrets.token_urlsafe(32)
     attempt = Attempt(secrets.token_urlsafe(32), browser)
     try:
-        address = await provider.address(attempt)
+        address = await _in_time(provider, provider.address(attempt))
     except OAuthError as error:
         return _refused(pending, error)
     await services().pending_authorizations.begin(attempt.state, browser, pending, PENDING_TTL)
@@ -206,7 +214,7 @@ async def _finished() -> Response:
         provider = services().identity_providers.get(pending.provider)
         if provider is None:
             raise OAuthError("server_error", "there is no such identity provider here any more")
-        identity = await provider.identity(answer, Attempt(said.state, browser))
+        identity = await _in_time(provider, provider.identity(answer, Attempt(said.state, browser)))
     except OAuthError as error:
         context().refusals.refused("sign_in.refused", f"{pending.provider}: {error.detail}")
         return _refused(pending, error)
@@ -230,6 +238,15 @@ async def _met(identity: Identity, pending: PendingAuthorization) -> Response:
     return await _welcomed(user, pending)
 
 
+async def _in_time(provider: IdentityProvider, work: Awaitable[Told]) -> Told:
+    """What a provider says, if all of it comes in time. Raises OAuthError."""
+    try:
+        async with asyncio.timeout(PROVIDER_S):
+            return await work
+    except TimeoutError:
+        raise OAuthError("temporarily_unavailable", f"{provider.name} takes too long") from None
+
+
 def _cookie_name() -> str:
     """A name for a cookie that no other host can have set, where it is secure (RFC 6265bis, 4.1.3)."""
     return f"__Host-{COOKIE}" if _is_secure() else COOKIE
@@ -251,8 +268,9 @@ async def _welcomed(user: User, pending: PendingAuthorization) -> Response:
 
 
 def _refused(pending: PendingAuthorization, error: OAuthError) -> Response:
-    """RFC 6749, section 4.1.2.1."""
-    return _redirected(pending, {"error": error.code, "error_description": error.detail})
+    """RFC 6749, section 4.1.2.1, which says what a description may hold."""
+    described = _UNDESCRIBABLE.sub("?", error.detail)
+    return _redirected(pending, {"error": error.code, "error_description": described})
 
 
 def _redirected(pending: PendingAuthorization, parameters: dict[str, str]) -> Response:

@@ -187,8 +187,12 @@ def _add_bulk(routes: Blueprint, kind: Kind) -> None:
     all_, _, _ = _paths(kind)
     forms = schemas.CHILD_BODIES[kind.name]
     plural = kind.plural.capitalize()
-    # The contract's names of what replaces several differ.
-    update_id = "bulkUpdateThreatModelThreats" if kind.has_all_bulk else f"bulkUpsertThreatModel{plural}"
+    upserts = not kind.has_all_bulk
+    update_id = f"bulk{'Upsert' if upserts else 'Update'}ThreatModel{plural}"
+    answers: dict[int, type[BaseModel] | None] = {200: forms.outputs}
+    if upserts:
+        answers[201] = forms.outputs
+    unknown = "\n\nThose of an id that is new are created, and then the status is 201." if upserts else ""
 
     @routes.post(f"{all_}/bulk", endpoint=f"bulk_create_{kind.plural}")
     @tag([plural])
@@ -205,18 +209,24 @@ def _add_bulk(routes: Blueprint, kind: Kind) -> None:
     @routes.put(f"{all_}/bulk", endpoint=f"bulk_update_{kind.plural}")
     @tag([plural])
     @operation_id(update_id)
-    @operation(body=forms.updates, answers={200: forms.outputs}, errors=WRITE)
-    @described(f"Replace several of a threat model's {kind.plural}, or none")
+    @operation(body=forms.updates, answers=answers, errors=WRITE)
+    @described(f"Replace several of a threat model's {kind.plural}, or none{unknown}")
     async def update(threat_model_id: str) -> Response:
         model = await model_for(threat_model_id, Action.WRITE)
         given = (await bodies.read_model(forms.updates)).root
         changes = [
-            ChildChange(ChildId(parse_uuid(entry.id)), partial(_replaced, kind, given=entry))
+            ChildChange(
+                ChildId(parse_uuid(entry.id)),
+                partial(_replaced, kind, given=entry),
+                schemas.draft_of(kind, entry)[0] if upserts else None,
+            )
             for entry in given
         ]
         _check_once([change.id for change in changes])
         work = services().children.change(model, kind, changes, deed(ChangeType.UPDATED))
-        return _answer_all(await context().to_the_end(work))
+        written = await context().to_the_end(work)
+        # Only what is new has the first version: each change raises it.
+        return _answer_all(written, 201 if any(child.version == 1 for child in written) else 200)
 
 
 def _add_more_bulk(routes: Blueprint, kind: Kind) -> None:

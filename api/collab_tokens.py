@@ -2,13 +2,12 @@
 
 from urllib.parse import urlencode
 
-from quart import Blueprint, Response, request
+from quart import Blueprint, Response
 from quart_schema import operation_id, tag
 
 from api import bodies, schemas
-from api.context import HOST, allowed, caller, parse_diagram_id, scheme, services
+from api.context import allowed, base_url, caller, parse_diagram_id, services
 from api.documented import operation
-from tmi.domain.errors import BadInput
 from tmi.domain.ids import DiagramId
 from tmi.domain.roles import Action
 
@@ -55,11 +54,5 @@ async def _watchable(text: str) -> DiagramId:
 
 def socket_base() -> str:
     """Where sockets of this service are, as `ws://host`. Raises BadInput for a Host that is none."""
-    base = services().options.public_url
-    if base is None:
-        hosts = request.headers.getlist("Host")
-        if len(hosts) != 1 or not HOST.fullmatch(hosts[0]):
-            raise BadInput("the Host header is not valid")
-        base = f"{scheme()}://{hosts[0]}"
-    secure, _, rest = base.rstrip("/").partition("://")
+    secure, _, rest = base_url().partition("://")
     return f"{'wss' if secure == 'https' else 'ws'}://{rest}"

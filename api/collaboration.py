@@ -5,6 +5,7 @@ read from the diagram's room, so it is the same from every node. The host is who
 away, who has been in the room longest acts as host.
 """
 
+import asyncio
 import secrets
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
@@ -17,7 +18,7 @@ from api.collab_tokens import socket_base
 from api.context import caller, context, model_for, parse_diagram_id, parse_uuid, services
 from api.documented import operation
 from rooms.peer import Member
-from tmi.domain.errors import Forbidden, NotFound
+from tmi.domain.errors import Forbidden, NotFound, Unavailable
 from tmi.domain.ids import CollaborationId, DiagramId, ThreatModelId, UserId
 from tmi.domain.model import Collaboration, Ticket, User
 from tmi.domain.roles import Action, Role, may
@@ -25,6 +26,8 @@ from tmi.domain.roles import Action, Role, may
 routes = Blueprint("collaboration", __name__)
 
 TICKET_TTL = timedelta(seconds=30)
+SESSIONS_MAX = 100
+_ASKED_AT_ONCE = 10
 PARTICIPANTS_MAX = 1000
 """The contract's bound; those who came first are shown."""
 
@@ -80,6 +83,22 @@ async def end(threat_model_id: str, diagram_id: str) -> Response:
     return bodies.no_content()
 
 
+@routes.get("/me/sessions")
+@tag(["Live collaboration"])
+@operation_id("getCurrentUserSessions")
+@operation(answers={200: schemas.CollaborationSessions}, errors=(401, 503))
+async def mine() -> Response:
+    """List the collaboration sessions that the caller may join, the newest first
+
+    At most 100. Sign-ins are at `/me/sign_ins`.
+    """
+    found = await services().collaborations.visible_to(caller().user.id, SESSIONS_MAX)
+    turn = asyncio.Semaphore(_ASKED_AT_ONCE)
+    shown = await asyncio.gather(*(_listed(session, turn) for session in found))
+    sessions = [session for session in shown if session is not None]
+    return bodies.answer(schemas.CollaborationSessions(sessions=sessions, total=len(sessions)))
+
+
 @routes.get("/ws/ticket")
 @tag(["Live collaboration"])
 @operation_id("getWsTicket")
@@ -121,6 +140,24 @@ async def _end(session: CollaborationId) -> None:
 
 async def _answer(session: Collaboration, status: int = 200) -> Response:
     members = await services().rooms.members(session.diagram_id)
+    return bodies.answer(await _shown(session, members), status)
+
+
+async def _listed(session: Collaboration, turn: asyncio.Semaphore) -> schemas.CollaborationSession | None:
+    """A session as a list shows it: without participants where their node does not answer now."""
+    try:
+        async with turn:
+            try:
+                members = await services().rooms.members(session.diagram_id)
+            except Unavailable:
+                members = ()
+            return await _shown(session, members)
+    except NotFound:
+        return None
+
+
+async def _shown(session: Collaboration, members: Sequence[Member]) -> schemas.CollaborationSession:
+    """Raises NotFound for one that nobody hosts and nobody is in."""
     host = _host(session, members)
     roles = _roles(members)
     wanted = list(roles) if host is None or host in roles else [host, *roles]
@@ -128,7 +165,7 @@ async def _answer(session: Collaboration, status: int = 200) -> Response:
     if host is None or host not in users:
         raise NotFound("This diagram has no collaboration session.")
     path = f"{schemas.location_of(session.threat_model_id)}/diagrams/{session.diagram_id}/ws"
-    body = schemas.CollaborationSession(
+    return schemas.CollaborationSession(
         session_id=session.id,
         host=schemas.UserOutput.of(users[host]),
         threat_model_id=session.threat_model_id,
@@ -138,7 +175,6 @@ async def _answer(session: Collaboration, status: int = 200) -> Response:
         participants=_participants(roles, users),
         websocket_url=f"{socket_base()}{path}",
     )
-    return bodies.answer(body, status)
 
 
 def _host(session: Collaboration, members: Sequence[Member]) -> UserId | None:

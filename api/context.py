@@ -217,6 +217,17 @@ def scheme() -> str:
     return services().options.trusted_proxies.scheme(request.remote_addr or "", told, request.scheme)
 
 
+def base_url() -> str:
+    """Where this service is reached, as `https://host`. Raises BadInput for a Host that is none."""
+    base = services().options.public_url
+    if base is None:
+        hosts = request.headers.getlist("Host")
+        if len(hosts) != 1 or not HOST.fullmatch(hosts[0]):
+            raise BadInput("the Host header is not valid")
+        base = f"{scheme()}://{hosts[0]}"
+    return base.rstrip("/")
+
+
 def parse_uuid(text: UuidText) -> UUID:
     """Raises BadInput unless `text` is a UUID in its usual form (RFC 9562, section 4)."""
     if not _UUID.fullmatch(text):
@@ -227,11 +238,13 @@ def parse_uuid(text: UuidText) -> UUID:
 async def model_for(text: str, action: Action) -> ThreatModelId:
     """The threat model of a path, if the caller may do `action` with it.
 
-    Raises BadInput (no UUID), NotFound and Forbidden.
+    Raises BadInput (no UUID), NotFound, Forbidden, and StorageFull where nothing may be added.
     """
     model = ThreatModelId(parse_uuid(text))
     role = await services().access.to_threat_model(caller().user.id, model)
     allowed(role, action)
+    if action is Action.WRITE and request.method != "DELETE":
+        await services().room.check_room(model)
     return model
 
 

@@ -44,7 +44,8 @@ class _Patched(DiagramDetails):
 
 def of_put(given: DiagramUpdate) -> Json:
     """The change that a PUT asks for."""
-    wanted = given.model_dump(exclude=set(_SERVER_COMPUTED))
+    wanted = given.model_dump(exclude={*_SERVER_COMPUTED, "cells"})
+    wanted["cells"] = given.cells
     if given.metadata is None:
         del wanted["metadata"]
     return {"set": wanted}

@@ -45,7 +45,8 @@ async def create_diagram(threat_model_id: str) -> Response:
     """Create an empty diagram"""
     model = await model_for(threat_model_id, Action.WRITE)
     given = await bodies.read_model(schemas.DiagramInput)
-    diagram = await services().diagrams.create(model, given.name, given.type, None, actor())
+    limits = services().configuration.limits
+    diagram = await services().diagrams.create(model, given.name, given.type, None, actor(), limits)
     location = f"{schemas.location_of(model)}/diagrams/{diagram.id}"
     return _answer(diagram, 0, [], {}, 201, {"Location": location})
 

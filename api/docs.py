@@ -3,10 +3,10 @@
 import inspect
 from collections.abc import Callable
 from http import HTTPStatus
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-import swagger_ui_bundle  # type: ignore[import-untyped]
 from quart import Blueprint, Response, send_from_directory
 from quart_schema import (
     DataSource,
@@ -21,19 +21,18 @@ from quart_schema import (
 from werkzeug.routing.converters import BaseConverter
 from werkzeug.routing.rules import Rule
 
+from api import common_answers
 from api.context import is_public, public
 from api.documented import OPERATION
+from api.edge import VERSION
 from tmi.domain.errors import NotFound
 
-OPENAPI_VERSION = "3.0.3"
-"""The contract's version, and the newest that the bundled Swagger UI renders."""
-
-CONTRACT_VERSION = "1.8.22"
-"""The published TMI contract that this API follows."""
+OPENAPI_VERSION = "3.1.0"
 
 routes = Blueprint("docs", __name__)
 
-_ASSETS_DIR = Path(str(swagger_ui_bundle.swagger_ui_path))
+_ASSETS_DIR = files("swagger_ui") / "static"
+"""Swagger UI 5, which renders OpenAPI 3.1."""
 _ASSETS = {
     "swagger-ui.css": "text/css",
     "swagger-ui-bundle.js": "text/javascript",
@@ -90,23 +89,29 @@ async def asset(name: str) -> Response:
     """A file of Swagger UI. Raises NotFound."""
     if name not in _ASSETS:
         raise NotFound
-    return await send_from_directory(_ASSETS_DIR, name, mimetype=_ASSETS[name], cache_timeout=3600)
+    return await send_from_directory(Path(str(_ASSETS_DIR)), name, mimetype=_ASSETS[name], cache_timeout=3600)
 
 
 class ContractProvider(OpenAPIProvider):
-    """Speaks OpenAPI 3.0 with the contract's operation ids, media types, UUIDs and security."""
+    """Speaks OpenAPI 3.1 with the contract's operation ids, media types, UUIDs, security and errors."""
 
     def schema(self) -> dict[str, Any]:
         """The whole document."""
         document: dict[str, Any] = {**super().schema(), "openapi": OPENAPI_VERSION}
-        lowered: dict[str, Any] = to_openapi_3_0(document)
-        return lowered
+        document["info"]["license"] = {"name": "Apache-2.0", "identifier": "Apache-2.0"}
+        schemas = document["components"]["schemas"]
+        for operations in document["paths"].values():
+            for operation in operations.values():
+                _complete_answers(operation, schemas)
+        document["components"].update(common_answers.components())
+        without: dict[str, Any] = _without_empty_defaults(document)
+        return without
 
     def build_paths(self, rule: Rule) -> tuple[dict[str, Any], dict[str, Any]]:
         """One rule's operations."""
         view = self._app.view_functions[rule.endpoint]
         paths, components = super().build_paths(rule)
-        extra = getattr(view, OPERATION, {"media_types": (), "bodiless": ()})
+        extra = getattr(view, OPERATION, {"media_types": (), "bodiless": (), "produces": ()})
         for operations in paths.values():
             for operation in operations.values():
                 _complete(operation, extra, needs_sign_in=not is_public(view))
@@ -139,6 +144,11 @@ class ContractProvider(OpenAPIProvider):
                     parameter[word] = parameter["schema"].pop(word)
         return parameters, components
 
+    def build_headers_parameters(self, model: type[Any]) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+        """A request's headers, written as usual."""
+        parameters, components = super().build_headers_parameters(model)
+        return [{**one, "name": one["name"].title()} for one in parameters], components
+
     def build_path_parameter(self, name: str, converter: BaseConverter) -> dict[str, Any]:
         """A path's ids are UUIDs."""
         parameter = super().build_path_parameter(name, converter)
@@ -163,21 +173,24 @@ def openapi() -> QuartSchema:
         openapi_provider_class=ContractProvider,
         info=Info(
             title="TMI",
-            version=CONTRACT_VERSION,
+            version=VERSION,
             description=inspect.cleandoc(
                 """
                 Threat models and their diagrams, edited live by many. This document covers REST; diagrams are
                 edited over WebSockets, for which `POST /collab/tokens` gives a token and the addresses.
                 """
             ),
-            license=License(name="Apache-2.0", identifier=None),
+            license=License(name="Apache-2.0", identifier="Apache-2.0"),
         ),
         tags=[
+            Tag("General"),
             Tag("Sign-in"),
             Tag("Threat models"),
             Tag("Diagrams"),
             Tag("Live collaboration"),
             Tag("Audit trail"),
+            Tag("Account"),
+            Tag("Configuration"),
             Tag("Administration"),
             Tag("Health"),
         ],
@@ -186,26 +199,20 @@ def openapi() -> QuartSchema:
     )
 
 
-def to_openapi_3_0(node: Any) -> Any:
-    """JSON Schema 2020-12, as pydantic writes it, in the words of OpenAPI 3.0: `nullable`, `enum`."""
+def _without_empty_defaults(node: Any) -> Any:
+    """Without `"default": null`, which pydantic writes for what may be left out, and which often is no value
+    that may be given.
+    """
     if isinstance(node, list):
-        return [to_openapi_3_0(item) for item in node]
+        return [_without_empty_defaults(item) for item in node]
     if not isinstance(node, dict):
         return node
-    node = {key: to_openapi_3_0(value) for key, value in node.items()}
-    if "const" in node and "properties" not in node:
-        node["enum"] = [node.pop("const")]
-    branches = node.get("anyOf")
-    if isinstance(branches, list) and {"type": "null"} in branches:
-        rest = [branch for branch in branches if branch != {"type": "null"}]
-        del node["anyOf"]
-        # In OpenAPI 3.0 nothing may stand beside a $ref.
-        single = len(rest) == 1 and "$ref" not in rest[0]
-        node = {**node, **rest[0]} if single else {**node, "anyOf": rest}
-        node["nullable"] = True
-    if node.get("default", ...) is None:
-        del node["default"]
-    return node
+    is_empty = "default" in node and node["default"] is None and "properties" not in node
+    return {
+        key: _without_empty_defaults(value)
+        for key, value in node.items()
+        if not (is_empty and key == "default")
+    }
 
 
 def _named(holder: dict[str, Any], name: str) -> dict[str, Any]:
@@ -227,7 +234,32 @@ def _complete(operation: dict[str, Any], extra: dict[str, Any], *, needs_sign_in
         }
     for status in extra["bodiless"]:
         operation["responses"][status] = {"description": HTTPStatus(status).phrase}
-    for status, response in operation["responses"].items():
-        if status >= 400:
-            response["description"] = HTTPStatus(status).phrase
-    operation["responses"] = {str(k): v for k, v in sorted(operation["responses"].items())}
+    if extra["produces"]:
+        operation["responses"].setdefault(406, {})
+        for status, response in operation["responses"].items():
+            if status < 400 and "content" in response:
+                response["content"] = _contents(response["content"], extra["produces"])
+    is_counted = not operation.get("tags") or "Health" not in operation["tags"]
+    for status in (405, 500, *((429, 503) if is_counted else ())):
+        operation["responses"].setdefault(status, {})
+    operation["responses"] = {
+        str(status): common_answers.reference(status) or answer
+        for status, answer in sorted(operation["responses"].items())
+    }
+
+
+def _contents(content: dict[str, Any], produces: tuple[str, ...]) -> dict[str, Any]:
+    """Of an answer: what has no schema of its own is text."""
+    ((_, as_json),) = content.items()
+    text = {"schema": {"type": "string"}}
+    return {name: as_json if name == "application/json" else text for name in produces}
+
+
+def _complete_answers(operation: dict[str, Any], schemas: dict[str, Any]) -> None:
+    """Add the headers of the answers that are no errors."""
+    for status, answer in operation["responses"].items():
+        if "$ref" in answer:
+            continue
+        schema = answer.get("content", {}).get("application/json", {}).get("schema", {})
+        named = schemas.get(schema.get("$ref", "").rpartition("/")[2], schema)
+        answer["headers"] = common_answers.success_headers(int(status), named)

@@ -15,6 +15,8 @@ from tmi.domain.errors import (
     LastOwner,
     NotFound,
     OutcomeUnknown,
+    QuotaReached,
+    StorageFull,
     TmiError,
     TooLarge,
     TooManyRequests,
@@ -86,6 +88,8 @@ _STATUSES: tuple[tuple[type[TmiError], int, str, Mapping[str, str]], ...] = (
     (BadInput, 400, "invalid_input", {}),
     (Unauthenticated, 401, "unauthorized", _BEARER),
     (Forbidden, 403, "forbidden", {}),
+    (StorageFull, 413, "quota_exceeded", {}),
+    (QuotaReached, 403, "quota_exceeded", {}),
     (NotFound, 404, "not_found", {}),
     (Conflict, 409, "conflict", {}),
     (NotAcceptable, 406, "not_acceptable", {}),
@@ -109,6 +113,7 @@ _CLOSE_CODES: tuple[tuple[type[TmiError], int], ...] = (
     (Unauthenticated, closing.SIGN_IN_ENDED),
     (Forbidden, closing.NO_LONGER_ALLOWED),
     (NotFound, closing.DIAGRAM_DELETED),
+    (QuotaReached, closing.NO_LONGER_ALLOWED),
     (Draining, closing.SERVICE_RESTART),
     (TooManyRequests, closing.TRY_AGAIN_LATER),
     (Unavailable, closing.TRY_AGAIN_LATER),
@@ -141,5 +146,11 @@ def _sentence(error: TmiError) -> str:
 def _details(error: TmiError) -> Mapping[str, Any] | None:
     if isinstance(error, InvalidRequest):
         return {"code": "invalid_fields", "context": dict(error.context)}
+    if isinstance(error, QuotaReached):
+        return {
+            "code": "quota_exceeded",
+            "context": {"quota": error.quota, "limit": error.limit},
+            "suggestion": "Ask an administrator for more; what is deleted makes room once it is purged.",
+        }
     code = next((code for kind, code in _DETAIL_CODES if isinstance(error, kind)), None)
     return None if code is None else {"code": code}

@@ -92,12 +92,14 @@ async def transfer_mine() -> Response:
     return await transferred(caller().user.id)
 
 
-async def transferred(source: UserId) -> Response:
-    """Hand over what `source` owns to whom the body names. Raises NotFound and BadInput."""
+async def transferred(source: UserId, *, with_charge: bool = False) -> Response:
+    """Hand over what `source` owns to whom the body names, `with_charge` also for their quotas. Raises
+    NotFound and BadInput.
+    """
     given = await bodies.read_model(schemas.TransferInput)
     target = UserId(parse_uuid(given.target_user_id))
     made = audit.entry("ownership.transferred", old=str(source), new=str(target))
-    models = await context().to_the_end(_transfer(source, target, made))
+    models = await context().to_the_end(_transfer(source, target, made, with_charge))
     ids = [str(model) for model in models]
     moved = schemas.TransferredModels(count=len(ids), threat_model_ids=ids)
     return bodies.answer(
@@ -107,8 +109,10 @@ async def transferred(source: UserId) -> Response:
     )
 
 
-async def _transfer(source: UserId, target: UserId, made: AuditEntry) -> list[object]:
-    models = await services().accounts.transfer(source, target, made)
+async def _transfer(
+    source: UserId, target: UserId, made: AuditEntry, with_charge: bool
+) -> list[object]:
+    models = await services().accounts.transfer(source, target, made, with_charge=with_charge)
     audit.logged(made)
     await services().rooms.people_changed([source, target])
     return list(models)

@@ -84,8 +84,8 @@ def choose_name(
         "<p>This is the development provider: it asks for no password and believes any name.</p>"
         f'<form action="/oauth2/authorize">{hidden}<label for="name">Your name</label>'
         f'<input id="name" name="login_hint" required maxlength="64" pattern="[a-zA-Z0-9._%+\\-]+" '
-        f'autocomplete="username" autocapitalize="none" spellcheck="false" autofocus '
-        f'aria-describedby="hint" value="{escape(typed or "")}">'
+        'title="Letters, digits and . _ % + -" autocomplete="username" autocapitalize="none" '
+        f'spellcheck="false" autofocus aria-describedby="hint" value="{escape(typed or "")}">'
         '<p class="hint" id="hint">Letters, digits and . _ % + - without spaces: '
         "alice becomes alice@tmi.local</p>"
         f'<button class="first">Sign in</button></form>{picked}',

@@ -2,13 +2,16 @@
 
 import asyncio
 import time
+from datetime import UTC, datetime
+from importlib.metadata import version
 
 from quart import Blueprint, Response, request
 from quart_schema import hide, operation_id, tag
 
 from api import bodies, schemas
-from api.context import public, services
+from api.context import base_url, public, services
 from api.documented import operation
+from api.edge import VERSION
 from api.metrics import CONTENT_TYPE, Metrics, check_reader, together
 from tmi.domain.errors import Draining, Unavailable
 from tmi.domain.ports import Database
@@ -65,6 +68,20 @@ def probe_routes(ping: DatabasePing) -> Blueprint:
             raise Unavailable("the service is starting")
         status = "ok" if await ping.answered() else "degraded: database"
         return bodies.answer(schemas.HealthAnswer(status=status))
+
+    @routes.get("/")
+    @public
+    @tag(["General"])
+    @operation_id("getApiInfo")
+    @operation(answers={200: schemas.ApiInfo}, errors=(400,))
+    async def info() -> Response:
+        """What runs here, and how it is"""
+        health = services().health
+        is_well = health.started and await ping.answered()
+        status = schemas.ApiStatus(code="ok" if is_well else "degraded", time=datetime.now(UTC))
+        service = schemas.ServiceInfo(name="TMI", build=version("tmi"))
+        document = schemas.Specification(version=VERSION, specification=f"{base_url()}/openapi.json")
+        return bodies.answer(schemas.ApiInfo(status=status, service=service, api=document))
 
     return routes
 

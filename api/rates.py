@@ -14,7 +14,9 @@ from api.forwarding import bucket_of
 from tmi.domain.errors import TooManyRequests
 
 WINDOW_S = 60
-_FREE = frozenset({"/livez", "/readyz", "/metrics"})
+HOUR_S = 3600
+FREE = frozenset({"/livez", "/readyz", "/metrics"})
+"""Paths that are not counted."""
 _SIGN_IN = ("/oauth2/", "/session/")
 
 
@@ -38,20 +40,24 @@ class Allowance:
 
 async def limit_address() -> None:
     """Before each request. Raises TooManyRequests."""
-    if request.path in _FREE:
+    if request.path in FREE:
         return
-    options = services().options.rates
+    config = services().configuration
     bucket = bucket_of(client_address())
     if request.path.startswith(_SIGN_IN):
-        await _count(f"sign-in:{bucket}", options.sign_in_per_address, "sign-in requests of this address")
-    await _count(f"address:{bucket}", options.per_address, "requests of this address")
+        limit = config.number("sign_in_requests_per_min")
+        await _count(f"sign-in:{bucket}", limit, "sign-in requests of this address")
+    await _count(f"address:{bucket}", config.number("address_requests_per_min"), "requests of this address")
 
 
 async def limit_user() -> None:
     """Before each request of somebody who is known. Raises TooManyRequests."""
     sign_in = caller_if_any()
     if sign_in is not None:
-        await _count(f"user:{sign_in.user.id}", services().options.rates.per_user, "requests of this user")
+        user = sign_in.user.id
+        limits = await services().configuration.limits_of(user)
+        await _count(f"user:{user}", limits.requests_per_min, "requests of this user")
+        await _count(f"user:{user}", limits.requests_per_hour, "requests of this user", HOUR_S)
 
 
 async def with_rate_headers(response: Response) -> Response:
@@ -66,13 +72,13 @@ async def with_rate_headers(response: Response) -> Response:
     return response
 
 
-async def _count(key: str, limit: int, what: str) -> None:
+async def _count(key: str, limit: int, what: str, window_s: int = WINDOW_S) -> None:
     if not limit:
         return
-    count = await services().rate_limits.hit(key, WINDOW_S)
-    allowance = Allowance(limit, count, (int(time.time()) // WINDOW_S + 1) * WINDOW_S)
+    count = await services().rate_limits.hit(key, window_s)
+    allowance = Allowance(limit, count, (int(time.time()) // window_s + 1) * window_s)
     nearest: Allowance | None = g.get("allowance")
     if nearest is None or allowance.is_exceeded or allowance.remaining < nearest.remaining:
         g.allowance = allowance
     if allowance.is_exceeded:
-        raise TooManyRequests(f"too many {what}; at most {limit} within {WINDOW_S} s")
+        raise TooManyRequests(f"too many {what}; at most {limit} within {window_s} s")

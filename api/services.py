@@ -3,12 +3,14 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from api.configuration import Configuration
 from api.cookies import SessionCookies
 from api.forwarding import TrustedProxies
 from api.identity.provider import IdentityProvider
 from api.metrics import Metrics
 from api.origins import Origins
 from api.sessions import SessionCache
+from api.storage_quota import StorageBoundAccess
 from api.tokens import Tokens
 from rooms.administration import Administration
 from rooms.editing import Editing
@@ -31,23 +33,18 @@ from tmi.domain.ports import (
     Memberships,
     Metadata,
     PendingAuthorizations,
+    Preferences,
+    Quotas,
     RateLimits,
     RefreshTokens,
     SignIns,
+    Storage,
+    SystemSettings,
     ThreatModels,
     Tickets,
     Trail,
     Users,
 )
-
-
-@dataclass(frozen=True, slots=True)
-class RateOptions:
-    """Requests within a minute; 0 for as many as they like."""
-
-    per_user: int = 0
-    per_address: int = 0
-    sign_in_per_address: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +57,8 @@ class ApiOptions:
     """Where clients reach this service (`https://tmi.example.org`); None: as each request says."""
     max_body_bytes: int = 1024 * 1024
     body_timeout_s: float = 30.0
+    participants_max: int = 5_000
+    """Clients of one diagram."""
     refresh_token_ttl_s: float = 7 * 24 * 3600.0
     client_credentials_for_all: bool = False
     """Everybody may make client credentials, not administrators alone."""
@@ -80,7 +79,6 @@ class ApiOptions:
     """How long a browser stays signed in, however busy it is."""
     hsts_max_age_s: int = 0
     """How long browsers are to speak https alone with this host; 0: not told."""
-    rates: RateOptions = field(default_factory=RateOptions)
     metrics_token: str | None = field(default=None, repr=False)
     """What a reader of `/metrics` has to bring; None: it has to be on this machine."""
 
@@ -127,6 +125,13 @@ class Services:
     administration: Administration
     editing: Editing
     rate_limits: RateLimits
+    quotas: Quotas
+    storage: Storage
+    room: StorageBoundAccess
+    """Whether who is charged may store more."""
+    settings: SystemSettings
+    preferences: Preferences
+    configuration: Configuration
     options: ApiOptions = field(default_factory=ApiOptions)
     sessions: SessionCache | None = None
     """None: one that hears no signals, and so asks the database every second."""

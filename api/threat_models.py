@@ -39,7 +39,7 @@ ROOMS_TOLD_WITHIN_S = 2.0
 @operation(
     body=schemas.ThreatModelInput,
     answers={201: schemas.ThreatModelOutput},
-    errors=(400, 401, 413, 415, 503),
+    errors=(400, 401, 403, 413, 415, 503),
 )
 async def create_threat_model() -> Response:
     """Create a threat model
@@ -58,7 +58,7 @@ async def create_threat_model() -> Response:
         grants=tuple(g for g in patch.unique_grants(given.authorization) if g.principal.key != own),
         metadata=schemas.metadata_of(given.metadata),
     )
-    model = await services().threat_models.create(creator, new)
+    model = await services().threat_models.create(creator, new, services().configuration.limits)
     return await _answer(model, 201, {"Location": schemas.location_of(model.id)})
 
 

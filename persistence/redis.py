@@ -11,7 +11,7 @@ import logging
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Mapping
-from typing import cast
+from typing import Any, cast
 from uuid import uuid4
 
 import orjson
@@ -73,6 +73,11 @@ class _Cluster(RedisCluster):
     # uvloop raises RuntimeError to who writes to what the other side has closed.
     ERRORS_ALLOW_RETRY = (*RedisCluster.ERRORS_ALLOW_RETRY, RuntimeError)  # type: ignore[assignment]
 
+    async def execute_command(self, *args: Any, **kwargs: Any) -> Any:
+        """As of `RedisCluster`, which (8.1) asks anybody before it knows who has which slot."""
+        await self.initialize()
+        return await super().execute_command(*args, **kwargs)
+
 
 @contextlib.asynccontextmanager
 async def _cluster(url: str) -> AsyncIterator[RedisCluster]:
@@ -80,6 +85,7 @@ async def _cluster(url: str) -> AsyncIterator[RedisCluster]:
     client = _Cluster.from_url(
         first,
         startup_nodes=[ClusterNode(host, port or DEFAULT_PORT) for host, port in others],
+        reinitialize_steps=0,  # a slot that has moved is noted; it is no reason to close all connections
         require_full_coverage=False,  # the servers decide what goes on while some of them are away
         max_connections=CONNECTIONS,
         socket_timeout=None,
@@ -121,7 +127,7 @@ class RedisRateLimits:
 
     def __init__(self, redis: Redis) -> None:
         self._storage = _storage(redis)
-        self._slots = asyncio.Semaphore(CONNECTIONS)
+        self._slots = asyncio.Semaphore(CONNECTIONS - 1)  # one is left for the tallies
         self._alone = MemoryRateLimits()
         self._ask_again_at = 0.0
 

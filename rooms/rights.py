@@ -47,8 +47,15 @@ class Rights:
         self._recent_s = recent_s
         self._changed_at: dict[DiagramId, float] = {}
         self._people_changed_at: dict[UserId, float] = {}
+        self._ended_at: dict[SignInId, float] = {}
         self.on_collaboration_ended: Callable[[CollaborationId], None] = lambda _: None
         """Called on each node when a collaboration session has ended."""
+        self.on_newcomer: Callable[[SignInId], None] = lambda _: None
+        """Called with the sign-in of whoever has come."""
+        self.on_settings_changed: Callable[[Sequence[UUID]], None] = lambda _: None
+        """Called on each node with what a signal of changed settings names; without anything: some may have
+        been missed.
+        """
         self.signals: Signals | None = None
         """The way to the other nodes."""
 
@@ -56,6 +63,13 @@ class Rights:
         """A newcomer's role was looked up before it was let in, perhaps before a change."""
         if diagram in self._changed_at or member.user in self._people_changed_at:
             self._background.spawn(self._reread(diagram))
+        self.on_newcomer(member.sign_in)
+        if member.sign_in in self._ended_at:
+            self._background.spawn(self._end_again(member.sign_in))
+
+    async def _end_again(self, sign_in: SignInId) -> None:
+        """It ended between the newcomer's check and the newcomer's arrival."""
+        self._end_sessions(sign_in)
 
     def forget_old_changes(self) -> None:
         """Called now and then."""
@@ -66,6 +80,9 @@ class Rights:
         for user, changed_at in list(self._people_changed_at.items()):
             if now - changed_at > self._recent_s:
                 del self._people_changed_at[user]
+        for sign_in, ended_at in list(self._ended_at.items()):
+            if now - ended_at > self._recent_s:
+                del self._ended_at[sign_in]
 
     async def access_changed(self, diagrams: Sequence[DiagramId]) -> None:
         """Roles on these diagrams may have changed: see to it on every node."""
@@ -94,6 +111,11 @@ class Rights:
         if not await self._announced(Happened.COLLABORATION_ENDED, [collaboration]):
             self.on_collaboration_ended(collaboration)
 
+    async def settings_changed(self, ids: Sequence[UUID]) -> None:
+        """Limits or settings have changed: tell every node."""
+        if not await self._announced(Happened.SETTINGS_CHANGED, ids):
+            self.on_settings_changed(ids)
+
     async def _announce(self, happened: Happened, ids: Sequence[UUID]) -> None:
         await self._announced(happened, ids)
 
@@ -118,20 +140,27 @@ class Rights:
     def hear(self, signal: Signal | None) -> None:
         """A node has told all what happened; None: some of it may have been missed."""
         if signal is None:
-            self._background.spawn(self._access_changed([*self._hosted.open]))
+            self.look_at_all()
             self._background.spawn(self._check_sign_ins())
+            self.on_settings_changed(())
         elif signal.happened is Happened.ACCESS_CHANGED:
             self._background.spawn(self._access_changed([DiagramId(key) for key in signal.ids]))
         elif signal.happened is Happened.DELETED:
             self._deleted([DiagramId(key) for key in signal.ids])
         elif signal.happened is Happened.PEOPLE_CHANGED:
             self._background.spawn(self._people_changed([UserId(key) for key in signal.ids]))
+        elif signal.happened is Happened.SETTINGS_CHANGED:
+            self.on_settings_changed(signal.ids)
         elif signal.happened is Happened.COLLABORATION_ENDED:
             for key in signal.ids:
                 self.on_collaboration_ended(CollaborationId(key))
         elif signal.happened is Happened.SIGN_IN_ENDED:
             for key in signal.ids:
                 self._sign_in_ended(SignInId(key))
+
+    def look_at_all(self) -> None:
+        """Read the roles again of everybody who is connected here."""
+        self._background.spawn(self._access_changed([*self._hosted.open]))
 
     async def _access_changed(self, diagrams: Sequence[DiagramId]) -> None:
         """Read the roles again of everybody who is connected here.
@@ -188,7 +217,23 @@ class Rights:
                 await asyncio.sleep(self._retry_s)
         return ()
 
+    def is_over(self, sign_in: SignInId) -> None:
+        """Close every session of this node behind a sign-in with 4401."""
+        self._sign_in_ended(sign_in)
+
+    def sign_ins_here(self) -> frozenset[SignInId]:
+        """Of everybody who is in a room or a replica of this node."""
+        return frozenset(
+            member.sign_in
+            for runner in self._hosted.with_clients
+            for member in runner.room.members.values()
+        )
+
     def _sign_in_ended(self, sign_in: SignInId) -> None:
+        self._ended_at[sign_in] = self._ticker.now()
+        self._end_sessions(sign_in)
+
+    def _end_sessions(self, sign_in: SignInId) -> None:
         for runner in list(self._hosted.with_clients):
             _end_sign_in(runner, sign_in)
 

@@ -454,8 +454,10 @@ class Room(Audience):
     # --- the end --------------------------------------------------------------------------------
 
     def close_if_idle(self) -> None:
-        """Nobody is here: end after the last commit."""
-        if self.is_empty:
+        """Nobody is here, and everything is committed: end. Should the fence be lost before that, what those
+        who left had sent is brought to the next owner.
+        """
+        if self.is_empty and not self.unsaved:
             self._finish(Happening.IDLE)
 
     def drain(self, now: float) -> Effects:

@@ -6,10 +6,12 @@ import logging
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from typing import Any
+from uuid import UUID
 
 from crdt.document import Document
 from rooms.background import Background
 from rooms.database_watch import DatabaseWatch
+from rooms.expiry import Expiry
 from rooms.handing_over import HandingOver, Successors, best_successor
 from rooms.hosted import Hosted
 from rooms.hosting import Runner, Session
@@ -37,7 +39,15 @@ from tmi.domain.errors import (
 )
 from tmi.domain.ids import CollaborationId, DiagramId, Fence, NodeId, Seq, SignInId, UserId
 from tmi.domain.model import Node
-from tmi.domain.ports import AccessControl, Coordinator, Signal, Signals, StoredDocument, UpdateLog
+from tmi.domain.ports import (
+    AccessControl,
+    Coordinator,
+    Signal,
+    Signals,
+    SignInTerms,
+    StoredDocument,
+    UpdateLog,
+)
 from tmi.domain.roles import Action, may
 
 log = logging.getLogger(__name__)
@@ -128,6 +138,12 @@ class Rooms:
         finally:
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
+
+    def expiry(self, terms: SignInTerms) -> Expiry:
+        """Whoever runs it sees to it that no socket outlives its sign-in."""
+        watch = Expiry(terms, self._rights.sign_ins_here, self._rights.is_over)
+        self._rights.on_newcomer = watch.watch
+        return watch
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator["Rooms"]:
@@ -486,6 +502,20 @@ class Rooms:
     async def collaboration_ended(self, collaboration: CollaborationId) -> None:
         """A collaboration session is over: close the sockets that came by its tickets, on every node."""
         await self._rights.collaboration_ended(collaboration)
+
+    def on_settings_changed(self, do: Callable[[Sequence[UUID]], None]) -> None:
+        """What to do on this node when limits or settings have changed, wherever; with nothing: whatever may
+        have.
+        """
+        self._rights.on_settings_changed = do
+
+    async def settings_changed(self, ids: Sequence[UUID]) -> None:
+        """Limits or settings have changed (see `Configuration.changed`): tell every node."""
+        await self._rights.settings_changed(ids)
+
+    def look_at_all_roles(self) -> None:
+        """Roles may have changed in any room of this node: read them again."""
+        self._rights.look_at_all()
 
     def hear(self, signal: Signal | None) -> None:
         """A node has told all what happened; None: some of it may have been missed."""

@@ -4,7 +4,7 @@ import base64
 import hashlib
 import json
 import secrets
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -17,11 +17,13 @@ from quart.testing.utils import sentinel
 from werkzeug.datastructures import Headers
 
 from api.app import create_app
+from api.configuration import Configuration
 from api.cookies import SessionCookies
 from api.diagram_changes import interpret
 from api.identity.provider import IdentityProvider
 from api.services import ApiOptions, Health, Services
 from api.sessions import SessionCache
+from api.storage_quota import StorageBoundAccess
 from api.tokens import Tokens, shared_signing_keys
 from persistence.memory.access import MemoryAccessControl
 from persistence.memory.accounts import MemoryAccounts, MemoryChallenges
@@ -38,7 +40,9 @@ from persistence.memory.events import MemoryTrail
 from persistence.memory.groups import MemoryGroups, MemoryMemberships
 from persistence.memory.metadata import MemoryMetadata
 from persistence.memory.pending_authorizations import MemoryPendingAuthorizations
+from persistence.memory.quotas import MemoryQuotas, MemoryStorage
 from persistence.memory.rate_limits import MemoryRateLimits
+from persistence.memory.settings import MemoryPreferences, MemorySystemSettings
 from persistence.memory.sign_ins import MemoryCodes, MemoryRefreshTokens, MemorySignIns
 from persistence.memory.signals import MemorySignals
 from persistence.memory.signing_keys import MemorySigningKeys
@@ -61,7 +65,10 @@ from persistence.postgres.events import PostgresTrail
 from persistence.postgres.groups import PostgresGroups, PostgresMemberships
 from persistence.postgres.metadata import PostgresMetadata
 from persistence.postgres.pending_authorizations import PostgresPendingAuthorizations
+from persistence.postgres.quotas import PostgresQuotas, PostgresStorage
+from persistence.postgres.settings import PostgresPreferences, PostgresSystemSettings
 from persistence.postgres.sign_ins import PostgresCodes, PostgresRefreshTokens, PostgresSignIns
+from persistence.postgres.signals import PostgresSignals
 from persistence.postgres.signing_keys import PostgresSigningKeys
 from persistence.postgres.threat_models import PostgresThreatModels
 from persistence.postgres.update_log import PostgresUpdateLog
@@ -70,6 +77,7 @@ from rooms.administration import Administration, Desk
 from rooms.coordination.local import LocalCoordinator
 from rooms.editing import Editing
 from rooms.service import Rooms
+from tmi.domain.configuration import GivenSetting
 from tmi.domain.errors import Unavailable
 from tmi.domain.ids import NodeId
 from tmi.domain.model import Node
@@ -83,6 +91,11 @@ ADMINISTRATOR = "admin"
 NODE = Node(NodeId(uuid4()), "node", "")
 """Who signs in under this name is an administrator."""
 OPTIONS = ApiOptions(dev=True, administrators=(f"tmi:{ADMINISTRATOR}@tmi.local",))
+
+
+def given(**numbers: int) -> Sequence[GivenSetting]:
+    """Settings of the environment that are numbers."""
+    return [GivenSetting(key, str(value), "int", "", True) for key, value in numbers.items()]
 
 
 def challenge_of(verifier: str) -> str:
@@ -226,11 +239,13 @@ async def over_memory(
     store: MemoryStore | None = None,
     tokens: Tokens | None = None,
     identity_providers: Mapping[str, IdentityProvider] | None = None,
+    given: Sequence[GivenSetting] = (),
 ) -> AsyncIterator[RestClient]:
     """The application over the in-memory adapters."""
     store = store or MemoryStore()
     log, access = MemoryUpdateLog(store), MemoryAccessControl(store)
     keys = await shared_signing_keys(MemorySigningKeys(store))
+    configuration = Configuration(MemorySystemSettings(store), MemoryQuotas(store), given)
     sign_ins, signals = MemorySignIns(store), MemorySignals(store)
     sessions = SessionCache(sign_ins)
     async with (
@@ -271,6 +286,12 @@ async def over_memory(
             administration=administration,
             editing=Editing(rooms, MemoryDiagrams(store), access, interpret, administration.ask),
             rate_limits=MemoryRateLimits(),
+            quotas=MemoryQuotas(store),
+            storage=MemoryStorage(store),
+            settings=MemorySystemSettings(store),
+            preferences=MemoryPreferences(store),
+            room=StorageBoundAccess(access, MemoryStorage(store), lambda: configuration.limits.stored_bytes),
+            configuration=configuration,
             options=options or OPTIONS,
             identity_providers=identity_providers or {},
             health=Health(started=True),
@@ -284,14 +305,23 @@ async def over_postgres(database: PostgresDatabase) -> AsyncIterator[RestClient]
     """The application over PostgreSQL."""
     log, access = PostgresUpdateLog(database), PostgresAccessControl(database)
     keys = await shared_signing_keys(PostgresSigningKeys(database))
-    async with Rooms(log, LocalCoordinator(log, "test"), access).running() as rooms:
+    configuration = Configuration(PostgresSystemSettings(database), PostgresQuotas(database))
+    sign_ins, signals = PostgresSignIns(database), PostgresSignals(database)
+    sessions = SessionCache(sign_ins)
+    async with (
+        Rooms(log, LocalCoordinator(log, "test"), access).running() as rooms,
+        signals.hearing(sessions.hear) as sessions.hearing,
+        signals.hearing(rooms.hear),
+    ):
+        rooms.tell_by(signals)
         administration = _administration(rooms)
         services = Services(
             threat_models=PostgresThreatModels(database),
             diagrams=PostgresDiagrams(database),
             users=PostgresUsers(database),
             codes=PostgresCodes(database),
-            sign_ins=PostgresSignIns(database),
+            sign_ins=sign_ins,
+            sessions=sessions,
             refresh_tokens=PostgresRefreshTokens(database),
             client_credentials=PostgresClientCredentials(database),
             pending_authorizations=PostgresPendingAuthorizations(database),
@@ -316,6 +346,14 @@ async def over_postgres(database: PostgresDatabase) -> AsyncIterator[RestClient]
             administration=administration,
             editing=Editing(rooms, PostgresDiagrams(database), access, interpret, administration.ask),
             rate_limits=MemoryRateLimits(),
+            quotas=PostgresQuotas(database),
+            storage=PostgresStorage(database),
+            settings=PostgresSystemSettings(database),
+            preferences=PostgresPreferences(database),
+            room=StorageBoundAccess(
+                access, PostgresStorage(database), lambda: configuration.limits.stored_bytes
+            ),
+            configuration=configuration,
             options=OPTIONS,
             health=Health(started=True),
         )

@@ -4,21 +4,28 @@ import asyncio
 import os
 import sys
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar
+from typing import Any, BinaryIO, NoReturn, TypeVar
 from uuid import UUID
 
 import click
 import orjson
 import uvloop
 
+from persistence.postgres.accounts import PostgresAccounts
+from persistence.postgres.archive import PostgresArchives
+from persistence.postgres.database import PostgresDatabase
+from persistence.postgres.groups import PostgresMemberships
 from rooms.administration import ROOMS_MAX, SORTS, Administration
+from tmi import people
+from tmi.archive import MAX_BYTES, exported, imported
 from tmi.client import access_token, read_credential
 from tmi.domain.errors import Conflict, NotFound, TmiError, Unavailable
-from tmi.domain.ids import DiagramId, NodeId
-from tmi.domain.model import Node
+from tmi.domain.ids import DiagramId, NodeId, ThreatModelId, UserId
+from tmi.domain.model import ADMINISTRATORS_GROUP, Account, Node
+from tmi.domain.ports import AccountFilter, Page
 from tmi.logs import configure_logs
 from tmi.serve import Exit, serve
 from tmi.settings import BadSetting, Settings, describe_settings, read_settings
@@ -267,11 +274,111 @@ def _echo_json(what: object) -> None:
     click.echo(orjson.dumps(what, option=orjson.OPT_INDENT_2).decode())
 
 
+@main.command("export")
+@click.argument("model", type=click.UUID, metavar="ID")
+@click.option("--output", "-o", type=click.File("wb"), default="-", help="[default: standard output]")
+@click.option("--history", is_flag=True, help="With every edit of its diagrams, and its audit trail.")
+def export_command(model: UUID, output: BinaryIO, history: bool) -> None:
+    """Write threat model ID, with all that is in it, to a file that `tmi import` reads.
+
+    Reads the database of the settings; the service may be running on it.
+    """
+
+    async def read(archives: PostgresArchives) -> bytes:
+        return await exported(archives, ThreatModelId(model), history=history)
+
+    output.write(_with_archives(read))
+
+
+@main.command("import")
+@click.argument("file", type=click.File("rb"))
+@click.option("--new-ids", is_flag=True, help="Make new ids, so that it may be here twice.")
+def import_command(file: BinaryIO, new_ids: bool) -> None:
+    """Store the threat model of a FILE that `tmi export` wrote, all of it or nothing."""
+
+    async def write(archives: PostgresArchives) -> tuple[ThreatModelId, int]:
+        return await imported(archives, file.read(MAX_BYTES + 1), new_ids=new_ids)
+
+    model, alias = _with_archives(write)
+    click.echo(f"Threat model {model} is here, with alias {alias}.")
+
+
+@main.group("users")
+def users_group() -> None:
+    """People who have signed in."""
+
+
+@users_group.command("list")
+@AS_JSON
+@click.option("--limit", type=click.IntRange(1, 1000), default=100, show_default=True)
+@click.option("--offset", type=click.IntRange(0), default=0)
+def list_users_command(as_json: bool, limit: int, offset: int) -> None:
+    """List accounts, newest first."""
+
+    async def read(database: PostgresDatabase) -> tuple[Sequence[Account], int]:
+        return await PostgresAccounts(database).matching(AccountFilter(), Page(limit, offset))
+
+    accounts, total = _with_database(read)
+    if as_json:
+        _echo_json({"total": total, "users": [people.as_json(account) for account in accounts]})
+        return
+    for account in accounts:
+        click.echo(people.line_of(account))
+    if total > len(accounts):
+        click.echo(f"{len(accounts)} of {total} users.")
+
+
+@users_group.command("show")
+@click.argument("user", type=click.UUID, metavar="ID")
+def show_user_command(user: UUID) -> None:
+    """Show one account as JSON."""
+
+    async def read(database: PostgresDatabase) -> Account:
+        return await PostgresAccounts(database).get(UserId(user))
+
+    _echo_json(people.as_json(_with_database(read)))
+
+
+@users_group.command("administrator")
+@click.argument("user", type=click.UUID, metavar="ID")
+@click.option("--revoke", is_flag=True, help="Take it back. Whom TMI_ADMINISTRATORS names stays one.")
+def administrator_command(user: UUID, revoke: bool) -> None:
+    """Make somebody who has signed in an administrator."""
+
+    async def change(database: PostgresDatabase) -> Account:
+        account = await PostgresAccounts(database).get(UserId(user))
+        memberships = PostgresMemberships(database)
+        entry = people.entry(account, added=not revoke)
+        if revoke:
+            await memberships.remove(ADMINISTRATORS_GROUP, UserId(user), entry)
+        else:
+            await memberships.add(ADMINISTRATORS_GROUP, UserId(user), UserId(user), None, entry)
+        return account
+
+    changed = _with_database(change)
+    click.echo(f"{changed.user.name} is {'no administrator any more' if revoke else 'an administrator'}.")
+
+
 @main.command("settings")
 def settings_command() -> None:
     """List the environment variables that TMI reads, with their defaults."""
     for variable, default, meaning in describe_settings():
         click.echo(f"{variable}={default}" + (f"\n    {meaning}" if meaning else ""))
+
+
+def _with_database(work: Callable[[PostgresDatabase], Coroutine[Any, Any, T]]) -> T:
+    settings = _settings({})
+
+    async def run() -> T:
+        async with open_database(settings) as database:
+            await database.migrate()
+            return await work(database)
+
+    return _run(run())
+
+
+def _with_archives(work: Callable[[PostgresArchives], Coroutine[Any, Any, T]]) -> T:
+    return _with_database(lambda database: work(PostgresArchives(database)))
 
 
 async def _migrate(settings: Settings) -> list[str]:

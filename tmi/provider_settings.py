@@ -22,8 +22,8 @@ from pydantic import (
 PREFIX = "TMI_PROVIDER_"
 SECRET = "client_secret"  # noqa: S105 - the name of a field
 KINDS = ("google", "github", "microsoft", "oidc")
-RESERVED = ("tmi",)
-"""The development provider, whose name the built-in groups bear."""
+RESERVED = ("tmi", "automation")
+"""The development provider, whose name the built-in groups bear, and the accounts of programs."""
 MAX_PROVIDERS = 20
 ANY_TENANT = "*"
 SHARED_TENANTS = ("common", "organizations")

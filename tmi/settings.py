@@ -17,6 +17,7 @@ from pydantic import AfterValidator, Field, SecretStr, ValidationError, field_va
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
 from rooms.nodes.unix import SCHEME as UNIX_SCHEME
+from tmi.domain.configuration import GivenSetting, Kind
 from tmi.domain.errors import StartupError
 from tmi.domain.hosts import split_hosts
 from tmi.provider_settings import (
@@ -167,10 +168,29 @@ class Settings(BaseSettings):
     """Networks of proxies whose X-Forwarded-For and -Proto are believed, separated by commas: 10.0.0.0/8."""
     user_requests_per_min: Annotated[int, Field(ge=0)] = 12_000
     """What one user may ask over REST in a minute; 0 for no limit."""
+    user_requests_per_hour: Annotated[int, Field(ge=0)] = 0
+    """The same in an hour; 0 for no limit."""
     address_requests_per_min: Annotated[int, Field(ge=0)] = 60_000
     """From one IPv4 address or IPv6 /64, of all its users together."""
     sign_in_requests_per_min: Annotated[int, Field(ge=0)] = 600
     """From one address, of what signs in (/oauth2)."""
+
+    # quotas of users, unless an administrator says something else for one of them
+    user_threat_models_max: Annotated[int, Field(ge=0)] = 0
+    """Threat models that one user may have; 0 for no limit."""
+    user_diagrams_max: Annotated[int, Field(ge=0)] = 0
+    """Diagrams in all threat models of one user; 0 for no limit."""
+    user_stored_max_bytes: Annotated[int, Field(ge=0)] = 0
+    """What one user's diagrams may take in the database; 0 for no limit. Past it they can only be read
+    live.
+    """
+
+    # what clients are told
+    operator_name: Annotated[str, Field(max_length=256)] = ""
+    """Who runs this service."""
+    operator_contact: Annotated[str, Field(max_length=1024)] = ""
+    operator_jurisdiction: Annotated[str, Field(max_length=256)] = ""
+    default_theme: Literal["auto", "light", "dark"] = "auto"
 
     # its life
     drain_s: Annotated[float, Field(ge=0, le=3600)] = 10.0
@@ -452,6 +472,36 @@ def describe_settings() -> list[tuple[str, str, str]]:
         for name, field in Settings.model_fields.items()
         if name != PROVIDERS
     ] + describe_provider_settings()
+
+
+def shown_settings(settings: Settings) -> list[GivenSetting]:
+    """What administrators may see of the settings: plain values, and nothing that is, or holds, a secret."""
+    return [
+        GivenSetting(
+            key=name,
+            value=("true" if value else "false") if value is True or value is False else _as_text(value),
+            kind=_kind_of(value),
+            description=" ".join((field.description or "").split()),
+            is_from_environment=name in settings.model_fields_set,
+        )
+        for name, field in Settings.model_fields.items()
+        if name not in SECRETS and _is_plain(value := getattr(settings, name))
+    ]
+
+
+def _is_plain(value: object) -> bool:
+    """Whether a value can be shown. A type that is not known here may hold anything."""
+    if isinstance(value, tuple):
+        return all(map(_is_plain, value))
+    return value is not None and isinstance(value, (bool, int, float, str, Path, IPv4Network, IPv6Network))
+
+
+def _kind_of(value: object) -> Kind:
+    if isinstance(value, bool):
+        return "bool"
+    if isinstance(value, int):
+        return "int"
+    return "float" if isinstance(value, float) else "string"
 
 
 def split_place(place: str) -> tuple[str, str]:

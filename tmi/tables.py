@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 
 from rooms.administration import NodeStatus, RoomStatus, Unreachable
+from rooms.nodes.addresses import Address
 from tmi.domain.sign_ins import KeyTerm
 
 _UNITS = ("B", "KiB", "MiB", "GiB")
@@ -34,12 +35,18 @@ def table_of_nodes(nodes: Sequence[NodeStatus], silent: Sequence[Unreachable]) -
             str(node.sessions),
             duration(node.uptime_s),
             node.version,
-            node.url,
+            _place(node.url),
         )
         for node in nodes
     ]
-    rows += [(node.name, node.id, "silent", "", "", "", "", "", node.url) for node in silent]
+    rows += [(node.name, node.id, "silent", "", "", "", "", "", _place(node.url)) for node in silent]
     return table(head, rows, frozenset({"ROOMS", "FOLLOWED", "CLIENTS", "UP"}))
+
+
+def _place(url: str) -> str:
+    """Where nodes of other machines reach one, if any do."""
+    address = Address.of(url)
+    return address.tcp or url
 
 
 def table_of_rooms(rooms: Sequence[RoomStatus]) -> str:

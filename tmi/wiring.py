@@ -14,6 +14,7 @@ from typing import Any
 from uuid import UUID, uuid4
 
 from api.app import RestApp, create_app
+from api.configuration import Configuration
 from api.cookies import SessionCookies
 from api.diagram_changes import interpret
 from api.forwarding import TrustedProxies
@@ -25,8 +26,9 @@ from api.live.endpoint import LiveEndpoint
 from api.live.options import LiveOptions
 from api.metrics import Metrics
 from api.origins import Origins
-from api.services import ApiOptions, Health, RateOptions, Services
+from api.services import ApiOptions, Health, Services
 from api.sessions import SessionCache
+from api.storage_quota import StorageBoundAccess
 from api.tokens import Tokens, new_signing_key, shared_signing_keys
 from persistence import redis as shared
 from persistence.memory.rate_limits import MemoryRateLimits
@@ -46,7 +48,14 @@ from persistence.postgres.groups import PostgresGroups, PostgresMemberships
 from persistence.postgres.metadata import PostgresMetadata
 from persistence.postgres.ownership import PostgresOwnership
 from persistence.postgres.pending_authorizations import PostgresPendingAuthorizations
-from persistence.postgres.sign_ins import PostgresCodes, PostgresRefreshTokens, PostgresSignIns
+from persistence.postgres.quotas import PostgresQuotas, PostgresStorage
+from persistence.postgres.settings import PostgresPreferences, PostgresSystemSettings
+from persistence.postgres.sign_ins import (
+    PostgresCodes,
+    PostgresRefreshTokens,
+    PostgresSignIns,
+    PostgresSignInTerms,
+)
 from persistence.postgres.signals import PostgresSignals
 from persistence.postgres.signing_keys import PostgresKeyRotation, PostgresSigningKeys
 from persistence.postgres.threat_models import PostgresThreatModels
@@ -86,7 +95,7 @@ from tmi.domain.sign_ins import KeyTerm
 from tmi.embedded.data_directory import is_in_use, locked
 from tmi.embedded.postgres import Places, embedded_postgres
 from tmi.provider_settings import ProviderSettings
-from tmi.settings import Settings, split_ports
+from tmi.settings import Settings, shown_settings, split_ports
 from tmi.starting import open_port
 from tmi.tls import Certificate
 
@@ -96,6 +105,8 @@ ISSUER = "tmi"
 """Who signs tokens where no public URL says."""
 DATABASE_CLOSE_S = 2.0
 """All is committed by then, or given up."""
+STORAGE_LOOKED_AT_S = 2.0
+"""How often it is looked who stores more than allowed."""
 PURGE_EVERY_S = 300.0
 PURGE_ROWS = 1000
 PURGES_AT_ONCE = 100
@@ -185,7 +196,14 @@ async def build(
         await stack.enter_async_context(_background(_purge_trail(trail, settings), "purge-trail"))
         cell_edits = PostgresCellEdits(database)
         await stack.enter_async_context(_background(_tell_of_edits(cell_edits), "tell-of-edits"))
-        access = PostgresAccessControl(database)
+        quotas, storage = PostgresQuotas(database), PostgresStorage(database)
+        system_settings = PostgresSystemSettings(database)
+        configuration = await stack.enter_async_context(
+            Configuration(system_settings, quotas, shown_settings(settings)).running()
+        )
+        access = StorageBoundAccess(
+            PostgresAccessControl(database), storage, lambda: configuration.limits.stored_bytes
+        )
         tokens = await _tokens(settings, database)
         key_ring = KeyRing(PostgresSigningKeys(database), tokens)
         await stack.enter_async_context(key_ring.running())
@@ -193,14 +211,19 @@ async def build(
         rooms, administration, end_with_siblings = await stack.enter_async_context(
             _rooms(settings, database, access, tokens, drain_requested.set, worker)
         )
+        rooms.on_settings_changed(configuration.changed)
+        await stack.enter_async_context(_background(_watch_storage(access, rooms), "storage-quotas"))
         sign_ins = PostgresSignIns(database)
         sessions = SessionCache(sign_ins)
         await stack.enter_async_context(_signals(database, rooms, sessions, key_ring))
+        await stack.enter_async_context(rooms.expiry(PostgresSignInTerms(database)).running())
         tickets = PostgresTickets(database)
         cookies = SessionCookies(
             PostgresBrowserSessions(database), timedelta(seconds=settings.browser_idle_s)
         )
-        live = LiveEndpoint(rooms, tokens, access, tickets, _live_options(settings), cookies)
+        live = LiveEndpoint(
+            rooms, tokens, access, tickets, _live_options(settings), configuration.connections_of, cookies
+        )
         rate_limits = await stack.enter_async_context(_shared_limits(settings, live))
         metrics = Metrics(rooms, live.sockets, lambda: database.open_connections)
         if certificate is not None:
@@ -239,6 +262,12 @@ async def build(
             tokens=tokens,
             database=database,
             rate_limits=rate_limits,
+            quotas=quotas,
+            storage=storage,
+            room=access,
+            settings=system_settings,
+            preferences=PostgresPreferences(database),
+            configuration=configuration,
             options=_api_options(settings),
             metrics=metrics,
             administration=administration,
@@ -554,11 +583,7 @@ def _api_options(settings: Settings) -> ApiOptions:
         public_url=settings.public_url,
         trusted_proxies=TrustedProxies(settings.trusted_proxies),
         hsts_max_age_s=_hsts_max_age_s(settings),
-        rates=RateOptions(
-            per_user=settings.user_requests_per_min,
-            per_address=settings.address_requests_per_min,
-            sign_in_per_address=settings.sign_in_requests_per_min,
-        ),
+        participants_max=settings.clients_per_room_max,
         max_body_bytes=settings.body_max_bytes,
         if_match_required=settings.if_match_required,
         refresh_token_ttl_s=settings.refresh_token_ttl_s,
@@ -641,6 +666,17 @@ async def _watch_lock(changes: AsyncIterator[bool], taken_over: asyncio.Event) -
     except TmiError:
         log.exception("the database's lock can't be watched any more: this service ends")
     taken_over.set()
+
+
+async def _watch_storage(access: StorageBoundAccess, rooms: Rooms) -> None:
+    """Have roles follow who stores more than allowed."""
+    while True:
+        try:
+            if await access.refresh():
+                rooms.look_at_all_roles()
+        except DatabaseUnavailable as error:
+            log.warning("quotas of stored bytes are left as they were: %s", error)
+        await asyncio.sleep(STORAGE_LOOKED_AT_S)
 
 
 async def _purge(database: PostgresDatabase) -> None:

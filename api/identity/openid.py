@@ -10,7 +10,8 @@ What holds true (OpenID Connect Core and Discovery, RFC 9700, RFC 9207):
   keys by an asymmetric algorithm, of which we have a list; issuer, audience, authorized party, nonce and
   times; the access token's hash where it is there. Clocks may differ by a minute.
 - Keys are asked for again when a token names one that is not known, so that a rotation costs nobody a
-  sign-in, and else after an hour. A key that is gone from the document is good for an hour at most.
+  sign-in, and else after an hour. A key that is gone from there is good for an hour at most, or for a day
+  while the issuer does not answer.
 """
 
 import asyncio
@@ -19,6 +20,7 @@ import json
 import logging
 import re
 import time
+import warnings
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
@@ -29,7 +31,7 @@ from authlib.oauth2.rfc6749.parameters import prepare_grant_uri, prepare_token_r
 from authlib.oauth2.rfc7636 import create_s256_code_challenge
 from authlib.oidc.core import CodeIDToken
 from joserfc import jwk, jwt
-from joserfc.errors import JoseError
+from joserfc.errors import JoseError, SecurityWarning
 
 from api.errors import OAuthError
 from api.identity.provider import Attempt, Identity, ProviderOptions, checked_identity, refused_by
@@ -40,7 +42,8 @@ log = logging.getLogger(__name__)
 ALGORITHMS = (
     "RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA", "Ed25519",
 )  # fmt: skip
-KEY_TYPES = ("RSA", "EC", "OKP")
+KEY_TYPES = {"RS": "RSA", "PS": "RSA", "ES": "EC", "Ed": "OKP"}
+"""By the first letters of algorithms."""
 SCOPES = ("openid", "email", "profile")
 FRESH_S = 3600.0
 STALE_S = 24 * 3600.0
@@ -97,7 +100,7 @@ class Cached(Generic[Value]):
                 except Unreachable as failure:
                     self._failed_at, self._failure = self._clock(), failure
             if self._value is None or now - self._asked_at > STALE_S:
-                raise self._failure
+                raise Unreachable(str(self._failure))
             return self._value, self._asked_at
 
 
@@ -225,7 +228,10 @@ class OpenIdProvider:
             token = str(tokens["id_token"])
             header = _header(token)
             key = await self._key(header)
-            decoded = jwt.decode(token, key, algorithms=[header["alg"]])
+            with warnings.catch_warnings():
+                # RFC 9864 has other names for EdDSA, but providers use this one.
+                warnings.simplefilter("ignore", SecurityWarning)
+                decoded = jwt.decode(token, key, algorithms=[header["alg"]])
             claims = CodeIDToken(
                 decoded.claims,
                 decoded.header,
@@ -321,17 +327,27 @@ def _header(token: str) -> Mapping[str, Any]:
 
 def _usable(entry: object) -> jwk.Key | None:
     """A published key, if it is one for checking signatures."""
-    if not isinstance(entry, dict) or entry.get("kty") not in KEY_TYPES or entry.get("use", "sig") != "sig":
+    if not isinstance(entry, dict) or entry.get("use", "sig") != "sig":
+        return None
+    if entry.get("kty") not in KEY_TYPES.values():
         return None
     try:
-        return jwk.import_key(entry)
-    except (JoseError, ValueError, TypeError):
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", SecurityWarning)
+            return jwk.import_key(entry)
+    except (JoseError, ValueError, TypeError, SecurityWarning):
+        # What is short enough for a warning is too short.
         return None
 
 
 def _among(keys: Sequence[jwk.Key], header: Mapping[str, Any]) -> jwk.Key | None:
     """The key that a header names; without a name the one that there is."""
-    fitting = [key for key in keys if key.get("alg", header["alg"]) == header["alg"]]
+    algorithm = header["alg"]
+    fitting = [
+        key
+        for key in keys
+        if key.key_type == KEY_TYPES[algorithm[:2]] and key.get("alg", algorithm) == algorithm
+    ]
     if "kid" in header:
         return next((key for key in fitting if key.get("kid") == header["kid"]), None)
     return fitting[0] if len(fitting) == 1 else None

@@ -9,6 +9,7 @@ import json
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from http.cookiejar import CookieJar, DefaultCookiePolicy
 from ipaddress import ip_address
 from typing import Any
 from urllib.parse import urlsplit
@@ -89,12 +90,16 @@ class Web:
 @asynccontextmanager
 async def opened(*, allow_loopback: bool = False) -> AsyncIterator[Web]:
     """A client. It connects when it is used; proxies and authorities are those of the environment."""
+    context = httpx.create_ssl_context()
     async with httpx.AsyncClient(
+        verify=context,
+        # A cookie that one person's visit brought would go with all the others'.
+        cookies=CookieJar(DefaultCookiePolicy(allowed_domains=())),
         timeout=httpx.Timeout(CONNECT_S),
         limits=httpx.Limits(max_connections=CONNECTIONS, max_keepalive_connections=4),
         follow_redirects=False,
         # `http` is for this machine alone, which no proxy leads to.
-        mounts={"http://": httpx.AsyncHTTPTransport()},
+        mounts={"http://": httpx.AsyncHTTPTransport(verify=context)},
     ) as client:
         yield Web(client, allow_loopback=allow_loopback)
 

@@ -2,7 +2,7 @@
 
 import asyncio
 import re
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from uuid import UUID
 
 from api.live.options import LiveOptions
@@ -45,8 +45,16 @@ class Admission:
     the role.
     """
 
-    def __init__(self, tokens: Tokens, access: AccessControl, tickets: Tickets) -> None:
+    def __init__(
+        self,
+        tokens: Tokens,
+        access: AccessControl,
+        tickets: Tickets,
+        connections_of: Callable[[UserId], Awaitable[int]] | None = None,
+    ) -> None:
+        """`connections_of` tells how many open documents a user may have; None: as the options say."""
         self._tokens = tokens
+        self._connections_of = connections_of
         self._tickets = tickets
         self._desk = _Desk(access)
 
@@ -88,6 +96,10 @@ class Admission:
         if head.path.lower() != place or UUID(session) != ticket.collaboration:
             raise Forbidden("the ticket was made for another session")
         return ticket
+
+    async def seats_of(self, user: UserId) -> int | None:
+        """How many open documents a user may have, for `Sockets.take_seat`."""
+        return None if self._connections_of is None else await self._connections_of(user)
 
     async def member(self, user: UserId, sign_in: SignInId, diagram: DiagramId) -> Member:
         """The user with the role they have now.

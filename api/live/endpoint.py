@@ -5,7 +5,7 @@ import contextlib
 import logging
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 
 from api.cookies import NAME, SessionCookies, full_name, read
 from api.errors import INTERNAL, Problem, problem_of
@@ -30,7 +30,7 @@ from rooms import closing
 from rooms.peer import Member
 from rooms.service import Rooms
 from tmi.domain.errors import Draining, Forbidden, TmiError, Unavailable
-from tmi.domain.ids import CollaborationId, DiagramId
+from tmi.domain.ids import CollaborationId, DiagramId, UserId
 from tmi.domain.ports import AccessControl, Tallies, Tickets
 
 log = logging.getLogger(__name__)
@@ -52,11 +52,12 @@ class LiveEndpoint:
         access: AccessControl,
         tickets: Tickets,
         options: LiveOptions | None = None,
+        connections_of: Callable[[UserId], Awaitable[int]] | None = None,
         cookies: SessionCookies | None = None,
     ) -> None:
         self._rooms = rooms
         self._options = options or LiveOptions()
-        self._admission = Admission(tokens, access, tickets)
+        self._admission = Admission(tokens, access, tickets, connections_of)
         self._cookies = cookies
         self._handshakes = 0
         self._draining = False
@@ -234,7 +235,7 @@ class LiveEndpoint:
         collaboration: CollaborationId | None = None,
     ) -> YWebsocketSocket:
         tells_saved = head.parameter("saved") == "1"
-        self.sockets.take_seat(member.user)
+        self.sockets.take_seat(member.user, await self._admission.seats_of(member.user))
         socket = YWebsocketSocket(
             self._options, self.sockets, member.user, collaboration, tells_saved=tells_saved
         )

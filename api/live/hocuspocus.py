@@ -301,7 +301,8 @@ class HocuspocusSocket(LiveSocket):
         by_cookie = self._by_cookie(token)
         claims = by_cookie or await self._admission.identified(token, diagram)
         member = await self._admission.member(claims.user, claims.sign_in, diagram)
-        self._sockets.take_seat(member.user)
+        limit = await self._admission.seats_of(member.user)
+        self._sockets.take_seat(member.user, limit)
         document.user, document.role, document.token_ends_at = member.user, member.role, claims.ends_at
         self.user = self.user or member.user
         return await self._rooms.join(diagram, member, document)

@@ -89,6 +89,8 @@ class Sockets:
         self._slice_of: dict[Swept, int] = {}
         self._next = 0
         self._documents: Counter[UserId] = Counter()
+        self._limits: dict[UserId, int] = {}
+        """What those users may have open, as of their last seat."""
         self._timer: asyncio.TimerHandle | None = None
         self._empty = asyncio.Event()
         self._empty.set()
@@ -122,18 +124,23 @@ class Sockets:
         """Wait until there is no socket."""
         await self._empty.wait()
 
-    def take_seat(self, user: UserId) -> None:
-        """Count one more open document of a user. Raises TooManyRequests."""
-        if self._documents[user] + self._elsewhere.get(f"{_USER}{user}", 0) >= self._documents_per_user_max:
+    def take_seat(self, user: UserId, limit: int | None = None) -> None:
+        """Count one more open document of a user, who may have `limit` of them: None for what everybody may,
+        0 for as many as they like. Raises TooManyRequests.
+        """
+        limit = self._documents_per_user_max if limit is None else limit
+        if limit and self._documents[user] + self._elsewhere.get(f"{_USER}{user}", 0) >= limit:
             self.refusals["documents_per_user"] += 1
             raise TooManyRequests("this user has too many open documents")
         self._documents[user] += 1
+        self._limits[user] = limit
 
     def leave_seat(self, user: UserId) -> None:
         """Undo one `take_seat`."""
         self._documents[user] -= 1
         if not self._documents[user]:
             del self._documents[user]
+            self._limits.pop(user, None)
 
     def documents_of(self, user: UserId) -> int:
         """How many open documents a user has."""
@@ -165,12 +172,14 @@ class Sockets:
         may pass a limit by a twentieth for each of them.
         """
         told: dict[str, int] = {}
-        for kind, counts, limit in (
-            (_USER, self._documents, self._documents_per_user_max),
-            (_ADDRESS, self._addresses, self._per_address_max),
-        ):
-            floor = max(1, limit // _TOLD_OF)
-            many = [(f"{kind}{key}", count) for key, count in counts.items() if count >= floor]
+        users = [
+            (f"{_USER}{user}", count)
+            for user, count in self._documents.items()
+            if count >= _floor(self._limits[user])
+        ]
+        floor = _floor(self._per_address_max)
+        addresses = [(f"{_ADDRESS}{key}", count) for key, count in self._addresses.items() if count >= floor]
+        for many in (users, addresses):
             told.update(heapq.nlargest(_TOLD_MAX, many, key=operator.itemgetter(1)))
         return told
 
@@ -204,3 +213,8 @@ class Sockets:
             socket.visit(now)
         if self._slice_of:
             self._timer = loop.call_later(self._sweep_s / _SLICES, self._sweep, (place + 1) % _SLICES)
+
+
+def _floor(limit: int) -> int:
+    """From how much on the others are told of it."""
+    return max(1, limit // _TOLD_OF) if limit else 2**63

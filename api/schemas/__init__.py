@@ -14,6 +14,8 @@ from api.schemas.operations import *
 from api.schemas.parameters import *
 from api.schemas.people import *
 from api.schemas.providers import *
+from api.schemas.quotas import *
 from api.schemas.sessions import *
+from api.schemas.settings import *
 from api.schemas.sign_in import *
 from api.schemas.threat_models import *

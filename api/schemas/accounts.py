@@ -5,9 +5,20 @@ from datetime import datetime
 from typing import Annotated, Literal, Self
 from uuid import UUID
 
-from pydantic import AwareDatetime, Field, StringConstraints
+from pydantic import Field, StringConstraints
 
-from api.schemas.base import EMAIL, LINE, TEXT, Description, Input, Name, Output, Query, UuidText
+from api.schemas.base import (
+    EMAIL,
+    LINE,
+    TEXT,
+    Description,
+    Input,
+    Moment,
+    Name,
+    Output,
+    Query,
+    UuidText,
+)
 from api.schemas.people import GroupMembership
 from tmi.domain.ids import GroupId
 from tmi.domain.model import ADMINISTRATORS_GROUP, Account, AuditEntry, Group, GroupMember
@@ -32,10 +43,10 @@ class AccountQuery(AdminPageQuery):
     provider: Part | None = None
     email: LongPart | None = None
     name: Part | None = None
-    created_after: AwareDatetime | None = None
-    created_before: AwareDatetime | None = None
-    last_login_after: AwareDatetime | None = None
-    last_login_before: AwareDatetime | None = None
+    created_after: Moment | None = None
+    created_before: Moment | None = None
+    last_login_after: Moment | None = None
+    last_login_before: Moment | None = None
     sort_by: Literal["created_at", "last_login", "email", "name"] = "created_at"
     sort_order: Literal["asc", "desc"] = "desc"
     automation: bool | None = None
@@ -277,8 +288,8 @@ class AuditQuery(Query):
 
     actor_email: Annotated[str, StringConstraints(max_length=254, pattern=EMAIL)] | None = None
     actor_provider: Annotated[str, StringConstraints(max_length=100, pattern=LINE)] | None = None
-    created_after: AwareDatetime | None = None
-    created_before: AwareDatetime | None = None
+    created_after: Moment | None = None
+    created_before: Moment | None = None
     http_method: Literal["POST", "PUT", "PATCH", "DELETE"] | None = None
     path_prefix: LongPart | None = None
     field_path: LongPart | None = None

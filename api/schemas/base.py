@@ -1,8 +1,18 @@
 """What all bodies share: strictness, patterns, errors."""
 
-from typing import Annotated, Any, ClassVar
+import re
+from typing import Annotated, Any, ClassVar, get_args
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, StringConstraints
+from pydantic import (
+    AfterValidator,
+    AwareDatetime,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    StringConstraints,
+    ValidationInfo,
+    field_validator,
+)
 
 from api import sanitising
 from tmi.domain.ids import ThreatModelId
@@ -28,6 +38,19 @@ MAX_PATCH_OPERATIONS = 1000
 BUILT_IN_PROVIDER = "tmi"
 """The provider of this service's own groups, `everyone` among them."""
 
+
+
+def _is_rfc_3339(value: object) -> object:
+    """Otherwise pydantic takes `0.5` for half a second after 1970."""
+    if isinstance(value, str) and not _MOMENT.fullmatch(value):
+        raise ValueError("give a date and time with its zone, like 2026-01-31T12:00:00Z")
+    return value
+
+
+_MOMENT = re.compile(
+    r"[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt ][0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]{1,9})?([Zz]|[+-][0-9]{2}:[0-9]{2})"
+)
+Moment = Annotated[AwareDatetime, BeforeValidator(_is_rfc_3339)]
 Name = Annotated[
     str, StringConstraints(min_length=1, max_length=256, pattern=LINE), AfterValidator(sanitising.checked)
 ]
@@ -48,6 +71,14 @@ PkceText = Annotated[str, StringConstraints(min_length=43, max_length=128, patte
 UuidText = Annotated[str, StringConstraints(pattern=UUID_PATTERN)]
 
 
+_WHOLE = re.compile(r"-?[0-9]{1,18}")
+
+
+def _kinds(annotation: Any) -> tuple[Any, ...]:
+    """The types of a field: one, or those of a union."""
+    return get_args(annotation) or (annotation,)
+
+
 class Input(BaseModel):
     """Something that a client sends: exact types, no unknown fields."""
 
@@ -61,6 +92,17 @@ class Query(BaseModel):
 
     SEVERAL: ClassVar[frozenset[str]] = frozenset()
     """Parameters that may be repeated, each time with another value."""
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _is_plain(cls, value: object, info: ValidationInfo) -> object:
+        """Otherwise pydantic takes `0.0` and `1_0` for numbers, and `on` for true."""
+        kinds = _kinds(cls.model_fields[str(info.field_name)].annotation)
+        if isinstance(value, str) and int in kinds and not _WHOLE.fullmatch(value):
+            raise ValueError("give a whole number")
+        if isinstance(value, str) and bool in kinds and value not in ("true", "false"):
+            raise ValueError("give true or false")
+        return value
 
 
 class Output(BaseModel):

@@ -132,7 +132,7 @@ def _type_of(shape: Shape) -> Any:
         case Reference():
             return Annotated[
                 str,
-                StringConstraints(pattern=UUID_PATTERN, to_lower=True),
+                StringConstraints(max_length=36, pattern=f"^$|{UUID_PATTERN}", to_lower=True),
                 Field(json_schema_extra={"format": "uuid"}),
             ]
         case Several():

@@ -45,6 +45,13 @@ class CollaborationSession(Output):
     websocket_url: str
 
 
+class CollaborationSessions(Output):
+    """Collaboration sessions that somebody may join."""
+
+    sessions: list[CollaborationSession]
+    total: int
+
+
 class TicketQuery(Query):
     """For which collaboration session a ticket is wanted."""
 

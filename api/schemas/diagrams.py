@@ -4,7 +4,7 @@ from datetime import datetime
 from typing import Annotated, Any, Literal, Self
 from uuid import UUID
 
-from pydantic import Field, StringConstraints
+from pydantic import Field, SkipValidation, StringConstraints
 
 from api.schemas.base import Description, Input, Name, Output, Query
 from api.schemas.cells import AnyCell, CellMetadata
@@ -12,9 +12,6 @@ from tmi.domain.diagrams import DiagramImage
 from tmi.domain.model import Diagram
 
 MAX_CELLS = 10_000
-DiagramName = Annotated[
-    str, StringConstraints(min_length=1, max_length=256, pattern=r"^[^<>\"'&\x00-\x1F]*$")
-]
 Svg = Annotated[str, StringConstraints(max_length=102_400, pattern=r"^[A-Za-z0-9+/]*=*$")]
 
 
@@ -42,7 +39,7 @@ class PaletteEntry(Input):
 class DiagramDetails(Input):
     """What a write may say of a diagram beside its cells."""
 
-    name: DiagramName
+    name: Name
     type: Literal["DFD-1.0.0"]
     description: Description | None = None
     image: ImageInput | None = None
@@ -59,7 +56,8 @@ class DiagramUpdate(DiagramDetails):
     `If-Match` is.
     """
 
-    cells: Annotated[list[dict[str, Any]], Field(max_length=MAX_CELLS)]
+    cells: Annotated[list[SkipValidation[AnyCell]], Field(max_length=MAX_CELLS)]
+    """Checked where they are applied: those that stay as they are need not follow the contract."""
     version: Annotated[int, Field(ge=1)] | None = None
     id: Any = None
     alias: Any = None

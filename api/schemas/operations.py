@@ -1,6 +1,7 @@
 """Health, nodes and rooms."""
 
 from dataclasses import asdict
+from datetime import datetime
 from typing import Annotated, Literal, Self
 
 from pydantic import Field
@@ -15,6 +16,35 @@ class HealthAnswer(Output):
     status: str
 
 
+
+
+class ApiStatus(Output):
+    """How the service is."""
+
+    code: Literal["ok", "degraded", "error"]
+    time: datetime
+
+
+class ServiceInfo(Output):
+    """What runs here."""
+
+    name: str
+    build: str
+
+
+class Specification(Output):
+    """The API and where it is described."""
+
+    version: str
+    specification: str
+
+
+class ApiInfo(Output):
+    """What runs here, and how it is."""
+
+    status: ApiStatus
+    service: ServiceInfo
+    api: Specification
 
 
 class NodeOutput(Output):

@@ -24,7 +24,11 @@ class JsonPatchOperation(Input):
     """One operation of a JSON Patch (RFC 6902, section 4)."""
 
     op: Literal["add", "replace", "remove", "test"]
-    path: Annotated[str, StringConstraints(max_length=512, pattern=r"^(/[^/]*)*$")]
+    path: Annotated[
+        str,
+        StringConstraints(max_length=512, pattern=r"^(/[^/]*)*$"),
+        Field(examples=["/name"]),
+    ]
     value: Any = None
 
     @model_validator(mode="after")

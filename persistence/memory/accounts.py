@@ -78,7 +78,9 @@ class MemoryAccounts:
         self._store.write_audit(entry)
         return gone
 
-    async def transfer(self, source: UserId, target: UserId, entry: AuditEntry) -> Sequence[ThreatModelId]:
+    async def transfer(
+        self, source: UserId, target: UserId, entry: AuditEntry, *, with_charge: bool = False
+    ) -> Sequence[ThreatModelId]:
         """Raises NotFound, and BadInput when both are the same."""
         self._store.visit()
         if source == target:
@@ -93,6 +95,8 @@ class MemoryAccounts:
                 principal = Principal("user", after.provider, after.provider_id, after.email, after.name)
                 grants.append(Grant(principal, Role.OWNER))
             self._put(model.id, tuple(grants))
+            if with_charge and self._store.charged_to.get(model.id) == source:
+                self._store.charged_to[model.id] = target
             moved.append(model.id)
         self._store.write_audit(entry)
         return moved

@@ -9,7 +9,7 @@ from persistence.memory.events import write as write_event
 from persistence.memory.store import MemoryStore
 from tmi.domain.children import Child, ChildChange, ChildFilter, Draft, event_of
 from tmi.domain.errors import BadInput, Conflict, NotFound
-from tmi.domain.events import Deed
+from tmi.domain.events import ChangeType, Deed
 from tmi.domain.ids import ChildId, DiagramId, ThreatModelId
 from tmi.domain.kinds import BY_NAME, KINDS, SEVERITIES, Kind, Reference
 from tmi.domain.ports import Page
@@ -80,15 +80,22 @@ class MemoryChildren:
     ) -> Sequence[Child]:
         """Store new children under the next aliases. Raises NotFound and BadInput."""
         self._store.visit()
+        made = self._create(model, kind, {ChildId(uuid4()): draft for draft in drafts})
+        write_event(self._store, *(event_of(deed, child) for child in made))
+        return made
+
+    def _create(self, model: ThreatModelId, kind: Kind, drafts: Mapping[ChildId, Draft]) -> list[Child]:
         self._store.threat_model(model)
-        self._check_references(model, kind, [(draft, None) for draft in drafts])
+        self._check_references(model, kind, [(draft, None) for draft in drafts.values()])
+        if drafts.keys() & self._store.children.keys():
+            raise Conflict("an id is taken by something else")
         made = []
-        for draft in drafts:
+        for key, draft in drafts.items():
             now = self._store.clock()
             alias = self._store.last_alias_of.get((model, kind.name), 0) + 1
             self._store.last_alias_of[model, kind.name] = alias
             child = Child(
-                ChildId(uuid4()),
+                key,
                 model,
                 kind.name,
                 alias,
@@ -102,7 +109,6 @@ class MemoryChildren:
             )
             self._store.children[child.id] = child
             made.append(child)
-        write_event(self._store, *(event_of(deed, child) for child in made))
         return made
 
     async def page(
@@ -138,12 +144,17 @@ class MemoryChildren:
     ) -> Sequence[Child]:
         """Change children. Raises NotFound, BadInput and what a change raises."""
         self._store.visit()
-        before = {change.id: self._found(model, kind, change.id) for change in changes}
+        before = {
+            change.id: self._found(model, kind, change.id)
+            for change in changes
+            if change.new is None or self._is_of(model, kind, change.id)
+        }
         if any(child.deleted_at is not None for child in before.values()):
             raise NotFound(f"There is no such {kind.name}.")
-        drafts = {change.id: change.make(before[change.id]) for change in changes}
+        drafts = {change.id: change.make(before[change.id]) for change in changes if change.id in before}
         self._check_references(model, kind, [(drafts[key], before[key].draft) for key in drafts])
-        after = []
+        new = {c.id: c.new for c in changes if c.new is not None and c.id not in before}
+        after = {child.id: child for child in self._create(model, kind, new)}
         for key, draft in drafts.items():
             child = replace(
                 before[key],
@@ -152,10 +163,11 @@ class MemoryChildren:
                 version=before[key].version + 1,
                 modified_at=self._store.clock(),
             )
-            self._store.children[key] = child
-            after.append(child)
-        write_event(self._store, *(event_of(deed, child, before[child.id]) for child in after))
-        return after
+            self._store.children[key] = after[key] = child
+        write_event(self._store, *(event_of(deed, after[key], before[key]) for key in drafts))
+        created = replace(deed, change=ChangeType.CREATED)
+        write_event(self._store, *(event_of(created, after[key]) for key in new))
+        return [after[change.id] for change in changes]
 
     async def mark(
         self,
@@ -182,6 +194,10 @@ class MemoryChildren:
         self._store.children |= {child.id: child for child in after}
         write_event(self._store, *(event_of(deed, child) for child in after))
         return after
+
+    def _is_of(self, model: ThreatModelId, kind: Kind, child: ChildId) -> bool:
+        found = self._store.children.get(child)
+        return found is not None and (found.threat_model_id, found.kind) == (model, kind.name)
 
     def _found(self, model: ThreatModelId, kind: Kind, child: ChildId) -> Child:
         found = self._store.children.get(child)

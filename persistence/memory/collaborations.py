@@ -1,9 +1,11 @@
 """Collaboration sessions and their tickets in memory."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import timedelta
 from uuid import uuid4
 
+from persistence.memory.access import roles_of
 from persistence.memory.store import MemoryStore
 from persistence.secrets import digest
 from tmi.domain.errors import NotFound
@@ -48,6 +50,17 @@ class MemoryCollaborations:
         """Raises NotFound."""
         self._store.visit()
         return _named(self._store, collaboration)
+
+    async def visible_to(self, user: UserId, limit: int) -> Sequence[Collaboration]:
+        """The newest sessions of diagrams on whose threat model a user has a role."""
+        self._store.visit()
+        found = [
+            _named(self._store, session.id)
+            for session in self._store.collaborations.values()
+            if session.threat_model_id in self._store.threat_models
+            and roles_of(self._store, user, self._store.threat_model(session.threat_model_id).grants)
+        ]
+        return sorted(found, key=lambda one: one.started_at, reverse=True)[:limit]
 
     async def end(self, collaboration: CollaborationId) -> bool:
         """End a session and forget its tickets. False if there was none."""

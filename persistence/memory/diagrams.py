@@ -5,6 +5,7 @@ from dataclasses import replace
 from uuid import uuid4
 
 from persistence.memory.events import write as write_event
+from persistence.memory.quotas import hold_to_it
 from persistence.memory.store import MemoryStore
 from tmi.domain.diagrams import DiagramFields
 from tmi.domain.errors import Conflict, NotFound
@@ -12,6 +13,7 @@ from tmi.domain.events import SYSTEM, Actor, ChangeType, Deed, Event
 from tmi.domain.ids import DiagramId, Seq, ThreatModelId
 from tmi.domain.model import Diagram
 from tmi.domain.ports import Page
+from tmi.domain.quotas import NO_LIMITS, Limits
 
 
 class MemoryDiagrams:
@@ -21,11 +23,18 @@ class MemoryDiagrams:
         self._store = store
 
     async def create(
-        self, model: ThreatModelId, name: str, type_: str, description: str | None, by: Actor = SYSTEM
+        self,
+        model: ThreatModelId,
+        name: str,
+        type_: str,
+        description: str | None,
+        by: Actor = SYSTEM,
+        defaults: Limits = NO_LIMITS,
     ) -> Diagram:
-        """Store a diagram under the next alias of its threat model. Raises NotFound."""
+        """Store a diagram under the next alias of its threat model. Raises NotFound and QuotaReached."""
         self._store.visit()
         self._store.threat_model(model)
+        hold_to_it(self._store, self._store.charged_to.get(model), defaults, "diagrams")
         alias = self._store.last_diagram_alias[model] = self._store.last_diagram_alias.get(model, 0) + 1
         now = self._store.clock()
         diagram = Diagram(DiagramId(uuid4()), model, alias, name, type_, description, now, now, 1)

@@ -1,7 +1,7 @@
 """Codes, sign-in sessions and refresh tokens in memory."""
 
-from collections.abc import Sequence
-from datetime import timedelta
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timedelta
 from uuid import uuid4
 
 from persistence.memory.store import MemoryStore, Session, StoredRefreshToken
@@ -110,6 +110,19 @@ class MemorySignIns:
         """End all sessions of a user but one; returns those that it ended."""
         self._store.visit()
         return self._store.end_sessions(lambda key, session: session.user == user and key != besides)
+
+
+class MemorySignInTerms:
+    """The port `SignInTerms`."""
+
+    def __init__(self, store: MemoryStore) -> None:
+        self._store = store
+
+    async def ends(self, sign_ins: Sequence[SignInId]) -> Mapping[SignInId, datetime]:
+        """When those of these sessions that stand will end."""
+        self._store.visit()
+        found = {key: self._store.standing(key) for key in sign_ins}
+        return {key: session.expires_at for key, session in found.items() if session is not None}
 
 
 class MemoryRefreshTokens:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 
 from tmi.domain.children import Child
+from tmi.domain.configuration import StoredSetting
 from tmi.domain.errors import DatabaseUnavailable, NotFound
 from tmi.domain.events import Event
 from tmi.domain.ids import (
@@ -35,6 +36,7 @@ from tmi.domain.model import (
     User,
 )
 from tmi.domain.ports import LoggedUpdate, Signal
+from tmi.domain.quotas import Quota
 from tmi.domain.sign_in import PendingAuthorization
 
 
@@ -176,6 +178,11 @@ class MemoryStore:
     signing_keys: dict[str, SigningKey] = field(default_factory=dict)
     token_ttl: timedelta = timedelta(0)
     """The longest that any node lets tokens live."""
+    charged_to: dict[ThreatModelId, UserId] = field(default_factory=dict)
+    """Who is charged for threat models; also of those that are gone."""
+    quotas: dict[UserId, Quota] = field(default_factory=dict)
+    settings: dict[str, StoredSetting] = field(default_factory=dict)
+    preferences: dict[UserId, str] = field(default_factory=dict)
     single_writer: bool = False
     sharing_writers: int = 0
     """Services that hold the single-writer lock among nodes."""
@@ -222,6 +229,10 @@ class MemoryStore:
         for diagram, session in self.collaborations.items():
             if session.host == user:
                 self.collaborations[diagram] = replace(session, host=None)
+        for model in [key for key, payer in self.charged_to.items() if payer == user]:
+            del self.charged_to[model]
+        self.quotas.pop(user, None)
+        self.preferences.pop(user, None)
         self.challenges.pop(user, None)
         self.accounts.pop(user, None)
         del self.users[user]

@@ -8,12 +8,14 @@ from uuid import uuid4
 from persistence.grants import unique, with_creator
 from persistence.memory.access import roles_of
 from persistence.memory.events import write as write_event
+from persistence.memory.quotas import hold_to_it
 from persistence.memory.store import MemoryStore
 from tmi.domain.errors import Conflict, LastOwner
 from tmi.domain.events import PATCHED_BY_SYSTEM, SYSTEM, Actor, ChangeType, Deed, Event
 from tmi.domain.ids import DiagramId, ThreatModelId, UserId
 from tmi.domain.model import AuditEntry, NewThreatModel, ThreatModel, ThreatModelSummary, User
 from tmi.domain.ports import Page, ThreatModelChange, ThreatModelFilter
+from tmi.domain.quotas import NO_LIMITS, Limits
 from tmi.domain.roles import Grant, Principal, Role, has_owner
 
 
@@ -23,10 +25,15 @@ class MemoryThreatModels:
     def __init__(self, store: MemoryStore) -> None:
         self._store = store
 
-    async def create(self, creator: User, new: NewThreatModel) -> ThreatModel:
-        """Store a threat model under the next alias, its creator the first owner. Raises BadInput."""
+    async def create(
+        self, creator: User, new: NewThreatModel, defaults: Limits = NO_LIMITS
+    ) -> ThreatModel:
+        """Store a threat model under the next alias, its creator the first owner. Raises BadInput and
+        QuotaReached.
+        """
         self._store.visit()
         grants = with_creator(creator, new.grants)
+        hold_to_it(self._store, creator.id, defaults, "threat_models")
         self._store.last_alias += 1
         now = self._store.clock()
         model = ThreatModel(
@@ -46,6 +53,7 @@ class MemoryThreatModels:
             metadata=dict(new.metadata),
         )
         self._store.threat_models[model.id] = model
+        self._store.charged_to[model.id] = creator.id
         write_event(self._store, Event.of_model(Deed(Actor.of(creator), ChangeType.CREATED), model))
         return self._shown(model)
 

@@ -12,6 +12,7 @@ from persistence.postgres import rows
 from persistence.postgres.audit import write
 from persistence.postgres.database import PooledConnection, PostgresDatabase, Record
 from persistence.postgres.diagrams import delete_diagrams
+from persistence.postgres.quotas import transfer_charge
 from persistence.secrets import digest
 from tmi.domain.errors import BadInput, NotFound
 from tmi.domain.ids import DiagramId, ThreatModelId, UserId
@@ -182,7 +183,9 @@ class PostgresAccounts:
             await write(connection, entry)
         return gone
 
-    async def transfer(self, source: UserId, target: UserId, entry: AuditEntry) -> Sequence[ThreatModelId]:
+    async def transfer(
+        self, source: UserId, target: UserId, entry: AuditEntry, *, with_charge: bool = False
+    ) -> Sequence[ThreatModelId]:
         """Raises NotFound, and BadInput when both are the same."""
         if source == target:
             raise BadInput("ownership goes to somebody else")
@@ -193,6 +196,8 @@ class PostgresAccounts:
             await connection.execute(DEMOTE, source, models)
             await connection.execute(SET_ROLE, target, models, OWNER)
             await connection.execute(NAME_OWNER, target, models)
+            if with_charge:
+                await transfer_charge(connection, source, target, models)
             await connection.execute(TOUCH, models)
             await write(connection, entry)
         return [ThreatModelId(model) for model in models]

@@ -5,16 +5,18 @@ have: so writers of one child stand in a queue, and none of them is lost or has 
 """
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 from uuid import UUID, uuid4
 
+import asyncpg
 import orjson
 
 from persistence.postgres import events
 from persistence.postgres.database import PooledConnection, PostgresDatabase, Record
 from tmi.domain.children import Child, ChildChange, ChildFilter, Draft, event_of
 from tmi.domain.errors import BadInput, Conflict, NotFound
-from tmi.domain.events import Deed
+from tmi.domain.events import ChangeType, Deed
 from tmi.domain.ids import ChildId, ThreatModelId
 from tmi.domain.kinds import BY_NAME, DIAGRAM_KIND, KINDS, SEVERITIES, Kind, Reference
 from tmi.domain.ports import Page
@@ -157,18 +159,7 @@ class PostgresChildren:
         if not drafts:
             return []
         async with self._database.transaction() as connection:
-            await _check_references(connection, model, kind, [(draft, None) for draft in drafts])
-            found = await connection.fetch(
-                CREATE,
-                model,
-                kind.name,
-                len(drafts),
-                [uuid4() for _ in drafts],
-                *_columns(kind, drafts),
-            )
-            if not found:
-                raise NotFound("There is no such threat model.")
-            made = [child_of(row, kind) for row in found]
+            made = await _create(connection, model, kind, {ChildId(uuid4()): draft for draft in drafts})
             await events.write(connection, *(event_of(deed, child) for child in made))
             return made
 
@@ -198,16 +189,22 @@ class PostgresChildren:
     ) -> Sequence[Child]:
         """Change children under their locks. Raises NotFound, BadInput and what a change raises."""
         async with self._database.transaction() as connection:
-            before = await _locked(connection, model, kind, [change.id for change in changes])
+            needed = [change.id for change in changes if change.new is None]
+            before = await _locked(connection, model, kind, [change.id for change in changes], needed)
             if any(child.deleted_at is not None for child in before.values()):
                 raise NotFound(f"There is no such {kind.name}.")
-            drafts = {change.id: change.make(before[change.id]) for change in changes}
+            drafts = {change.id: change.make(before[change.id]) for change in changes if change.id in before}
             await _check_references(
                 connection, model, kind, [(drafts[key], before[key].draft) for key in drafts]
             )
             found = await connection.fetch(UPDATE, list(drafts), *_columns(kind, drafts.values()))
             after = {child.id: child for child in (child_of(row, kind) for row in found)}
-            await events.write(connection, *(event_of(deed, after[key], before[key]) for key in drafts))
+            new = {c.id: c.new for c in changes if c.new is not None and c.id not in before}
+            after |= {child.id: child for child in await _create(connection, model, kind, new)}
+            written = [event_of(deed, after[key], before[key]) for key in drafts]
+            created = replace(deed, change=ChangeType.CREATED)
+            written += [event_of(created, after[key]) for key in new]
+            await events.write(connection, *written)
             return [after[change.id] for change in changes]
 
     async def mark(
@@ -221,7 +218,7 @@ class PostgresChildren:
     ) -> Sequence[Child]:
         """Delete or restore. Raises NotFound, and Conflict for one that is not deleted."""
         async with self._database.transaction() as connection:
-            before = await _locked(connection, model, kind, children)
+            before = await _locked(connection, model, kind, children, children)
             for child in before.values():
                 if deleted and child.deleted_at is not None:
                     raise NotFound(f"There is no such {kind.name}.")
@@ -262,13 +259,36 @@ def _which(wanted: ChildFilter) -> tuple[str, Sequence[Any]]:
     return WHICH.format(where=where, order=order, total=f"({total})"), list(wanted.conditions.values())
 
 
+async def _create(
+    connection: PooledConnection, model: ThreatModelId, kind: Kind, drafts: Mapping[ChildId, Draft]
+) -> list[Child]:
+    """New children by their ids. Raises NotFound, BadInput and Conflict."""
+    if not drafts:
+        return []
+    await _check_references(connection, model, kind, [(draft, None) for draft in drafts.values()])
+    columns = _columns(kind, drafts.values())
+    try:
+        found = await connection.fetch(CREATE, model, kind.name, len(drafts), list(drafts), *columns)
+    except asyncpg.UniqueViolationError:
+        raise Conflict("an id is taken by something else") from None
+    if not found:
+        raise NotFound("There is no such threat model.")
+    return [child_of(row, kind) for row in found]
+
+
 async def _locked(
-    connection: PooledConnection, model: ThreatModelId, kind: Kind, children: Sequence[ChildId]
+    connection: PooledConnection,
+    model: ThreatModelId,
+    kind: Kind,
+    children: Sequence[ChildId],
+    needed: Sequence[ChildId],
 ) -> dict[ChildId, Child]:
-    """All of them, deleted ones too, under locks that last as long as the transaction. Raises NotFound."""
+    """Those that there are, deleted ones too, under locks that last as long as the transaction. Raises
+    NotFound where one of the needed is missing.
+    """
     found = await connection.fetch(LOCK, list(children), model, kind.name)
     locked = {child.id: child for child in (child_of(row, kind) for row in found)}
-    if any(key not in locked for key in children):
+    if any(key not in locked for key in needed):
         raise NotFound(f"There is no such {kind.name}.")
     return locked
 

@@ -4,6 +4,7 @@ A ticket is taken out by the one statement that deletes its row: of any number o
 gets it.
 """
 
+from collections.abc import Sequence
 from datetime import timedelta
 from uuid import uuid4
 
@@ -36,6 +37,14 @@ OF_DIAGRAM = f"""
 FROM diagrams d JOIN threat_models t ON t.id = d.threat_model_id
 LEFT JOIN collaborations c ON c.diagram_id = d.id
 WHERE d.id = $2 AND t.id = $1
+"""
+
+VISIBLE_TO = f"""
+{COLUMNS}
+FROM collaborations c JOIN diagrams d ON d.id = c.diagram_id JOIN threat_models t ON t.id = d.threat_model_id
+WHERE d.deleted_at IS NULL AND t.deleted_at IS NULL
+  AND t.id IN (SELECT g.threat_model_id FROM user_grants g WHERE g.user_id = $1)
+ORDER BY c.started_at DESC, c.id LIMIT $2
 """
 
 END = "DELETE FROM collaborations WHERE id = $1 RETURNING id"
@@ -86,6 +95,10 @@ class PostgresCollaborations:
         if not found:
             raise NotFound("There is no such collaboration session.")
         return _collaboration(found[0])
+
+    async def visible_to(self, user: UserId, limit: int) -> Sequence[Collaboration]:
+        """The newest sessions of diagrams on whose threat model a user has a role."""
+        return [_collaboration(row) for row in await self._database.read(VISIBLE_TO, user, limit)]
 
     async def end(self, collaboration: CollaborationId) -> bool:
         """End a session and forget its tickets. False if there was none."""

@@ -10,12 +10,14 @@ import orjson
 
 from persistence.postgres import events, rows
 from persistence.postgres.database import PooledConnection, PostgresDatabase
+from persistence.postgres.quotas import hold_to_it
 from tmi.domain.diagrams import DiagramFields
 from tmi.domain.errors import Conflict, NotFound
 from tmi.domain.events import SYSTEM, Actor, ChangeType, Deed, Event
 from tmi.domain.ids import DiagramId, Seq, ThreatModelId
 from tmi.domain.model import Diagram
 from tmi.domain.ports import Page
+from tmi.domain.quotas import NO_LIMITS, Limits
 
 CREATE = """
 WITH model AS (
@@ -118,13 +120,20 @@ class PostgresDiagrams:
         self._database = database
 
     async def create(
-        self, model: ThreatModelId, name: str, type_: str, description: str | None, by: Actor = SYSTEM
+        self,
+        model: ThreatModelId,
+        name: str,
+        type_: str,
+        description: str | None,
+        by: Actor = SYSTEM,
+        defaults: Limits = NO_LIMITS,
     ) -> Diagram:
-        """Store a diagram under the next alias of its threat model. Raises NotFound."""
+        """Store a diagram under the next alias of its threat model. Raises NotFound and QuotaReached."""
         async with self._database.transaction() as connection:
             found = await connection.fetchrow(CREATE, uuid4(), model, name, type_, description)
             if found is None:
                 raise NotFound("There is no such threat model.")
+            await hold_to_it(connection, model, defaults, "diagrams")
             made = rows.diagram(found)
             event = Event.of_diagram(Deed(by, ChangeType.CREATED), made, seq=Seq(0))
             await events.write(connection, event)

@@ -9,8 +9,8 @@ A code that comes back ends what was begun with it (RFC 6749, section 4.1.2). Be
 start of the sign-in its row in `used_codes` decides: whoever changes that row second sees what the first did.
 """
 
-from collections.abc import Sequence
-from datetime import timedelta
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timedelta
 from uuid import UUID, uuid4
 
 from persistence.postgres import rows
@@ -122,6 +122,10 @@ FROM sign_ins WHERE user_id = $1 AND ended_at IS NULL AND expires_at > now()
 ORDER BY started_at DESC, id LIMIT $2 OFFSET $3
 """
 
+ENDS = """
+SELECT id, expires_at FROM sign_ins WHERE id = ANY($1::uuid[]) AND ended_at IS NULL AND expires_at > now()
+"""
+
 COUNT = "SELECT count(*) FROM sign_ins WHERE user_id = $1 AND ended_at IS NULL AND expires_at > now()"
 
 
@@ -208,6 +212,18 @@ class PostgresSignIns:
     async def end_all(self, user: UserId, besides: SignInId | None = None) -> Sequence[SignInId]:
         """End all sessions of a user but one; returns those that it ended."""
         return [SignInId(row["id"]) for row in await self._database.fetch(END_ALL, user, besides)]
+
+
+class PostgresSignInTerms:
+    """The port `SignInTerms`."""
+
+    def __init__(self, database: PostgresDatabase) -> None:
+        self._database = database
+
+    async def ends(self, sign_ins: Sequence[SignInId]) -> Mapping[SignInId, datetime]:
+        """When those of these sessions that stand will end."""
+        found = await self._database.read(ENDS, list(sign_ins))
+        return {SignInId(row["id"]): row["expires_at"] for row in found}
 
 
 class PostgresRefreshTokens:

@@ -11,6 +11,7 @@ from persistence.postgres import events, rows
 from persistence.postgres.audit import write
 from persistence.postgres.database import PooledConnection, PostgresDatabase, Record
 from persistence.postgres.diagrams import mark_deleted
+from persistence.postgres.quotas import hold_to_it
 from tmi.domain.errors import Conflict, LastOwner, NotFound
 from tmi.domain.events import (
     PATCHED_BY_SYSTEM,
@@ -24,6 +25,7 @@ from tmi.domain.events import (
 from tmi.domain.ids import DiagramId, ThreatModelId, UserId
 from tmi.domain.model import AuditEntry, NewThreatModel, ThreatModel, ThreatModelSummary, User
 from tmi.domain.ports import Page, ThreatModelChange, ThreatModelFilter
+from tmi.domain.quotas import NO_LIMITS, Limits
 from tmi.domain.roles import Grant, Principal, has_owner
 
 CREATE = """
@@ -73,7 +75,7 @@ CONDITIONS = {
         SELECT FROM grants g LEFT JOIN users u
             ON u.provider = g.provider
            AND (u.provider_id = g.provider_id
-                OR lower(u.email COLLATE "C") = lower(g.provider_id COLLATE "C"))
+                OR (u.email_verified AND lower(u.email COLLATE "C") = lower(g.provider_id COLLATE "C")))
         WHERE g.threat_model_id = t.id AND g.principal_type = 'user' AND g.role = 3
           AND (strpos(lower(coalesce(u.name, g.display_name)), lower({0}::text)) > 0
                OR strpos(lower(coalesce(u.email, g.email, g.provider_id)), lower({0}::text)) > 0))""",
@@ -150,8 +152,12 @@ class PostgresThreatModels:
     def __init__(self, database: PostgresDatabase) -> None:
         self._database = database
 
-    async def create(self, creator: User, new: NewThreatModel) -> ThreatModel:
-        """Store a threat model under the next alias, its creator the first owner. Raises BadInput."""
+    async def create(
+        self, creator: User, new: NewThreatModel, defaults: Limits = NO_LIMITS
+    ) -> ThreatModel:
+        """Store a threat model under the next alias, its creator the first owner. Raises BadInput and
+        QuotaReached.
+        """
         grants = with_creator(creator, new.grants)
         key = ThreatModelId(uuid4())
         async with self._database.transaction() as connection:
@@ -166,6 +172,7 @@ class PostgresThreatModels:
                 creator.id,
                 orjson.dumps(dict(new.metadata)).decode(),
             )
+            await hold_to_it(connection, key, defaults, "threat_models")
             await _store_grants(connection, key, grants)
             made = await get(connection, key)
             await events.write(connection, Event.of_model(Deed(Actor.of(creator), ChangeType.CREATED), made))

@@ -104,8 +104,30 @@ WITH held AS MATERIALIZED (
     INSERT INTO diagram_snapshots (diagram_id, seq, fence, state, is_whole)
     SELECT h.diagram_id, c.seq, h.fence, $4, $5 FROM held h, committed c
     ON CONFLICT (diagram_id, seq) DO NOTHING
+    RETURNING seq
+), added AS (
+    SELECT s.seq, octet_length($4) + coalesce(logged.size, 0) + coalesce(earlier.size, 0) AS size
+    FROM saved s LEFT JOIN diagram_sizes z ON z.diagram_id = $1
+    CROSS JOIN LATERAL (
+        SELECT sum(octet_length(d.data)) AS size FROM diagram_updates d
+        WHERE d.diagram_id = $1 AND d.seq > coalesce(z.counted_seq, 0) AND d.seq <= s.seq) logged
+    CROSS JOIN LATERAL (
+        SELECT sum(octet_length(o.state)) AS size FROM diagram_snapshots o
+        WHERE o.diagram_id = $1 AND o.seq > coalesce(z.counted_seq, 0) AND o.seq < s.seq) earlier
+), counted AS (
+    INSERT INTO diagram_sizes AS z (diagram_id, counted_seq, stored_bytes) SELECT $1, seq, size FROM added
+    ON CONFLICT (diagram_id) DO UPDATE
+    SET counted_seq = greatest(z.counted_seq, excluded.counted_seq),
+        stored_bytes = z.stored_bytes + excluded.stored_bytes
+), charged AS (
+    UPDATE user_usage u SET stored_bytes = u.stored_bytes + a.size
+    FROM added a, diagrams d JOIN threat_models t ON t.id = d.threat_model_id
+    WHERE d.id = $1 AND u.user_id = t.charged_to
 )
 SELECT EXISTS (SELECT FROM held) AS held, EXISTS (SELECT FROM committed) AS committed
+"""
+"""A snapshot counts itself and the updates since the last one for the quota of who is charged (migration
+0010).
 """
 
 TAKEN = "The log holds other updates of these numbers."

@@ -38,7 +38,7 @@ import logging
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import cast
+from typing import Any, cast
 from uuid import UUID
 from weakref import WeakValueDictionary
 
@@ -146,6 +146,11 @@ class _Cluster(RedisCluster):
     # uvloop raises RuntimeError to who writes to what the other side has closed.
     ERRORS_ALLOW_RETRY = (*RedisCluster.ERRORS_ALLOW_RETRY, RuntimeError)  # type: ignore[assignment]
 
+    async def execute_command(self, *args: Any, **kwargs: Any) -> Any:
+        """As of `RedisCluster`, which (8.1) asks anybody before it knows who has which slot."""
+        await self.initialize()
+        return await super().execute_command(*args, **kwargs)
+
 
 @contextlib.asynccontextmanager
 async def _cluster(url: str) -> AsyncIterator[RedisCluster]:
@@ -153,6 +158,7 @@ async def _cluster(url: str) -> AsyncIterator[RedisCluster]:
     client = _Cluster.from_url(
         first,
         startup_nodes=[ClusterNode(host, port or DEFAULT_PORT) for host, port in others],
+        reinitialize_steps=0,  # a slot that has moved is noted; it is no reason to close all connections
         require_full_coverage=False,  # the servers decide what goes on while some of them are away
         max_connections=CONNECTIONS,
         socket_timeout=None,

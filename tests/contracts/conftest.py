@@ -22,7 +22,14 @@ from persistence.memory.groups import MemoryGroups, MemoryMemberships
 from persistence.memory.metadata import MemoryMetadata
 from persistence.memory.ownership import MemoryOwnership
 from persistence.memory.pending_authorizations import MemoryPendingAuthorizations
-from persistence.memory.sign_ins import MemoryCodes, MemoryRefreshTokens, MemorySignIns
+from persistence.memory.quotas import MemoryQuotas, MemoryStorage
+from persistence.memory.settings import MemoryPreferences, MemorySystemSettings
+from persistence.memory.sign_ins import (
+    MemoryCodes,
+    MemoryRefreshTokens,
+    MemorySignIns,
+    MemorySignInTerms,
+)
 from persistence.memory.signals import MemorySignals
 from persistence.memory.signing_keys import MemoryKeyRotation, MemorySigningKeys
 from persistence.memory.store import MemoryStore
@@ -45,7 +52,14 @@ from persistence.postgres.groups import PostgresGroups, PostgresMemberships
 from persistence.postgres.metadata import PostgresMetadata
 from persistence.postgres.ownership import PostgresOwnership
 from persistence.postgres.pending_authorizations import PostgresPendingAuthorizations
-from persistence.postgres.sign_ins import PostgresCodes, PostgresRefreshTokens, PostgresSignIns
+from persistence.postgres.quotas import PostgresQuotas, PostgresStorage
+from persistence.postgres.settings import PostgresPreferences, PostgresSystemSettings
+from persistence.postgres.sign_ins import (
+    PostgresCodes,
+    PostgresRefreshTokens,
+    PostgresSignIns,
+    PostgresSignInTerms,
+)
 from persistence.postgres.signals import PostgresSignals
 from persistence.postgres.signing_keys import PostgresKeyRotation, PostgresSigningKeys
 from persistence.postgres.threat_models import PostgresThreatModels
@@ -75,10 +89,15 @@ from tmi.domain.ports import (
     Metadata,
     Ownership,
     PendingAuthorizations,
+    Preferences,
+    Quotas,
     RefreshTokens,
     Signals,
     SigningKeys,
     SignIns,
+    SignInTerms,
+    Storage,
+    SystemSettings,
     ThreatModels,
     Tickets,
     Trail,
@@ -114,6 +133,7 @@ class Ports:
     tickets: Tickets
     codes: Codes
     sign_ins: SignIns
+    sign_in_terms: SignInTerms
     refresh_tokens: RefreshTokens
     client_credentials: ClientCredentials
     children: Children
@@ -125,6 +145,10 @@ class Ports:
     key_rotation: KeyRotation
     database: Database
     signals: Signals
+    quotas: Quotas
+    storage: Storage
+    settings: SystemSettings
+    preferences: Preferences
     add_to_group: AddToGroup
 
     async def user(self, name: str = "alice") -> User:
@@ -175,6 +199,7 @@ def memory_ports(store: MemoryStore) -> Ports:
         tickets=MemoryTickets(store),
         codes=MemoryCodes(store),
         sign_ins=MemorySignIns(store),
+        sign_in_terms=MemorySignInTerms(store),
         refresh_tokens=MemoryRefreshTokens(store),
         client_credentials=MemoryClientCredentials(store),
         children=MemoryChildren(store),
@@ -186,6 +211,10 @@ def memory_ports(store: MemoryStore) -> Ports:
         key_rotation=MemoryKeyRotation(store),
         database=MemoryDatabase(store),
         signals=MemorySignals(store),
+        quotas=MemoryQuotas(store),
+        storage=MemoryStorage(store),
+        settings=MemorySystemSettings(store),
+        preferences=MemoryPreferences(store),
         add_to_group=add_to_group,
     )
 
@@ -228,6 +257,7 @@ def postgres_ports(database: PostgresDatabase) -> Ports:
         tickets=PostgresTickets(database),
         codes=PostgresCodes(database),
         sign_ins=PostgresSignIns(database),
+        sign_in_terms=PostgresSignInTerms(database),
         refresh_tokens=PostgresRefreshTokens(database),
         client_credentials=PostgresClientCredentials(database),
         children=PostgresChildren(database),
@@ -239,6 +269,10 @@ def postgres_ports(database: PostgresDatabase) -> Ports:
         key_rotation=PostgresKeyRotation(database),
         database=database,
         signals=PostgresSignals(database),
+        quotas=PostgresQuotas(database),
+        storage=PostgresStorage(database),
+        settings=PostgresSystemSettings(database),
+        preferences=PostgresPreferences(database),
         add_to_group=add_to_group,
     )
 

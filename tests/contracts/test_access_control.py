@@ -10,7 +10,7 @@ from tests.contracts.conftest import Ports
 from tmi.domain.errors import NotFound
 from tmi.domain.ids import DiagramId, SignInId, ThreatModelId, UserId
 from tmi.domain.model import User
-from tmi.domain.ports import Access, Entrant, Page, Standing, ThreatModelChange
+from tmi.domain.ports import Access, Entrant, Page, Standing, ThreatModelChange, ThreatModelFilter
 from tmi.domain.roles import Grant, Principal, PrincipalType, Role
 
 
@@ -148,6 +148,19 @@ async def test_the_first_owner_shown_is_none_whose_address_is_unverified(ports: 
 
     assert mallory.id != alice.id
     assert alice == changed.owner
+
+
+async def test_owners_are_not_found_by_the_name_of_somebody_with_their_unverified_address(
+    ports: Ports,
+) -> None:
+    alice = await ports.user()
+    await ports.model(alice, grant("user", "corp", "dave@example.com", Role.OWNER))
+    await ports.users.sign_in("corp", "666", "dave@example.com", "Mallory")
+
+    async def total(part: str) -> int:
+        return (await ports.threat_models.visible_to(alice.id, Page(10, 0), ThreatModelFilter(owner=part)))[1]
+
+    assert (0, 1) == (await total("Mallory"), await total("dave@"))
 
 
 async def test_the_members_of_a_group_have_its_role(ports: Ports) -> None:

@@ -61,6 +61,19 @@ async def test_a_session_ends_once_and_the_next_one_is_another(ports: Ports) -> 
     assert (is_new, True) == (True, session.id != again.id)
 
 
+async def test_people_see_the_sessions_that_they_may_join_newest_first(ports: Ports) -> None:
+    first, _, alice = await begun(ports)
+    second, _, _ = await begun(ports)
+    bob = await ports.user("bob")
+    visible_to = ports.collaborations.visible_to
+
+    assert [second, first] == list(await visible_to(alice.id, 10))
+    assert [second] == list(await visible_to(alice.id, 1))
+    assert [] == list(await visible_to(bob.id, 10))
+    await ports.collaborations.end(second.id)
+    assert [first] == list(await visible_to(alice.id, 10))
+
+
 async def test_a_session_goes_with_its_diagram(ports: Ports) -> None:
     session, diagram, _ = await begun(ports)
     await ports.diagrams.delete(diagram.threat_model_id, diagram.id)

@@ -254,6 +254,15 @@ async def test_a_session_is_ended_by_its_own_user_and_once(ports: Ports) -> None
     assert None is await ports.sign_ins.get(started.id)
 
 
+async def test_it_is_known_when_those_that_stand_will_end(ports: Ports) -> None:
+    alice = await ports.user()
+    stands, ended = [await ports.sign_ins.start(alice.id, str(n), HOUR) for n in range(2)]
+    expired = await ports.sign_ins.start(alice.id, "expired", PAST)
+    await ports.sign_ins.end(alice.id, ended.id)
+    asked = [stands.id, ended.id, expired.id, SignInId(uuid4())]
+    assert {stands.id: stands.expires_at} == dict(await ports.sign_in_terms.ends(asked))
+
+
 async def test_all_sessions_but_one_are_ended(ports: Ports) -> None:
     alice, bob = await ports.user(), await ports.user("bob")
     of_alice = [await ports.sign_ins.start(alice.id, str(n), HOUR) for n in range(3)]

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from urllib.parse import urlsplit
 
+import asyncpg
 import httpx
 import pytest
 
@@ -200,6 +201,30 @@ async def ticket_path(crowd: Crowd, place: Place, bob: Person) -> str:
     key = session["session_id"]
     ticket = (await crowd.call("GET", f"/ws/ticket?session_id={key}", bob, rest=crowd.other)).json()["ticket"]
     return f"{urlsplit(session['websocket_url']).path}?session_id={key}&ticket={ticket}"
+
+
+async def test_the_end_of_a_sign_in_by_time_closes_its_sockets_within_a_second(
+    crowd: Crowd, own_postgres: OwnPostgres
+) -> None:
+    bob = await crowd.rest.sign_in("bob")
+    place = await crowd.rest.create_place(crowd.alice, user("bob", "writer"))
+    target = await crowd.path(bob, place)
+    database = await asyncpg.connect(own_postgres.admin_url)
+    await database.execute(SHORTEN, "bob@tmi.local")
+    await database.close()
+    async with (
+        upgraded(crowd.ports[0], await crowd.path(crowd.alice, place)),
+        upgraded(crowd.ports[1], target) as raw,
+    ):
+        began = time.monotonic()
+        assert 4401 == (await raw.receive_close_only()).close_code
+        assert 1 < time.monotonic() - began < 2 + REACH_S
+
+
+SHORTEN = """
+UPDATE sign_ins s SET expires_at = now() + interval '2 seconds'
+FROM users u WHERE u.id = s.user_id AND u.provider_id = $1
+"""
 
 
 async def test_participants_of_a_session_are_the_same_from_both_nodes(crowd: Crowd) -> None:

@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import secrets
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from datetime import timedelta
 
@@ -29,7 +29,7 @@ from rooms.limits import RoomsLimits
 from rooms.service import Rooms
 from tmi.domain.ids import DiagramId, SignInId, UserId
 from tmi.domain.model import NewThreatModel, ThreatModel, Ticket
-from tmi.domain.ports import ThreatModelChange
+from tmi.domain.ports import AccessControl, ThreatModelChange
 from tmi.domain.roles import Grant, Principal, Role
 from tmi.listener import Listener, ListenerOptions
 
@@ -113,15 +113,16 @@ async def live_service(
     listener_options: ListenerOptions | None = None,
     collab_ttl: timedelta = timedelta(minutes=10),
     rooms_limits: RoomsLimits | None = None,
+    access_over: Callable[[MemoryStore], AccessControl] = MemoryAccessControl,
 ) -> AsyncIterator[LiveService]:
     """Run the service on a free port; it is drained at the end."""
     store = MemoryStore()
     log = MemoryUpdateLog(store)
-    access = MemoryAccessControl(store)
+    access = access_over(store)
     tokens = Tokens([new_signing_key()], "http://tmi.test", collab_ttl=collab_ttl)
     rooms = Rooms(log, LocalCoordinator(log, "test"), access, rooms_limits)
     cookies = SessionCookies(MemoryBrowserSessions(store), timedelta(hours=1))
-    live = LiveEndpoint(rooms, tokens, access, MemoryTickets(store), live_options, cookies)
+    live = LiveEndpoint(rooms, tokens, access, MemoryTickets(store), live_options, cookies=cookies)
     calls: list[str] = []
     async with rooms.running():
         listening = socket.create_server(("127.0.0.1", 0))

@@ -46,10 +46,11 @@ async def test_the_figures_follow_what_happens(service: Service) -> None:
     author = Author()
     async with upgraded(service.port, path) as raw, upgraded(service.port, path):
         raw.send_binary(y_websocket.sync_step2(b"\x00\x00"))
-        raw.send_binary(author.edit("a", "x" * 1000))
-        raw.send_binary(author.edit("b"))
-        while await raw.receive_binary() != y_websocket.saved(2):
-            pass
+        # One after the other is saved: in one tick they would be one row.
+        for number, edit in enumerate((author.edit("a", "x" * 1000), author.edit("b")), 1):
+            raw.send_binary(edit)
+            while await raw.receive_binary() != y_websocket.saved(number):
+                pass
         with pytest.raises(AssertionError, match="429"):
             async with upgraded(service.port, path):
                 pass

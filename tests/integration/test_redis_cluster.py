@@ -134,6 +134,18 @@ async def test_while_a_server_is_away_rooms_are_claimed_and_it_gets_its_leases_w
     await until_held(emptied.url, [*before, *meanwhile], node, 2 * QUICK.lease_s)
 
 
+async def test_the_first_requests_of_a_client_all_at_once_are_each_counted_once(
+    emptied: OwnValkeyCluster,
+) -> None:
+    """Before it knows the cluster's slots, too: redis-py would try all of them anywhere."""
+    for _ in range(10):
+        emptied.empty()
+        async with shared.connected(emptied.url, is_cluster=True) as client:
+            limits = shared.RedisRateLimits(client)
+            counts = await asyncio.gather(*(limits.hit(f"user:{number}", 3600) for number in range(30)))
+        assert [1] * 30 == counts
+
+
 async def test_two_nodes_count_requests_together_on_all_servers(emptied: OwnValkeyCluster) -> None:
     async with AsyncExitStack() as stack:
         clients = [

@@ -1,18 +1,29 @@
-"""Role x frame: what each role may send into a room. A new message type without a row fails here."""
+"""Role x frame: what each role may send into a room, and what of each protocol a room never sees.
 
+Both tables are compared with the program: a message type without a row fails, and so does a frame that a
+decoder takes though no table knows it, whatever its numbers.
+"""
+
+import asyncio
+from collections.abc import Callable
+from itertools import product
 from typing import Any, get_args
 from uuid import UUID
 
 import pytest
 from pycrdt import Doc, Map
 
-from crdt import awareness
+from crdt import awareness, hocuspocus, y_websocket
 from crdt.awareness import Entry
 from crdt.document import Document
+from crdt.lib0 import var_string
 from crdt.messages import Awareness, Message, QueryAwareness, SyncStep1, SyncStep2, Update
 from rooms.effects import Acknowledge, Broadcast, Refuse, Send
 from rooms.peer import Member
 from rooms.room import Room, RoomLimits
+from tests.harness.live_service import LiveService, an_update, live_service
+from tests.harness.raw_websocket import BINARY, CLOSE, CONTINUATION, RawWebSocket, frame, upgraded
+from tmi.domain.errors import BadFrame
 from tmi.domain.ids import DiagramId, Fence, Seq, SignInId, UserId
 from tmi.domain.roles import Role
 
@@ -111,3 +122,184 @@ def test_a_role_may_send_what_the_matrix_says(
         isinstance(effect, Send) and effect.session == number for effect in effects
     )
     assert (expected in (SHOWN, ACKNOWLEDGED_LATER)) == any(isinstance(e, Broadcast) for e in effects)
+
+
+# --- frames of each protocol --------------------------------------------------------------------
+
+SYNC: dict[tuple[int, ...], type[Any]] = {
+    (0, 0): SyncStep1,
+    (0, 1): SyncStep2,
+    (0, 2): Update,
+    (1,): Awareness,
+    (3,): QueryAwareness,
+}
+"""What y-protocols numbers."""
+
+PROTOCOLS: dict[str, dict[tuple[int, ...], type[Any]]] = {
+    "y-websocket": SYNC,
+    "hocuspocus": {
+        **SYNC,
+        (2, 0): hocuspocus.Auth,
+        (5,): hocuspocus.Stateless,
+        (6,): hocuspocus.BroadcastStateless,
+        (7,): hocuspocus.CloseDocument,
+    },
+}
+WITHOUT_KEY = {b"\x09": hocuspocus.Ping, b"\x0a": hocuspocus.Pong}
+"""Frames of Hocuspocus that are of no document."""
+
+PAYLOADS = (b"", b"\x00", b"\x01\x00", b"\x01x", b"\x00\x00", b"\x01x\x01x")
+STEPS = range(16)
+
+
+def taken_by_y_websocket(body: bytes) -> list[Any]:
+    return list(y_websocket.decode(body))
+
+
+def taken_by_hocuspocus(body: bytes) -> list[Any]:
+    return [hocuspocus.decode(hocuspocus.prefix("d") + body).message]
+
+
+DECODERS: dict[str, Callable[[bytes], list[Any]]] = {
+    "y-websocket": taken_by_y_websocket,
+    "hocuspocus": taken_by_hocuspocus,
+}
+
+
+def numbered(kind: type[Any], body: bytes) -> tuple[int, ...]:
+    """The numbers of a frame that hold its type: two for the kinds that have steps."""
+    return (body[0], body[1]) if kind in (SyncStep1, SyncStep2, Update, hocuspocus.Auth) else (body[0],)
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_the_matrix_has_a_row_for_every_frame_of_each_protocol(protocol: str) -> None:
+    found: dict[tuple[int, ...], type[Any]] = {}
+    steps = [b"", *(bytes([step]) for step in STEPS)]
+    for kind, step, payload in product(range(128), steps, PAYLOADS):
+        body = bytes([kind]) + step + payload
+        try:
+            first, *rest = DECODERS[protocol](body)
+        except BadFrame:
+            continue
+        if not rest:
+            found[numbered(type(first), body)] = type(first)
+    assert PROTOCOLS[protocol] == found
+
+
+def test_every_frame_of_hocuspocus_is_a_message_of_rooms_or_has_an_outcome_here() -> None:
+    others = set(get_args(hocuspocus.Payload)) - set(get_args(Message))
+    assert others == {kind for kind, _ in OUTCOMES}
+    assert others <= {*PROTOCOLS["hocuspocus"].values(), *WITHOUT_KEY.values()}
+    frames = filter(_is_taken, map(bytes, product(range(256))))
+    assert WITHOUT_KEY == {frame: type(hocuspocus.decode(frame).message) for frame in frames}
+
+
+def _is_taken(frame: bytes) -> bool:
+    try:
+        hocuspocus.decode(frame)
+    except BadFrame:
+        return False
+    return True
+
+
+PONG, IGNORED, REFUSED_4400, DETACHED, AUTHENTICATED = "pong", "ignored", "4400", "detached", "authenticated"
+
+OUTCOMES: dict[tuple[type[Any], bytes], str] = {
+    (hocuspocus.Ping, b"\x09"): PONG,
+    (hocuspocus.Pong, b"\x0a"): IGNORED,
+    (hocuspocus.Stateless, b"\x05" + var_string("x")): IGNORED,
+    (hocuspocus.BroadcastStateless, b"\x06" + var_string("x")): REFUSED_4400,
+    (hocuspocus.CloseDocument, b"\x07" + var_string("x")): DETACHED,
+    (hocuspocus.Auth, b"\x02\x00"): AUTHENTICATED,
+}
+"""What becomes of a frame that is no message of rooms: the same for every role, and never a change."""
+
+
+async def answers(raw: RawWebSocket, name: str) -> list[bytes]:
+    """What comes before the answer to a Ping, without keys; a Close as its code."""
+    raw.send_binary(hocuspocus.PING)
+    found: list[bytes] = []
+    while True:
+        received = await raw.receive()
+        if received.opcode == CLOSE:
+            return [*found, str(received.close_code).encode()]
+        if received.payload == hocuspocus.PONG:
+            return found
+        found.append(received.payload.removeprefix(hocuspocus.prefix(name)))
+
+
+@pytest.mark.parametrize("role", list(Role))
+@pytest.mark.parametrize(("kind", "body"), OUTCOMES, ids=lambda value: getattr(value, "__name__", ""))
+async def test_what_is_no_message_of_rooms_changes_nothing_whatever_the_role(
+    kind: type[Any], body: bytes, role: Role
+) -> None:
+    async with live_service() as service:
+        diagram = await service.diagram(bob=role)
+        name, token = str(diagram), await service.token("bob")
+        async with upgraded(service.port, "/collab") as raw:
+            auth = b"\x02\x00" + var_string(token) + var_string("4")
+            raw.send_binary(hocuspocus.prefix(name) + auth)
+            await opened(service, diagram)
+            await answers(raw, name)
+            before = document_of(service, diagram).encode()
+
+            whole = auth if kind is hocuspocus.Auth else body
+            raw.send_binary(whole if body in WITHOUT_KEY else hocuspocus.prefix(name) + whole)
+            told = await answers(raw, name)
+
+            outcome = OUTCOMES[kind, body]
+            scope = hocuspocus.authenticated(readonly=role is Role.READER)
+            pong = [] if outcome != PONG else [hocuspocus.PONG]
+            assert (outcome == REFUSED_4400) == (told[-1:] == [b"4400"])
+            assert (outcome == AUTHENTICATED) == (scope in told)
+            assert outcome not in (IGNORED, PONG) or told == []
+            assert pong == [] or (await raw.receive()).payload == hocuspocus.PONG
+            assert before == document_of(service, diagram).encode()
+            left = outcome in (DETACHED, REFUSED_4400)
+            assert left == (len(await service.rooms.members(diagram)) == 0)
+
+
+async def opened(service: LiveService, diagram: DiagramId) -> None:
+    for _ in range(200):
+        if service.rooms.owned(diagram) is not None and await service.rooms.members(diagram):
+            return
+        await asyncio.sleep(0.01)
+    raise TimeoutError("nobody came in")
+
+
+def document_of(service: LiveService, diagram: DiagramId) -> Document:
+    runner = service.rooms.owned(diagram)
+    assert runner is not None
+    return runner.room.document
+
+
+async def test_a_writer_who_is_demoted_in_the_middle_of_a_frame_changes_nothing_by_it() -> None:
+    async with live_service() as service:
+        diagram = await service.diagram(bob=Role.WRITER)
+        async with upgraded(service.port, f"/collab/{diagram}?token={await service.token('bob')}") as raw:
+            edit_of_bob = y_websocket.update(an_update("b"))
+            raw.send(frame(BINARY, edit_of_bob[:5], fin=False))
+            await opened(service, diagram)
+            before = document_of(service, diagram).encode()
+            await service.set_roles(diagram, bob=Role.READER)
+            raw.send(frame(CONTINUATION, edit_of_bob[5:]))
+            raw.send_binary(y_websocket.sync_step1(b"\x00"))
+            while (await raw.receive_binary())[:2] != b"\x00\x01":
+                pass
+            assert before == document_of(service, diagram).encode()
+            assert [] == service.store.logs[diagram].rows
+
+
+async def test_a_role_taken_and_given_while_edits_stream_in_never_lets_a_readers_edit_through() -> None:
+    async with live_service() as service:
+        diagram = await service.diagram(bob=Role.WRITER)
+        async with upgraded(service.port, f"/collab/{diagram}?token={await service.token('bob')}") as raw:
+            await opened(service, diagram)
+            for turn in range(10):
+                await service.set_roles(diagram, bob=Role.READER)
+                before = document_of(service, diagram).encode()
+                for n in range(20):
+                    raw.send_binary(y_websocket.update(an_update(f"{turn}-{n}")))
+                await asyncio.sleep(0.01)
+                assert before == document_of(service, diagram).encode()
+                await service.set_roles(diagram, bob=Role.WRITER)

@@ -33,12 +33,14 @@ PUBLIC = frozenset(
         "GET /.well-known/oauth-authorization-server",
         "GET /.well-known/oauth-protected-resource",
         "GET /.well-known/jwks.json",
+        "GET /",
         "GET /livez",
         "GET /readyz",
         "GET /openapi.json",
         "GET /docs",
         "GET /docs/page.js",
         "GET /docs/<name>",
+        "GET /config",
     }
 )
 """Operations that ask nobody to sign in, and those of the session cookie. To revoke and to introspect, who
@@ -112,6 +114,7 @@ ROWS = (
     Row("DELETE /me", NOBODY, 200),
     Row("GET /me/groups", NOBODY, 200),
     Row("GET /me/groups/<group_id>/members", READER, 200, refused=404, exactly=True),
+    Row("GET /me/sessions", NOBODY, 200),
     Row("POST /me/logout", NOBODY, 204),
     Row("GET /me/sign_ins", NOBODY, 200),
     Row("DELETE /me/sign_ins", NOBODY, 204),
@@ -154,6 +157,19 @@ ROWS = (
     Row("GET /admin/audit/system/<entry_id>", ADMINISTRATOR, 200),
     Row("GET /admin/audit/threat_models", ADMINISTRATOR, 200),
     Row("GET /admin/audit/threat_models/<entry_id>", ADMINISTRATOR, 200, entry="event_id"),
+    Row("GET /me/preferences", NOBODY, 200),
+    Row("POST /me/preferences", NOBODY, 201, {"ux": {"theme": "dark"}}),
+    Row("PUT /me/preferences", NOBODY, 200, {"ux": {"theme": "dark"}}),
+    Row("GET /admin/quotas/users", ADMINISTRATOR, 200),
+    Row("GET /admin/quotas/users/<user_id>", ADMINISTRATOR, 200),
+    Row("PUT /admin/quotas/users/<user_id>", ADMINISTRATOR, 200, {"max_requests_per_minute": 5}),
+    Row("DELETE /admin/quotas/users/<user_id>", ADMINISTRATOR, 204),
+    Row("GET /admin/settings", ADMINISTRATOR, 200),
+    Row("GET /admin/settings/<key>", ADMINISTRATOR, 200),
+    Row("PUT /admin/settings/<key>", ADMINISTRATOR, 200, {"value": "5", "type": "int"}),
+    Row("DELETE /admin/settings/<key>", ADMINISTRATOR, 204),
+    # Settings are not encrypted.
+    Row("POST /admin/settings/reencrypt", ADMINISTRATOR, 409),
     Row("GET /threat_models", NOBODY, 200),
     Row("POST /threat_models", NOBODY, 201, {"name": "Mine"}),
     Row(f"GET {MODEL}", READER, 200),
@@ -278,6 +294,10 @@ async def house() -> AsyncIterator[House]:
         )
         path = f"/threat_models/{model['id']}/audit_trail"
         event = (await rest.call("GET", path, tokens[OWNER])).json["audit_entries"][0]["id"]
+        quota = {"max_requests_per_minute": 100}
+        await rest.call("PUT", f"/admin/quotas/users/{users['dave']}", admin, json_body=quota)
+        setting = {"value": "100", "type": "int"}
+        await rest.call("PUT", "/admin/settings/user_diagrams_max", admin, json_body=setting)
         ids = {
             "threat_model_id": model["id"],
             "diagram_id": diagram["id"],
@@ -295,6 +315,7 @@ async def house() -> AsyncIterator[House]:
             "idp": "tmi",
             "event_id": event,
             **{f"{one}_id": str(uuid4()) for _, one in UNKNOWN_CHILDREN},
+            "key": "user_diagrams_max",
         }
         yield House(rest, tokens, ids)
 
@@ -315,7 +336,7 @@ async def test_without_a_sign_in_nothing_of_the_table_is_allowed(house: House, r
 
 @pytest.mark.parametrize("row", [row for row in ROWS if "<" in row.operation], ids=lambda row: row.id)
 async def test_what_is_missing_is_404_and_no_uuid_is_400_for_who_may(house: House, row: Row) -> None:
-    missing = {name: str(uuid4()) for name in house.ids} | {"idp": "elsewhere"}
+    missing = {name: str(uuid4()) for name in house.ids} | {"idp": "elsewhere", "key": "no_such_setting"}
     token = house.tokens[row.allowed]
     assert 404 == await house.call(row, token, missing)
     assert 400 == await house.call(row, token, dict.fromkeys(house.ids, "1"))

@@ -5,7 +5,8 @@ messages with their encoding, and the documents. What is asynchronous in the ser
 events on simulated time: opening a room (lease, fence, load), the keeper of a replica, the journal's commits.
 A node can be killed, or paused and resumed with all that was meant for it; a link can be slow, blackholed or
 cut, and its two ends hear of that at different times. Answers of the log get lost after their commit, and
-before it.
+before it. Guests come, make one edit and go for good before anybody can acknowledge it: the node that took it
+answers for it, unless it is killed.
 """
 
 import asyncio
@@ -20,6 +21,7 @@ from typing import Any
 
 from crdt.document import Document
 from crdt.messages import Awareness, SyncStep1, SyncStep2, Update
+from crdt.updates import read_state_vector
 from rooms import closing
 from rooms.hosting import Session
 from rooms.nodes.ends import FollowersEnd, OwnersEnd
@@ -43,7 +45,7 @@ SILENCE_S = 1.0
 """A link whose other end says nothing for so long is given up."""
 ANSWER_S = 0.5
 """The log is asked again after so long without an answer."""
-TOKEN = re.compile(rb"[erf]\d+-[0-9.]+")
+TOKEN = re.compile(rb"[efgr]\d+-[0-9.]+")
 
 
 class Clock:
@@ -543,8 +545,10 @@ class Connection:
 class Cluster:
     """One seeded run. `run()` raises AssertionError as soon as a promise is broken."""
 
-    def __init__(self, seed: int, *, nodes: int = 3, edits: int = 24) -> None:
+    def __init__(self, seed: int, *, nodes: int = 3, edits: int = 24, guests: int = 0) -> None:
         self.rng = random.Random(seed)
+        self.guests_rng = random.Random(f"guests {seed}")
+        """Without guests, a seed means what it did before there were any."""
         self.clock = Clock()
         self.log = FenceLog()
         self.leases = Leases()
@@ -557,6 +561,9 @@ class Cluster:
         self.clients = [*self.writers, self.reader, self.wavering]
         self.roles = {client: client.member.role for client in self.clients}
         self.mishaps = self.stale_refused = self.replicas_heard = self.takeovers = 0
+        self.entrusted: list[tuple[str, Process]] = []
+        """The edits of guests, and the processes that took them."""
+        self._guests = guests
         self._connections: dict[int, Connection] = {}
         self._numbers = count(1)
         self._edits_left = edits
@@ -583,6 +590,8 @@ class Cluster:
         for client in self.clients:
             self._connect_later(client)
         self.at(0.05, self._something)
+        for number in range(self._guests):
+            self.at(self.guests_rng.uniform(0.3, 3.0), partial(self._guest_comes, number))
         while not self._is_calm:
             self.clock.run_until(self.clock.now + 1.0)
         self.clock.run_until(self.clock.now + 8.0)
@@ -623,6 +632,9 @@ class Cluster:
         if runner is None:
             self.at(0.05 + self.delay(), lambda: self._connect(client))
             return
+        self._join(client, process, runner)
+
+    def _join(self, client: Client, process: Process, runner: RoomRunner | ReplicaRunner) -> Connection:
         connection = Connection(self, client, process, next(self._numbers))
         connection.is_at_replica = isinstance(runner, ReplicaRunner)
         self._connections[connection.number] = connection
@@ -630,13 +642,45 @@ class Cluster:
         connection.session = runner.join(member, connection)
         process.reread_soon()
         client.connected(connection.number)
+        return connection
+
+    def _guest_comes(self, number: int) -> None:
+        if self._is_calm:
+            return
+        rng = self.guests_rng
+        process = rng.choice(self.processes)
+        runner = None if process.is_dead or process.is_paused else process.audience()
+        if runner is None:
+            self.at(0.1, lambda: self._guest_comes(number))
+            return
+        guest = Client(self, 10 + number, Role.WRITER)
+        self.roles[guest] = Role.WRITER
+        connection = self._join(guest, process, runner)
+        self.at(rng.uniform(0.0, 0.3), lambda: self._guest_goes(guest, connection))
+
+    def _guest_goes(self, guest: Client, connection: Connection) -> None:
+        """One edit, and the end of the connection right behind it."""
+        if self._connections.get(connection.number) is not connection:
+            return
+        token = f"g{guest.name}-{guest.name}"
+        guest.edit(token, self.guests_rng)
+
+        def leave() -> None:
+            if not connection.is_gone:
+                connection.is_gone = True
+                connection.session.leave()
+                self.entrusted.append((token, connection.process))
+
+        connection.deliver(1, leave)
+        guest.disconnected()
 
     def lost(self, connection: Connection) -> None:
         """The client hears that its connection is gone."""
         self._connections.pop(connection.number, None)
         if connection.client.connection == connection.number:
             connection.client.disconnected()
-            self._connect_later(connection.client)
+            if connection.client in self.clients:
+                self._connect_later(connection.client)
 
     def _drop(self, client: Client) -> None:
         connection = self._connections.get(client.connection or 0)
@@ -855,28 +899,37 @@ class Cluster:
 
     def _check_rest(self) -> None:
         stored = self.log.load()
-        expected = content_of(stored.encode())
+        expected, clocks = content_of(stored.encode()), _clocks(stored.state_vector())
         promised = {token for client in self.writers for token in client.made}
         made = promised | set(self.wavering.made)
-        assert made == set(expected["tokens"]), f"lacking {made ^ set(expected['tokens'])} in the log"
+        tokens = set(expected["tokens"])
+        stayed = {token for token in tokens if not token.startswith("g")}
+        assert made == stayed, f"lacking {made ^ stayed} in the log"
+        kept = {token for token, process in self.entrusted if not process.is_dead}
+        assert kept <= tokens, f"lacking {kept - tokens}, of those who left, in the log"
         assert promised == self.acknowledged & promised, "an edit that is committed was not acknowledged"
         owners = [process.room for process in self.processes
                   if process.room is not None and process.room.room.fence == self.log.fence]  # fmt: skip
         assert 1 == len(owners), f"{len(owners)} rooms have the newest fence"
         assert not owners[0].room.unsaved
-        assert stored.state_vector() == owners[0].room.document.state_vector(), "the owner differs"
+        assert clocks == _clocks(owners[0].room.document.state_vector()), "the owner differs"
         assert expected == content_of(owners[0].room.document.encode()), "the owner differs"
         for process in self.processes:
             if process.replica is not None and process.replica.room.is_open:
                 replica = process.replica.room
                 assert replica.is_attached, f"the replica of node {process.name} has no owner"
-                assert stored.state_vector() == replica.document.state_vector(), "a replica differs"
+                assert clocks == _clocks(replica.document.state_vector()), "a replica differs"
                 assert expected == content_of(replica.document.encode()), "a replica differs"
                 assert not replica.unsaved, f"a replica waits for {replica.unsaved} acknowledgements"
                 assert not process.replica.faults
         for client in [*self.writers, self.wavering]:
             assert expected == content_of(client.doc.get_update()), f"client {client.name} differs"
-            assert stored.state_vector() == client.doc.get_state(), f"client {client.name} differs"
+            assert clocks == _clocks(client.doc.get_state()), f"client {client.name} differs"
         seen = content_of(self.reader.doc.get_update())["tokens"]
         assert made <= set(seen), "the reader lacks edits"
         assert not any(runner.faults for runner in self.runners), "a message could not be handled"
+
+
+def _clocks(state_vector: bytes) -> dict[int, int]:
+    """By client: yrs writes them in any order."""
+    return dict(read_state_vector(state_vector))

@@ -67,6 +67,8 @@ class ChildChange:
 
     id: ChildId
     make: Callable[[Child], Draft]
+    new: Draft | None = None
+    """What it is to be where there is none of this id; None: there has to be one."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -71,6 +71,20 @@ class TooManyRequests(TmiError):
     """Too many requests; try again later."""
 
 
+class QuotaReached(TmiError):
+    """You have as much as you may."""
+
+    def __init__(self, quota: str, limit: int, whose: str) -> None:
+        """`quota` is the field of the quota that is used up, `whose` it is, for a sentence."""
+        super().__init__(f"{whose} has as many {quota.replace('_', ' ')} as allowed: {limit}")
+        self.quota = quota
+        self.limit = limit
+
+
+class StorageFull(QuotaReached):
+    """There is no room left for more."""
+
+
 class Unavailable(TmiError):
     """A part that this needs is away; try again shortly."""
 

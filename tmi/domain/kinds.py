@@ -118,7 +118,7 @@ class Kind:
     bulk_most: int = 0
     """How many one bulk operation takes; 0: there are no bulk operations."""
     has_all_bulk: bool = False
-    """There are bulk PATCH and DELETE as well."""
+    """There are bulk PATCH and DELETE as well, and bulk PUT makes no new ones."""
     is_filtered: bool = False
     """Its lists can be filtered and sorted."""
 
@@ -148,7 +148,7 @@ _CVSS = Record(
     "CVSSScore",
     (
         Field("vector", Text(250, 26, r"^[A-Za-z0-9.:/_-]+$"), required=True, nullable=False),
-        Field("score", Number(0, 10), required=True, nullable=False),
+        Field("score", Number(0.0, 10.0), required=True, nullable=False),
     ),
 )
 _SSVC = Record(
@@ -183,7 +183,7 @@ THREAT = Kind(
         Field("cell_id", Reference("cell")),
         Field("asset_id", Reference("asset")),
         Field("severity", Text(50)),
-        Field("score", Number(0, 10), nullable=False),
+        Field("score", Number(0.0, 10.0), nullable=False),
         Field("priority", Text(256)),
         Field("mitigated", Flag(), nullable=False, default=False),
         Field("status", Text(256)),

@@ -107,3 +107,14 @@ async def test_a_ticket_is_for_who_may_watch_the_sessions_diagram(rest: RestClie
     claims = rest.services.tokens.verify_access(alice)
     assert grant is not None
     assert (claims.user, claims.sign_in, session) == (grant.user, grant.sign_in, str(grant.collaboration))
+
+
+async def test_people_find_the_sessions_that_they_may_join(rest: RestClient) -> None:
+    path, diagram, alice = await place(rest)
+    begun = (await rest.call("POST", path, alice)).json
+    for name, expected in (("alice", [begun]), ("carol", [begun]), ("mallory", [])):
+        body = (await rest.call("GET", "/me/sessions", await rest.sign_in(name))).json
+        assert {"sessions": expected, "total": len(expected)} == body
+    await joined(rest, "bob", diagram, Role.WRITER)
+    body = (await rest.call("GET", "/me/sessions", alice)).json
+    assert [("bob@tmi.local", "writer")] == people(body["sessions"][0])

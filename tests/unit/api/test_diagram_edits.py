@@ -130,7 +130,8 @@ async def test_a_batch_is_applied_whole_or_not_at_all(diagram: Diagram) -> None:
         (409, {"op": "test", "path": "/name", "value": "other"}),
         (400, {"op": "remove", "path": "/cells/7"}),
         (400, {"op": "add", "path": "/cells/-", "value": {"id": "x", "shape": "process"}}),
-        (400, {"op": "replace", "path": "/name", "value": "<b>"}),
+        (400, {"op": "replace", "path": "/name", "value": ""}),
+        (400, {"op": "replace", "path": "/name", "value": "a\u202eb"}),
         (400, {"op": "replace", "path": "/version", "value": 7}),
         (400, {"op": "add", "path": "/cells/0/0/x/y", "value": 7}),
         (400, {"op": "replace", "path": "/cells", "value": 7}),
@@ -218,6 +219,17 @@ async def test_of_fifty_writers_of_one_version_one_wins_and_the_rest_know(diagra
     answers = await asyncio.gather(*(diagram.put(node(), headers={"If-Match": "1"}) for _ in range(50)))
     assert [200] + [409] * 49 == sorted(answer.status for answer in answers)
     assert 1 == len((await diagram.get())["cells"])
+
+
+async def test_a_name_that_a_diagram_may_be_made_with_may_be_written_back(diagram: Diagram) -> None:
+    models = diagram.path.rsplit("/", 1)[0]
+    body = {"name": "Tom's <flow> & \"more\"", "type": "DFD-1.0.0"}
+    made = await diagram.rest.call("POST", models, diagram.token, json_body=body)
+    assert 201 == made.status
+    diagram.path = f"{models}/{made.json['id']}"
+    assert 200 == (await diagram.patch({"op": "add", "path": "/cells/-", "value": node()})).status
+    shown = await diagram.get()
+    assert 200 == (await diagram.rest.call("PUT", diagram.path, diagram.token, json_body=shown)).status
 
 
 async def test_fields_and_image(diagram: Diagram) -> None:

@@ -106,7 +106,7 @@ async def test_a_path_may_begin_with_the_version(rest: RestClient, alice: str) -
     for path in ("/me", "/threat_models", "/openapi.json", "/livez"):
         plain = await rest.call("GET", path, alice)
         assert plain.data == (await rest.call("GET", f"/v1{path}", alice)).data
-    for path in ("/v2/me", "/v1me", "/v1/v1/me", "/v1"):
+    for path in ("/v2/me", "/v1me", "/v1/v1/me"):
         assert 404 == (await rest.call("GET", path, alice)).status
     document = (await rest.call("GET", "/v1/openapi.json")).json
     assert not [path for path in document["paths"] if path.startswith("/v1")]
@@ -120,3 +120,10 @@ def test_the_version_is_taken_from_the_front_alone() -> None:
 
 async def test_the_sign_in_paths_count_as_such_with_the_version(rest: RestClient) -> None:
     assert 400 == (await rest.call("GET", "/v1/oauth2/authorize")).status
+
+
+async def test_the_root_says_what_runs_here(rest: RestClient) -> None:
+    told = (await rest.call("GET", "/", headers={"Host": "tmi.example.org"})).json
+    assert ("TMI", VERSION) == (told["service"]["name"], told["api"]["version"])
+    assert "http://tmi.example.org/openapi.json" == told["api"]["specification"]
+    assert "ok" == told["status"]["code"]

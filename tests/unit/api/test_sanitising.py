@@ -150,7 +150,8 @@ class _Tags(HTMLParser):
 
 def _as_html_blocks(text: str) -> str:
     """The worst that a renderer may take for raw HTML: all of it, but for code that nothing else reads so."""
-    lines, fence = [], ""
+    lines: list[str] = []
+    fence = ""
     for line in text.split("\n"):
         if fence:
             closing = line.strip(" ")

@@ -158,6 +158,15 @@ async def test_sessions_behind_an_ended_sign_in_are_closed_4401(world: World) ->
     assert (4401, None) == (one.closed[0], two.closed)
 
 
+async def test_who_joins_when_the_sign_in_has_ended_meanwhile_is_closed_4401(world: World) -> None:
+    late = world.editor()
+    await world.rooms.sign_in_ended(late.member.sign_in)
+    await late.join()
+    await until(lambda: late.closed is not None)
+    assert late.closed is not None
+    assert 4401 == late.closed[0]
+
+
 async def test_a_deleted_diagram_closes_its_sessions_4404(world: World) -> None:
     editor = await world.editor().join()
     editor.edit("a")

@@ -75,9 +75,14 @@ class Accounts(Protocol):
         have no owner left go with it; returns their diagrams. Raises NotFound.
         """
 
-    async def transfer(self, source: UserId, target: UserId, entry: AuditEntry) -> Sequence[ThreatModelId]:
+    async def transfer(
+        self, source: UserId, target: UserId, entry: AuditEntry, *, with_charge: bool = False
+    ) -> Sequence[ThreatModelId]:
         """Make `target` an owner of all that `source` owns by name, and `source` a writer there; returns
         these threat models, at most 10,000 at a time. Raises NotFound, and BadInput when both are the same.
+
+        `with_charge`: they count for the quota of `target` from now on. Not where `source` decides alone:
+        nobody may use up the quota of somebody who was not asked.
         """
 
 

@@ -38,8 +38,10 @@ class Children(Protocol):
     async def change(
         self, model: ThreatModelId, kind: Kind, changes: Sequence[ChildChange], deed: Deed
     ) -> Sequence[Child]:
-        """Change children, each as its change says. Raises NotFound, BadInput for a reference to what is not
-        in the threat model, and whatever a change raises.
+        """Change children, each as its change says; returns them in that order, new ones with version 1.
+
+        Raises NotFound, BadInput for a reference to what is not in the threat model, Conflict for a new child
+        whose id is taken, and whatever a change raises.
         """
 
     async def mark(

@@ -1,5 +1,6 @@
 """Collaboration sessions and tickets."""
 
+from collections.abc import Sequence
 from datetime import timedelta
 from typing import Protocol
 
@@ -25,6 +26,9 @@ class Collaborations(Protocol):
 
     async def get(self, collaboration: CollaborationId) -> Collaboration:
         """Raises NotFound."""
+
+    async def visible_to(self, user: UserId, limit: int) -> Sequence[Collaboration]:
+        """The newest sessions of diagrams on whose threat model a user has a role."""
 
     async def end(self, collaboration: CollaborationId) -> bool:
         """End a session and forget its tickets. False if there was none."""

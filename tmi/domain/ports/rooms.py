@@ -163,6 +163,8 @@ class Happened(Enum):
     """These sign-in sessions are over."""
     COLLABORATION_ENDED = "collaboration_ended"
     """These collaboration sessions are over."""
+    SETTINGS_CHANGED = "settings_changed"
+    """Quotas of these users, or settings (see tmi/domain/configuration.py)."""
     PEOPLE_CHANGED = "people_changed"
     """These users' roles may have changed anywhere: their groups did, or their accounts are gone."""
     KEYS_CHANGED = "keys_changed"

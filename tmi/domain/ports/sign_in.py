@@ -4,8 +4,8 @@ Secrets are stored as SHA-256 only. Who brings one that is worth nothing learns 
 learn why, for the audit.
 """
 
-from collections.abc import Sequence
-from datetime import timedelta
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timedelta
 from typing import Protocol
 
 from tmi.domain.ids import CredentialId, SignInId, UserId
@@ -55,6 +55,13 @@ class SignIns(Protocol):
 
     async def end_all(self, user: UserId, besides: SignInId | None = None) -> Sequence[SignInId]:
         """End all sessions of a user but one; returns those that it ended."""
+
+
+class SignInTerms(Protocol):
+    """When sign-in sessions end."""
+
+    async def ends(self, sign_ins: Sequence[SignInId]) -> Mapping[SignInId, datetime]:
+        """When those of these sessions (at most 5,000) that stand will end, in one query."""
 
 
 class RefreshTokens(Protocol):

@@ -8,6 +8,7 @@ from typing import Protocol
 from tmi.domain.events import PATCHED_BY_SYSTEM, SYSTEM, Actor, Deed
 from tmi.domain.ids import DiagramId, ThreatModelId, UserId
 from tmi.domain.model import AuditEntry, Diagram, NewThreatModel, ThreatModel, ThreatModelSummary, User
+from tmi.domain.quotas import NO_LIMITS, Limits
 from tmi.domain.roles import Grant, Principal
 
 
@@ -76,8 +77,14 @@ class ThreatModelFilter:
 class ThreatModels(Protocol):
     """Threat models with their authorization lists. What is written is written together with its event."""
 
-    async def create(self, creator: User, new: NewThreatModel) -> ThreatModel:
-        """Store a new threat model; `creator` gets the owner role besides `new.grants`."""
+    async def create(
+        self, creator: User, new: NewThreatModel, defaults: Limits = NO_LIMITS
+    ) -> ThreatModel:
+        """Store a new threat model; `creator` gets the owner role besides `new.grants`, and is charged for
+        it.
+
+        `defaults` are the limits of who has no allowance of their own. Raises QuotaReached.
+        """
 
     async def visible_to(
         self, user: UserId, page: Page, wanted: ThreatModelFilter | None = None
@@ -110,9 +117,18 @@ class Diagrams(Protocol):
     """Metadata of diagrams. What is written is written together with its event."""
 
     async def create(
-        self, model: ThreatModelId, name: str, type_: str, description: str | None, by: Actor = SYSTEM
+        self,
+        model: ThreatModelId,
+        name: str,
+        type_: str,
+        description: str | None,
+        by: Actor = SYSTEM,
+        defaults: Limits = NO_LIMITS,
     ) -> Diagram:
-        """Raises NotFound when the threat model does not exist."""
+        """Who is charged for the threat model is charged for the diagram, too.
+
+        Raises NotFound when the threat model does not exist, and QuotaReached.
+        """
 
     async def of_threat_model(
         self, model: ThreatModelId, page: Page, *, deleted: bool = False

@@ -1,0 +1,1 @@
+"""How this service's API differs from the published contract."""

@@ -1,0 +1,107 @@
+"""The table of what this API lacks of the contract, each with its reason: `docs/api-differences.md`.
+
+`python -m tests.contract.differences` writes the page anew.
+"""
+
+import asyncio
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.contract.digest import Digest, Json, contract, digest
+from tests.contract.reasons import REASONS
+from tests.rest import over_memory
+
+PAGE = Path(__file__).parents[2] / "docs" / "api-differences.md"
+
+_HEAD = """# How the API differs from the contract
+
+Made by `python -m tests.contract.differences`; a test fails while this page is stale or a difference has no reason.
+
+The contract is the core of TMI's OpenAPI 1.8.22 (github.com/ericfitz/tmi, Apache-2.0), without what belongs to other
+products. Its facts are in `tests/contract/tmi-1.8.22.json`. Compared are paths, methods, parameters, media types, fields
+of bodies (all of the contract's are known, none is required that the contract does not require), statuses, and the fields
+that answers always have. In what is not listed here, this API does all that the contract says.
+
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """Something of the contract that an operation does otherwise."""
+
+    operation: str
+    what: str
+
+    @property
+    def reason(self) -> str | None:
+        """Why, if somebody said so."""
+        for operation, what, reason in REASONS:
+            if re.fullmatch(operation, self.operation) and re.fullmatch(what, self.what):
+                return reason
+        return None
+
+
+def differences(ours: Digest, theirs: Digest) -> list[Difference]:
+    """What `ours` lacks of `theirs`."""
+    return [
+        Difference(operation, what)
+        for operation, facts in theirs.items()
+        for what in (_lacks(ours[operation], facts) if operation in ours else ["missing"])
+    ]
+
+
+def _lacks(ours: dict[str, Json], theirs: dict[str, Json]) -> Iterator[str]:
+    yield from _named(ours["parameters"], theirs["parameters"], "parameter {} is not taken", "parameter {} is required")
+    for media_type in theirs.get("takes", ()):
+        if media_type not in ours.get("takes", ()):
+            yield f"body: {media_type} is not taken"
+    yield from _named(
+        ours.get("body", ()), theirs.get("body", ()), "body: {} is not known", "body: {} is required"
+    )
+    for status, fields in theirs["answers"].items():
+        if status not in ours["answers"]:
+            yield f"answer {status} is never given"
+            continue
+        for field in fields:
+            if field not in ours["answers"][status]:
+                yield f"answer {status}: {field} may be missing"
+
+
+def _named(ours: Sequence[str], theirs: Sequence[str], lacking: str, required: str) -> Iterator[str]:
+    known, expected = ({name.rstrip("!") for name in names} for names in (ours, theirs))
+    for name in sorted(expected - known):
+        yield lacking.format(name)
+    for name in ours:
+        if name.endswith("!") and name not in theirs:
+            yield required.format(name.rstrip("!"))
+
+
+def page(ours: Digest, theirs: Digest) -> str:
+    """The page, a row for each reason and thing that differs."""
+    rows: dict[tuple[str, str], list[str]] = {}
+    for difference in differences(ours, theirs):
+        rows.setdefault((difference.what, difference.reason or ""), []).append(difference.operation)
+    merged: dict[tuple[str, tuple[str, ...]], list[str]] = {}
+    for (what, reason), operations in rows.items():
+        merged.setdefault((reason, tuple(operations)), []).append(what)
+    lines = ["| what | where | why |", "|---|---|---|"]
+    for (reason, where), whats in sorted(merged.items(), key=lambda row: (row[1][0], row[0])):
+        lines.append(f"| {_cell(whats)} | {_cell([f'`{one}`' for one in where])} | {reason} |")
+    added = [f"`{operation}`" for operation in ours if operation not in theirs]
+    return f"{_HEAD}{chr(10).join(lines)}\n\n## More than the contract\n\n{', '.join(added)}.\n"
+
+
+def _cell(parts: Sequence[str]) -> str:
+    return "<br>".join(part.replace("|", "\\|") for part in parts)
+
+
+async def served() -> Digest:
+    """The digest of the document that this service serves."""
+    async with over_memory() as rest:
+        return digest((await rest.call("GET", "/openapi.json")).json)
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page(asyncio.run(served()), contract()))

@@ -1,0 +1,156 @@
+"""Schemathesis against the service as it is served, by its own OpenAPI document.
+
+Without a token nothing is given away: every operation that needs a sign-in answers 401, whatever else is in
+the request, and an address that is none 404 or 405. With an administrator's token nothing breaks: no answer
+of 5xx, none that the document does not describe, no invalid request that is taken for a valid one.
+
+In CI both take about 20 s with a fixed seed; `make schemathesis` takes longer with seeds of its own.
+"""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import httpx
+import pytest
+
+from tests.harness.rest import Rest
+from tests.harness.service import ADMINISTRATOR, Service
+
+SECONDS = int(os.environ.get("TMI_SCHEMATHESIS_S", "12"))
+"""For each of the two; how long it may go on, not how long it takes."""
+SEED = os.environ.get("TMI_SCHEMATHESIS_SEED", "1")
+PHASES = os.environ.get("TMI_SCHEMATHESIS_PHASES", "fuzzing")
+"""A few examples of each operation are quick; the phases `coverage` and `stateful` are not."""
+EXAMPLES = os.environ.get("TMI_SCHEMATHESIS_EXAMPLES", "1")
+
+NO_LIMITS = {
+    "TMI_USER_REQUESTS_PER_MIN": "0",
+    "TMI_USER_REQUESTS_PER_HOUR": "0",
+    "TMI_ADDRESS_REQUESTS_PER_MIN": "0",
+    "TMI_SIGN_IN_REQUESTS_PER_MIN": "0",
+    "TMI_USER_THREAT_MODELS_MAX": "0",
+    "TMI_USER_DIAGRAMS_MAX": "0",
+    "TMI_USER_STORED_MAX_BYTES": "0",
+    "TMI_ACCESS_TOKEN_TTL_S": "7200",
+}
+"""By the environment, so that no request of the run can change them."""
+
+NOT_EXPRESSED = (
+    # JSON Schema says nothing of rules between fields, grammars of cursors, and what is there already.
+    "positive_data_acceptance",
+    # `/admin/settings/reencrypt` is also a key of `/admin/settings/{key}`, so its Allow names both.
+    "allow_header_conformance",
+    # A new diagram has no collaboration session, and a new group no member who is nobody: 404 is right.
+    "ensure_resource_availability",
+)
+
+NOT_GENERATED = "updateThreatModelDiagram"
+"""Schemathesis makes no cells by their schema, and ends in an error of its own."""
+
+ENDS_THE_RUN = re.compile(
+    r"deleteUserAccount|deleteAdminUser|updateUserAPIQuota|logout|revoke|drain|deleteMySession|endSession",
+    re.IGNORECASE,
+)
+"""Operations that would end the administrator's own sign-in, or slow it down, when they are tried on it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sent:
+    """A request of the run, and the status of its answer."""
+
+    method: str
+    path: str
+    status: int
+
+
+@pytest.fixture
+def service(tmp_path: Path, database_url: str) -> Iterator[Service]:
+    with Service(tmp_path / "data", NO_LIMITS, database_url) as running:
+        yield running
+
+
+def run(service: Service, folder: Path, *arguments: str) -> tuple[int, str, list[Sent]]:
+    """Exit code, output and all requests."""
+    har = folder / "run.har"
+    command = [sys.executable, "-m", "schemathesis.cli", "run", f"{service.url}/openapi.json", "--no-color"]
+    command += ["--generation-database", "none", "--seed", SEED, "--max-examples", EXAMPLES]
+    command += ["--phases", PHASES, "--max-time", str(SECONDS), "--request-timeout", "10", "--no-shrink"]
+    command += ["--continue-on-failure", "--report-har-path", str(har)]
+    command += ["--exclude-checks", ",".join(NOT_EXPRESSED), "--exclude-operation-id", NOT_GENERATED]
+    command += arguments
+    done = subprocess.run(
+        command, cwd=folder, capture_output=True, text=True, timeout=SECONDS + 90, check=False
+    )
+    assert har.exists(), done.stdout + done.stderr
+    entries = json.loads(har.read_text())["log"]["entries"]
+    return done.returncode, done.stdout + done.stderr, [sent_of(entry) for entry in entries]
+
+
+def sent_of(entry: Any) -> Sent:
+    return Sent(
+        entry["request"]["method"], urlsplit(entry["request"]["url"]).path, entry["response"]["status"]
+    )
+
+
+def operations(service: Service) -> list[tuple[str, re.Pattern[str], bool, str]]:
+    """Method, path, whether it is public, and id of each operation."""
+    document = httpx.get(f"{service.url}/openapi.json", trust_env=False).json()
+    found = []
+    for path, methods in document["paths"].items():
+        pattern = re.compile(re.sub(r"\\\{\w+\\\}", "[^/]*", re.escape(path)))
+        for method, operation in methods.items():
+            is_public = operation.get("security") == []
+            found.append((method.upper(), pattern, is_public, operation["operationId"]))
+    return found
+
+
+def broken(sent: list[Sent]) -> set[Sent]:
+    return {one for one in sent if one.status >= 500}
+
+
+def test_without_a_token_only_public_operations_answer_anything_but_401_404_and_405(
+    service: Service, tmp_path: Path
+) -> None:
+    code, output, sent = run(service, tmp_path, "--checks", "not_a_server_error", "--mode", "positive")
+    listed = operations(service)
+    public = [(method, path) for method, path, is_public, _ in listed if is_public]
+    told = {
+        one
+        for one in sent
+        if one.status not in (401, 404, 405)
+        and not any(one.method == method and path.fullmatch(one.path) for method, path in public)
+    }
+
+    assert set() == told
+    assert set() == broken(sent), output
+    assert 0 == code, output
+    refused = {one for one in sent if one.status == 401}
+    private = [(method, path) for method, path, is_public, _ in listed if not is_public]
+    tried = [any(o.method == method and path.fullmatch(o.path) for o in refused) for method, path in private]
+    assert sum(tried) > 0.9 * len(private), "the run was too short to mean anything"
+
+
+async def test_with_a_token_nothing_breaks_and_every_answer_is_as_documented(
+    service: Service, tmp_path: Path
+) -> None:
+    async with Rest(service.url) as rest:
+        token = (await rest.sign_in(ADMINISTRATOR)).access_token
+    left_out = [name for _, _, _, name in operations(service) if ENDS_THE_RUN.search(name)]
+    excluded = [argument for name in left_out for argument in ("--exclude-operation-id", name)]
+
+    code, output, sent = run(service, tmp_path, "-H", f"Authorization: Bearer {token}", *excluded)
+
+    assert set() == broken(sent), output
+    assert 0 == code, output
+    assert any(one.status == 201 for one in sent), "the run was too short to mean anything"
+    async with Rest(service.url) as rest:
+        answer = await rest.http.get("/admin/users", headers={"Authorization": f"Bearer {token}"})
+    assert 200 == answer.status_code, "the run has ended its own sign-in"
