@@ -14,16 +14,19 @@ from api import (
     admin,
     administration,
     authorization,
+    browser,
     children,
     client_credentials,
     collab_tokens,
     collaboration,
     configured,
+    cors,
     diagrams,
     discovery,
     docs,
     edge,
     event_stream,
+    headers,
     me,
     metadata,
     oauth,
@@ -38,7 +41,7 @@ from api import (
     trail,
 )
 from api.bodies import answer, problem_answer
-from api.context import EXTENSION, HOST, Context, context, public, require_sign_in
+from api.context import EXTENSION, HOST, Context, context, public, require_sign_in, scheme
 from api.errors import INTERNAL, OAuthError, Problem, problem_of
 from api.probes import DatabasePing, metrics_routes, probe_routes
 from api.services import Services
@@ -48,15 +51,6 @@ log = logging.getLogger(__name__)
 
 FINISH_WITHIN_S = 5.0
 """How long a stopping application waits for changes whose client has gone."""
-
-_HEADERS = {
-    "X-Content-Type-Options": "nosniff",
-    "X-Frame-Options": "DENY",
-    "Referrer-Policy": "no-referrer",
-    "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
-    "Cross-Origin-Resource-Policy": "same-origin",
-    "Cache-Control": "no-store",
-}
 
 _HTTP_PROBLEMS = {
     400: ("invalid_input", "The request is not valid."),
@@ -106,6 +100,7 @@ def create_app(services: Services) -> RestApp:
         authorization.routes,
         providers.routes,
         oauth.routes,
+        browser.routes,
         me.routes,
         sign_ins.routes,
         client_credentials.routes,
@@ -133,6 +128,7 @@ def create_app(services: Services) -> RestApp:
         app.register_blueprint(metrics_routes(services.metrics, services.options.metrics_token))
     app.before_request(_require_a_host)
     app.before_request(rates.limit_address)
+    app.before_request(cors.answer_preflight)
     app.before_request(require_sign_in)
     app.before_request(rates.limit_user)
     app.before_request(edge.check_media_types)
@@ -140,6 +136,7 @@ def create_app(services: Services) -> RestApp:
     app.after_request(edge.without_body_for_head)
     app.after_request(edge.with_version)
     app.after_request(rates.with_rate_headers)
+    app.after_request(cors.with_cors_headers)
     app.after_request(_with_security_headers)
     app.register_error_handler(TmiError, _refused)
     app.register_error_handler(HTTPException, _http_refused)
@@ -175,7 +172,8 @@ async def _require_a_host() -> None:
 
 
 async def _with_security_headers(response: Response) -> Response:
-    for name, value in _HEADERS.items():
+    hsts = headers.strict_transport(scheme(), context().services.options.hsts_max_age_s)
+    for name, value in {**headers.SECURITY, **hsts}.items():
         response.headers.setdefault(name, value)
     return response
 

@@ -10,7 +10,9 @@ from weakref import WeakValueDictionary
 
 from quart import current_app, g, request
 
+from api import cookies
 from api.audit import Refusals
+from api.origins import check_page, is_safe
 from api.schemas import UuidText
 from api.services import Services
 from api.sessions import SessionCache
@@ -143,7 +145,43 @@ async def require_sign_in() -> None:
     """Before each request: stop one that needs a sign-in and has none. Raises Unauthenticated."""
     if request.url_rule is None or is_public(current_app.view_functions[request.url_rule.endpoint]):
         return
-    g.sign_in = await context().sign_in_of_request(request.headers.getlist("Authorization"))
+    authorization = request.headers.getlist("Authorization")
+    secret = session_cookie()
+    if secret is None:
+        g.sign_in = await context().sign_in_of_request(authorization)
+    elif authorization:
+        raise BadInput("send a bearer token or the session cookie, and not both")
+    else:
+        await sign_in_by_cookie(secret)
+
+
+def session_cookie() -> str | None:
+    """The session cookie of this request. Raises BadInput where it is given twice."""
+    name = cookies.full_name(cookies.NAME, browser_scheme(), is_dev=services().options.dev)
+    return cookies.read(request.headers.getlist("Cookie"), name)
+
+
+async def sign_in_by_cookie(secret: str) -> None:
+    """Take the sign-in behind a session cookie for this request's.
+
+    Raises Unauthenticated, and Forbidden for a page that may not use it or that brings no CSRF token.
+    """
+    told = request.headers.getlist
+    host = request.headers.get("Host", "")
+    trusted = services().options.origins
+    check_page(request.method, told("Origin"), told("Sec-Fetch-Site"), trusted, browser_scheme(), host)
+    if not is_safe(request.method):
+        cookies.check_csrf(told("X-CSRF-Token"), secret)
+    visitor = await services().cookies.visitor(secret)
+    sign_in = None if visitor is None else await context().sessions.get(visitor.sign_in)
+    if sign_in is None:
+        raise Unauthenticated("this session is over; sign in again")
+    g.sign_in = sign_in
+
+
+def browser_scheme() -> str:
+    """What browsers call this service with: `https` where its public address says so."""
+    return "https" if (services().options.public_url or "").startswith("https:") else scheme()
 
 
 def caller() -> SignIn:

@@ -12,6 +12,7 @@ import contextlib
 import hmac
 import re
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
+from datetime import datetime
 from heapq import nlargest
 from ipaddress import ip_address
 from itertools import accumulate
@@ -55,6 +56,10 @@ class Metrics:
             registry=self._registry,
         )
 
+    def show_certificate(self, read: Callable[[], tuple[datetime, bool]]) -> None:
+        """Tell of the port's TLS certificate: when it ends, and whether its files hold a broken one."""
+        self._registry.register(_Certificate(read))
+
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         """Measure the loop's lag."""
@@ -91,6 +96,18 @@ def together(texts: Mapping[str, str], silent: int) -> bytes:
     registry = CollectorRegistry()
     registry.register(_Read([*merged.values(), _gauge("tmi_workers_silent", "That did not answer.", silent)]))
     return generate_latest(registry)
+
+
+class _Certificate(Collector):
+    def __init__(self, read: Callable[[], tuple[datetime, bool]]) -> None:
+        self._read = read
+
+    def collect(self) -> Iterable[Metric]:
+        ends_at, is_stale = self._read()
+        text = "When the TLS certificate in use ends, in seconds since 1970."
+        yield _gauge("tmi_tls_certificate_expires_seconds", text, ends_at.timestamp())
+        text = "1 while the files hold a TLS certificate that can't be used, and a former one stays."
+        yield _gauge("tmi_tls_certificate_stale", text, is_stale)
 
 
 class _Read(Collector):

@@ -52,7 +52,7 @@ async def exchange() -> Response:
     refresh_token = secrets.token_urlsafe(32)
     match given.grant_type:
         case "authorization_code":
-            user, sign_in = await context().to_the_end(_redeem_code(given, refresh_token))
+            user, sign_in = await context().to_the_end(redeem_code(given, refresh_token, _refresh_ttl()))
         case "refresh_token":
             user, sign_in = await context().to_the_end(_rotate(given, refresh_token))
         case "client_credentials":
@@ -107,15 +107,20 @@ async def userinfo() -> Response:
 @operation(answers={200: schemas.Profile}, errors=(401, 503))
 async def me() -> Response:
     """The caller's profile"""
-    user = caller().user
+    return bodies.answer(await profile_of(caller().user))
+
+
+async def profile_of(user: User) -> schemas.Profile:
+    """A user as they see themselves."""
     groups = schemas.memberships(await services().memberships.of_user(user.id))
-    profile = schemas.Profile.of(user).model_copy(
+    return schemas.Profile.of(user).model_copy(
         update={"is_admin": await is_administrator(user), "groups": groups}
     )
-    return bodies.answer(profile)
 
 
-async def _redeem_code(given: schemas.TokenRequest, refresh_token: str) -> tuple[User, SignInId]:
+async def redeem_code(
+    given: schemas.TokenRequest, refresh_token: str | None, ttl: timedelta
+) -> tuple[User, SignInId]:
     """A new session for a code. The code is used up even when the verifier is wrong."""
     if given.code is None or given.code_verifier is None:
         raise OAuthError("invalid_request", "code and code_verifier are needed")
@@ -131,7 +136,7 @@ async def _redeem_code(given: schemas.TokenRequest, refresh_token: str) -> tuple
         raise OAuthError("invalid_grant", "code_verifier does not fit the challenge")
     begun = Begun(client=sign_ins.client_name(), code=given.code)
     try:
-        sign_in = await services().sign_ins.start(grant.user.id, refresh_token, _refresh_ttl(), begun)
+        sign_in = await services().sign_ins.start(grant.user.id, refresh_token, ttl, begun)
     except Unauthenticated:
         raise OAuthError("invalid_grant", "the code is unknown, used or too old") from None
     await audit.note(services().audit, audit.entry("sign_in.started", actor=grant.user, new=str(sign_in.id)))

@@ -17,7 +17,7 @@ WINDOW_S = 60
 HOUR_S = 3600
 FREE = frozenset({"/livez", "/readyz", "/metrics"})
 """Paths that are not counted."""
-_SIGN_IN = "/oauth2/"
+_SIGN_IN = ("/oauth2/", "/session/")
 
 
 @dataclass(frozen=True, slots=True)

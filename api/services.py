@@ -4,9 +4,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from api.configuration import Configuration
+from api.cookies import SessionCookies
 from api.forwarding import TrustedProxies
 from api.identity.provider import IdentityProvider
 from api.metrics import Metrics
+from api.origins import Origins
 from api.sessions import SessionCache
 from api.storage_quota import StorageBoundAccess
 from api.streams import Streams
@@ -72,6 +74,12 @@ class ApiOptions:
     if_match_required: bool = False
     """Whether a write has to say which version it has read."""
     trusted_proxies: TrustedProxies = field(default_factory=TrustedProxies)
+    origins: Origins = field(default_factory=Origins)
+    """Whose pages may use the session cookie, and read answers."""
+    browser_session_s: float = 12 * 3600.0
+    """How long a browser stays signed in, however busy it is."""
+    hsts_max_age_s: int = 0
+    """How long browsers are to speak https alone with this host; 0: not told."""
     metrics_token: str | None = field(default=None, repr=False)
     """What a reader of `/metrics` has to bring; None: it has to be on this machine."""
 
@@ -103,6 +111,7 @@ class Services:
     groups: Groups
     memberships: Memberships
     audit: Audit
+    cookies: SessionCookies
     trail: Trail
     cell_edits: CellEdits
     streams: Streams

@@ -7,6 +7,7 @@ import secrets
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any
 from urllib.parse import parse_qs, urlencode, urlsplit
 from uuid import uuid4
@@ -17,6 +18,7 @@ from werkzeug.datastructures import Headers
 
 from api.app import create_app
 from api.configuration import Configuration
+from api.cookies import SessionCookies
 from api.diagram_changes import interpret
 from api.identity.provider import IdentityProvider
 from api.services import ApiOptions, Health, Services
@@ -28,6 +30,7 @@ from persistence.memory.access import MemoryAccessControl
 from persistence.memory.accounts import MemoryAccounts, MemoryChallenges
 from persistence.memory.audit import MemoryAudit
 from persistence.memory.bin import MemoryBin
+from persistence.memory.browser_sessions import MemoryBrowserSessions
 from persistence.memory.cell_edits import MemoryCellEdits
 from persistence.memory.children import MemoryChildren, MemoryContents
 from persistence.memory.client_credentials import MemoryClientCredentials
@@ -52,6 +55,7 @@ from persistence.postgres.access import PostgresAccessControl
 from persistence.postgres.accounts import PostgresAccounts, PostgresChallenges
 from persistence.postgres.audit import PostgresAudit
 from persistence.postgres.bin import PostgresBin
+from persistence.postgres.browser_sessions import PostgresBrowserSessions
 from persistence.postgres.cell_edits import PostgresCellEdits
 from persistence.postgres.children import PostgresChildren, PostgresContents
 from persistence.postgres.client_credentials import PostgresClientCredentials
@@ -80,6 +84,7 @@ from tmi.domain.ids import NodeId
 from tmi.domain.model import Node
 
 Json = Any
+BROWSER_IDLE = timedelta(hours=1)
 CALLBACK = "http://127.0.0.1:4321/callback"
 VERIFIER = "v" * 43
 ISSUER = "https://tmi.example.org"
@@ -271,6 +276,7 @@ async def over_memory(
             groups=MemoryGroups(store),
             memberships=MemoryMemberships(store),
             audit=MemoryAudit(store),
+            cookies=SessionCookies(MemoryBrowserSessions(store), BROWSER_IDLE),
             trail=MemoryTrail(store),
             cell_edits=MemoryCellEdits(store),
             streams=streams,
@@ -334,6 +340,7 @@ async def over_postgres(database: PostgresDatabase) -> AsyncIterator[RestClient]
             groups=PostgresGroups(database),
             memberships=PostgresMemberships(database),
             audit=PostgresAudit(database),
+            cookies=SessionCookies(PostgresBrowserSessions(database), BROWSER_IDLE),
             trail=PostgresTrail(database),
             cell_edits=PostgresCellEdits(database),
             streams=streams,

@@ -21,7 +21,7 @@ import contextlib
 import logging
 import socket
 import ssl
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -38,13 +38,15 @@ from hypercorn.utils import parse_socket_addr, wrap_app
 
 from api.edge import without_version
 from api.errors import Problem
-from api.live.endpoint import LiveEndpoint, refuse
+from api.headers import SECURITY
+from api.live.endpoint import LiveEndpoint
 from api.live.upgrade import UPGRADE_REQUIRED, is_request_line, parse_head
 from tmi.domain.errors import BadInput
 
 log = logging.getLogger(__name__)
 
 _END_OF_HEAD = b"\r\n\r\n"
+_ACCEPT_PAUSE_S = 0.1
 _BAD_REQUEST = Problem(400, "invalid_input", "This is not an HTTP/1.1 request.")
 _HEAD_TIMEOUT = Problem(408, "request_timeout", "The head of the request took too long.")
 _HEAD_TOO_LARGE = Problem(431, "headers_too_large", "The head of the request is too large.")
@@ -71,7 +73,11 @@ class ListenerOptions:
     """How long a REST client may leave an answer unread."""
     startup_timeout_s: float = 30.0
     backlog: int = 1024
-    tls: ssl.SSLContext | None = None
+    tls: Callable[[], ssl.SSLContext] | None = None
+    """Asked at each connection what it is to use; None: no TLS."""
+    handshakes_max: int = 2_000
+    """Connections that have not finished their TLS handshake; more are dropped."""
+    handshake_timeout_s: float = 10.0
 
 
 class Listener:
@@ -90,6 +96,7 @@ class Listener:
         self._lifespan: Lifespan | None = None
         self._lifespan_task: asyncio.Task[None] | None = None
         self._server: asyncio.Server | None = None
+        self._accepting: _TlsAcceptor | None = None
 
     @classmethod
     async def start(
@@ -114,6 +121,8 @@ class Listener:
         """Take no more connections; those that are open go on."""
         if self._server is not None:
             self._server.close()
+        if self._accepting is not None:
+            self._accepting.stop()
 
     async def aclose(self, deadline_s: float) -> None:
         """Let requests in flight finish until the deadline, end all connections, stop the application."""
@@ -147,17 +156,13 @@ class Listener:
             await self._lifespan_task
 
     async def _listen(self, listening: socket.socket) -> None:
-        tls = self.options.tls
-        if tls is not None:
-            tls.set_alpn_protocols(["http/1.1"])
+        self._port = int(listening.getsockname()[1])
+        if self.options.tls is not None:
+            self._accepting = _TlsAcceptor(self, listening.dup(), self.options.tls)
+            return
         self._server = await asyncio.get_running_loop().create_server(
-            lambda: _Head(self),
-            sock=listening.dup(),
-            backlog=self.options.backlog,
-            ssl=tls,
-            ssl_handshake_timeout=None if tls is None else self.options.head_timeout_s,
+            lambda: _Head(self), sock=listening.dup(), backlog=self.options.backlog
         )
-        self._port = int(self._server.sockets[0].getsockname()[1])
 
     # --- connections ----------------------------------------------------------------------------
 
@@ -168,7 +173,7 @@ class Listener:
             try:
                 head = parse_head(received[:end])
             except BadInput:
-                refuse(transport, _BAD_REQUEST)
+                self.live.refuse(transport, _BAD_REQUEST)
                 return
             if head.wants_websocket:
                 # Read on only when picows has taken over: what comes meanwhile waits in the kernel.
@@ -177,7 +182,7 @@ class Listener:
                 _spawn(self.live.open(head, rest, transport), self._checks)
                 return
         if len(self._rest) >= self.options.rest_connections_max:
-            refuse(transport, _FULL)
+            self.live.refuse(transport, _FULL)
         else:
             self._hand_to_hypercorn(received, transport)
 
@@ -253,7 +258,64 @@ class _Head(asyncio.Protocol):
     def _refuse(self, problem: Problem) -> None:
         self._done()
         if self._transport is not None:
-            refuse(self._transport, problem)
+            self._listener.live.refuse(self._transport, problem)
+
+
+class _TlsAcceptor:
+    """Takes connections one by one, and each through its handshake with the certificate of that moment.
+
+    A server of the loop would keep the certificate that it was made with, and any number of handshakes.
+    """
+
+    def __init__(
+        self, listener: Listener, listening: socket.socket, tls: Callable[[], ssl.SSLContext]
+    ) -> None:
+        listening.setblocking(False)
+        listening.listen(listener.options.backlog)
+        self._listener = listener
+        self._listening = listening
+        self._tls = tls
+        self._options = listener.options
+        self._handshakes: set[asyncio.Task[None]] = set()
+        self._task = asyncio.create_task(self._accept_all(), name="tls-accept")
+
+    def stop(self) -> None:
+        """Take no more connections, and drop those that are at their handshake."""
+        self._task.cancel()
+        for handshake in self._handshakes:
+            handshake.cancel()
+
+    async def _accept_all(self) -> None:
+        loop = asyncio.get_running_loop()
+        try:
+            while True:
+                try:
+                    connection, _ = await loop.sock_accept(self._listening)
+                except OSError as error:  # the connection has gone, or there are too many descriptors
+                    log.warning("a connection can't be taken: %s", error.strerror)
+                    await asyncio.sleep(_ACCEPT_PAUSE_S)
+                    continue
+                if len(self._handshakes) >= self._options.handshakes_max:
+                    connection.close()
+                else:
+                    _spawn(self._handshake(connection), self._handshakes)
+        finally:
+            self._listening.close()
+
+    async def _handshake(self, connection: socket.socket) -> None:
+        try:
+            await asyncio.get_running_loop().connect_accepted_socket(
+                lambda: _Head(self._listener),
+                connection,
+                ssl=self._tls(),
+                ssl_handshake_timeout=self._options.handshake_timeout_s,
+            )
+        except (OSError, TimeoutError):  # whatever the other side did instead; an SSLError is an OSError
+            log.debug("a TLS handshake failed", exc_info=True)
+            connection.close()
+        except Exception:
+            log.exception("a TLS handshake failed")
+            connection.close()
 
 
 class _Http11(H11Protocol):
@@ -328,18 +390,31 @@ def _gate(app: ASGIFramework, live: LiveEndpoint) -> Callable[..., Awaitable[Non
     async def gated(scope: Any, receive: Any, send: Any) -> None:
         kind, path = scope["type"], without_version(scope.get("path", ""))
         if kind == "websocket" and live.matches(path):
-            await _answer(send, "websocket.http.response", _RECONNECT)
+            await _answer(send, "websocket.http.response", _RECONNECT, transport_headers(scope))
         elif kind == "http" and live.is_address(path):
-            await _answer(send, "http.response", UPGRADE_REQUIRED)
+            await _answer(send, "http.response", UPGRADE_REQUIRED, transport_headers(scope))
         else:
             await app(scope, receive, send)
+
+    def transport_headers(scope: Any) -> Mapping[str, str]:
+        told = [value.decode("latin-1") for name, value in scope["headers"] if name == b"x-forwarded-proto"]
+        own = "https" if scope["scheme"] in ("https", "wss") else "http"
+        return live.transport_headers(scope["client"], told, own)
 
     return gated
 
 
-async def _answer(send: Callable[[dict[str, Any]], Awaitable[None]], event: str, problem: Problem) -> None:
+async def _answer(
+    send: Callable[[dict[str, Any]], Awaitable[None]], event: str, problem: Problem, more: Mapping[str, str]
+) -> None:
     body = orjson.dumps(problem.body)
-    headers = {"Content-Type": "application/json", "Content-Length": str(len(body)), **problem.headers}
+    headers = {
+        "Content-Type": "application/json",
+        "Content-Length": str(len(body)),
+        **SECURITY,
+        **more,
+        **problem.headers,
+    }
     lines = [(name.lower().encode(), value.encode()) for name, value in headers.items()]
     await send({"type": f"{event}.start", "status": problem.status, "headers": lines})
     await send({"type": f"{event}.body", "body": body, "more_body": False})

@@ -9,9 +9,10 @@ from collections.abc import Callable
 from contextlib import AsyncExitStack, closing
 from enum import IntEnum
 
-from tmi.listener import Listener
+from tmi.listener import Listener, ListenerOptions
 from tmi.settings import Settings
 from tmi.starting import answering, open_port
+from tmi.tls import Certificate
 from tmi.wiring import Service, Worker, build
 
 log = logging.getLogger(__name__)
@@ -53,21 +54,25 @@ async def _serve(
     settings: Settings, stop: "Stop", announce: Callable[[str], None], worker: Worker | None
 ) -> Exit:
     async with AsyncExitStack() as stack:
+        certificate = certificate_of(settings)
+        if certificate is not None:
+            await stack.enter_async_context(certificate.watched(settings.tls_check_s))
         if worker is None:
             listening = stack.enter_context(closing(open_port(settings.host, settings.port)))
-            async with answering(listening):
-                service = await stack.enter_async_context(build(settings))
+            async with answering(listening, None if certificate is None else certificate.context):
+                service = await stack.enter_async_context(build(settings, certificate=certificate))
         else:
             # Whoever comes meanwhile goes to those workers that are ready, or to their parent.
-            service = await stack.enter_async_context(build(settings, worker))
+            service = await stack.enter_async_context(build(settings, worker, certificate))
             listening = stack.enter_context(
                 closing(open_port(settings.host, settings.port, is_shared=True))
             )
-        listener = await Listener.start(service.app, service.live, listening)
+        tls = None if certificate is None else certificate.for_next
+        listener = await Listener.start(service.app, service.live, listening, ListenerOptions(tls=tls))
         service.health.started = True
         _spare_the_collector()
         stop.waits_for_drain()
-        announce(url_of(settings.host, listener.port))
+        announce(url_of(settings, listener.port))
         await first_of(stop.requested, service.taken_over, service.drain_requested)
         listener.stop_accepting()
         # Or the kernel would go on taking connections that nobody serves: whoever comes is refused at once.
@@ -123,9 +128,18 @@ def _spare_the_collector() -> None:
     gc.freeze()
 
 
-def url_of(host: str, port: int) -> str:
-    """Where a port of a host is reached."""
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+def certificate_of(settings: Settings) -> Certificate | None:
+    """The certificate of the settings, loaded. Raises StartupError."""
+    if settings.tls_cert_file is None or settings.tls_key_file is None:
+        return None
+    return Certificate.load(settings.tls_cert_file, settings.tls_key_file)
+
+
+def url_of(settings: Settings, port: int) -> str:
+    """Where a port of the settings' host is reached."""
+    scheme = "http" if settings.tls_cert_file is None else "https"
+    host = f"[{settings.host}]" if ":" in settings.host else settings.host
+    return f"{scheme}://{host}:{port}"
 
 
 async def first_of(*events: asyncio.Event) -> None:

@@ -113,7 +113,20 @@ class Settings(BaseSettings):
     public_url: Origin | None = None
     """Where clients reach the service; None: as each request says."""
     allowed_origins: Annotated[tuple[Origin, ...], NoDecode] = ()
-    """Further origins of pages that may open live sockets, separated by commas."""
+    """Further origins of pages that may open live sockets, ask over REST and use the session cookie,
+    separated by commas.
+    """
+
+    tls_cert_file: Path | None = None
+    """A certificate with its chain, PEM, for TLS 1.3. Read again at SIGHUP and when it changes."""
+    tls_key_file: Path | None = None
+    """Its key, PEM, without a password."""
+    tls_check_s: Annotated[float, Field(ge=0.1, le=24 * 3600)] = 10.0
+    """How often these files are looked at."""
+    hsts_max_age_s: Annotated[int, Field(ge=0, le=10 * 365 * 24 * 3600)] = 365 * 24 * 3600
+    """How long browsers are to speak https alone with this host (Strict-Transport-Security); 0: not told.
+    Told over https only, and not with `dev`.
+    """
 
     workers: Annotated[int, Field(ge=1, le=64)] = 1
     """Processes that share the port and the rooms; without `redis_url` they have an embedded Valkey."""
@@ -234,6 +247,10 @@ class Settings(BaseSettings):
     access_token_ttl_s: Annotated[float, Field(ge=1, le=24 * 3600)] = 900.0
     collab_token_ttl_s: Annotated[float, Field(ge=1, le=24 * 3600)] = 600.0
     refresh_token_ttl_s: Seconds = 7 * 24 * 3600.0
+    browser_session_s: Seconds = 12 * 3600.0
+    """How long a browser stays signed in by its cookie, however busy it is."""
+    browser_idle_s: Seconds = 2 * 3600.0
+    """A browser that asks nothing over REST for so long has to sign in again."""
     client_credentials_for_all: bool = False
     """Let everybody make client credentials for programs, not administrators alone."""
     client_credentials_per_user_max: Annotated[int, Field(ge=0, le=1000)] = 20
@@ -348,6 +365,14 @@ class Settings(BaseSettings):
         host, _ = split_place(self.node_listen)
         if self.redis_url is not None and self.node_url is None and host in ("0.0.0.0", "::"):  # noqa: S104
             raise ValueError("TMI_NODE_LISTEN is everywhere: say in TMI_NODE_URL where other nodes reach it")
+        return self
+
+    @model_validator(mode="after")
+    def _tls_is_whole(self) -> Self:
+        if (self.tls_cert_file is None) != (self.tls_key_file is None):
+            raise ValueError("TMI_TLS_CERT_FILE and TMI_TLS_KEY_FILE belong together: give both, or none")
+        if self.tls_cert_file is not None and (self.public_url or "https:").startswith("http:"):
+            raise ValueError("TMI_PUBLIC_URL has to begin with https:// where TMI_TLS_CERT_FILE is given")
         return self
 
     @model_validator(mode="after")

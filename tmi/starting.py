@@ -7,6 +7,7 @@ dead nor the service for ready. Every connection gets one answer.
 import asyncio
 import contextlib
 import socket
+import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -63,7 +64,7 @@ def open_port(
 
 
 @asynccontextmanager
-async def answering(listening: socket.socket) -> AsyncIterator[None]:
+async def answering(listening: socket.socket, tls: ssl.SSLContext | None = None) -> AsyncIterator[None]:
     """Answer for the service while the body runs; `listening` stays open for whoever comes next."""
     connections = asyncio.Semaphore(CONNECTIONS_MAX)
 
@@ -73,7 +74,13 @@ async def answering(listening: socket.socket) -> AsyncIterator[None]:
                 await _answer(reader, writer)
         writer.close()
 
-    server = await asyncio.start_server(connected, sock=listening.dup(), limit=HEAD_MAX_BYTES)
+    server = await asyncio.start_server(
+        connected,
+        sock=listening.dup(),
+        limit=HEAD_MAX_BYTES,
+        ssl=tls,
+        ssl_handshake_timeout=None if tls is None else HEAD_TIMEOUT_S,
+    )
     try:
         yield
     finally:

@@ -15,6 +15,7 @@ from uuid import UUID, uuid4
 
 from api.app import RestApp, create_app
 from api.configuration import Configuration
+from api.cookies import SessionCookies
 from api.diagram_changes import interpret
 from api.forwarding import TrustedProxies
 from api.identity import web
@@ -24,6 +25,7 @@ from api.keys import LEAD, KeyRing
 from api.live.endpoint import LiveEndpoint
 from api.live.options import LiveOptions
 from api.metrics import Metrics
+from api.origins import Origins
 from api.services import ApiOptions, Health, Services
 from api.sessions import SessionCache
 from api.storage_quota import StorageBoundAccess
@@ -35,6 +37,7 @@ from persistence.postgres.access import PostgresAccessControl
 from persistence.postgres.accounts import PostgresAccounts, PostgresChallenges
 from persistence.postgres.audit import PostgresAudit
 from persistence.postgres.bin import PostgresBin
+from persistence.postgres.browser_sessions import PostgresBrowserSessions
 from persistence.postgres.cell_edits import PostgresCellEdits
 from persistence.postgres.children import PostgresChildren, PostgresContents
 from persistence.postgres.client_credentials import PostgresClientCredentials
@@ -95,6 +98,7 @@ from tmi.embedded.postgres import Places, embedded_postgres
 from tmi.provider_settings import ProviderSettings
 from tmi.settings import Settings, shown_settings, split_ports
 from tmi.starting import open_port
+from tmi.tls import Certificate
 
 log = logging.getLogger(__name__)
 
@@ -166,7 +170,9 @@ async def open_database(settings: Settings, *, beside: bool = False) -> AsyncIte
 
 
 @asynccontextmanager
-async def build(settings: Settings, worker: Worker | None = None) -> AsyncIterator[Service]:
+async def build(
+    settings: Settings, worker: Worker | None = None, certificate: Certificate | None = None
+) -> AsyncIterator[Service]:
     """Open the database, bring it up to date, take its lock unless this is a worker, whose parent has it, and
     put the service together.
 
@@ -213,8 +219,11 @@ async def build(settings: Settings, worker: Worker | None = None) -> AsyncIterat
         await stack.enter_async_context(_signals(database, rooms, sessions, key_ring))
         await stack.enter_async_context(rooms.expiry(PostgresSignInTerms(database)).running())
         tickets = PostgresTickets(database)
+        cookies = SessionCookies(
+            PostgresBrowserSessions(database), timedelta(seconds=settings.browser_idle_s)
+        )
         live = LiveEndpoint(
-            rooms, tokens, access, tickets, _live_options(settings), configuration.connections_of
+            rooms, tokens, access, tickets, _live_options(settings), configuration.connections_of, cookies
         )
         health = Health()
         streams = await stack.enter_async_context(
@@ -229,6 +238,8 @@ async def build(settings: Settings, worker: Worker | None = None) -> AsyncIterat
         rooms.on_people(streams.hear)
         rate_limits = await stack.enter_async_context(_shared_limits(settings, live))
         metrics = Metrics(rooms, live.sockets, lambda: database.open_connections)
+        if certificate is not None:
+            metrics.show_certificate(lambda: (certificate.ends_at, certificate.is_stale))
         await stack.enter_async_context(metrics.running())
         administration.use_figures(metrics.text)
         editing = Editing(rooms, PostgresDiagrams(database), access, interpret, administration.ask)
@@ -250,6 +261,7 @@ async def build(settings: Settings, worker: Worker | None = None) -> AsyncIterat
             groups=PostgresGroups(database),
             memberships=PostgresMemberships(database),
             audit=audit,
+            cookies=cookies,
             trail=trail,
             cell_edits=cell_edits,
             streams=streams,
@@ -584,10 +596,13 @@ def _api_options(settings: Settings) -> ApiOptions:
         dev=settings.dev,
         public_url=settings.public_url,
         trusted_proxies=TrustedProxies(settings.trusted_proxies),
+        hsts_max_age_s=_hsts_max_age_s(settings),
         participants_max=settings.clients_per_room_max,
         max_body_bytes=settings.body_max_bytes,
         if_match_required=settings.if_match_required,
         refresh_token_ttl_s=settings.refresh_token_ttl_s,
+        origins=_origins(settings),
+        browser_session_s=settings.browser_session_s,
         sign_in_max_s=settings.sign_in_max_s,
         client_credentials_for_all=settings.client_credentials_for_all,
         client_credentials_per_user_max=settings.client_credentials_per_user_max,
@@ -597,12 +612,22 @@ def _api_options(settings: Settings) -> ApiOptions:
     )
 
 
+def _origins(settings: Settings) -> Origins:
+    return Origins(settings.public_url, frozenset(settings.allowed_origins))
+
+
+def _hsts_max_age_s(settings: Settings) -> int:
+    """Never in development: browsers would apply it to all else that runs on localhost."""
+    return 0 if settings.dev else settings.hsts_max_age_s
+
+
 def _live_options(settings: Settings) -> LiveOptions:
     return LiveOptions(
         public_origin=settings.public_url,
         allowed_origins=frozenset(settings.allowed_origins),
         dev=settings.dev,
         trusted_proxies=TrustedProxies(settings.trusted_proxies),
+        hsts_max_age_s=_hsts_max_age_s(settings),
         sockets_max=settings.sockets_max,
         documents_per_user_max=settings.documents_per_user_max,
         frame_max_bytes=settings.frame_max_bytes,

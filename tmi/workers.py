@@ -41,7 +41,7 @@ from tmi.embedded.data_directory import locked
 from tmi.embedded.postgres import embedded_postgres
 from tmi.embedded.sockets import folder_for, make_private
 from tmi.embedded.valkey import embedded_valkey
-from tmi.serve import CLOSE_S, Exit, Stop, first_of, url_of
+from tmi.serve import CLOSE_S, Exit, Stop, certificate_of, first_of, url_of
 from tmi.settings import Settings, as_environment, split_ports
 from tmi.starting import answering, open_port
 from tmi.wiring import DATABASE_CLOSE_S, database_held
@@ -80,9 +80,14 @@ async def _serve(settings: Settings, stop: Stop, announce: Callable[[str], None]
         listening = open_port(settings.host, settings.port, is_shared_later=True)
         greeting.enter_context(closing(listening))
         port = int(listening.getsockname()[1])
+        certificate = certificate_of(settings)
+        if certificate is not None:
+            signal.signal(signal.SIGHUP, signal.SIG_IGN)  # while there is nobody to tell
         # Bound and never listening: the port stays ours while workers come and go.
         stack.enter_context(closing(open_port(settings.host, port, is_shared=True, listens=False)))
-        await greeting.enter_async_context(answering(listening))
+        await greeting.enter_async_context(
+            answering(listening, None if certificate is None else certificate.context)
+        )
         around = await stack.enter_async_context(_surroundings(settings))
         around.environment["TMI_PORT"] = str(port)
         limits = WorkersLimits(
@@ -92,8 +97,11 @@ async def _serve(settings: Settings, stop: Stop, announce: Callable[[str], None]
         # Whoever comes from now on is for the first worker; the others follow.
         workers.on_first_ready = greeting.aclose
         async with workers.running():
+            if certificate is not None:
+                # They read it by themselves as they start and when it changes; at this signal, at once.
+                asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, workers.hang_up)
             stop.waits_for_drain()
-            announce(url_of(settings.host, port))
+            announce(url_of(settings, port))
             await first_of(stop.requested, around.taken_over)
             log.info("stopping %d workers", settings.workers)
         return Exit.FAILED if around.taken_over.is_set() else workers.outcome
@@ -237,6 +245,7 @@ class Workers:
         self._limits = limits or WorkersLimits()
         self._launcher = (sys.executable, "-I", "-S", "-c", LAUNCH, str(os.getpid()))
         self._running: dict[int, subprocess.Popen[bytes]] = {}
+        self._ready: set[int] = set()
         self._is_any_ready = False
         self.on_first_ready: Callable[[], Awaitable[None]] | None = None
         """Called once, when the first of them takes connections."""
@@ -256,6 +265,13 @@ class Workers:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
             await self._end_all()
+
+    def hang_up(self) -> None:
+        """SIGHUP to those that handle it by now."""
+        for number in self._ready:
+            process = self._running[number]
+            if process.poll() is None:
+                process.send_signal(signal.SIGHUP)
 
     async def _first_start(self, number: int) -> None:
         """Start a worker, with some patience. Raises WorkerFailed."""
@@ -307,6 +323,7 @@ class Workers:
                 f"Worker {number} ended with {status} while starting; its last lines say why.",
                 is_hopeless=status == Exit.BAD_SETTING,
             )
+        self._ready.add(number)
         if not self._is_any_ready:
             self._is_any_ready = True
             if self.on_first_ready is not None:
@@ -329,6 +346,7 @@ class Workers:
             process = self._running.get(number)
             if process is not None:
                 await ended(process)
+                self._ready.discard(number)
                 status = process.returncode
                 if clock() - began_at > self._limits.steady_s:
                     pauses = self._pauses()

@@ -3,10 +3,13 @@
 import asyncio
 import contextlib
 import logging
+import math
 import re
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 
+from api.cookies import NAME, SessionCookies, full_name, read
 from api.errors import INTERNAL, Problem, problem_of
+from api.headers import strict_transport
 from api.live.admission import Admission, check_origin, diagram_of, is_ticket_path
 from api.live.hocuspocus import HocuspocusSocket
 from api.live.moderation import ReadModeration
@@ -22,11 +25,11 @@ from api.live.upgrade import (
     response,
 )
 from api.live.y_websocket import YWebsocketSocket
-from api.tokens import Tokens
+from api.tokens import CollabClaims, Tokens
 from rooms import closing
 from rooms.peer import Member
 from rooms.service import Rooms
-from tmi.domain.errors import Draining, TmiError, Unavailable
+from tmi.domain.errors import Draining, Forbidden, TmiError, Unavailable
 from tmi.domain.ids import CollaborationId, DiagramId, UserId
 from tmi.domain.ports import AccessControl, Tallies, Tickets
 
@@ -50,10 +53,12 @@ class LiveEndpoint:
         tickets: Tickets,
         options: LiveOptions | None = None,
         connections_of: Callable[[UserId], Awaitable[int]] | None = None,
+        cookies: SessionCookies | None = None,
     ) -> None:
         self._rooms = rooms
         self._options = options or LiveOptions()
         self._admission = Admission(tokens, access, tickets, connections_of)
+        self._cookies = cookies
         self._handshakes = 0
         self._draining = False
         self.sockets = Sockets(
@@ -84,17 +89,32 @@ class LiveEndpoint:
         try:
             key = check_upgrade(head)
             async with asyncio.timeout(self._options.handshake_timeout_s):
-                socket = await self._admit(head, self._address(head, connection))
+                socket = await self._admit(head, connection)
         except TmiError as error:
-            refuse(connection, UPGRADE_REQUIRED if isinstance(error, UpgradeRequired) else problem_of(error))
+            problem = UPGRADE_REQUIRED if isinstance(error, UpgradeRequired) else problem_of(error)
+            self.refuse(connection, problem, head)
         except TimeoutError:
-            refuse(connection, problem_of(Unavailable("the checks took too long")))
+            self.refuse(connection, problem_of(Unavailable("the checks took too long")), head)
         except Exception:
             log.exception("a WebSocket upgrade failed")
             self.sockets.faults += 1
-            refuse(connection, INTERNAL)
+            self.refuse(connection, INTERNAL, head)
         else:
             hand_over(socket, canonical_request(key) + rest, connection)
+
+    def refuse(
+        self, connection: asyncio.Transport, problem: Problem, head: RequestHead | None = None
+    ) -> None:
+        """Answer with an HTTP error and let the connection go; `head` where it is known."""
+        if connection.is_closing():
+            return
+        more = strict_transport(self._scheme(head, connection), self._options.hsts_max_age_s)
+        connection.write(response(problem, more))
+        connection.close()
+
+    def transport_headers(self, peer: object, forwarded_proto: list[str], own: str) -> Mapping[str, str]:
+        """What an answer says of https: `own` is its connection's scheme, `peer` as asyncio has it."""
+        return strict_transport(self._told_scheme(peer, forwarded_proto, own), self._options.hsts_max_age_s)
 
     async def share(self, tallies: Tallies) -> None:
         """Exchange with other nodes, for ever, what counts against limits that are theirs, too."""
@@ -130,7 +150,18 @@ class LiveEndpoint:
         forwarded_for = head.headers.get("x-forwarded-for", "")
         return address_of(connection, self._options.trusted_proxies, forwarded_for)
 
-    async def _admit(self, head: RequestHead, address: str) -> LiveSocket:
+    def _scheme(self, head: RequestHead | None, connection: asyncio.Transport) -> str:
+        """How the client reached us, as far as trusted proxies say."""
+        own = "http" if connection.get_extra_info("ssl_object") is None else "https"
+        told = [] if head is None else [head.headers.get("x-forwarded-proto", "")]
+        return self._told_scheme(connection.get_extra_info("peername"), told, own)
+
+    def _told_scheme(self, peer: object, forwarded_proto: list[str], own: str) -> str:
+        host = str(peer[0]) if isinstance(peer, tuple) and peer else ""
+        return self._options.trusted_proxies.scheme(host, forwarded_proto, own)
+
+    async def _admit(self, head: RequestHead, connection: asyncio.Transport) -> LiveSocket:
+        address = self._address(head, connection)
         check_origin(head, self._options)
         if self._draining:
             raise Draining
@@ -139,27 +170,55 @@ class LiveEndpoint:
             raise Unavailable("this node has as many sockets as it may")
         self.sockets.take_address(address)
         try:
-            socket = await self._socket(head)
+            socket = await self._socket(head, self._scheme(head, connection))
         except BaseException:
             self.sockets.leave_address(address)
             raise
         socket.address = address
         return socket
 
-    async def _socket(self, head: RequestHead) -> LiveSocket:
+    async def _socket(self, head: RequestHead, scheme: str) -> LiveSocket:
         release = self._take_handshake()
-        if head.path == _PREFIX:
-            return HocuspocusSocket(self._options, self.sockets, self._rooms, self._admission, release)
+        is_under_way = False
         try:
+            if head.path == _PREFIX:
+                visitor = await self._visitor(head, scheme)
+                is_under_way = True
+                return HocuspocusSocket(
+                    self._options, self.sockets, self._rooms, self._admission, release, visitor
+                )
             if is_ticket_path(head.path):
                 return await self._by_ticket(head)
-            return await self._by_token(head)
+            return await self._by_token(head, scheme)
         finally:
-            release()
+            if not is_under_way:
+                release()
 
-    async def _by_token(self, head: RequestHead) -> YWebsocketSocket:
+    async def _visitor(self, head: RequestHead, scheme: str) -> CollabClaims | None:
+        """Whose browser it is, by its session cookie; None without one that is of use here.
+
+        A socket may change things, so the cookie counts only from a page of ours, or of an origin that is
+        listed. Raises BadInput, and Forbidden for a cookie without any origin, which no browser sends.
+        """
+        options, lines = self._options, [head.headers["cookie"]] if "cookie" in head.headers else []
+        is_https = (options.public_origin or "").startswith("https:")
+        known_as = "https" if is_https else scheme
+        secret = read(lines, full_name(NAME, known_as, is_dev=options.dev))
+        if self._cookies is None or secret is None:
+            return None
+        origin = head.headers.get("origin")
+        if origin is None:
+            raise Forbidden("with the session cookie, a socket has to say which page opens it")
+        if not options.origins.are_trusted(origin, known_as, head.headers.get("host", "")):
+            return None
+        visitor = await self._cookies.visitor(secret)
+        return None if visitor is None else CollabClaims(visitor.user, visitor.sign_in, None, math.inf)
+
+    async def _by_token(self, head: RequestHead, scheme: str) -> YWebsocketSocket:
         diagram = diagram_of(head.path.removeprefix(_PREFIX + "/"))
-        claims = await self._admission.identified(head.parameter("token"), diagram)
+        token = head.parameter("token")
+        visitor = await self._visitor(head, scheme) if token is None else None
+        claims = visitor or await self._admission.identified(token, diagram)
         member = await self._admission.member(claims.user, claims.sign_in, diagram)
         return await self._y_websocket(head, diagram, member)
 
@@ -208,10 +267,3 @@ class LiveEndpoint:
                 self._handshakes -= 1
 
         return release
-
-
-def refuse(connection: asyncio.Transport, problem: Problem) -> None:
-    """Answer with an HTTP error and let the connection go."""
-    if not connection.is_closing():
-        connection.write(response(problem))
-        connection.close()

@@ -32,6 +32,7 @@ from api.live.admission import Admission, diagram_of
 from api.live.options import LiveOptions
 from api.live.socket import LiveSocket, binary_frame
 from api.live.sockets import Sockets
+from api.tokens import CollabClaims
 from crdt import hocuspocus, y_websocket
 from crdt.hocuspocus import Auth, BroadcastStateless, CloseDocument, Envelope, Ping, Pong, Stateless
 from crdt.messages import Message
@@ -161,6 +162,7 @@ class HocuspocusSocket(LiveSocket):
         "_release_handshake",
         "_rooms",
         "_unused_since",
+        "_visitor",
         "_waiting_bytes",
         "_waiting_frames",
     )
@@ -172,14 +174,19 @@ class HocuspocusSocket(LiveSocket):
         rooms: Rooms,
         admission: Admission,
         release_handshake: Callable[[], None],
+        visitor: CollabClaims | None = None,
     ) -> None:
-        """`release_handshake` may be called many times: the first time says that the socket is of use."""
+        """`release_handshake` may be called many times: the first time says that the socket is of use.
+
+        `visitor`: whose browser it is, who needs no token.
+        """
         super().__init__(options, sockets)
         self._rooms = rooms
         self._admission = admission
         self._release_handshake = release_handshake
         self._documents: dict[str, HocuspocusDocument] = {}
         self._last: HocuspocusDocument | None = None
+        self._visitor = visitor
         self._unused_since = _now()
         self._denials = 0
         self._waiting_bytes = 0
@@ -291,13 +298,18 @@ class HocuspocusSocket(LiveSocket):
 
     async def _admit(self, document: HocuspocusDocument, name: str, token: str) -> Session:
         diagram = diagram_of(name)
-        claims = await self._admission.identified(token, diagram)
+        by_cookie = self._by_cookie(token)
+        claims = by_cookie or await self._admission.identified(token, diagram)
         member = await self._admission.member(claims.user, claims.sign_in, diagram)
         limit = await self._admission.seats_of(member.user)
         self._sockets.take_seat(member.user, limit)
         document.user, document.role, document.token_ends_at = member.user, member.role, claims.ends_at
         self.user = self.user or member.user
         return await self._rooms.join(diagram, member, document)
+
+    def _by_cookie(self, token: str) -> CollabClaims | None:
+        """Whose browser it is, for who gives no token."""
+        return None if token else self._visitor
 
     def _start(self, document: HocuspocusDocument, session: Session) -> None:
         document.session, document.state, document.task = session, State.OPEN, None
@@ -318,7 +330,7 @@ class HocuspocusSocket(LiveSocket):
         So it does where the client has none but the old one: who asked for it was this service.
         """
         try:
-            claims = self._admission.identify(token, diagram_of(name))
+            claims = self._by_cookie(token) or self._admission.identify(token, diagram_of(name))
             if claims.user != document.user:
                 raise Forbidden("the token is another user's")
         except UnknownKey as error:

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 
 from api.forwarding import TrustedProxies
+from api.origins import Origins
 
 KIB = 1024
 MIB = 1024 * KIB
@@ -17,9 +18,16 @@ class LiveOptions:
     allowed_origins: frozenset[str] = frozenset()
     """Further origins, compared as whole strings."""
     dev: bool = False
-    """Allow every loopback origin as well."""
+    """Allow every loopback origin as well, and session cookies over plain http."""
+
+    @property
+    def origins(self) -> Origins:
+        """Whose pages may use the session cookie."""
+        return Origins(self.public_origin, self.allowed_origins)
 
     trusted_proxies: TrustedProxies = field(default_factory=TrustedProxies)
+    hsts_max_age_s: int = 0
+    """As in REST."""
 
     sockets_max: int = 20_000
     handshakes_max: int = 2_000

@@ -12,6 +12,7 @@ import orjson
 
 from api.edge import without_version
 from api.errors import Problem
+from api.headers import SECURITY
 from tmi.domain.errors import BadInput, TmiError
 
 _TOKEN = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
@@ -19,7 +20,9 @@ _REQUEST_LINE = re.compile(rb"(" + _TOKEN + rb") ([!-~]+) HTTP/1\.([01])")
 _HEADER = re.compile(rb"(" + _TOKEN + rb"):[ \t]*([^\x00-\x08\x0a-\x1f\x7f]*)")
 _HEADERS_MAX = 100
 _PARAMETERS_MAX = 20
-_ONCE = frozenset({"host", "origin", "sec-websocket-key", "sec-websocket-version", "content-length"})
+_ONCE = frozenset(
+    {"host", "origin", "cookie", "sec-websocket-key", "sec-websocket-version", "content-length"}
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,14 +132,15 @@ def canonical_request(key: str) -> bytes:
     ).encode("ascii")
 
 
-def response(problem: Problem) -> bytes:
-    """A complete HTTP answer that ends the connection."""
+def response(problem: Problem, more: Mapping[str, str] | None = None) -> bytes:
+    """A complete HTTP answer that ends the connection, with more headers than its problem's."""
     body = orjson.dumps(problem.body)
     headers = {
         "Content-Type": "application/json",
         "Content-Length": str(len(body)),
-        "Cache-Control": "no-store",
+        **SECURITY,
         "Connection": "close",
+        **(more or {}),
         **problem.headers,
     }
     lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())

@@ -2,6 +2,7 @@
 
 from api.schemas.accounts import *
 from api.schemas.base import *
+from api.schemas.browser import *
 from api.schemas.cells import *
 from api.schemas.children import *
 from api.schemas.collaboration import *

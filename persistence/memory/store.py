@@ -171,6 +171,8 @@ class MemoryStore:
     """Codes that were redeemed, and the sign-in that each began."""
     replayed_codes: set[bytes] = field(default_factory=set)
     credentials: dict[CredentialId, StoredCredential] = field(default_factory=dict)
+    browser_sessions: dict[bytes, tuple[SignInId, datetime]] = field(default_factory=dict)
+    """By the SHA-256 of their secret: the sign-in, and until when it may go unused."""
     collaborations: dict[DiagramId, Collaboration] = field(default_factory=dict)
     tickets: dict[bytes, tuple[Ticket, datetime]] = field(default_factory=dict)
     signing_keys: dict[str, SigningKey] = field(default_factory=dict)

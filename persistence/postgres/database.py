@@ -279,6 +279,10 @@ WITH codes AS (
     DELETE FROM used_codes WHERE code_hash IN (
         SELECT code_hash FROM used_codes WHERE expires_at < now() LIMIT $1 FOR UPDATE SKIP LOCKED)
     RETURNING 1
+), browsers AS (
+    DELETE FROM browser_sessions WHERE secret_hash IN (
+        SELECT secret_hash FROM browser_sessions WHERE idle_until < now() LIMIT $1 FOR UPDATE SKIP LOCKED)
+    RETURNING 1
 ), tickets AS (
     DELETE FROM tickets WHERE ticket_hash IN (
         SELECT ticket_hash FROM tickets WHERE expires_at < now() LIMIT $1 FOR UPDATE SKIP LOCKED)
@@ -297,7 +301,7 @@ WITH codes AS (
 SELECT (SELECT count(*) FROM codes) + (SELECT count(*) FROM tokens) + (SELECT count(*) FROM tickets)
        + (SELECT count(*) FROM pending)
        + (SELECT count(*) FROM challenges) + (SELECT count(*) FROM sessions)
-       + (SELECT count(*) FROM used) + (SELECT count(*) FROM keys) AS purged
+       + (SELECT count(*) FROM used) + (SELECT count(*) FROM keys) + (SELECT count(*) FROM browsers) AS purged
 """
 """A sign-in goes after the last of its tokens, so that one batch never cascades into thousands. A used token
 stays while its sign-in stands: whoever has a copy may wait before they use it.

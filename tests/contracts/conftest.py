@@ -10,6 +10,7 @@ from persistence.memory.access import MemoryAccessControl
 from persistence.memory.accounts import MemoryAccounts, MemoryChallenges
 from persistence.memory.audit import MemoryAudit
 from persistence.memory.bin import MemoryBin
+from persistence.memory.browser_sessions import MemoryBrowserSessions
 from persistence.memory.cell_edits import MemoryCellEdits
 from persistence.memory.children import MemoryChildren, MemoryContents
 from persistence.memory.client_credentials import MemoryClientCredentials
@@ -39,6 +40,7 @@ from persistence.postgres.access import PostgresAccessControl
 from persistence.postgres.accounts import PostgresAccounts, PostgresChallenges
 from persistence.postgres.audit import PostgresAudit
 from persistence.postgres.bin import PostgresBin
+from persistence.postgres.browser_sessions import PostgresBrowserSessions
 from persistence.postgres.cell_edits import PostgresCellEdits
 from persistence.postgres.children import PostgresChildren, PostgresContents
 from persistence.postgres.client_credentials import PostgresClientCredentials
@@ -70,6 +72,7 @@ from tmi.domain.ports import (
     Accounts,
     Audit,
     Bin,
+    BrowserSessions,
     CellEdits,
     Challenges,
     Children,
@@ -122,6 +125,7 @@ class Ports:
     groups: Groups
     memberships: Memberships
     audit: Audit
+    browser_sessions: BrowserSessions
     trail: Trail
     feed: Feed
     cell_edits: CellEdits
@@ -187,6 +191,7 @@ def memory_ports(store: MemoryStore) -> Ports:
         groups=MemoryGroups(store),
         memberships=MemoryMemberships(store),
         audit=MemoryAudit(store),
+        browser_sessions=MemoryBrowserSessions(store),
         trail=MemoryTrail(store),
         feed=MemoryFeed(store),
         cell_edits=MemoryCellEdits(store),
@@ -244,6 +249,7 @@ def postgres_ports(database: PostgresDatabase) -> Ports:
         groups=PostgresGroups(database),
         memberships=PostgresMemberships(database),
         audit=PostgresAudit(database),
+        browser_sessions=PostgresBrowserSessions(database),
         trail=PostgresTrail(database),
         feed=PostgresFeed(database),
         cell_edits=PostgresCellEdits(database),

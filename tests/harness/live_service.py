@@ -11,10 +11,12 @@ from datetime import timedelta
 from pycrdt import Doc, Map
 from quart import Quart, request
 
+from api.cookies import SessionCookies, new_secret
 from api.live.endpoint import LiveEndpoint
 from api.live.options import LiveOptions
 from api.tokens import Tokens, new_signing_key
 from persistence.memory.access import MemoryAccessControl
+from persistence.memory.browser_sessions import MemoryBrowserSessions
 from persistence.memory.collaborations import MemoryCollaborations, MemoryTickets
 from persistence.memory.diagrams import MemoryDiagrams
 from persistence.memory.sign_ins import MemorySignIns
@@ -93,6 +95,12 @@ class LiveService:
         await MemoryTickets(self.store).issue(secret, grant, ttl)
         return f"/threat_models/{model}/diagrams/{diagram}/ws?session_id={session.id}&ticket={secret}"
 
+    async def cookie(self, name: str) -> str:
+        """The secret of a session cookie."""
+        someone, secret = await self.someone(name), new_secret()
+        await MemoryBrowserSessions(self.store).begin(secret, someone.sign_in, timedelta(hours=1))
+        return secret
+
     async def token(self, name: str, diagram: DiagramId | None = None) -> str:
         """A collab token."""
         someone = await self.someone(name)
@@ -113,7 +121,8 @@ async def live_service(
     access = access_over(store)
     tokens = Tokens([new_signing_key()], "http://tmi.test", collab_ttl=collab_ttl)
     rooms = Rooms(log, LocalCoordinator(log, "test"), access, rooms_limits)
-    live = LiveEndpoint(rooms, tokens, access, MemoryTickets(store), live_options)
+    cookies = SessionCookies(MemoryBrowserSessions(store), timedelta(hours=1))
+    live = LiveEndpoint(rooms, tokens, access, MemoryTickets(store), live_options, cookies=cookies)
     calls: list[str] = []
     async with rooms.running():
         listening = socket.create_server(("127.0.0.1", 0))

@@ -7,6 +7,7 @@ event loop.
 import asyncio
 import itertools
 import json
+import os
 import shutil
 import subprocess
 import threading
@@ -44,7 +45,8 @@ def node_program(script: str, *arguments: str) -> list[str]:
 class NodeDriver:
     """Real clients in one Node process. `timeout_s` bounds each command."""
 
-    def __init__(self, timeout_s: float = 120) -> None:
+    def __init__(self, timeout_s: float = 120, authority: Path | None = None) -> None:
+        """`authority`: whose certificates the clients trust besides, PEM."""
         self._timeout_s = timeout_s
         self._ids = itertools.count(1)
         self._waiting: dict[int, Future[Json]] = {}
@@ -58,6 +60,7 @@ class NodeDriver:
             stderr=subprocess.PIPE,
             text=True,
             encoding="utf-8",
+            env=None if authority is None else {**os.environ, "NODE_EXTRA_CA_CERTS": str(authority)},
         )
         self._threads = [
             threading.Thread(target=self._read_answers, daemon=True),

@@ -3,6 +3,7 @@
 import base64
 import hashlib
 import secrets
+import ssl
 from dataclasses import dataclass
 from typing import Any, Self
 from urllib.parse import parse_qs, urlsplit
@@ -48,8 +49,8 @@ class Place:
 class Rest:
     """Calls a service; every answer that is no success raises httpx.HTTPStatusError."""
 
-    def __init__(self, url: str, timeout_s: float = 30) -> None:
-        self.http = httpx.AsyncClient(base_url=url, timeout=timeout_s, trust_env=False)
+    def __init__(self, url: str, timeout_s: float = 30, tls: ssl.SSLContext | None = None) -> None:
+        self.http = httpx.AsyncClient(base_url=url, timeout=timeout_s, trust_env=False, verify=tls or True)
 
     async def __aenter__(self) -> Self:
         return self

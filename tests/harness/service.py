@@ -117,12 +117,16 @@ class Service:
 
     @property
     def url(self) -> str:
-        return f"http://{self.host}:{self.port}"
+        return f"http{self._s}://{self.host}:{self.port}"
 
     @property
     def collab(self) -> str:
         """The base URL of live sockets."""
-        return f"ws://{self.host}:{self.port}/collab"
+        return f"ws{self._s}://{self.host}:{self.port}/collab"
+
+    @property
+    def _s(self) -> str:
+        return "s" if "TMI_TLS_CERT_FILE" in self._environment else ""
 
     @property
     def pid(self) -> int:

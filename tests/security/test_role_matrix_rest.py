@@ -23,6 +23,10 @@ PUBLIC = frozenset(
         "GET /oauth2/providers",
         "POST /oauth2/token",
         "POST /oauth2/refresh",
+        "GET /session",
+        "GET /session/callback",
+        "GET /session/sign-in",
+        "POST /session/sign-out",
         "POST /oauth2/revoke",
         "POST /oauth2/introspect",
         "GET /.well-known/openid-configuration",
@@ -39,7 +43,9 @@ PUBLIC = frozenset(
         "GET /config",
     }
 )
-"""Operations that ask nobody to sign in. To revoke and to introspect, who asks is asked by the operation."""
+"""Operations that ask nobody to sign in, and those of the session cookie. To revoke and to introspect, who
+asks is asked by the operation.
+"""
 
 NOBODY, READER, WRITER, OWNER = "nobody", "reader", "writer", "owner"
 ROLES = (NOBODY, READER, WRITER, OWNER)

@@ -150,7 +150,13 @@ async def test_the_docs_ask_no_other_host_for_anything(rest: RestClient) -> None
     assert (await rest.call("GET", "/docs/index.html")).status == 404
 
 
-BODILESS = ("createDiagramCollaborationSession", "drainNode", "logoutCurrentUser", "reencryptSystemSettings")
+BODILESS = (
+    "createDiagramCollaborationSession",
+    "drainNode",
+    "endBrowserSession",
+    "logoutCurrentUser",
+    "reencryptSystemSettings",
+)
 
 
 async def test_every_documented_operation_names_its_answers_and_errors(rest: RestClient) -> None:

@@ -7,6 +7,7 @@ Any method may raise `DatabaseUnavailable` when the store does not answer; the c
 from tmi.domain.ports.access import *
 from tmi.domain.ports.accounts import *
 from tmi.domain.ports.audit import *
+from tmi.domain.ports.browser import *
 from tmi.domain.ports.children import *
 from tmi.domain.ports.collaboration import *
 from tmi.domain.ports.diagram_writes import *
