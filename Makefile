@@ -83,7 +83,7 @@ bench/peers/.venv/.installed: requirements/bench-peers.txt
 # The long runs of what the tests try briefly.
 .PHONY: api-differences
 api-differences: $(DEV)
-	$(BIN)/python -m tests.contract.differences
+	$(BIN)/python -m tests.api_contract.differences
 
 .PHONY: schemathesis interop-1000 kill-100 hands-500 pause-100 revoke-100 fuzz simulate-10000 soak failover chaos emptied-100
 

@@ -148,7 +148,7 @@ async def test_the_servers_own_edits_are_refused_too(table: Table) -> None:
             def change(doc: Doc[Any]) -> None:
                 doc.get(CELLS, type=Map[object])[key] = "x" * size
 
-            runner.edit(lambda document: document.transact(change), None, Origin.UPDATE)
+            runner.edit(lambda document: document.transact(change), None, Origin.UPDATE, size + 100)
 
         add("fits by measure", 1)
         with pytest.raises(TooLarge):

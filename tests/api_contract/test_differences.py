@@ -2,8 +2,8 @@
 
 import copy
 
-from tests.contract.differences import PAGE, Difference, differences, page, served
-from tests.contract.digest import contract, digest
+from tests.api_contract.differences import PAGE, Difference, differences, page, served
+from tests.api_contract.digest import contract, digest
 
 
 async def test_every_difference_from_the_contract_has_a_reason() -> None:
@@ -13,7 +13,7 @@ async def test_every_difference_from_the_contract_has_a_reason() -> None:
 
 async def test_the_page_of_differences_is_fresh() -> None:
     fresh = page(await served(), contract())
-    assert fresh == PAGE.read_text(), "run `python -m tests.contract.differences`"
+    assert fresh == PAGE.read_text(), "run `python -m tests.api_contract.differences`"
 
 
 async def test_a_lost_operation_parameter_field_or_status_is_noticed() -> None:

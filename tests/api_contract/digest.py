@@ -1,7 +1,7 @@
 """What an OpenAPI document promises, as bare facts: paths, methods, parameters, fields, statuses.
 
 `tmi-1.8.22.json` beside this file is the digest of the core of TMI's OpenAPI 1.8.22 (github.com/ericfitz/tmi,
-Apache-2.0), made by `python -m tests.contract.digest DOCUMENT > tests/contract/tmi-1.8.22.json`.
+Apache-2.0), made by `python -m tests.api_contract.digest DOCUMENT > tests/api_contract/tmi-1.8.22.json`.
 
 Of an operation: `parameters` as `place:name`, with `!` where they are required; `takes`, the media types of
 the body, and `body`, its fields; `answers`, by status the fields that are always there. Fields are named from

@@ -1,6 +1,6 @@
 """The table of what this API lacks of the contract, each with its reason: `docs/api-differences.md`.
 
-`python -m tests.contract.differences` writes the page anew.
+`python -m tests.api_contract.differences` writes the page anew.
 """
 
 import asyncio
@@ -9,18 +9,18 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.contract.digest import Digest, Json, contract, digest
-from tests.contract.reasons import REASONS
+from tests.api_contract.digest import Digest, Json, contract, digest
+from tests.api_contract.reasons import REASONS
 from tests.rest import over_memory
 
 PAGE = Path(__file__).parents[2] / "docs" / "api-differences.md"
 
 _HEAD = """# How the API differs from the contract
 
-Made by `python -m tests.contract.differences`; a test fails while this page is stale or a difference has no reason.
+Made by `python -m tests.api_contract.differences`; a test fails while this page is stale or a difference has no reason.
 
 The contract is the core of TMI's OpenAPI 1.8.22 (github.com/ericfitz/tmi, Apache-2.0), without what belongs to other
-products. Its facts are in `tests/contract/tmi-1.8.22.json`. Compared are paths, methods, parameters, media types, fields
+products. Its facts are in `tests/api_contract/tmi-1.8.22.json`. Compared are paths, methods, parameters, media types, fields
 of bodies (all of the contract's are known, none is required that the contract does not require), statuses, and the fields
 that answers always have. In what is not listed here, this API does all that the contract says.
 
