@@ -2,10 +2,11 @@
 
 import inspect
 from collections.abc import Callable
+from copy import deepcopy
 from http import HTTPStatus
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from quart import Blueprint, Response, send_from_directory
 from quart_schema import (
@@ -95,6 +96,8 @@ async def asset(name: str) -> Response:
 class ContractProvider(OpenAPIProvider):
     """Speaks OpenAPI 3.1 with the contract's operation ids, media types, UUIDs, security and errors."""
 
+    _answers: ClassVar[dict[tuple[type[Any], type[Any] | None], tuple[dict[str, Any], dict[str, Any]]]] = {}
+
     def schema(self) -> dict[str, Any]:
         """The whole document."""
         document: dict[str, Any] = {**super().schema(), "openapi": OPENAPI_VERSION}
@@ -127,9 +130,14 @@ class ContractProvider(OpenAPIProvider):
     def build_response_object(
         self, model: type[Any], headers_model: type[Any] | None
     ) -> tuple[dict[str, Any], dict[str, Any]]:
-        """An answer, its schema by name."""
-        answer, components = super().build_response_object(model, headers_model)
-        return answer, {**components, **_named(answer, model.__name__)}
+        """An answer, its schema by name; made once, since most answers are the same few errors."""
+        known = self._answers.get((model, headers_model))
+        if known is None:
+            answer, components = super().build_response_object(model, headers_model)
+            known = self._answers[model, headers_model] = (
+                answer, {**components, **_named(answer, model.__name__)}
+            )  # fmt: skip
+        return deepcopy(known)
 
     def build_querystring_parameters(
         self, model: type[Any]
