@@ -121,7 +121,7 @@ async def test_tls_by_an_authority_of_ones_own(certificates: Path) -> None:
 
 async def test_a_node_of_a_cluster_that_has_all_slots_serves_rooms(tmp_path: Path) -> None:
     """Every script and command of a pipeline touches one key, so that slots are never crossed."""
-    async with valkey(tmp_path, "--cluster-enabled", "yes") as port:
+    async with valkey(tmp_path, "--cluster-enabled", "yes", "--cluster-port", str(free_port())) as port:
         url = f"redis://{ADMIN}:{quote(PASSWORD, safe='')}@127.0.0.1:{port}"
         async with connected(url) as client:
             ask: Callable[..., Awaitable[Any]] = client.execute_command
