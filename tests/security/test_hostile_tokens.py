@@ -24,7 +24,7 @@ from tests.rest import RestClient, over_memory
 from tests.security.test_tokens import ALICE, CORPORA, DIAGRAM, ISSUER, KEY, NODE, SIGN_IN
 from tmi.domain.ids import ThreatModelId
 from tmi.domain.model import Diagram, NewThreatModel
-from tmi.wiring import _NothingOwned
+from tmi.wiring.nodes import _NothingOwned
 
 AT_ONCE = 50
 """Hocuspocus closes a socket after so many denials, and more."""
