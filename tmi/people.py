@@ -1,10 +1,8 @@
 """Accounts on the command line: what is shown of them, and who becomes an administrator."""
 
-from datetime import UTC, datetime
 from typing import Any
-from uuid import uuid4
 
-from tmi.domain.ids import AuditId
+from tmi.domain.by_hand import by_hand
 from tmi.domain.model import Account, AuditEntry
 
 
@@ -39,18 +37,7 @@ def line_of(account: Account) -> str:
 def entry(account: Account, *, added: bool) -> AuditEntry:
     """The entry of the system audit for an administrator whom an operator makes, or not any more."""
     who = str(account.user.id)
-    return AuditEntry(
-        id=AuditId(uuid4()),
-        at=datetime.now(UTC),
-        actor=None,
-        provider="tmi",
-        provider_id="operator",
-        email="",
-        name="the command line",
-        method="",
-        path="tmi users administrator",
-        what="group.member_added" if added else "group.member_removed",
-        old=None if added else who,
-        new=who if added else None,
-        summary=None,
-    )
+    command = "tmi users administrator"
+    if added:
+        return by_hand(command, "group.member_added", new=who)
+    return by_hand(command, "group.member_removed", old=who)

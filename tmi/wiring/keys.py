@@ -3,17 +3,16 @@
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
-from uuid import UUID, uuid4
+from datetime import timedelta
+from uuid import UUID
 
 from api.keys import LEAD
 from api.tokens import Tokens, new_signing_key, shared_signing_keys
 from persistence.postgres.database import PostgresDatabase
 from persistence.postgres.signals import PostgresSignals
 from persistence.postgres.signing_keys import PostgresKeyRotation, PostgresSigningKeys
+from tmi.domain.by_hand import by_hand
 from tmi.domain.errors import StartupError
-from tmi.domain.ids import AuditId
-from tmi.domain.model import AuditEntry
 from tmi.domain.ports import Happened, KeyRotation, Signal, Signals
 from tmi.domain.sign_ins import KeyTerm
 from tmi.embedded.postgres import Places
@@ -52,14 +51,14 @@ class Keys:
         """Make a key that signs as soon as every node can know it. Raises Conflict while one waits for that.
         """
         key = new_signing_key()
-        term = await self.rotation.add(key, LEAD, _by_hand("keys.rotated", by, key.kid))
+        term = await self.rotation.add(key, LEAD, by_hand(by, "keys.rotated", new=key.kid))
         await self._tell(key.kid)
         return term
 
     async def replace(self, by: str) -> Sequence[str]:
         """Make a key that signs at once, and take all others away; returns their ids."""
         key = new_signing_key()
-        gone = await self.rotation.replace_all(key, _by_hand("keys.replaced", by, key.kid))
+        gone = await self.rotation.replace_all(key, by_hand(by, "keys.replaced", new=key.kid))
         await self._tell(key.kid)
         return gone
 
@@ -77,22 +76,3 @@ async def open_keys(settings: Settings) -> AsyncIterator[Keys]:
         if not await rotation.terms():
             raise StartupError("No node has used this database yet.")
         yield Keys(rotation, PostgresSignals(database))
-
-
-def _by_hand(what: str, by: str, new: str) -> AuditEntry:
-    """An entry of what was done without a request; `by` is the command."""
-    return AuditEntry(
-        id=AuditId(uuid4()),
-        at=datetime.now(UTC),
-        actor=None,
-        provider="",
-        provider_id="",
-        email="",
-        name="",
-        method="CLI",
-        path=by,
-        what=what,
-        old=None,
-        new=new,
-        summary=None,
-    )
