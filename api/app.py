@@ -44,15 +44,17 @@ from api import (
     threat_models,
     trail,
 )
+from api.audit import Refusals
 from api.bodies import JSON, problem_answer
 from api.context import EXTENSION, HOST, Context, context, public, require_sign_in, scheme
 from api.errors import INTERNAL, OAuthError, Problem, problem_of
 from api.probes import DatabasePing, metrics_routes, probe_routes
 from api.services import Services
-from tmi.domain.errors import BadInput, Forbidden, TmiError
+from tmi.domain.errors import BadInput, Expired, Forbidden, TmiError, TooManyRequests, Unauthenticated
 
 log = logging.getLogger(__name__)
 
+_STEPS_OF_SIGN_IN = frozenset({"/oauth2/authorize", browser.CALLBACK})
 FINISH_WITHIN_S = 5.0
 """How long a stopping application waits for changes whose client has gone."""
 
@@ -88,6 +90,12 @@ class RestApp(Quart):
     """
 
     url_rule_class = _Route
+
+    @property
+    def refusals(self) -> Refusals:
+        """Where refusals of this application are noted."""
+        remembered: Context = self.extensions[EXTENSION]
+        return remembered.refusals
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         """Serve one connection."""
@@ -209,9 +217,19 @@ async def _refused(error: TmiError) -> Response:
         return await _failed(error)
     if isinstance(error, Forbidden):
         context().refusals.refused("access.refused", error.summary)
-    elif isinstance(error, OAuthError) and error.code == "invalid_grant":
+    elif _is_failed_sign_in(error):
         context().refusals.refused("sign_in.refused", error.detail)
     return problem_answer(problem)
+
+
+def _is_failed_sign_in(error: TmiError) -> bool:
+    """Whether somebody tried to be let in, and was not. A token that has expired is the way of all tokens."""
+    if isinstance(error, OAuthError):
+        return error.code == "invalid_grant" or request.path in _STEPS_OF_SIGN_IN
+    if isinstance(error, TooManyRequests):
+        return request.path.startswith(rates.SIGN_IN)
+    has_brought_something = "Authorization" in request.headers or "Cookie" in request.headers
+    return isinstance(error, Unauthenticated) and not isinstance(error, Expired) and has_brought_something
 
 
 async def _http_refused(error: HTTPException) -> Response:

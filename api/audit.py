@@ -57,6 +57,25 @@ def entry(
     )
 
 
+def _nobodys(method: str, path: str, what: str, summary: str) -> AuditEntry:
+    """What was refused to somebody who is not known, outside of a REST request."""
+    return AuditEntry(
+        id=AuditId(uuid4()),
+        at=datetime.now(UTC),
+        actor=None,
+        provider="",
+        provider_id="",
+        email="",
+        name="",
+        method=method,
+        path=path[:_PATH_MAX],
+        what=what,
+        old=None,
+        new=None,
+        summary=summary[:_VALUE_MAX],
+    )
+
+
 def logged(made: AuditEntry) -> None:
     """Write the log line of an entry that is committed."""
     log.info(
@@ -97,15 +116,24 @@ class Refusals:
         if g.get("refusal_is_noted"):
             return
         self.is_noted()
+        if self._has_room():
+            self._begin(self._record(entry(what, summary)))
+
+    def refused_at(self, path: str, summary: str) -> None:
+        """Record that a live socket was refused to somebody whose name nobody knows, if there is room."""
+        if self._has_room():
+            self._begin(self._record(_nobodys("GET", path, "socket.refused", summary)))
+
+    def _has_room(self) -> bool:
         now = asyncio.get_running_loop().time()
         if self._seen_at is not None:
             self._left = min(REFUSALS_BURST, self._left + (now - self._seen_at) * REFUSALS_PER_S)
         self._seen_at = now
         if self._left < 1:
             self.left_out += 1
-            return
+            return False
         self._left -= 1
-        self._begin(self._record(entry(what, summary)))
+        return True
 
     def is_noted(self) -> None:
         """The refusal of this request is in the audit already."""

@@ -102,4 +102,5 @@ def _server(base: str) -> dict[str, object]:
         "code_challenge_methods_supported": ["S256"],
         "token_endpoint_auth_methods_supported": ["none", "client_secret_basic", "client_secret_post"],
         "scopes_supported": SCOPES,
+        "authorization_response_iss_parameter_supported": services().options.public_url is not None,
     }

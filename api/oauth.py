@@ -97,7 +97,10 @@ async def refresh() -> Response:
 async def userinfo() -> Response:
     """The caller's claims by OpenID Connect"""
     user = caller().user
-    claims = schemas.UserInfo(sub=str(user.id), email=user.email, name=user.name, idp=user.provider)
+    groups = [name for _, name, _ in await services().memberships.of_user(user.id)]
+    claims = schemas.UserInfo(
+        sub=str(user.id), email=user.email, name=user.name, idp=user.provider, groups=groups
+    )
     return bodies.answer(claims)
 
 

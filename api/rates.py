@@ -17,7 +17,7 @@ WINDOW_S = 60
 HOUR_S = 3600
 FREE = frozenset({"/livez", "/readyz", "/metrics"})
 """Paths that are not counted."""
-_SIGN_IN = ("/oauth2/", "/session/")
+SIGN_IN = ("/oauth2/", "/session/")
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +44,7 @@ async def limit_address() -> None:
         return
     config = services().configuration
     bucket = bucket_of(client_address())
-    if request.path.startswith(_SIGN_IN):
+    if request.path.startswith(SIGN_IN):
         limit = config.number("sign_in_requests_per_min")
         await _count(f"sign-in:{bucket}", limit, "sign-in requests of this address")
     await _count(f"address:{bucket}", config.number("address_requests_per_min"), "requests of this address")

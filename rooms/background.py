@@ -16,9 +16,14 @@ class Background:
 
     def spawn(self, work: Coroutine[Any, Any, None]) -> None:
         """Begin `work` in a task of its own."""
+        self.begin(work)
+
+    def begin(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """As `spawn`, for who waits for it a while."""
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._finished)
+        return task
 
     def _finished(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)

@@ -141,6 +141,9 @@ class Owners(Protocol):
     async def owner_here(self, diagram: DiagramId) -> RoomRunner:
         """The room, opened here if nobody owns it. Raises OwnedElsewhere, NotFound, Unavailable."""
 
+    def seek_owner(self, diagram: DiagramId, owner: Node) -> None:
+        """This one cannot be reached: follow the room, as if a client were in it, until somebody can."""
+
     def owned(self, diagram: DiagramId) -> RoomRunner | None:
         """The room if it is open here."""
 
@@ -208,7 +211,11 @@ class Editing:
                 try:
                     await self._rooms.owner_here(edit.diagram)
                 except OwnedElsewhere as elsewhere:
-                    return await self._ask_owner(elsewhere.owner, edit)
+                    try:
+                        return await self._ask_owner(elsewhere.owner, edit)
+                    except _NotOwner:
+                        self._rooms.seek_owner(edit.diagram, elsewhere.owner)
+                        raise
                 return await self._edit_here(edit)
             if loop.time() > give_up_at:
                 raise Unavailable("the node that owns this diagram cannot be reached; try again shortly")

@@ -44,6 +44,8 @@ class HandoverLimits:
 
     commit_s: float = 5.0
     """For the last commit of a room that is handed over."""
+    release_s: float = 1.0
+    """For giving row and lease back, before a successor is asked."""
     claim_s: float = 2.0
     """For the successor's claim."""
     at_once: int = 4
@@ -136,7 +138,9 @@ class HandingOver:
             is_saved = await self._is_committed(runner)
             if not is_saved:
                 raise Unavailable("the room's last edits could not be committed in time")
-            await self._release(runner)
+            # A successor may take it from this node: a database that hangs holds nobody up.
+            giving_back = self._background.begin(_awaited(self._release(runner)))
+            await asyncio.wait([giving_back], timeout=self._limits.release_s)
             owner = await self._taken(successor, diagram, successors)
         finally:
             del self._hosted.moving[diagram]
@@ -206,7 +210,15 @@ class HandingOver:
         return len(self._hosted.open)
 
     async def abandon_all(self, successors: Successors, choose: Callable[[RoomRunner], Node]) -> None:
-        """Give every open room to the node that `choose` names, a few at a time. Never raises."""
+        """Give every open room to the node that `choose` names, a few at a time. Never raises.
+
+        Those that wait for their last commit, to be closed or handed over, end: what they could not commit is
+        with their replicas, or with the clients who made it.
+        """
+        for home in (self._hosted.moving, self._hosted.ending):
+            for runner in home.values():
+                if not runner.room.is_over:
+                    runner.end(runner.room.fence_lost)
 
         async def one(diagram: DiagramId) -> None:
             runner = self._hosted.open.get(diagram)

@@ -111,11 +111,18 @@ class Journal:
 
     async def flushed(self, timeout_s: float) -> bool:
         """Wait until nothing is unsaved; False if that took too long."""
+        self._forget_those_over()
         try:
             await asyncio.wait_for(self._idle.wait(), timeout_s)
         except TimeoutError:
             return False
         return True
+
+    def _forget_those_over(self) -> None:
+        """What others own by now is theirs to commit, whatever has become of a batch that is under way."""
+        for diagram, runner in list(self._unsaved.items()):
+            if runner.room.is_over:
+                self._forget_if_done(diagram, runner)
 
     def unsaved(self) -> dict[DiagramId, int]:
         """How many updates of which room are not committed."""
@@ -226,6 +233,7 @@ class Journal:
 
     def keep_within_bound(self) -> None:
         """Called now and then: send writers of the fullest rooms away while too much is unsaved."""
+        self._forget_those_over()
         buffered = self.buffered_bytes
         if buffered <= self._limits.max_bytes // 2:
             self.shedding = False

@@ -34,6 +34,7 @@ from tmi.domain.errors import (
     DatabaseUnavailable,
     Draining,
     OwnedElsewhere,
+    TmiError,
     TooManyRequests,
     Unavailable,
 )
@@ -264,6 +265,17 @@ class Rooms:
             return successor
 
         await self._handing.abandon_all(self._successors, choose)
+        await self._offer_unclaimed(others, self._successors)
+
+    async def _offer_unclaimed(self, others: Sequence[Node], successors: Successors) -> None:
+        """Of the rooms that this node's clients are in, those that no owner is found for."""
+        for replica in list(self._following.values()):
+            if not replica.lost.is_set() or replica.room.is_over:
+                continue
+            for other in others:
+                with contextlib.suppress(TmiError):
+                    await successors.take(other, replica.room.diagram)
+                    break
 
     async def hand_over_all(self, deadline_s: float) -> None:
         """Take nobody in, and hand the rooms with people in them to other nodes, if there are any. The
@@ -364,6 +376,11 @@ class Rooms:
     async def owner_here(self, diagram: DiagramId) -> RoomRunner:
         """See `rooms.editing.Owners`."""
         return await self._found(diagram, None)
+
+    def seek_owner(self, diagram: DiagramId, owner: Node) -> None:
+        """See `rooms.editing.Owners`."""
+        if self._keeper is not None and diagram not in self._following:
+            self._follow(diagram, owner, self._keeper)
 
     @property
     def is_shedding(self) -> bool:

@@ -9,7 +9,7 @@ from typing import Any, Literal
 import structlog
 
 _SECRET = re.compile(
-    r"(?i)\b(?:(?:access_|refresh_|id_)?token|code_verifier|client_secret)=[^&\s\"']+"
+    r"(?i)\b(?:(?:access_|refresh_|id_)?token|ticket|code_verifier|client_secret|(?:__Host-)?tmi[_-]s[a-z-]+)=[^&\s\"']+"
     r"|(?<=[?&])code=[^&\s\"']+"
     r"|\b(?:Bearer|Basic)\s+[^\s\"']+"
     r"|\btmi_cs_[A-Za-z0-9_-]+"
@@ -34,7 +34,7 @@ def configure_logs(
             )
         ]
     else:
-        renderer = [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
+        renderer = [structlog.processors.JSONRenderer()]
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
@@ -45,6 +45,7 @@ def configure_logs(
             ],
             processors=[
                 structlog.stdlib.ProcessorFormatter.remove_processors_meta,
+                *([] if is_console else [structlog.processors.format_exc_info]),
                 without_secrets,
                 name_worker,
                 *renderer,
@@ -57,7 +58,7 @@ def configure_logs(
 
 def without_secrets(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
     """Blot out whatever looks like a token, in case a library writes a URL or a header."""
-    text = event.get("event")
-    if isinstance(text, str):
-        event["event"] = _JWT.sub("[token]", _SECRET.sub("[secret]", text))
+    for name, text in event.items():
+        if isinstance(text, str):
+            event[name] = _JWT.sub("[token]", _SECRET.sub("[secret]", text))
     return event

@@ -48,9 +48,10 @@ from tmi.wiring import DATABASE_CLOSE_S, database_held
 
 log = logging.getLogger(__name__)
 
-CONNECTIONS_BESIDE_POOL = 4
-"""Of a worker: for appends, for signals, and for tools."""
-CONNECTIONS_OF_PARENT = 4
+CONNECTIONS_BESIDE_POOL = 9
+"""Of a worker: two for appends, four for reads, one each for pings, signals and events."""
+CONNECTIONS_OF_PARENT = 10
+"""Its own, those of migrations and of tools, and the three that PostgreSQL keeps for superusers."""
 BEYOND_DRAIN_S = 10.0
 """What a worker may take to end beside its `drain_s`, before it is killed."""
 READY = b"1"

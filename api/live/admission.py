@@ -9,7 +9,7 @@ from api.live.options import LiveOptions
 from api.live.upgrade import RequestHead
 from api.tokens import CollabClaims, Tokens
 from rooms.peer import Member
-from tmi.domain.errors import BadInput, Forbidden, NotFound, Unauthenticated, UnknownKey
+from tmi.domain.errors import BadInput, Expired, Forbidden, NotFound, TmiError, Unauthenticated, UnknownKey
 from tmi.domain.ids import DiagramId, SignInId, UserId
 from tmi.domain.model import Ticket
 from tmi.domain.ports import AccessControl, Entrant, Standing, Tickets
@@ -57,6 +57,13 @@ class Admission:
         self._connections_of = connections_of
         self._tickets = tickets
         self._desk = _Desk(access)
+        self.on_refused: Callable[[str, str], None] = lambda _path, _why: None
+        """Told where somebody was refused, and why."""
+
+    def refused(self, path: str, error: TmiError) -> None:
+        """Somebody was not let in: an attempt that the audit tells of, unless a token has just expired."""
+        if isinstance(error, Unauthenticated | Forbidden) and not isinstance(error, Expired):
+            self.on_refused(path, str(error))
 
     def identify(self, token: str | None, diagram: DiagramId) -> CollabClaims:
         """Raises Unauthenticated, and Forbidden for a token of another diagram."""

@@ -73,6 +73,10 @@ class LiveEndpoint:
         """Somebody waits for what takes several turns of the loop."""
         return self._handshakes > 0 or self._rooms.is_hurried
 
+    def use_refused(self, refused: Callable[[str, str], None]) -> None:
+        """Have somebody told where and why a socket, or a document on one, was refused."""
+        self._admission.on_refused = refused
+
     def matches(self, path: str) -> bool:
         """Whether an upgrade of this path (without its query) is for here."""
         return path == _PREFIX or path.startswith(_PREFIX + "/") or is_ticket_path(path)
@@ -91,6 +95,7 @@ class LiveEndpoint:
             async with asyncio.timeout(self._options.handshake_timeout_s):
                 socket = await self._admit(head, connection)
         except TmiError as error:
+            self._admission.refused(head.path, error)
             problem = UPGRADE_REQUIRED if isinstance(error, UpgradeRequired) else problem_of(error)
             self.refuse(connection, problem, head)
         except TimeoutError:

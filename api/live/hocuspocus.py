@@ -23,6 +23,7 @@ What it holds true:
 import asyncio
 import logging
 import math
+import re
 import time
 from collections.abc import Callable, Hashable
 from enum import Enum
@@ -47,6 +48,7 @@ log = logging.getLogger(__name__)
 
 _PONG = binary_frame(hocuspocus.PONG)
 _EMPTY_AWARENESS = b"\x01\x01\x00"
+_NOT_IN_A_NAME = re.compile(r"[^0-9a-zA-Z-]")
 _ENDS_ALONE = frozenset(
     {closing.SIGN_IN_ENDED, closing.NO_LONGER_ALLOWED, closing.DIAGRAM_DELETED, closing.DOCUMENT_TOO_LARGE}
 )
@@ -362,6 +364,7 @@ class HocuspocusSocket(LiveSocket):
                 self.write(document.frame(hocuspocus.auth_request()))
 
     def _refuse(self, document: HocuspocusDocument, error: TmiError) -> None:
+        self._admission.refused(f"/collab/{_NOT_IN_A_NAME.sub('', document.key)[:80]}", error)
         if isinstance(error, Unavailable):
             self.close(close_code_of(error), str(error))
         else:

@@ -17,6 +17,8 @@ class AuthorizationServer(Output):
     code_challenge_methods_supported: list[str]
     token_endpoint_auth_methods_supported: list[str]
     scopes_supported: list[str]
+    authorization_response_iss_parameter_supported: bool
+    """RFC 9207, section 3."""
 
 
 class OpenIdProvider(AuthorizationServer):

@@ -25,6 +25,7 @@ log = logging.getLogger(__name__)
 _PAUSE_S = 0.03, 0.1
 """Between two tries, at random, so that nodes that look for the same owner do not keep step."""
 _FAULT_PAUSE_S = 1.0
+_BRIEF_S = 0.1
 _DOUBT_S = 0.9
 """So long an owner that cannot be reached is tried before others are asked; a dial takes up to a second."""
 
@@ -82,7 +83,10 @@ class Keeper:
                 owner = disowned = None
                 await asyncio.sleep(_FAULT_PAUSE_S)
             else:
+                attached_at = clock()
                 await runner.lost.wait()
+                if runner.successor is None and clock() - attached_at < _BRIEF_S:
+                    await _pause()  # an owner that is about to be one, or about to end
                 sought, sought_at = owner, clock()
                 disowned = owner.id if owner is not None and runner.is_disowned else None
                 owner = runner.successor

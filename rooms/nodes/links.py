@@ -35,7 +35,7 @@ from picows import (
 
 from rooms.nodes import unix
 from rooms.nodes.addresses import Address
-from rooms.nodes.control import Answer, Answering, Asking, Json
+from rooms.nodes.control import Answer, Answering, Asking, Json, Unanswered
 from rooms.nodes.ends import FollowersEnd, Owned, OwnersEnd
 from rooms.nodes.following import ReplicaRunner
 from rooms.nodes.messages import Channel, Message, Question, Reply, decode, encode
@@ -153,14 +153,22 @@ class Links:
         return True
 
     async def reaches(self, node: Node) -> bool:
-        """Whether a node answers now, or a moment ago could not be dialled. Never raises."""
+        """Whether a node answers, be it by a refusal. One that could not be dialled a moment ago does not.
+        Never raises.
+        """
         failed_at = self._failed_at.get(node.id)
         if failed_at is not None and asyncio.get_running_loop().time() < failed_at + _FAILURE_FRESH_S:
             return False
         try:
-            await self.ask(node, {"do": "here"}, self._limits.dial_timeout_s)
+            link = await self._link_to(node)
         except TmiError:
             return False
+        try:
+            await link.asking.ask({"do": "here"}, self._limits.dial_timeout_s)
+        except Unanswered:
+            return False
+        except TmiError:
+            return True
         return True
 
     def _dial_once(self, owner: Node) -> "asyncio.Task[_Dialled]":

@@ -188,8 +188,10 @@ async def build(
             health=health,
             editing=editing,
         )
+        app = create_app(services)
+        live.use_refused(app.refusals.refused_at)
         yield Service(
-            create_app(services),
+            app,
             live,
             rooms,
             services.health,
