@@ -4,11 +4,11 @@ from quart import Blueprint, Response
 from quart_schema import operation_id, tag
 
 from api import audit, bodies, cursors, schemas
-from api.context import administrator, caller, context, parse_uuid, services
+from api.context import administrator, caller, context, parse_uuid, person, services
 from api.documented import operation
 from api.me import delete_account, transferred
 from tmi.domain.ids import AuditId, GroupId, UserId
-from tmi.domain.model import Account, AuditEntry
+from tmi.domain.model import ADMINISTRATORS_GROUP, Account, AuditEntry
 from tmi.domain.ports import AccountChange, AccountFilter, AuditFilter, GroupFilter, Page
 
 routes = Blueprint("admin", __name__)
@@ -245,6 +245,8 @@ async def add_member(group_id: str) -> Response:
     """
     await administrator()
     group = GroupId(parse_uuid(group_id))
+    if group == ADMINISTRATORS_GROUP:
+        person()
     given = await bodies.read_model(schemas.MemberInput)
     user = UserId(parse_uuid(given.user_internal_uuid))
     made = audit.entry("group.member_added", f"group {group}", new=str(user))

@@ -17,9 +17,10 @@ from quart_schema import operation_id, tag
 
 from api import audit, bodies, schemas
 from api.client_auth import client_of
-from api.context import administrator, caller, context, is_administrator, parse_uuid, services
+from api.context import administrator, caller, context, is_administrator, parse_uuid, person, services
 from api.documented import operation
 from api.errors import OAuthError
+from api.providers import is_offered
 from tmi.domain.errors import BadInput, Forbidden, Unauthenticated
 from tmi.domain.ids import CredentialId, UserId
 from tmi.domain.model import AuditEntry
@@ -77,7 +78,7 @@ async def change_mine(credential_id: str) -> Response:
 
     Deactivating one ends its tokens.
     """
-    return await _change(caller().user.id, credential_id)
+    return await _change(person().user.id, credential_id)
 
 
 @routes.delete("/me/client_credentials/<credential_id>")
@@ -86,7 +87,7 @@ async def change_mine(credential_id: str) -> Response:
 @operation(answers={204: None}, errors=(400, 401, 403, 404, 503))
 async def delete_mine(credential_id: str) -> Response:
     """Delete a client credential; its tokens end with it"""
-    return await _delete(caller().user.id, credential_id)
+    return await _delete(person().user.id, credential_id)
 
 
 @routes.get("/admin/users/<user_id>/client_credentials")
@@ -163,6 +164,8 @@ async def granted(client_id: str | None, client_secret: str | None) -> tuple[str
     client = await client_of(client_id, client_secret)
     if client is None:
         raise OAuthError("invalid_client", "client_id and client_secret are needed")
+    if not is_offered(client.user):
+        raise OAuthError("invalid_client", "the client's provider is not offered here any more")
     tokens = services().tokens
     begun = Begun(client=client.name, credential=client.id)
     try:

@@ -196,6 +196,15 @@ async def is_administrator(user: User) -> bool:
     return any(key == ADMINISTRATORS_GROUP for key, _, _ in await services().memberships.of_user(user.id))
 
 
+def person() -> SignIn:
+    """The sign-in behind this request, if a person began it: a client credential may be known to too many.
+    Raises Forbidden.
+    """
+    if caller().credential is not None:
+        raise Forbidden("a person has to do this, not a program with a client credential")
+    return caller()
+
+
 async def administrator() -> SignIn:
     """The sign-in behind this request, if it is an administrator's. Raises Forbidden."""
     if not await is_administrator(caller().user):

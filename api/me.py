@@ -7,7 +7,7 @@ from quart import Blueprint, Response
 from quart_schema import operation_id, tag
 
 from api import audit, bodies, schemas
-from api.context import caller, context, parse_uuid, services
+from api.context import caller, context, parse_uuid, person, services
 from api.documented import operation
 from tmi.domain.errors import BadInput, NotFound
 from tmi.domain.ids import GroupId, UserId
@@ -33,7 +33,7 @@ async def delete_me() -> Response:
     Without `challenge` the answer is a challenge; with it, within three minutes, the account is deleted, with
     every threat model that nobody else owns.
     """
-    user, given = caller().user, bodies.read_query(schemas.DeletionQuery).challenge
+    user, given = person().user, bodies.read_query(schemas.DeletionQuery).challenge
     if given is None:
         text = f"Delete the account {user.email} and all that nobody else owns ({secrets.token_hex(16)})"
         await services().challenges.issue(user.id, text, CHALLENGE_TTL)
@@ -89,7 +89,7 @@ async def transfer_mine() -> Response:
 
     The caller stays a writer there.
     """
-    return await transferred(caller().user.id)
+    return await transferred(person().user.id)
 
 
 async def transferred(source: UserId, *, with_charge: bool = False) -> Response:

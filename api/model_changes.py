@@ -144,17 +144,20 @@ def _key(principal: Principal | None) -> object:
 def _grants(
     model: ThreatModel, reviewer: Principal | None, given: tuple[Grant, ...] | None
 ) -> tuple[Grant, ...] | None:
-    """The new authorization list, if it changes. A new security reviewer becomes an owner, and stays one
-    while assigned.
+    """The new authorization list, if it changes. A new security reviewer becomes an owner, and nobody who
+    writes the list takes that away. Who lost it otherwise, with an account or by a transfer, does not get it
+    back by a write of something else.
 
     Raises LastOwner and Conflict.
     """
     grants = model.grants if given is None else given
+    is_new = _key(reviewer) != _key(model.security_reviewer)
     if reviewer is not None and not _is_owner(reviewer, grants):
-        if _key(reviewer) == _key(model.security_reviewer) and given is not None:
+        if is_new:
+            others = tuple(grant for grant in grants if grant.principal.key != reviewer.key)
+            grants = (*others, Grant(reviewer, Role.OWNER))
+        elif _is_owner(reviewer, model.grants):
             raise Conflict("the security reviewer stays an owner while assigned")
-        others = tuple(grant for grant in grants if grant.principal.key != reviewer.key)
-        grants = (*others, Grant(reviewer, Role.OWNER))
     if grants == model.grants:
         return None
     if not has_owner(grants):

@@ -17,7 +17,7 @@ from api.authorization import NO_STORE, as_invalid_request, oauth_query
 from api.context import caller, context, is_administrator, public, services
 from api.documented import operation
 from api.errors import OAuthError
-from api.providers import require_provider
+from api.providers import is_offered, require_provider
 from tmi.domain.errors import BadInput, Unauthenticated
 from tmi.domain.ids import SignInId
 from tmi.domain.model import SignIn, User
@@ -163,6 +163,10 @@ async def _exchanged(refresh_token: str, successor: str) -> SignIn | None:
     sign_in = await services().refresh_tokens.rotate(refresh_token, successor, _refresh_ttl(), longest)
     if isinstance(sign_in, Refused):
         await sign_ins.refused("refresh_token", sign_in)
+        return None
+    if not is_offered(sign_in.user):
+        context().refusals.refused("sign_in.refused", f"{sign_in.user.provider} is no provider here any more")
+        await sign_ins.end(sign_in.user.id, sign_in.id, "sign_in.ended", sign_in.user)
         return None
     made = audit.entry("token.refreshed", actor=sign_in.user, new=str(sign_in.id))
     await audit.note(services().audit, made)

@@ -11,7 +11,9 @@ from api.documented import operation
 from api.errors import OAuthError
 from api.identity.providers import CALLBACK_PATH
 from tmi.domain.errors import BadInput, NotFound
+from tmi.domain.model import User
 from tmi.domain.ports import GroupFilter, Page
+from tmi.domain.sign_ins import AUTOMATION_PROVIDER
 
 routes = Blueprint("providers", __name__)
 
@@ -79,6 +81,11 @@ def require_provider(idp: str) -> None:
     """Raises OAuthError unless there is such an identity provider here."""
     if idp not in provider_ids():
         raise OAuthError("invalid_request", "there is no such identity provider here")
+
+
+def is_offered(user: User) -> bool:
+    """Whether this user's provider still lets people in: it may have been taken out of the settings."""
+    return user.provider in (*provider_ids(), AUTOMATION_PROVIDER)
 
 
 def provider_ids() -> list[str]:

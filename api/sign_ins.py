@@ -8,7 +8,7 @@ from quart import Blueprint, Response, request
 from quart_schema import operation_id, tag
 
 from api import audit, bodies, schemas
-from api.context import administrator, caller, context, parse_uuid, services
+from api.context import administrator, caller, context, parse_uuid, person, services
 from api.documented import operation
 from tmi.domain.errors import NotFound
 from tmi.domain.ids import SignInId, UserId
@@ -67,7 +67,7 @@ async def end_others() -> Response:
 async def end_one(sign_in_id: str) -> Response:
     """End one of the caller's sign-ins"""
     key = SignInId(parse_uuid(sign_in_id))
-    if not await context().to_the_end(end(caller().user.id, key, "sign_in.ended")):
+    if not await context().to_the_end(end(person().user.id, key, "sign_in.ended")):
         raise NotFound("There is no such sign-in of yours.")
     return bodies.no_content()
 

@@ -278,7 +278,9 @@ class Editing:
                 edit.diagram,
                 fields,
                 edit.deed,
-                expected=before.version if made is None else None,
+                # Others may write the row while the edit of cells is committed, which is not to be undone.
+                expected=before.version if made is None and edit.expected is not None else None,
+                read=before.fields,
                 seq=made,
             )
         except DatabaseUnavailable:

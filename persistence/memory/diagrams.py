@@ -70,12 +70,15 @@ class MemoryDiagrams:
         deed: Deed,
         *,
         expected: int | None = None,
+        read: DiagramFields | None = None,
         seq: Seq | None = None,
     ) -> Diagram:
         """Raises NotFound, and Conflict when `expected` is not the present version."""
         present = await self.get(model, diagram)
         if expected is not None and present.version != expected:
             raise Conflict(f"Version {expected} is not the present one, {present.version}.")
+        if read is not None:
+            fields = fields.on_top_of(read, present.fields)
         written = replace(
             present,
             name=fields.name,

@@ -79,6 +79,17 @@ SELECT e.number, e.created_at, s.state
 FROM unnest($1::uuid[], $2::text[]) AS g (id, state) JOIN events e ON e.id = g.id,
      LATERAL (SELECT g.state::jsonb AS state) s
 """
+_TOLD = """
+INSERT INTO diagram_trails (diagram_id, seq)
+SELECT d.id, max(e.seq)
+FROM events e JOIN diagrams d ON d.id = e.object_id
+WHERE e.id = ANY($1::uuid[]) AND e.object_type = 'diagram' AND e.change_type = 'patched' AND e.seq IS NOT NULL
+    AND NOT EXISTS (SELECT FROM event_states s WHERE s.event_id = e.id)
+GROUP BY d.id
+ON CONFLICT DO NOTHING
+"""
+"""What the file's trail tells of edits in open editors is not told again."""
+
 _THERE = "SELECT id FROM events WHERE id = ANY($1::uuid[])"
 TIMEOUT_S = 600.0
 
@@ -169,6 +180,7 @@ async def _write(connection: PooledConnection, tables: Mapping[str, Rows], alias
         kept = [(UUID(row["id"]), row["state"]) for row in fresh if row.get("state") is not None]
         states = [orjson.dumps(state).decode() for _, state in kept]
         await connection.execute(_STATES, [key for key, _ in kept], states, timeout=TIMEOUT_S)
+        await connection.execute(_TOLD, [UUID(row["id"]) for row in fresh], timeout=TIMEOUT_S)
     return taken
 
 

@@ -169,10 +169,10 @@ class PostgresDiagrams:
         deed: Deed,
         *,
         expected: int | None = None,
+        read: DiagramFields | None = None,
         seq: Seq | None = None,
     ) -> Diagram:
         """Raises NotFound, and Conflict when `expected` is not the present version."""
-        image = fields.image
         async with self._database.transaction() as connection:
             found = await connection.fetchrow(LOCK, diagram, model)
             if found is None:
@@ -180,6 +180,9 @@ class PostgresDiagrams:
             before = rows.diagram(found)
             if expected is not None and before.version != expected:
                 raise Conflict(f"Version {expected} is not the present one, {before.version}.")
+            if read is not None:
+                fields = fields.on_top_of(read, before.fields)
+            image = fields.image
             (written,) = await connection.fetch(
                 WRITE,
                 diagram,

@@ -51,6 +51,7 @@ WITH given AS (
     SELECT id, created_at, threat_model_id, object_type, object_id, change_type, actor_id,
         provider, provider_id, email, name, version, summary, seq
     FROM given ORDER BY place
+    ON CONFLICT (id) DO NOTHING
     RETURNING number, id
 )
 INSERT INTO event_states (number, created_at, state)

@@ -1,5 +1,6 @@
 """The port `DiagramWrites`."""
 
+from dataclasses import replace
 from typing import cast
 from uuid import uuid4
 
@@ -29,8 +30,15 @@ async def test_fields_are_stored_under_the_next_version(ports: Ports) -> None:
     assert (2, Seq(3), DEED.actor) == (event.event.version, event.event.seq, event.event.actor)
     assert event.event.summary is not None
     assert {"cells", "name", "image"} <= {*event.event.summary.split(", ")}
+    # Another write came in between: what this one leaves alone stays as that one left it.
+    between = replace(diagram.fields, metadata={"by": "another"})
+    await writes.write(diagram.threat_model_id, diagram.id, between, DEED)
+    mine = replace(diagram.fields, name="Mine")
+    merged = await writes.write(diagram.threat_model_id, diagram.id, mine, DEED, read=diagram.fields)
+    assert ("Mine", {"by": "another"}) == (merged.name, dict(merged.metadata))
+
     again = await writes.write(diagram.threat_model_id, diagram.id, diagram.fields, DEED)
-    assert (diagram.fields, 3) == (again.fields, again.version)
+    assert (diagram.fields, 5) == (again.fields, again.version)
     pictured = DiagramFields("New", None, DiagramImage(None, None), True, True)
     assert pictured == (await writes.write(diagram.threat_model_id, diagram.id, pictured, DEED)).fields
 

@@ -68,7 +68,12 @@ async def test_what_is_no_ticket_of_this_session_is_refused_and_used_up(service:
         "a strange session": (elsewhere.replace("session_id=", f"session_id={uuid4()}&x="), 403),
         "a ticket at /collab": (f"/collab/{diagram}?ticket={secret}", 401),
     }
+    noted: list[tuple[str, str]] = []
+    service.live.use_refused(lambda path, why: noted.append((path, why)))
     found = {name: (await ask(service, path)).status for name, (path, _) in expected.items()}
+    # The audit is told of each, and of no secret.
+    assert len([status for _, status in expected.values() if status in (401, 403)]) == len(noted)
+    assert not [path for path, why in noted if secret in path + why or "?" in path]
     assert {name: status for name, (_, status) in expected.items()} == found
 
 

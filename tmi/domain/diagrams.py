@@ -1,7 +1,7 @@
 """What a diagram says of itself beside its cells."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,3 +24,14 @@ class DiagramFields:
     include_in_report: bool
     timmy_enabled: bool
     metadata: Mapping[str, str] = field(default_factory=dict)
+
+    def on_top_of(self, read: "DiagramFields", present: "DiagramFields") -> "DiagramFields":
+        """What to store where others may have written since `read`: a field that this write leaves as it was
+        read stays as it is at present.
+        """
+        kept = {
+            one.name: getattr(present, one.name)
+            for one in fields(self)
+            if getattr(self, one.name) == getattr(read, one.name)
+        }
+        return replace(self, **kept)

@@ -70,6 +70,8 @@ async def _purging(what: str, purge: Callable[[datetime, int], Awaitable[int]]) 
                     break
         except DatabaseUnavailable as error:
             log.warning("%s stay for now: %s", what, error)
+        except Exception:
+            log.exception("what is done from time to time failed; it goes on")
 
 
 async def _tell_of_edits(cell_edits: CellEdits) -> None:
@@ -84,6 +86,8 @@ async def _tell_of_edits(cell_edits: CellEdits) -> None:
                     break
         except DatabaseUnavailable as error:
             log.warning("edits of cells are not in the trails yet: %s", error)
+        except Exception:
+            log.exception("what is done from time to time failed; it goes on")
 
 
 async def watch_storage(access: StorageBoundAccess, rooms: Rooms) -> None:
@@ -94,4 +98,6 @@ async def watch_storage(access: StorageBoundAccess, rooms: Rooms) -> None:
                 rooms.look_at_all_roles()
         except DatabaseUnavailable as error:
             log.warning("quotas of stored bytes are left as they were: %s", error)
+        except Exception:
+            log.exception("what is done from time to time failed; it goes on")
         await asyncio.sleep(STORAGE_LOOKED_AT_S)

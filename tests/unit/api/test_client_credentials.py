@@ -220,3 +220,21 @@ async def test_what_programs_do_is_in_the_audit_with_their_client_ids(rest: Rest
     } <= kinds  # fmt: skip
     assert made["client_id"] in str(entries)
     assert made["client_secret"] not in str(entries)
+
+
+async def test_a_program_does_nothing_that_outlives_its_credential(rest: RestClient) -> None:
+    admin = await rest.sign_in(ADMINISTRATOR)
+    first, other = await create(rest, admin), await create(rest, admin)
+    program = (
+        await by_form(rest, client_id=first["client_id"], client_secret=first["client_secret"])
+    ).json["access_token"]
+    eve = (await rest.call("GET", "/oauth2/userinfo", await rest.sign_in("eve"))).json["sub"]
+    administrators = "/admin/groups/00000000-0000-0000-0000-000000000002/members"
+    for method, path, body in (
+        ("PATCH", f"/me/client_credentials/{other['id']}", {"is_active": True}),
+        ("DELETE", f"/me/client_credentials/{other['id']}", None),
+        ("POST", administrators, {"user_internal_uuid": eve}),
+        ("POST", "/me/transfer", {"target_user_id": eve}),
+        ("DELETE", "/me", None),
+    ):
+        assert 403 == (await rest.call(method, path, program, json_body=body)).status, path

@@ -1,10 +1,12 @@
 """Collaboration sessions over REST."""
 
 from collections.abc import AsyncIterator
+from datetime import timedelta
 from typing import Any
 
 import pytest
 
+from persistence.memory.store import MemoryStore
 from tests.rest import RestClient, over_memory, user_grant
 from tests.unit.api.test_rooms import joined
 from tmi.domain.roles import Role
@@ -118,3 +120,15 @@ async def test_people_find_the_sessions_that_they_may_join(rest: RestClient) -> 
     await joined(rest, "bob", diagram, Role.WRITER)
     body = (await rest.call("GET", "/me/sessions", alice)).json
     assert [("bob@tmi.local", "writer")] == people(body["sessions"][0])
+
+
+@pytest.mark.parametrize(("later_s", "is_good"), [(29, True), (31, False)])
+async def test_a_ticket_lives_for_half_a_minute(later_s: int, is_good: bool) -> None:
+    store = MemoryStore()
+    async with over_memory(store=store) as rest:
+        path, _, alice = await place(rest)
+        session = (await rest.call("POST", path, alice)).json["session_id"]
+        ticket = (await rest.call("GET", f"/ws/ticket?session_id={session}", alice)).json["ticket"]
+        now = store.clock()
+        store.clock = lambda: now + timedelta(seconds=later_s)
+        assert is_good == (await rest.services.tickets.redeem(ticket) is not None)

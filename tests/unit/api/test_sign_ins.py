@@ -2,11 +2,13 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from uuid import uuid4
 
 import pytest
 
-from tests.rest import ADMINISTRATOR, RestClient, over_memory
+from persistence.memory.store import MemoryStore
+from tests.rest import ADMINISTRATOR, OPTIONS, RestClient, over_memory
 
 
 @pytest.fixture
@@ -108,7 +110,7 @@ async def test_a_token_used_again_is_told_apart_in_the_audit_and_not_to_the_clie
     entries = await audited(rest)
     assert 2 == entries.count("refresh_token.reused")
     assert 1 == entries.count("refresh_token.unknown")
-    assert "sign_in.refused" not in entries
+    assert 1 == entries.count("sign_in.refused")  # the access token, whose session has ended
 
 
 async def test_a_code_used_again_ends_what_it_began(rest: RestClient) -> None:
@@ -133,3 +135,35 @@ async def test_no_secret_is_in_the_audit(rest: RestClient) -> None:
     text = (await rest.call("GET", "/admin/audit/system?limit=100", admin)).data.decode()
     assert tokens["refresh_token"] not in text
     assert tokens["access_token"].rsplit(".", 1)[1] not in text
+
+
+async def test_failed_sign_ins_are_in_the_audit(rest: RestClient) -> None:
+    code = await rest.code()
+    await rest.exchange(grant_type="authorization_code", code=code, code_verifier="w" * 43)
+    for token in ("forged", "a.b.c"):
+        assert 401 == (await rest.call("GET", "/me", token)).status
+    assert 401 == (await rest.call("GET", "/me")).status  # who brings nothing tries nothing
+    elsewhere = "/oauth2/authorize?idp=tmi&login_hint=a&client_callback=https://evil.example/"
+    assert 400 == (await rest.call("GET", elsewhere)).status
+    await asyncio.sleep(0.05)
+    assert 4 == (await audited(rest)).count("sign_in.refused")
+
+
+async def test_who_came_by_a_provider_that_is_gone_stays_no_longer_than_the_access_token() -> None:
+    store = MemoryStore()
+    async with over_memory(store=store) as before:
+        tokens = await before.tokens("alice")
+    async with over_memory(store=store, options=replace(OPTIONS, dev=False)) as after:
+        again = await after.exchange(grant_type="refresh_token", refresh_token=tokens["refresh_token"])
+        assert (400, "invalid_grant") == (again.status, again.json["error"])
+        assert [True] == [session.ended for session in store.sign_ins.values()]
+
+
+async def test_userinfo_names_groups(rest: RestClient) -> None:
+    admin, alice = await rest.sign_in(ADMINISTRATOR), await rest.sign_in("alice")
+    me = (await rest.call("GET", "/oauth2/userinfo", alice)).json
+    assert [] == me["groups"]
+    group = await rest.call("POST", "/admin/groups", admin, json_body={"group_name": "ops", "name": "Ops"})
+    path = f"/admin/groups/{group.json['internal_uuid']}/members"
+    await rest.call("POST", path, admin, json_body={"user_internal_uuid": me["sub"]})
+    assert ["ops"] == (await rest.call("GET", "/oauth2/userinfo", alice)).json["groups"]

@@ -19,8 +19,12 @@ JWT = "eyJhbGciOiJFZERTQSJ9.eyJzdWIiOiJhbGljZSJ9.c2lnbmF0dXJl"
         ("Authorization: Basic YTpi", "Authorization: [secret]"),
         ("client_id=a&client_secret=b", "client_id=a&[secret]"),
         ("the secret tmi_cs_a-b_c was refused", "the secret [secret] was refused"),
+        ("/ws?session_id=1&ticket=abc", "/ws?session_id=1&[secret]"),
+        ("Cookie: __Host-tmi_session=abc; x=1", "Cookie: [secret] x=1"),
+        ("Cookie: tmi-sign-in=abc", "Cookie: [secret]"),
         ("nothing to hide", "nothing to hide"),
     ],
 )
 def test_what_looks_like_a_token_is_blotted_out(written: str, kept: str) -> None:
-    assert {"event": kept} == without_secrets(None, "info", {"event": written})
+    for place in ("event", "exception", "path"):
+        assert {place: kept} == without_secrets(None, "info", {place: written})

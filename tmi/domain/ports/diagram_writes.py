@@ -22,8 +22,10 @@ class DiagramWrites(Protocol):
         deed: Deed,
         *,
         expected: int | None = None,
+        read: DiagramFields | None = None,
         seq: Seq | None = None,
     ) -> Diagram:
         """Store the fields under the next version, with the event of it; `seq` is the update that changed
-        cells, if one did. Raises NotFound, and Conflict when `expected` is not the present version.
+        cells, if one did. With `read`, what was read before, a field that is the same there stays as it is.
+        Raises NotFound, and Conflict when `expected` is not the present version.
         """

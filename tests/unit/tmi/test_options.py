@@ -1,0 +1,93 @@
+"""What is set reaches the part that it is about: one that is left out would quietly have its default."""
+
+from dataclasses import MISSING, fields
+from typing import Any
+
+import pytest
+from pydantic import SecretStr
+
+from api.identity.provider import ProviderOptions
+from tmi.provider_settings import ProviderSettings
+from tmi.settings import Settings
+from tmi.wiring.options import api_options, live_options, provider_options
+
+FIXED = {
+    "auth_timeout_s",
+    "body_timeout_s",
+    "close_timeout_s",
+    "denials_max",
+    "dev",
+    "documents_per_socket_max",
+    "handshake_timeout_s",
+    "ping_after_s",
+    "ping_timeout_s",
+    "handshakes_max",
+    "read_buffer_bytes",
+    "silence_max_s",
+    "stall_max_s",
+    "write_high_bytes",
+    "sweep_s",
+    "unused_max_s",
+    "waiting_max_bytes",
+    "waiting_max_frames",
+}
+"""What is not set by anybody, and `dev`, with which browsers are told nothing of https."""
+
+
+def another(name: str, default: Any) -> Any:
+    """A value that is not the default."""
+    if name in ("trusted_proxies", "allowed_origins", "administrators", "client_callbacks"):
+        return ("10.0.0.0/8",) if name == "trusted_proxies" else ("https://other.example",)
+    if name == "metrics_token":
+        return SecretStr("other")
+    if isinstance(default, bool):
+        return not default
+    if isinstance(default, int | float):
+        return default + 1
+    return "https://other.example"
+
+
+@pytest.fixture
+def settings() -> Settings:
+    """Everything is set to something else, but for `dev`."""
+    values = {
+        name: another(name, field.default) for name, field in Settings.model_fields.items() if name != "dev"
+    }
+    return Settings.model_construct(**values, dev=False)
+
+
+def left_alone(made: Any) -> set[str]:
+    """The fields that have their defaults."""
+    left = set()
+    for one in fields(made):
+        default = one.default if one.default_factory is MISSING else one.default_factory()
+        if default is not MISSING and getattr(made, one.name) == default:
+            left.add(one.name)
+    return left
+
+
+def test_each_setting_of_rest_arrives(settings: Settings) -> None:
+    assert not left_alone(api_options(settings)) - FIXED
+
+
+def test_each_setting_of_live_sockets_arrives(settings: Settings) -> None:
+    assert not left_alone(live_options(settings)) - FIXED
+
+
+def test_each_setting_of_an_identity_provider_arrives() -> None:
+    given = ProviderSettings(
+        id="corp",
+        kind="google",
+        client_id="tmi",
+        client_secret=SecretStr("hidden"),
+        hosted_domain="example.org",
+        allowed_domains=("example.org",),
+        scopes=("openid", "email"),
+        name="Corp",
+        icon="corp",
+    ).model_copy(update={"tenant": "t", "allowed_tenants": ("t",), "trust_emails": True})
+    made = provider_options(given)
+    assert not left_alone(made)
+    assert "hidden" == made.client_secret
+    same = {one.name for one in fields(ProviderOptions)} - {"client_secret", "issuer"}
+    assert {name: getattr(given, name) for name in same} == {name: getattr(made, name) for name in same}
