@@ -84,7 +84,7 @@ INSERT INTO diagram_trails (diagram_id, seq)
 SELECT d.id, max(e.seq)
 FROM events e JOIN diagrams d ON d.id = e.object_id
 WHERE e.id = ANY($1::uuid[]) AND e.object_type = 'diagram' AND e.change_type = 'patched' AND e.seq IS NOT NULL
-    AND NOT EXISTS (SELECT FROM event_states s WHERE s.event_id = e.id)
+    AND NOT EXISTS (SELECT FROM event_states s WHERE s.number = e.number)
 GROUP BY d.id
 ON CONFLICT DO NOTHING
 """

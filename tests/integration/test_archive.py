@@ -15,6 +15,7 @@ import pytest
 from persistence.postgres.archive import COLUMNS, PostgresArchives
 from persistence.postgres.audit import PostgresAudit
 from persistence.postgres.bin import PostgresBin
+from persistence.postgres.cell_edits import PostgresCellEdits
 from persistence.postgres.database import PostgresDatabase
 from tests.rest import RestClient, over_postgres, user_grant
 from tests.unit.api.test_diagram_edits import node
@@ -126,6 +127,31 @@ async def test_with_history_the_trail_comes_along(house: House) -> None:
     await house.database.fetch("DELETE FROM events")
     await imported(house.archives, json.dumps(file).encode(), new_ids=False)
     assert before == (await house.database.read(KEPT, UUID(house.model)))[0]["count"]
+
+
+@pytest.mark.parametrize("history", [False, True])
+@pytest.mark.parametrize("old_trail", [False, True])
+async def test_edits_in_open_editors_are_told_of_once_after_an_import(
+    house: House, history: bool, old_trail: bool
+) -> None:
+    await house.database.fetch(
+        "UPDATE diagram_updates SET origin = 1, created_at = created_at - interval '10 minutes'"
+    )
+    edits, model, now = PostgresCellEdits(house.database), ThreatModelId(UUID(house.model)), datetime.now(UTC)
+    assert 1 <= await edits.tell_of(model, now)
+    told = "SELECT count(*) FROM events WHERE id IN (SELECT id FROM events WHERE change_type = 'patched')"
+    before = (await house.database.read(told))[0]["count"]
+    file = await house.export(history=history)
+    await house.destroy()
+    if not old_trail:
+        await house.database.fetch("DELETE FROM event_states")
+        await house.database.fetch("DELETE FROM events")
+    await imported(house.archives, file, new_ids=False)
+
+    await edits.tell_of(model, now)
+
+    after = (await house.database.read(told))[0]["count"]
+    assert before == after or not history
 
 
 @pytest.mark.parametrize("history", [False, True])
