@@ -8,8 +8,8 @@ What it holds true:
 
 - **A node is alive while its key is there.** Every beat sets the key again, for `node_ttl_s`.
 - **A lease is taken from nobody who is alive**, except a node that disowns the room, or that most others
-  miss (`claim`). Looking and taking is one script on one key, so of many that try at once one succeeds. No script or command has two
-  keys, so that a Redis Cluster takes them all.
+  miss (`claim`). Looking and taking is one script on one key, so of many that try at once one succeeds. No
+  script or command has two keys, so that a Redis Cluster takes them all.
 - **The lease comes before the fence**, and goes back if the fence can't be raised.
 - **One thing at a time per room** on this node: a release never deletes the lease of a claim after it.
 
