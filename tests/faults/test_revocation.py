@@ -15,6 +15,7 @@ from tests.faults.conftest import OwnPostgres
 from tests.harness.raw_websocket import upgraded
 from tests.harness.rest import Person, Place, Rest, user
 from tests.harness.service import ADMINISTRATOR, Service
+from tests.integration.test_live_hocuspocus import READ_ONLY, READ_WRITE, Provider
 
 ROUNDS = int(os.environ.get("TMI_REVOCATION_ROUNDS", "5"))
 REACH_S = 1.0
@@ -243,3 +244,31 @@ async def test_participants_of_a_session_are_the_same_from_both_nodes(crowd: Cro
     for body in shown:
         assert expected == [(p["user"]["email"], p["permissions"]) for p in body["participants"]]
         assert "alice@tmi.local" == body["host"]["email"]
+
+
+async def test_documents_of_the_other_node_follow_a_demotion_and_a_logout_within_a_second(
+    crowd: Crowd,
+) -> None:
+    took: dict[str, list[float]] = {"a demotion": [], "a logout": []}
+    for number in range(ROUNDS):
+        bob = await crowd.rest.sign_in(f"bert{number}")
+        place = await crowd.rest.create_place(crowd.alice, user(bob.name, "writer"))
+        token = await crowd.rest.collab_token(bob, place.diagram)
+        async with (
+            upgraded(crowd.ports[number % 2], await crowd.path(crowd.alice, place)),
+            upgraded(crowd.ports[1], "/collab") as raw,
+        ):
+            document = Provider(raw, place.diagram)
+            document.authenticate(token)
+            assert READ_WRITE == await document.access()
+            began = time.monotonic()
+            await crowd.rest.set_role(crowd.alice, place.model, bob.name, "reader")
+            assert READ_ONLY == await document.access()
+            took["a demotion"].append(time.monotonic() - began)
+            began = time.monotonic()
+            await logged_out(crowd, place, bob)
+            assert (await document.receive(0x02)).startswith(b"\x02\x01")
+            took["a logout"].append(time.monotonic() - began)
+    for name, times in took.items():
+        print(f"{name}, Hocuspocus: {max(times) * 1000:.0f} ms at most")
+        assert max(times) <= REACH_S

@@ -42,7 +42,7 @@ from tmi.domain.roles import Role
 HOST = "127.0.0.1"
 SEEDS = int(os.environ.get("TMI_HANDS_SEEDS", "6"))
 """Of rooms that change hands at random; `make hands-500` tries more."""
-WATCH = WatchLimits(look_s=0.02, suspect_s=0.1, again_s=0.05)
+WATCH = WatchLimits(look_s=0.02, suspect_s=0.1, ask_every_s=0.1, again_s=0.05)
 RENEWED_S = 0.2
 LINK_LIMITS = LinkLimits(dial_timeout_s=0.5, ping_after_s=0.2, ping_timeout_s=0.2)
 
@@ -369,6 +369,65 @@ async def test_rooms_leave_an_owner_that_alone_has_lost_the_database(cluster: Cl
         # Once it has the database again it opens rooms as others do.
         await until(lambda: a.rooms._watch is not None and not a.rooms._watch.is_cut_off)
         await a.rooms.join(world.unopened, here.member, world.editor())
+
+
+def refusing(member: Member, what: str | None = None) -> None:
+    """From now on a node refuses to do this, or anything, to whoever asks over a new link."""
+    answer = member.links.answer
+
+    async def refuse(question: Any) -> Any:
+        if what in (None, question.get("do")):
+            raise Unavailable("too much at once")
+        return await answer(question)
+
+    member.links.answer = refuse
+
+
+async def test_a_room_that_one_node_does_not_take_is_offered_to_others(cluster: Cluster) -> None:
+    world = cluster.world
+    async with cluster.node("a") as a, cluster.node("b") as b, cluster.node("c") as c:
+        refusing(b, "take")
+        here = await a.join(world.editor())
+        await until(lambda: here.acknowledged == 1)
+        a.log.is_cut = True
+        here.edit("here", 1)
+        await until(lambda: here.acknowledged == 2)
+        assert (0, 0, 1) == (a.owns, b.owns, c.owns)
+        assert here.closed is None
+
+
+async def test_a_room_that_is_caught_while_it_moves_goes_on_elsewhere(cluster: Cluster) -> None:
+    world = cluster.world
+    async with cluster.node("a") as a, cluster.node("b") as b, cluster.node("c") as c:
+        here, there = await a.join(world.editor()), await c.join(world.editor())
+        await until(lambda: (here.acknowledged, there.acknowledged) == (1, 1))
+        a.log.is_cut = True
+        here.edit("here", 1)
+        moving = asyncio.create_task(a.rooms.move(world.diagram, b.node))
+        there.edit("there", 2)
+        await until(lambda: (here.acknowledged, there.acknowledged) == (2, 2))
+        with contextlib.suppress(Unavailable):
+            await moving
+        assert 0 == a.owns
+        # Nothing is left that only this node could commit.
+        assert await a.rooms.journal.flushed(0.1)
+        assert {} == a.rooms.journal.unsaved()
+        assert (None, None) == (here.closed, there.closed)
+
+
+async def test_a_quiet_room_leaves_an_owner_without_the_database_too(cluster: Cluster) -> None:
+    async with cluster.node("a") as a, cluster.node("b") as b:
+        here = await a.join(cluster.world.editor())
+        await until(lambda: here.acknowledged == 1)
+        a.log.is_cut = True
+        await until(lambda: (0, 1) == (a.owns, b.owns))
+
+
+async def test_a_node_that_refuses_is_there(cluster: Cluster) -> None:
+    async with cluster.node("a") as a, cluster.node("b") as b:
+        refusing(b)
+        assert await a.links.reaches(b.node)
+        assert not await a.links.reaches(replace(b.node, id=NodeId(uuid4())))
 
 
 async def test_rooms_stay_while_nobody_has_the_database(cluster: Cluster) -> None:

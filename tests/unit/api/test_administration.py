@@ -214,3 +214,35 @@ async def test_refusals_are_recorded_at_a_bounded_rate(rest: RestClient) -> None
 async def test_a_bad_list_of_accounts_is_400(rest: RestClient, query: str) -> None:
     admin = await rest.sign_in(ADMINISTRATOR)
     assert 400 == (await rest.call("GET", f"/admin/users?{query}", admin)).status
+
+
+async def test_what_administrators_do_is_in_the_audit_and_in_the_log(
+    rest: RestClient, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    admin = await rest.sign_in(ADMINISTRATOR)
+    for name in ("bob", "carol"):
+        await rest.sign_in(name)
+    bob, carol = await rest.user_id("bob"), await rest.user_id("carol")
+    group = await new_group(rest, admin, "ops", "bob")
+    members = f"/admin/groups/{group}/members"
+    setting = "/admin/settings/user_diagrams_max"
+    deeds: list[tuple[str, str, Json, str]] = [
+        ("PATCH", f"/admin/users/{bob}", {"name": "Robert"}, "user.changed"),
+        ("POST", f"/admin/users/{bob}/transfer", {"target_user_id": carol}, "ownership.transferred"),
+        ("PATCH", f"/admin/groups/{group}", {"name": "Operators"}, "group.changed"),
+        ("DELETE", f"{members}/{bob}", None, "group.member_removed"),
+        ("DELETE", f"/admin/groups/{group}", None, "group.deleted"),
+        ("PUT", f"/admin/quotas/users/{bob}", {"max_requests_per_minute": 5}, "quota.changed"),
+        ("DELETE", f"/admin/quotas/users/{bob}", None, "quota.removed"),
+        ("PUT", setting, {"value": "5", "type": "int"}, "setting.changed"),
+        ("DELETE", setting, None, "setting.removed"),
+        ("DELETE", f"/admin/users/{bob}", None, "user.deleted"),
+    ]
+    me = (await rest.call("GET", "/oauth2/userinfo", admin)).json["sub"]
+    for method, path, body, what in deeds:
+        assert (await rest.call(method, path, admin, json_body=body)).status < 300, path
+        newest = (await audited(rest, admin, "?limit=1"))[0]
+        assert (what, method, path) == (newest["field_path"], newest["http_method"], newest["http_path"])
+        line = [vars(record) for record in caplog.records if record.name == "tmi.audit"][-1]
+        assert (what, me) == (line["what"], line["actor"])
