@@ -1,6 +1,7 @@
 """The session cookie: how a browser gets it, and who can do nothing with it."""
 
 import asyncio
+import re
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
@@ -297,10 +298,9 @@ async def test_every_operation_that_changes_something_needs_the_csrf_token(
     for rule in alice.rest.app.url_map.iter_rules():
         if method not in (rule.methods or ()) or rule.rule.startswith("/oauth2/"):
             continue
-        path = rule.build(dict.fromkeys(rule.arguments, "00000000-0000-4000-8000-00000000000a"))
-        assert path is not None
+        path = re.sub(r"<[^>]+>", "00000000-0000-4000-8000-00000000000a", rule.rule)
         headers = {**HOST, **alice.session.sent, **SAME_ORIGIN}
-        answer = await alice.rest.call(method, path[1], headers=headers)
+        answer = await alice.rest.call(method, path, headers=headers)
         assert 403 == answer.status, rule.rule
         assert "X-CSRF-Token" in answer.json["error_description"]
         tried += 1
