@@ -216,6 +216,9 @@ class Streams:
             self._forget(stream.model, channel)
             if channel.pump is not None:
                 channel.pump.cancel()
+            if not channel.ready.done():  # somebody may wait for it, whose stream was turned away meanwhile
+                channel.ready.set_exception(DatabaseUnavailable("events cannot be read just now"))
+                channel.ready.exception()
 
     def _forget(self, model: ThreatModelId, channel: "_Channel") -> None:
         if self._channels.get(model) is channel:

@@ -18,8 +18,10 @@ successor answers (all look for the owner by themselves: whoever claims first).
 """
 
 import asyncio
+import contextlib
 import logging
-from collections.abc import Awaitable, Callable, Sequence
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -204,13 +206,14 @@ class HandingOver:
 
         try:
             async with asyncio.timeout(deadline_s):
-                await self._one_by_one(one, self._limits.at_once)
+                await _one_by_one(self._hosted.open, one, self._limits.at_once)
         except TimeoutError:
             log.warning("not all rooms could be handed over in time")
         return len(self._hosted.open)
 
-    async def abandon_all(self, successors: Successors, choose: Callable[[RoomRunner], Node]) -> None:
-        """Give every open room to the node that `choose` names, a few at a time. Never raises.
+    async def abandon_all(self, others: Sequence[Node], successors: Successors) -> None:
+        """Give every open room to one of these nodes, a few at a time, and offer them those that no owner is
+        found for. Never raises.
 
         Those that wait for their last commit, to be closed or handed over, end: what they could not commit is
         with their replicas, or with the clients who made it.
@@ -219,27 +222,46 @@ class HandingOver:
             for runner in home.values():
                 if not runner.room.is_over:
                     runner.end(runner.room.fence_lost)
+        given: Counter[NodeId] = Counter()
 
-        async def one(diagram: DiagramId) -> None:
+        async def give(diagram: DiagramId) -> None:
             runner = self._hosted.open.get(diagram)
-            if runner is not None and runner.room.is_open:
-                await self.abandon(diagram, choose(runner), successors)
+            if runner is None or not runner.room.is_open:
+                return
+            successor = best_successor(runner, others, given.__getitem__)
+            if successor is not None:
+                given[successor.id] += 1
+                await self.abandon(diagram, successor, successors)
 
-        await self._one_by_one(one, self._limits.abandoned_at_once)
+        async def offer(diagram: DiagramId) -> None:
+            for other in others:
+                with contextlib.suppress(TmiError):
+                    await successors.take(other, diagram)
+                    return
 
-    async def _one_by_one(self, one: Callable[[DiagramId], Awaitable[None]], at_once: int) -> None:
-        slots = asyncio.Semaphore(at_once)
+        at_once = self._limits.abandoned_at_once
+        await _one_by_one(self._hosted.open, give, at_once)
+        following = self._hosted.following.items()
+        lost = [key for key, replica in following if replica.lost.is_set() and not replica.room.is_over]
+        await _one_by_one(lost, offer, at_once)
 
-        async def in_turn(diagram: DiagramId) -> None:
-            async with slots:
-                try:
-                    await one(diagram)
-                except Exception:
-                    log.exception("room %s could not be given to another node", diagram)
 
-        async with asyncio.TaskGroup() as group:
-            for diagram in [*self._hosted.open]:
-                group.create_task(in_turn(diagram))
+async def _one_by_one(
+    diagrams: Iterable[DiagramId], one: Callable[[DiagramId], Awaitable[None]], at_once: int
+) -> None:
+    """Do it with each of these, a few at a time. What fails is logged."""
+    slots = asyncio.Semaphore(at_once)
+
+    async def in_turn(diagram: DiagramId) -> None:
+        async with slots:
+            try:
+                await one(diagram)
+            except Exception:
+                log.exception("room %s could not be given to another node", diagram)
+
+    async with asyncio.TaskGroup() as group:
+        for diagram in list(diagrams):
+            group.create_task(in_turn(diagram))
 
 
 class _StandingDown:

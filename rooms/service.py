@@ -34,7 +34,6 @@ from tmi.domain.errors import (
     DatabaseUnavailable,
     Draining,
     OwnedElsewhere,
-    TmiError,
     TooManyRequests,
     Unavailable,
 )
@@ -254,28 +253,8 @@ class Rooms:
         return await self._handing.hand_over(diagram, successor, self._successors)
 
     async def _give_up(self, others: Sequence[Node]) -> None:
-        if self._handing is None or self._successors is None:
-            return
-        given: Counter[NodeId] = Counter()
-
-        def choose(runner: RoomRunner) -> Node:
-            successor = best_successor(runner, others, given.__getitem__)
-            assert successor is not None, "there are others"
-            given[successor.id] += 1
-            return successor
-
-        await self._handing.abandon_all(self._successors, choose)
-        await self._offer_unclaimed(others, self._successors)
-
-    async def _offer_unclaimed(self, others: Sequence[Node], successors: Successors) -> None:
-        """Of the rooms that this node's clients are in, those that no owner is found for."""
-        for replica in list(self._following.values()):
-            if not replica.lost.is_set() or replica.room.is_over:
-                continue
-            for other in others:
-                with contextlib.suppress(TmiError):
-                    await successors.take(other, replica.room.diagram)
-                    break
+        if self._handing is not None and self._successors is not None:
+            await self._handing.abandon_all(others, self._successors)
 
     async def hand_over_all(self, deadline_s: float) -> None:
         """Take nobody in, and hand the rooms with people in them to other nodes, if there are any. The

@@ -366,6 +366,8 @@ class Workers:
                 await self._start(number)
             except WorkerFailed as failure:
                 log.warning("%s", failure)
+            except Exception:
+                log.exception("worker %d could not be started; it is tried again", number)
             else:
                 log.info("worker %d runs again", number)
 

@@ -13,8 +13,10 @@ from api.streams import StreamLimits
 from persistence.memory.events import write
 from persistence.memory.store import MemoryStore
 from tests.rest import ADMINISTRATOR, Json, RestClient, over_memory, user_grant
+from tmi.domain.errors import DatabaseUnavailable
 from tmi.domain.events import SYSTEM, ChangeType, Deed, Event
 from tmi.domain.ids import ThreatModelId
+from tmi.domain.ports import Happened, Signal
 
 WITHIN_S = 1.0
 """What a reader may wait for."""
@@ -244,3 +246,25 @@ async def test_what_is_no_number_is_refused_and_a_head_ends_at_once(rest: RestCl
         assert 400 == await refused(rest, alice, model, {"Last-Event-ID": last})
     head = await rest.call("HEAD", f"/threat_models/{model}/events", alice)
     assert (200, b"") == (head.status, head.data)
+
+
+async def test_a_reader_who_is_turned_away_before_the_stream_begins_does_not_wait_for_ever(
+    rest: RestClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alice = await rest.sign_in("alice")
+    model = ThreatModelId(UUID((await rest.create_model(alice))["id"]))
+    sign_in = await rest.services.sign_ins.get(rest.services.tokens.verify_access(alice).sign_in)
+    assert sign_in is not None
+    streams = rest.services.streams
+
+    async def never(_model: ThreatModelId) -> int:
+        nothing: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        return await nothing
+
+    monkeypatch.setattr(streams._feed, "last", never)
+    opening = asyncio.create_task(streams.open(model, sign_in, None))
+    await asyncio.sleep(0)
+    streams.hear(Signal(Happened.SIGN_IN_ENDED, (sign_in.id,)))
+    with pytest.raises(DatabaseUnavailable):
+        await asyncio.wait_for(opening, WITHIN_S)
+    assert 0 == streams.count

@@ -145,3 +145,24 @@ async def test_who_greets_until_then_is_told_of_the_first_that_is_ready(notes: P
     async with workers.running():
         assert 1 == len(told)
         assert time.monotonic() - told[0] > 0.3
+
+
+async def test_one_that_cannot_even_be_begun_is_tried_again(
+    notes: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    good = running(SERVES, notes, status=0)
+    calls = 0
+
+    def out_of_files_once(number: int, ready_fd: int) -> Command:
+        nonlocal calls
+        calls += 1
+        if calls == 2:
+            raise RuntimeError("no more files")
+        return good(number, ready_fd)
+
+    workers = Workers(1, out_of_files_once, QUICK)
+    async with workers.running():
+        workers._running[1].kill()
+        await until(lambda: len(starts(notes)) == 2)
+    assert 3 == calls
+    assert [True] == ["no more files" in caplog.text]
