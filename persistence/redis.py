@@ -6,26 +6,19 @@ counted is forgotten with its key.
 """
 
 import asyncio
-import contextlib
 import logging
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Mapping
-from typing import Any, cast
+from collections.abc import Mapping
 from uuid import uuid4
 
 import orjson
 from limits.aio.storage import RedisClusterStorage, RedisStorage
-from redis.asyncio import BlockingConnectionPool, Redis, RedisCluster
-from redis.asyncio.cluster import ClusterNode
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
-from redis.exceptions import ConnectionError as ConnectionFailed
+from redis.asyncio import Redis, RedisCluster
 from redis.exceptions import RedisClusterException, RedisError
 
 from persistence.memory.rate_limits import MemoryRateLimits
 from tmi.domain.errors import Unavailable
-from tmi.domain.hosts import split_hosts
 
 log = logging.getLogger(__name__)
 
@@ -38,64 +31,7 @@ TALLY_TTL_S = 3
 TALLIES = "tmi:tallies"
 """A set: the names by which nodes tell."""
 AWAY = (RedisError, RedisClusterException, OSError)
-DEFAULT_PORT = 6379
 PREFIX = "tmi:rate"
-
-
-@contextlib.asynccontextmanager
-async def connected(url: str, *, is_cluster: bool = False) -> AsyncIterator[Redis]:
-    """A client of the server at `url` (`redis:`, `rediss:`, `unix:`), or of the Redis Cluster that it, or one
-    of several (`redis://a:6379,b:6379`), belongs to. It connects when it is used.
-    """
-    if is_cluster:
-        async with _cluster(url) as cluster:
-            # The commands in use here are the same; each has one key, by which its server is found.
-            yield cast(Redis, cluster)
-        return
-    pool = BlockingConnectionPool.from_url(
-        url,
-        max_connections=CONNECTIONS,
-        timeout=ANSWER_S,
-        socket_timeout=None,
-        socket_connect_timeout=ANSWER_S,
-        # uvloop raises RuntimeError to who writes to what the other side has closed. (The types know of
-        # the client's own errors only.)
-        retry=Retry(NoBackoff(), 1, (ConnectionFailed, RuntimeError)),  # type: ignore[arg-type]
-    )
-    client = Redis.from_pool(pool)
-    try:
-        yield client
-    finally:
-        await client.aclose()
-
-
-class _Cluster(RedisCluster):
-    # uvloop raises RuntimeError to who writes to what the other side has closed.
-    ERRORS_ALLOW_RETRY = (*RedisCluster.ERRORS_ALLOW_RETRY, RuntimeError)  # type: ignore[assignment]
-
-    async def execute_command(self, *args: Any, **kwargs: Any) -> Any:
-        """As of `RedisCluster`, which (8.1) asks anybody before it knows who has which slot."""
-        await self.initialize()
-        return await super().execute_command(*args, **kwargs)
-
-
-@contextlib.asynccontextmanager
-async def _cluster(url: str) -> AsyncIterator[RedisCluster]:
-    first, others = split_hosts(url)
-    client = _Cluster.from_url(
-        first,
-        startup_nodes=[ClusterNode(host, port or DEFAULT_PORT) for host, port in others],
-        reinitialize_steps=0,  # a slot that has moved is noted; it is no reason to close all connections
-        require_full_coverage=False,  # the servers decide what goes on while some of them are away
-        max_connections=CONNECTIONS,
-        socket_timeout=None,
-        socket_connect_timeout=ANSWER_S,
-        retry=Retry(NoBackoff(), 1),
-    )
-    try:
-        yield client
-    finally:
-        await client.aclose()
 
 
 class _ClusterStorage(RedisClusterStorage):
@@ -111,7 +47,7 @@ class _ClusterStorage(RedisClusterStorage):
 
 
 def _storage(redis: Redis) -> RedisStorage:
-    client: object = redis  # see `connected`
+    client: object = redis  # see tmi/wiring/redis.py
     if isinstance(client, RedisCluster):
         return _ClusterStorage(client)
     return RedisStorage(
@@ -160,7 +96,7 @@ class RedisTallies:
         try:
             async with asyncio.timeout(ANSWER_S):
                 return await self._exchange(counts)
-        except (*AWAY, RuntimeError) as error:  # uvloop's, see _Cluster; its pipelines do not try again
+        except (*AWAY, RuntimeError) as error:  # uvloop's: see tmi/wiring/redis.py
             raise Unavailable("Redis does not answer") from error
 
     async def _exchange(self, counts: Mapping[str, int]) -> Mapping[str, int]:

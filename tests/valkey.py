@@ -13,13 +13,14 @@ from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from uuid import uuid4
 
-from rooms.coordination.redis import LeaseLimits, RedisCoordinator, connected
+from rooms.coordination.redis import LeaseLimits, RedisCoordinator
 from tests.harness.service import children_of, free_port, wait_for
 from tmi.domain.ids import NodeId
 from tmi.domain.model import Node
 from tmi.domain.ports import Ownership
 from tmi.embedded.binaries import find_valkey
 from tmi.embedded.valkey import SETTINGS
+from tmi.wiring.redis import connected
 
 START_S = 10.0
 SLOTS = 16384

@@ -38,22 +38,18 @@ import logging
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, cast
+from typing import cast
 from uuid import UUID
 from weakref import WeakValueDictionary
 
 import orjson
-from redis.asyncio import BlockingConnectionPool, Redis, RedisCluster
+from redis.asyncio import Redis
 from redis.asyncio.client import Pipeline
-from redis.asyncio.cluster import ClusterNode
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
 from redis.exceptions import ConnectionError as ConnectionFailed
 from redis.exceptions import MovedError, RedisClusterException, RedisError
 
 from rooms.nodes.addresses import are_siblings
 from tmi.domain.errors import Conflict, NotFound, OwnedElsewhere, Unavailable
-from tmi.domain.hosts import split_hosts
 from tmi.domain.ids import DiagramId, Fence, NodeId
 from tmi.domain.model import Node
 from tmi.domain.ports import Ownership, Tenure
@@ -70,7 +66,6 @@ LEASES_AT_ONCE = 500
 """In one pipeline; the loop serves others between two of them."""
 
 AWAY = (RedisError, RedisClusterException, OSError)
-DEFAULT_PORT = 6379
 NOT_SEEN_LEASES = 2
 """While Redis is away, an owner that does not answer counts as dead when it was not seen for so many times
 `lease_s`."""
@@ -110,65 +105,6 @@ class LeaseLimits:
     """So long after its last beat a node counts as dead."""
     lease_s: float = 30.0
     """Leases are renewed every third of it."""
-
-
-@contextlib.asynccontextmanager
-async def connected(url: str, *, is_cluster: bool = False) -> AsyncIterator[Redis]:
-    """A client of the server at `url` (`redis:`, `rediss:`, `unix:`), or of the Redis Cluster that it, or one
-    of several (`redis://a:6379,b:6379`), belongs to. It connects when it is used.
-
-    A connection that broke is replaced once without a word. The bound on an answer is the caller's: the
-    client's own, `socket_timeout`, swallows cancellation now and then on Python 3.11 (asyncio.wait_for).
-    """
-    if is_cluster:
-        async with _cluster(url) as cluster:
-            # The commands in use here are the same; each has one key, by which its server is found.
-            yield cast(Redis, cluster)
-        return
-    pool = BlockingConnectionPool.from_url(
-        url,
-        max_connections=CONNECTIONS,
-        timeout=ANSWER_S,
-        socket_timeout=None,
-        socket_connect_timeout=ANSWER_S,
-        # uvloop raises RuntimeError to who writes to what the other side has closed. (The types know of
-        # the client's own errors only.)
-        retry=Retry(NoBackoff(), 1, (ConnectionFailed, RuntimeError)),  # type: ignore[arg-type]
-    )
-    client = Redis.from_pool(pool)
-    try:
-        yield client
-    finally:
-        await client.aclose()
-
-
-class _Cluster(RedisCluster):
-    # uvloop raises RuntimeError to who writes to what the other side has closed.
-    ERRORS_ALLOW_RETRY = (*RedisCluster.ERRORS_ALLOW_RETRY, RuntimeError)  # type: ignore[assignment]
-
-    async def execute_command(self, *args: Any, **kwargs: Any) -> Any:
-        """As of `RedisCluster`, which (8.1) asks anybody before it knows who has which slot."""
-        await self.initialize()
-        return await super().execute_command(*args, **kwargs)
-
-
-@contextlib.asynccontextmanager
-async def _cluster(url: str) -> AsyncIterator[RedisCluster]:
-    first, others = split_hosts(url)
-    client = _Cluster.from_url(
-        first,
-        startup_nodes=[ClusterNode(host, port or DEFAULT_PORT) for host, port in others],
-        reinitialize_steps=0,  # a slot that has moved is noted; it is no reason to close all connections
-        require_full_coverage=False,  # the servers decide what goes on while some of them are away
-        max_connections=CONNECTIONS,
-        socket_timeout=None,
-        socket_connect_timeout=ANSWER_S,
-        retry=Retry(NoBackoff(), 1),
-    )
-    try:
-        yield client
-    finally:
-        await client.aclose()
 
 
 async def living_nodes(redis: Redis) -> Sequence[Node]:
@@ -407,7 +343,7 @@ class RedisCoordinator:
         try:
             async with _in_time(), self._redis.pipeline(transaction=False) as pipe:
                 yield pipe
-        except RuntimeError as error:  # uvloop's, see _Cluster; its pipelines do not try again
+        except RuntimeError as error:  # uvloop's: see tmi/wiring/redis.py
             raise ConnectionFailed(str(error)) from error
 
     # --- being alive ----------------------------------------------------------------------------

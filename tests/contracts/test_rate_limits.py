@@ -10,6 +10,7 @@ from persistence import redis as shared
 from persistence.memory.rate_limits import MemoryRateLimits
 from tmi.domain.errors import Unavailable
 from tmi.domain.ports import RateLimits
+from tmi.wiring.redis import shared_client
 
 WINDOW_S = 10_000
 NOBODY = "redis://127.0.0.1:9/0"
@@ -20,7 +21,7 @@ async def limits(request: pytest.FixtureRequest, valkey_url: str) -> AsyncIterat
     if request.param == "memory":
         yield MemoryRateLimits()
         return
-    async with shared.connected(valkey_url if request.param == "redis" else NOBODY) as redis:
+    async with shared_client(valkey_url if request.param == "redis" else NOBODY) as redis:
         yield shared.RedisRateLimits(redis)
 
 
@@ -44,12 +45,12 @@ async def test_hits_at_once_are_all_counted(limits: RateLimits) -> None:
 
 @asynccontextmanager
 async def two(url: str) -> AsyncIterator[tuple[shared.RedisTallies, shared.RedisTallies]]:
-    async with shared.connected(url) as a, shared.connected(url) as b:
+    async with shared_client(url) as a, shared_client(url) as b:
         yield shared.RedisTallies(a), shared.RedisTallies(b)
 
 
 async def test_two_nodes_count_together(valkey_url: str) -> None:
-    async with shared.connected(valkey_url) as a, shared.connected(valkey_url) as b:
+    async with shared_client(valkey_url) as a, shared_client(valkey_url) as b:
         one, other = shared.RedisRateLimits(a), shared.RedisRateLimits(b)
         assert [1, 2, 3] == [await node.hit("x", WINDOW_S) for node in (one, other, one)]
 

@@ -10,7 +10,6 @@ from pathlib import Path
 import asyncpg
 import pytest
 
-from rooms.coordination.redis import connected
 from tests.faults.conftest import OwnPostgres
 from tests.faults.test_nodes import Pair, pair, until_acknowledged
 from tests.harness.kinds import spec_of
@@ -19,6 +18,7 @@ from tests.harness.node import NodeDriver
 from tests.harness.rest import Place, Rest
 from tests.harness.service import Service
 from tmi.embedded.valkey import embedded_valkey
+from tmi.wiring.redis import connected
 
 AWAY_S = float(os.environ.get("TMI_REDIS_AWAY_S", "10"))
 CONVERGED_S = 5

@@ -8,12 +8,12 @@ from pathlib import Path
 import asyncpg
 import pytest
 
-from rooms.coordination.redis import connected
 from tests.faults.conftest import OwnPostgres
 from tests.harness.cluster import Cluster, running_cluster
 from tests.harness.crowd import Crowd
 from tests.harness.node import NodeDriver
 from tests.valkey import OwnValkey
+from tmi.wiring.redis import connected
 
 ROUNDS = int(os.environ.get("TMI_EMPTIED_ROUNDS", "4"))
 ROOMS = 3

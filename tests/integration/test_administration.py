@@ -6,10 +6,11 @@ import pytest
 
 from persistence.memory.ownership import MemoryOwnership
 from persistence.memory.store import MemoryStore
-from rooms.coordination.redis import LeaseLimits, connected, living_nodes
+from rooms.coordination.redis import LeaseLimits, living_nodes
 from tests.valkey import new_node, running_coordinator
 from tmi.domain.errors import Unavailable
 from tmi.domain.model import Node
+from tmi.wiring.redis import connected
 
 QUICK = LeaseLimits(beat_s=0.1, node_ttl_s=0.5)
 

@@ -16,12 +16,12 @@ from urllib.parse import urlsplit
 import pytest
 from redis.exceptions import RedisError
 
-from rooms.coordination.redis import connected
 from tests.harness.service import is_running, wait_for
 from tests.valkey import valkeys
 from tmi.domain.errors import StartupError
 from tmi.embedded.sockets import folder_for
 from tmi.embedded.valkey import SOCKET_NAME, embedded_valkey
+from tmi.wiring.redis import connected
 
 WAIT_S = 10.0
 

@@ -15,11 +15,11 @@ from redis.exceptions import RedisError
 
 from persistence.memory.ownership import MemoryOwnership
 from persistence.memory.store import MemoryStore, RoomLog
-from rooms.coordination.redis import connected
 from tests.harness.service import free_port
 from tests.valkey import running_coordinator
 from tmi.domain.ids import DiagramId
 from tmi.embedded.binaries import find_valkey
+from tmi.wiring.redis import connected
 
 USER, ADMIN, PASSWORD = "tmi", "admin", "p@ss/word"
 RULES = f"user {USER} on >{PASSWORD} ~tmi:* resetchannels -@all +get +set +del +zadd +zrem +zrange "

@@ -14,7 +14,7 @@ import pytest
 from persistence import redis as shared
 from persistence.memory.ownership import MemoryOwnership
 from persistence.memory.store import MemoryStore, RoomLog
-from rooms.coordination.redis import LeaseLimits, RedisCoordinator, connected, living_nodes
+from rooms.coordination.redis import LeaseLimits, RedisCoordinator, living_nodes
 from tests.harness.kinds import spec_of
 from tests.harness.node import NodeDriver
 from tests.harness.rest import Rest
@@ -23,6 +23,7 @@ from tests.valkey import OwnValkeyCluster, new_node, running_coordinator, runnin
 from tmi.domain.errors import OwnedElsewhere
 from tmi.domain.ids import DiagramId
 from tmi.domain.model import Node
+from tmi.wiring.redis import connected, shared_client
 
 QUICK = LeaseLimits(beat_s=0.1, node_ttl_s=1.0, lease_s=6.0)
 ROOMS = 60
@@ -140,7 +141,7 @@ async def test_the_first_requests_of_a_client_all_at_once_are_each_counted_once(
     """Before it knows the cluster's slots, too: redis-py would try all of them anywhere."""
     for _ in range(10):
         emptied.empty()
-        async with shared.connected(emptied.url, is_cluster=True) as client:
+        async with shared_client(emptied.url, is_cluster=True) as client:
             limits = shared.RedisRateLimits(client)
             counts = await asyncio.gather(*(limits.hit(f"user:{number}", 3600) for number in range(30)))
         assert [1] * 30 == counts
@@ -149,7 +150,7 @@ async def test_the_first_requests_of_a_client_all_at_once_are_each_counted_once(
 async def test_two_nodes_count_requests_together_on_all_servers(emptied: OwnValkeyCluster) -> None:
     async with AsyncExitStack() as stack:
         clients = [
-            await stack.enter_async_context(shared.connected(emptied.url, is_cluster=True)) for _ in "ab"
+            await stack.enter_async_context(shared_client(emptied.url, is_cluster=True)) for _ in "ab"
         ]
         a, b = map(shared.RedisRateLimits, clients)
         keys = [f"user:{number}" for number in range(30)]
@@ -161,12 +162,12 @@ async def test_two_nodes_count_requests_together_on_all_servers(emptied: OwnValk
 async def test_more_requests_at_once_than_connections_are_all_counted_together(
     emptied: OwnValkeyCluster,
 ) -> None:
-    async with shared.connected(emptied.url, is_cluster=True) as client:
+    async with shared_client(emptied.url, is_cluster=True) as client:
         limits = shared.RedisRateLimits(client)
         await limits.hit("one", 3600)
         counts = await asyncio.gather(*(limits.hit("one", 3600) for _ in range(100)))
         assert list(range(2, 102)) == sorted(counts)
-        async with shared.connected(emptied.url, is_cluster=True) as other:
+        async with shared_client(emptied.url, is_cluster=True) as other:
             assert 102 == await shared.RedisRateLimits(other).hit("one", 3600)
 
 
@@ -174,7 +175,7 @@ async def test_nodes_tell_each_other_what_is_open(emptied: OwnValkeyCluster) -> 
     async with AsyncExitStack() as stack:
         tallies = [
             shared.RedisTallies(
-                await stack.enter_async_context(shared.connected(emptied.url, is_cluster=True))
+                await stack.enter_async_context(shared_client(emptied.url, is_cluster=True))
             )
             for _ in range(3)
         ]

@@ -20,13 +20,14 @@ from redis.exceptions import RedisError
 
 from persistence.memory.ownership import MemoryOwnership
 from persistence.memory.store import MemoryStore, RoomLog
-from rooms.coordination.redis import LeaseLimits, RedisCoordinator, connected
+from rooms.coordination.redis import LeaseLimits, RedisCoordinator
 from tests.harness.fault_proxy import proxied
 from tests.valkey import new_node, running_coordinator, valkeys
 from tmi.domain.errors import DatabaseUnavailable, NotFound, OwnedElsewhere, Unavailable
 from tmi.domain.ids import DiagramId, Fence, NodeId
 from tmi.domain.model import Node
 from tmi.embedded.valkey import embedded_valkey
+from tmi.wiring.redis import connected
 
 QUICK = LeaseLimits(beat_s=0.1, node_ttl_s=0.5)
 WAIT_S = 10.0

@@ -18,7 +18,7 @@ from persistence.postgres.signing_keys import PostgresSigningKeys
 from persistence.postgres.update_log import PostgresUpdateLog
 from rooms.administration import Administration, Desk
 from rooms.coordination.local import LocalCoordinator
-from rooms.coordination.redis import LeaseLimits, RedisCoordinator, connected, living_nodes
+from rooms.coordination.redis import LeaseLimits, RedisCoordinator, living_nodes
 from rooms.nodes import unix
 from rooms.nodes.addresses import Address, this_machine
 from rooms.nodes.control import Json
@@ -35,6 +35,7 @@ from tmi.starting import open_port
 from tmi.wiring.database import open_database
 from tmi.wiring.keys import ISSUER
 from tmi.wiring.options import rooms_limits
+from tmi.wiring.redis import connected
 
 log = logging.getLogger(__name__)
 

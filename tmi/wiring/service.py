@@ -60,6 +60,7 @@ from tmi.wiring.database import database_held, open_database
 from tmi.wiring.keys import tokens_of
 from tmi.wiring.nodes import Worker, node_rooms
 from tmi.wiring.options import api_options, live_options, provider_options
+from tmi.wiring.redis import shared_client
 from tmi.wiring.upkeep import upkeep, watch_storage
 
 log = logging.getLogger(__name__)
@@ -229,7 +230,7 @@ async def _shared_limits(settings: Settings, live: LiveEndpoint) -> AsyncIterato
         yield MemoryRateLimits()
         return
     async with (
-        shared.connected(
+        shared_client(
             settings.redis_url.get_secret_value(), is_cluster=settings.redis_cluster
         ) as redis,
         background(live.share(shared.RedisTallies(redis)), "share-counts"),
