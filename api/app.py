@@ -71,8 +71,9 @@ _HTTP_PROBLEMS = {
 class _Route(QuartRule):
     """A rule that requests are matched with, and no URL is made of.
 
-    Werkzeug compiles two functions for making URLs of each rule: nine tenths of the 0.2 s that 200 of them
-    took. Where a later version compiles them elsewhere, this does nothing.
+    Werkzeug compiles two functions for making URLs of each rule: 60 of the 70 ms of CPU that it took to put
+    the application with its 200 rules together. Where a later version compiles them elsewhere, this does
+    nothing.
     """
 
     def _compile_builder(self, append_unknown: bool = True) -> Callable[..., tuple[str, str]]:  # noqa: ARG002
