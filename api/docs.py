@@ -25,7 +25,8 @@ from werkzeug.routing.rules import Rule
 from api import common_answers
 from api.context import is_public, public
 from api.documented import OPERATION
-from api.edge import VERSION
+from api.headers import VERSION
+from api.links import add_links
 from tmi.domain.errors import NotFound
 
 OPENAPI_VERSION = "3.1.0"
@@ -107,6 +108,7 @@ class ContractProvider(OpenAPIProvider):
             for operation in operations.values():
                 _complete_answers(operation, schemas)
         document["components"].update(common_answers.components())
+        add_links(document)
         without: dict[str, Any] = _without_empty_defaults(document)
         return without
 

@@ -73,6 +73,15 @@ PlainText = Annotated[
 """HTML is taken out of these."""
 LoginHint = Annotated[str, StringConstraints(max_length=MAX_EMAIL, pattern=r"^[a-zA-Z0-9._%+-]+$")]
 PkceText = Annotated[str, StringConstraints(min_length=43, max_length=128, pattern=r"^[A-Za-z0-9\-._~]+$")]
+Identifier = Annotated[
+    str,
+    StringConstraints(min_length=1, max_length=500, pattern=IDENTIFIER),
+    AfterValidator(sanitising.checked),
+]
+"""Of a person or a group at their provider: two that look alike would be a trap."""
+SeenLine = Annotated[str, StringConstraints(pattern=LINE), AfterValidator(sanitising.checked)]
+SeenText = Annotated[str, StringConstraints(pattern=TEXT), AfterValidator(sanitising.checked)]
+"""Without characters that are not seen. Bounds of length are their users'."""
 UuidText = Annotated[str, StringConstraints(pattern=UUID_PATTERN)]
 
 

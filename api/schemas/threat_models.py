@@ -10,9 +10,9 @@ from pydantic import AfterValidator, AwareDatetime, BaseModel, Field, StringCons
 from api import sanitising
 from api.schemas.base import (
     EMAIL,
-    IDENTIFIER,
     LINE,
     PROVIDER,
+    Identifier,
     Input,
     Name,
     Output,
@@ -63,7 +63,7 @@ class ReviewerInput(Input):
 
     principal_type: Literal["user"] = "user"
     provider: Annotated[str, StringConstraints(max_length=100, pattern=PROVIDER)]
-    provider_id: Annotated[str, StringConstraints(min_length=1, max_length=500, pattern=IDENTIFIER)]
+    provider_id: Identifier
     display_name: Name | None = None
     email: Annotated[str, StringConstraints(max_length=254, pattern=EMAIL)] | None = None
 
