@@ -8,15 +8,15 @@ from pydantic import BaseModel
 from quart import Blueprint, Response
 from quart_schema import operation_id, tag
 
-from api import bodies, patch, schemas
-from api.context import context, model_for, model_to_list, model_to_restore, parse_uuid, services
+from api import bodies, patch, rendering, schemas
+from api.context import caller, context, model_for, model_to_list, model_to_restore, parse_uuid, services
 from api.deeds import deed
 from api.documented import operation
 from api.preconditions import check_version, etag, expected_version
 from tmi.domain.children import Child, ChildChange, ChildFilter, Draft, listed, shown
-from tmi.domain.errors import BadInput
+from tmi.domain.errors import BadInput, NotFound
 from tmi.domain.events import ChangeType
-from tmi.domain.ids import ChildId
+from tmi.domain.ids import ChildId, ThreatModelId
 from tmi.domain.kinds import KINDS, Kind
 from tmi.domain.ports import Page
 from tmi.domain.roles import Action
@@ -84,13 +84,18 @@ def _add_collection(routes: Blueprint, kind: Kind) -> None:
     @described(f"List a threat model's {kind.plural}, {order} if nothing else is asked for")
     async def page(threat_model_id: str) -> Response:
         query = bodies.read_query(forms.query)
-        model = await model_to_list(threat_model_id, deleted=query.include_deleted)
-        wanted = _wanted(query)
-        found, total = await services().children.page(model, kind, wanted, Page(query.limit, query.offset))
-        items = [shown(child) for child in found]
-        return bodies.answer(
-            {kind.plural: items, "total": total, "limit": query.limit, "offset": query.offset}
-        )
+        part, wanted = Page(query.limit, query.offset), _wanted(query)
+        counts = {"limit": query.limit, "offset": query.offset}
+        if query.include_deleted:
+            model = await model_to_list(threat_model_id, deleted=True)
+            found, total = await services().children.page(model, kind, wanted, part)
+            return bodies.answer({kind.plural: [shown(child) for child in found], "total": total, **counts})
+        model = ThreatModelId(parse_uuid(threat_model_id))
+        read = await services().reads.page(caller().user.id, model, kind, wanted, part)
+        if read is None:
+            await model_for(threat_model_id, Action.READ)  # which says why
+            raise NotFound("There is no such threat model.")
+        return bodies.answer(rendering.page(kind, str(model), read[0], total=read[1], **counts))
 
 
 def _add_reading_and_deleting(routes: Blueprint, kind: Kind) -> None:
@@ -103,8 +108,12 @@ def _add_reading_and_deleting(routes: Blueprint, kind: Kind) -> None:
     @operation(answers={200: forms.output}, errors=READ)
     @described(f"Get one of a threat model's {kind.plural}")
     async def get(threat_model_id: str, **ids: str) -> Response:
-        model = await model_for(threat_model_id, Action.READ)
-        return _answer(kind, await services().children.get(model, kind, key(ids)))
+        model, child = ThreatModelId(parse_uuid(threat_model_id)), key(ids)
+        found = await services().reads.child(caller().user.id, model, kind, child)
+        if found is None:
+            await model_for(threat_model_id, Action.READ)  # which says why
+            raise NotFound(f"There is no such {kind.name}.")
+        return _answer(kind, found)
 
     @routes.delete(one, endpoint=f"delete_{kind.name}")
     @tag([kind.plural.capitalize()])

@@ -27,7 +27,6 @@ from tmi.domain.ports import (
     ClientCredentials,
     Codes,
     Collaborations,
-    Contents,
     Database,
     Diagrams,
     Groups,
@@ -37,6 +36,7 @@ from tmi.domain.ports import (
     Preferences,
     Quotas,
     RateLimits,
+    Reads,
     RefreshTokens,
     SignIns,
     Storage,
@@ -118,7 +118,7 @@ class Services:
     collaborations: Collaborations
     tickets: Tickets
     children: Children
-    contents: Contents
+    reads: Reads
     metadata: Metadata
     bin: Bin
     rooms: Rooms

@@ -1,0 +1,70 @@
+"""Threat models and their children as answers, of what is stored as JSON already and stays so."""
+
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+import orjson
+
+from api import schemas
+from tmi.domain.children import StoredChild, listed
+from tmi.domain.kinds import BY_NAME, Kind
+from tmi.domain.model import ThreatModel
+from tmi.domain.ports import Contents
+
+_PLURALS = {kind.name: kind.plural for kind in BY_NAME.values()}
+
+
+def whole(model: ThreatModel, contents: Contents | None = None) -> dict[str, Any]:
+    """A threat model with what is in it, for `bodies.answer`."""
+    body: dict[str, Any] = schemas.ThreatModelOutput.of(model).model_dump(exclude_none=True)
+    if contents is None:
+        return body
+    diagrams = map(schemas.DiagramListItem.of, contents.diagrams)
+    body["diagrams"] = [diagram.model_dump(exclude_none=True) for diagram in diagrams]
+    id_ = str(model.id)
+    texts: dict[str, list[str]] = {}
+    for child in contents.children:
+        texts.setdefault(child.kind, []).append(text_of(child, id_))
+    body |= {_PLURALS[kind]: _list(of_kind) for kind, of_kind in texts.items()}
+    return body
+
+
+def page(kind: Kind, model: str, found: Sequence[StoredChild], **counts: int) -> dict[str, Any]:
+    """A page of children, for `bodies.answer`."""
+    return {kind.plural: _list([text_of(child, model) for child in found]), **counts}
+
+
+def text_of(child: StoredChild, model: str) -> str:
+    """What `domain.children.shown` makes of a child, as JSON."""
+    kind = BY_NAME[child.kind]
+    fields = child.fields[1:-1]
+    fields = f"{fields}," if fields else ""
+    text = (
+        f'{{"id":"{child.id}","threat_model_id":"{model}","alias":{child.alias},{fields}'
+        f'"metadata":{_metadata(child.metadata)},"created_at":"{moment(child.created_at)}",'
+        f'"modified_at":"{moment(child.modified_at)}"'
+    )
+    if kind.has_version:
+        text += f',"version":{child.version}'
+    if kind.shows_origin:
+        text += ',"auto_generated":true' if child.auto_generated else ',"auto_generated":false'
+    if kind.name == "document":
+        text += ',"access_status":"unknown"'
+    return text + "}"
+
+
+def moment(at: datetime) -> str:
+    """As orjson writes it with OPT_UTC_Z."""
+    return at.astimezone(UTC).isoformat()[:-6] + "Z"
+
+
+def _list(texts: Sequence[str]) -> orjson.Fragment:
+    return orjson.Fragment(f"[{','.join(texts)}]")
+
+
+def _metadata(text: str) -> str:
+    if text == "{}":
+        return "[]"
+    entries: Mapping[str, str] = orjson.loads(text)
+    return orjson.dumps(listed(entries)).decode()
