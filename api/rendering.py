@@ -9,7 +9,7 @@ import orjson
 from api import schemas
 from tmi.domain.children import StoredChild, listed
 from tmi.domain.kinds import BY_NAME, Kind
-from tmi.domain.model import ThreatModel
+from tmi.domain.model import ThreatModel, ThreatModelSummary
 from tmi.domain.ports import Contents
 
 _PLURALS = {kind.name: kind.plural for kind in BY_NAME.values()}
@@ -28,6 +28,12 @@ def whole(model: ThreatModel, contents: Contents | None = None) -> dict[str, Any
         texts.setdefault(child.kind, []).append(text_of(child, id_))
     body |= {_PLURALS[kind]: _list(of_kind) for kind, of_kind in texts.items()}
     return body
+
+
+def models(found: Sequence[ThreatModelSummary], **counts: int) -> dict[str, Any]:
+    """A page of the list of threat models, for `bodies.answer`."""
+    items = [schemas.ThreatModelListItem.of(summary).model_dump(exclude_none=True) for summary in found]
+    return {"threat_models": items, **counts}
 
 
 def page(kind: Kind, model: str, found: Sequence[StoredChild], **counts: int) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import asyncpg
 
-from bench.servers.base import Account
+from bench.servers.base import Account, ServerError
 
 BATCH = 500
 """Threat models at a time, so that the triggers' tables of changed rows stay in memory."""
@@ -73,7 +73,14 @@ class Filling:
 
 
 async def fill(dsn: str, account: Account, models: int, threats: int) -> Filling:
-    """Write the data of a user who has signed in. Raises what asyncpg raises."""
+    """Write the data of a user who has signed in. Raises `ServerError`."""
+    try:
+        return await _filled(dsn, account, models, threats)
+    except (OSError, asyncpg.PostgresError) as error:
+        raise ServerError(f"the database could not be filled: {error!r}") from error
+
+
+async def _filled(dsn: str, account: Account, models: int, threats: int) -> Filling:
     filling = Filling(account, f"{uuid.uuid4()}/", models, threats)
     connection = await asyncpg.connect(dsn, command_timeout=TIMEOUT_S)
     try:

@@ -3,11 +3,12 @@
 A user has models with threats in them, and reads, lists and renames them in turn. A name says
 which model it is of and how often that was renamed, so every answer can be held against what was written: it
 has to be a name that no later one had replaced before the request was sent, and that was on its way before
-the answer came. At the end models are read once more and have to have their last names: those that were renamed, and some others.
+the answer came. At the end models are read once more and have to have their last names: those that were
+renamed, and some others.
 
-A thousand models and what is in them would take minutes over REST, so they are written into the database of a
-server that was started here (`bench/filling.py`), once for all runs with it. Few models without threats are made
-over REST.
+Ten thousand models and what is in them would take hours over REST, so they are written into the database of
+a server that was started here (`bench/filling.py`), once for all runs with it. Few models without threats
+are made over REST.
 """
 
 import asyncio
@@ -287,7 +288,7 @@ class RestLoad:
         if self.rate * (self.seconds + self.warm_up_s) > MAX_REQUESTS:
             raise ValueError(f"that is over {MAX_REQUESTS:,} requests, and all answers are kept")
         if self.rate * (self.seconds + self.warm_up_s) * self.threats * THREAT_BYTES > KEPT_MAX_BYTES:
-            raise ValueError("all answers are kept, and that would be more than 2 GB: fewer requests or threats")
+            raise ValueError("all answers are kept, and that would be over 2 GB: fewer requests or threats")
 
     @property
     def label(self) -> str:

@@ -12,8 +12,6 @@ from contextlib import suppress
 from pathlib import Path
 from urllib.parse import quote
 
-import asyncpg
-
 from bench.filling import Filling, fill
 from bench.machine import ROOT, revision
 from bench.process import DATABASE, name_of
@@ -107,10 +105,7 @@ class Tmi(Server):
         wanted = models, threats
         if wanted not in self._fillings:
             account = await self.account(f"rest-{uuid.uuid4()}")
-            try:
-                self._fillings[wanted] = await fill(self._database_url, account, *wanted)
-            except (OSError, asyncpg.PostgresError) as error:
-                raise ServerError(f"the database of {self.name} was not filled: {error!r}") from error
+            self._fillings[wanted] = await fill(self._database_url, account, *wanted)
         return self._fillings[wanted]
 
     @property

@@ -85,7 +85,7 @@ class PostgresDatabase:
         self._options = options
         self._pool = pool
         self._hot = self._connections(HOT_CONNECTIONS)
-        self._reading = self._connections(READING_CONNECTIONS)
+        self._reading = HotConnections(self._connect_reading, READING_CONNECTIONS, options.connect_timeout_s)
         self._pings = self._connections(1)
 
     @classmethod
@@ -246,6 +246,14 @@ class PostgresDatabase:
 
     async def _connect_hot(self) -> Connection:
         return await asyncpg.connect(**self._options.arguments())
+
+    async def _connect_reading(self) -> Connection:
+        """A connection on which each statement is planned once: to plan a list again takes as long as to
+        make it.
+        """
+        arguments = self._options.arguments()
+        arguments["server_settings"]["plan_cache_mode"] = "force_generic_plan"
+        return await asyncpg.connect(**arguments)
 
 
 PURGE_EXPIRED = """

@@ -56,7 +56,7 @@ SELECT 'threat_model' AS kind, t.id::text AS id, t.alias, json_build_object(
        t.version
 FROM threat_models t WHERE t.id = $2 AND t.deleted_at IS NULL AND {{may}}
 """
-"""`owner`: as in threat_models.MODELS."""
+"""`owner`: as in threat_models.COLUMNS."""
 
 DIAGRAMS = """
 SELECT 'diagram' AS kind, d.id::text AS id, d.alias, json_build_object(
