@@ -7,8 +7,8 @@ listener shows each head to `asked` first. The rules:
   body, a header twice, a character that is not plain ASCII) goes the long way, before anything is counted. So
   does a request that would be refused, whatever for: refusals are worded, and noted in the audit, in one
   place.
-- **What was counted is not counted twice.** A request that goes the long way after all brings its counts along
-  (`rates.COUNTS`).
+- **What was counted is not counted twice.** A request that goes the long way after all brings its counts
+  along (`rates.COUNTS`).
 - **Answers are equal** but for the order of headers; `tests/unit/api/test_short_way.py` compares them.
 - **Nothing is remembered.** The sign-in is looked up as for every request, and the role in the very statement
   that reads.

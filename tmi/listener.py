@@ -404,7 +404,7 @@ class _RestConnection(TCPServer):
             state.pop(COUNTS, None)
 
     def _is_between_requests(self) -> bool:
-        """Whether Hypercorn has answered everything that it was given, and nothing of a request is with it."""
+        """Whether Hypercorn has answered all that it was given, and nothing of a request is with it."""
         http = self._http.connection
         return (
             isinstance(http, h11.Connection)

@@ -248,11 +248,12 @@ class PostgresDatabase:
         return await asyncpg.connect(**self._options.arguments())
 
     async def _connect_reading(self) -> Connection:
-        """A connection on which each statement is planned once: to plan a list again takes as long as to
-        make it.
+        """A connection on which each statement is planned once, since to plan a list takes as long as to make
+        it, and by indexes: what is read here is found by them, whatever the statistics say of a table that
+        belongs to few.
         """
         arguments = self._options.arguments()
-        arguments["server_settings"]["plan_cache_mode"] = "force_generic_plan"
+        arguments["server_settings"] |= {"plan_cache_mode": "force_generic_plan", "enable_seqscan": "off"}
         return await asyncpg.connect(**arguments)
 
 

@@ -15,6 +15,7 @@ import orjson
 
 from persistence.postgres.children import COLUMNS, CONDITIONS, SORTS, child_of
 from persistence.postgres.database import PostgresDatabase, Record
+from persistence.postgres.threat_models import OWNERS
 from tmi.domain.children import Child, ChildFilter, StoredChild
 from tmi.domain.diagrams import DiagramImage
 from tmi.domain.ids import ChildId, DiagramId, ThreatModelId, UserId
@@ -45,18 +46,11 @@ SELECT 'threat_model' AS kind, t.id::text AS id, t.alias, json_build_object(
            'created_by', (SELECT {USER} FROM users u WHERE u.id = t.created_by),
            'owner', (
                SELECT {USER}
-               FROM grants g JOIN users u
-                   ON u.provider = g.provider
-                  AND (u.provider_id = g.provider_id
-                       OR (u.email_verified
-                           AND lower(u.email COLLATE "C") = lower(g.provider_id COLLATE "C")))
-               WHERE g.threat_model_id = t.id AND g.principal_type = 'user' AND g.role = 3
-               ORDER BY g.position, u.provider_id = g.provider_id DESC, u.created_at, u.id LIMIT 1)
+               {OWNERS})
        )::text AS fields, t.metadata::text AS metadata, false AS auto_generated, t.created_at, t.modified_at,
        t.version
 FROM threat_models t WHERE t.id = $2 AND t.deleted_at IS NULL AND {{may}}
 """
-"""`owner`: as in threat_models.COLUMNS."""
 
 DIAGRAMS = """
 SELECT 'diagram' AS kind, d.id::text AS id, d.alias, json_build_object(

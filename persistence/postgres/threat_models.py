@@ -118,7 +118,19 @@ REVIEWER_CONDITIONS = {
     "is:notnull": "t.security_reviewer IS NOT NULL",
 }
 
-COLUMNS = """t.id, t.alias, t.name, t.description, t.threat_model_framework, t.issue_uri, t.is_confidential,
+OWNERS = """
+        FROM grants g CROSS JOIN LATERAL (
+            SELECT u.*, false AS is_by_email FROM users u
+            WHERE u.provider = g.provider AND u.provider_id = g.provider_id
+            UNION ALL
+            SELECT u.*, true FROM users u
+            WHERE u.provider = g.provider AND u.email_verified
+              AND lower(u.email COLLATE "C") = lower(g.provider_id COLLATE "C")) u
+        WHERE g.threat_model_id = t.id AND g.principal_type = 'user' AND g.role = 3
+        ORDER BY g.position, u.is_by_email, u.created_at, u.id LIMIT 1"""
+"""Each way of naming a user by its own index: by both in one condition, all users of a provider are read."""
+
+COLUMNS = f"""t.id, t.alias, t.name, t.description, t.threat_model_framework, t.issue_uri, t.is_confidential,
        t.created_at, t.modified_at, t.version, t.status, t.status_updated, t.security_reviewer, t.metadata,
        t.deleted_at,
        ARRAY(SELECT ROW(c.kind, c.living) FROM child_counters c WHERE c.threat_model_id = t.id) AS counts,
@@ -127,12 +139,7 @@ COLUMNS = """t.id, t.alias, t.name, t.description, t.threat_model_framework, t.i
        (SELECT ROW(u.id, u.provider, u.provider_id, u.email, u.name, u.created_at, u.email_verified)
         FROM users u WHERE u.id = t.created_by) AS created_by,
        (SELECT ROW(u.id, u.provider, u.provider_id, u.email, u.name, u.created_at, u.email_verified)
-        FROM grants g JOIN users u
-            ON u.provider = g.provider
-           AND (u.provider_id = g.provider_id
-                OR (u.email_verified AND lower(u.email COLLATE "C") = lower(g.provider_id COLLATE "C")))
-        WHERE g.threat_model_id = t.id AND g.principal_type = 'user' AND g.role = 3
-        ORDER BY g.position, u.provider_id = g.provider_id DESC, u.created_at, u.id LIMIT 1
+        {OWNERS}
        ) AS owner"""
 """`owner`: the first of the list's owners who has signed in; the creator, while that one is an owner."""
 
