@@ -64,7 +64,7 @@ class DispatchOptions:
     @property
     def lease_s(self) -> float:
         """Longer than a call, and than what it takes to say what came of it."""
-        return self.timeout_s + 20.0
+        return 3 * self.timeout_s
 
 
 class Dispatcher:

@@ -136,7 +136,8 @@ async def _serve(made: Endpoint, reader: asyncio.StreamReader, writer: asyncio.S
     made.calls.append(call)
     reply = made.answer(call)
     if reply.never:
-        await asyncio.Event().wait()
+        await reader.read()  # the end of the connection
+        return
     if reply.after is not None:
         await reply.after.wait()
     length = ("Content-Length", str(len(reply.body)))

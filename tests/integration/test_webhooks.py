@@ -5,16 +5,20 @@ import base64
 import hashlib
 import hmac
 import json
+import re
+import shutil
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from ipaddress import ip_network
+from pathlib import Path
 from typing import Any
 from uuid import UUID
 
 import pytest
 
+from api.hooks import signing
 from api.hooks.dispatcher import Dispatcher, DispatchOptions
 from api.hooks.owners import Owners
 from api.hooks.sender import sending
@@ -536,3 +540,61 @@ async def test_a_payload_is_json_of_at_most_some_kilobytes(house: House) -> None
         (call,) = await hook.delivered(1)
         assert len(call.body) < 4096
         assert json.loads(call.body)["event_type"] == "note.created"
+
+
+def snippet(name: str) -> str:
+    """A program of docs/webhooks.md."""
+    page = (Path(__file__).parents[2] / "docs" / "webhooks.md").read_text()
+    found = re.search(rf"<!-- test: {name} -->\n```\w+\n(.*?)```", page, re.DOTALL)
+    assert found is not None
+    return found[1]
+
+
+TRIES: dict[str, Callable[[Call], tuple[dict[str, str], bytes, str]]] = {
+    "as it came": lambda call: (call.headers, call.body, SECRET),
+    "another body": lambda call: (call.headers, call.body + b" ", SECRET),
+    "another secret": lambda call: (call.headers, call.body, SECRET + "x"),
+    "another id": lambda call: (call.headers | {"webhook-id": "x"}, call.body, SECRET),
+    "another time": lambda call: (
+        call.headers | {"webhook-timestamp": str(int(call.headers["webhook-timestamp"]) + 1)},
+        call.body,
+        SECRET,
+    ),
+    "an old call": lambda call: (
+        signing.headers(SECRET, "x", call.body, int(time.time()) - 301),
+        call.body,
+        SECRET,
+    ),
+    "of two keys": lambda call: (
+        call.headers | {"webhook-signature": f"v1,eA== {call.headers['webhook-signature']}"},
+        call.body,
+        SECRET,
+    ),
+}
+
+
+async def test_receivers_verify_calls_as_the_page_says(house: House, tmp_path: Path) -> None:
+    async with endpoint() as hook, house.dispatching():
+        await house.active(hook, secret=SECRET)
+        await house.rename()
+        (call,) = await hook.delivered(1)
+    tries = {name: made(call) for name, made in TRIES.items()}
+    expected = {name: name in ("as it came", "of two keys") for name in TRIES}
+    program: dict[str, Any] = {}
+    exec(snippet("python"), program)
+    assert expected == {name: program["is_genuine"](*given) for name, given in tries.items()}
+    (tmp_path / "verify.mjs").write_text(
+        snippet("node")
+        + "const tries = JSON.parse(process.argv[2])\n"
+        + "for (const one of Object.values(tries)) one[1] = Buffer.from(one[1])\n"
+        + "console.log(JSON.stringify(Object.fromEntries(Object.entries(tries)"
+        + ".map(([name, given]) => [name, isGenuine(...given)]))))\n"
+    )
+    texts = {name: (sent, body.decode(), secret) for name, (sent, body, secret) in tries.items()}
+    node = shutil.which("node")
+    assert node is not None
+    run = await asyncio.create_subprocess_exec(
+        node, str(tmp_path / "verify.mjs"), json.dumps(texts), stdout=asyncio.subprocess.PIPE
+    )
+    told, _ = await asyncio.wait_for(run.communicate(), 30)
+    assert expected == json.loads(told)

@@ -30,19 +30,20 @@ _REFUSED = tuple(
     map(
         ip_network,
         (
+            # The special addresses of RFC 6890 and its registry. Python's own list differs by version.
+            *("0.0.0.0/8", "10.0.0.0/8", "100.64.0.0/10", "127.0.0.0/8", "169.254.0.0/16", "172.16.0.0/12"),
+            *("192.0.0.0/24", "192.0.2.0/24", "192.88.99.0/24", "192.168.0.0/16", "198.18.0.0/15"),
+            *("198.51.100.0/24", "203.0.113.0/24", "224.0.0.0/3"),
             "168.63.129.16/32",  # Azure's platform, which only virtual machines reach
-            "192.88.99.0/24",  # 6to4 relays (RFC 7526)
             "2002::/16",  # 6to4: the address holds another one
             "2001::/23",  # Teredo and other protocols (RFC 2928)
-            "64:ff9b:1::/48",  # NAT64 of a network's own (RFC 8215)
-            "fec0::/10",  # site-local, of old
-            "3fff::/20",  # documentation (RFC 9637)
-            "5f00::/16",  # segment routing (RFC 9602)
+            *("2001:db8::/32", "3fff::/20"),  # documentation (RFC 3849, RFC 9637)
         ),
     )
 )
 _NAT64 = ip_network("64:ff9b::/96")
 _PUBLIC_IPV6 = ip_network("2000::/3")
+"""All that is given out; local, mapped and multicast addresses are elsewhere."""
 
 
 class Refused(BadInput):
