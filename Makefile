@@ -18,25 +18,31 @@ ARGS ?=
 serve: $(RUNTIME)
 	@exec $(BIN)/tmi serve --dev $(ARGS)
 
-BESIDE := tests/unit tests/contracts tests/api_contract tests/simulation
-MEANWHILE := tests/security tests/browser tests/deploy
+# What needs no quiet machine runs two by two, the rest (TMI's answers to faults are timed there) alone.
+LANE_A := tests/unit tests/contracts tests/api_contract tests/simulation
+LANE_B := tests/security tests/browser tests/deploy
+LONG_A := tests/faults/test_chaos.py tests/soak
+LONG_B := tests/integration tests/interop
+BY_TWOS := $(LANE_A) $(LANE_B) $(LONG_A) $(LONG_B)
+PYTEST := $(BIN)/python -m pytest
+# $(call both,A,B): B is shown as it runs, A when both are done.
+both = mkdir -p build; first=0 second=0; \
+	$(PYTEST) $(1) >build/beside.txt 2>&1 & beside=$$!; \
+	$(PYTEST) $(2) || first=$$?; \
+	wait $$beside || second=$$?; \
+	cat build/beside.txt; \
+	exit $$((first + second))
 
 test: $(DEV) $(INTEROP)
 	$(BIN)/ruff check
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 ifeq ($(strip $(ARGS)),)
-	@# These need no quiet machine: two by two.
-	mkdir -p build
-	first=0 second=0; \
-	$(BIN)/python -m pytest $(BESIDE) >build/beside.txt 2>&1 & beside=$$!; \
-	$(BIN)/python -m pytest $(MEANWHILE) || first=$$?; \
-	wait $$beside || second=$$?; \
-	cat build/beside.txt; \
-	exit $$((first + second))
-	$(BIN)/python -m pytest $(addprefix --ignore=,$(BESIDE) $(MEANWHILE))
+	$(call both,$(LANE_A),$(LANE_B))
+	$(call both,$(LONG_A),$(LONG_B))
+	$(PYTEST) $(addprefix --ignore=,$(BY_TWOS))
 else
-	$(BIN)/python -m pytest $(ARGS)
+	$(PYTEST) $(ARGS)
 endif
 
 check: $(DEV)

@@ -250,5 +250,5 @@ async def _http_refused(error: HTTPException) -> Response:
 async def _failed(error: Exception) -> Response:
     """A bug of ours: its traceback goes to the log, never to the client."""
     rule = request.url_rule.rule if request.url_rule is not None else "no route"
-    log.error("%s %s failed", request.method, rule, exc_info=error)
+    log.error("%s %s failed (request %s)", request.method, rule, edge.request_id(), exc_info=error)
     return problem_answer(INTERNAL)

@@ -109,7 +109,10 @@ def _add_one(routes: Blueprint, holder: _Holder) -> None:
     @described(f"Replace a value of the metadata of {holder.words}")
     async def update(key: str, **ids: str) -> Response:
         entity = await holder.entity(ids, Action.WRITE)
-        value = (await bodies.read_model(schemas.MetadataValue)).value
+        given = await bodies.read_model(schemas.MetadataValue)
+        if given.key not in (None, key):
+            raise BadInput("the key is not that of the path")
+        value = given.value
 
         def replaced(before: Values) -> Values:
             _present(before, key)
