@@ -1,9 +1,12 @@
 """What administrators do: accounts, groups with their members, and the system audit."""
 
-from quart import Blueprint, Response
+from collections.abc import Sequence
+from urllib.parse import urlencode
+
+from quart import Blueprint, Response, request
 from quart_schema import operation_id, tag
 
-from api import audit, bodies, cursors, schemas
+from api import audit, audit_files, bodies, cursors, edge, schemas
 from api.context import administrator, caller, context, parse_uuid, person, services
 from api.documented import operation
 from api.me import delete_account, transferred
@@ -295,11 +298,18 @@ async def _remove_member(group: GroupId, user: UserId, made: AuditEntry) -> None
 @routes.get("/admin/audit/system")
 @tag(["Administration"])
 @operation_id("listSystemAuditEntries")
-@operation(query=schemas.AuditQuery, answers={200: schemas.AuditEntries}, errors=(400, 401, 403, 404, 503))
+@operation(
+    query=schemas.AuditQuery,
+    answers={200: schemas.AuditEntries},
+    errors=(400, 401, 403, 404, 503),
+    produces=audit_files.FORMATS,
+    gives=("Content-Disposition", "Link"),
+)
 async def list_audit() -> Response:
     """List the system audit, newest first
 
     `cursor` takes `next_cursor` or `prev_cursor` of another page; `around` begins with the entry of this id.
+    As `Accept` says, a page comes as a file of CSV or of a JSON object a line; then `Link` leads to the next.
     """
     await administrator()
     query = bodies.read_query(schemas.AuditQuery)
@@ -316,15 +326,33 @@ async def list_audit() -> Response:
     if query.around is not None:
         newer, cursor = False, await services().audit.place_of(AuditId(parse_uuid(query.around)))
     page = await services().audit.page(wanted, query.limit, cursor, newer=newer)
+    entries = [schemas.AuditEntryOutput.of(found) for found in page.entries]
+    media_type = edge.preferred(audit_files.FORMATS)
+    if media_type != audit_files.JSON:
+        return _audit_file(entries, media_type, cursors.older(page.older))
     return bodies.answer(
         schemas.AuditEntries(
-            entries=[schemas.AuditEntryOutput.of(found) for found in page.entries],
+            entries=entries,
             total=page.total,
             limit=query.limit,
             next_cursor=cursors.older(page.older),
             prev_cursor=cursors.newer(page.newer),
         )
     )
+
+
+def _audit_file(
+    entries: Sequence[schemas.AuditEntryOutput], media_type: str, next_cursor: str | None
+) -> Response:
+    is_csv = media_type == audit_files.CSV
+    headers = {"Content-Disposition": f'attachment; filename="audit.{"csv" if is_csv else "ndjson"}"'}
+    if next_cursor is not None:
+        kept = {name: value for name, value in request.args.items() if name not in ("cursor", "around")}
+        following = urlencode({**kept, "cursor": next_cursor})
+        headers["Link"] = f'</admin/audit/system?{following}>; rel="next"'
+    wire = audit_files.as_csv(entries) if is_csv else audit_files.as_lines(entries)
+    told = f"{media_type}; charset=utf-8" if is_csv else media_type
+    return Response(wire, 200, headers, content_type=told)
 
 
 @routes.get("/admin/audit/system/<entry_id>")

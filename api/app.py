@@ -43,6 +43,8 @@ from api import (
     sign_ins,
     threat_models,
     trail,
+    webhook_quotas,
+    webhooks,
 )
 from api.audit import Refusals
 from api.bodies import JSON, problem_answer
@@ -153,6 +155,8 @@ def create_app(services: Services) -> RestApp:
         administration.routes,
         collaboration.routes,
         quotas.routes,
+        webhook_quotas.routes,
+        webhooks.routes,
         configured.routes,
         preferences.routes,
         docs.routes,
@@ -252,5 +256,5 @@ async def _http_refused(error: HTTPException) -> Response:
 async def _failed(error: Exception) -> Response:
     """A bug of ours: its traceback goes to the log, never to the client."""
     rule = request.url_rule.rule if request.url_rule is not None else "no route"
-    log.error("%s %s failed", request.method, rule, exc_info=error)
+    log.error("%s %s failed (request %s)", request.method, rule, edge.request_id(), exc_info=error)
     return problem_answer(INTERNAL)

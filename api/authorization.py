@@ -145,6 +145,8 @@ async def _developer(query: schemas.AuthorizeQuery, pending: PendingAuthorizatio
     if query.login_hint is not None and not was_sent:
         name = query.login_hint.lower()
         email = f"{name}@{DEVELOPMENT_PROVIDER}.local"
+        if len(email) > schemas.MAX_EMAIL:
+            raise OAuthError("invalid_request", "login_hint makes a longer address than there may be")
         user = await services().users.sign_in(DEVELOPMENT_PROVIDER, email, email, name, email_verified=True)
         return await _welcomed(user, pending)
     if not pages.is_wanted():

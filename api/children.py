@@ -1,6 +1,7 @@
 """Threats, assets, documents, notes and repositories: one set of routes, registered for each kind."""
 
 from collections.abc import Callable, Sequence
+from copy import deepcopy
 from functools import partial
 from typing import Any, TypeVar
 
@@ -296,7 +297,8 @@ def _patched(kind: Kind, before: Child, operations: Sequence[schemas.JsonPatchOp
     }
     if kind.takes_metadata:
         document["metadata"] = listed(before.metadata)
-    after = patch.patched(document, operations, kind.name)
+    # What is in it belongs to the child as it is stored, which a patch may not reach.
+    after = patch.patched(deepcopy(document), [op.raw for op in operations], kind.name)
     return _replaced(kind, before, bodies.checked(schemas.CHILD_BODIES[kind.name].input, after))
 
 

@@ -6,11 +6,17 @@ from typing import Any
 Json = Any
 
 _ERRORS = (400, 401, 403, 404, 405, 406, 409, 410, 413, 415, 422, 426, 428, 429, 500, 502, 503)
+_ALWAYS = ("X-API-Version", "X-Request-ID", "Cache-Control")
 _RATES = ("X-RateLimit-Limit", "X-RateLimit-Remaining", "X-RateLimit-Reset")
 _OWN = {401: ("WWW-Authenticate",), 405: ("Allow",), 429: ("Retry-After",), 503: ("Retry-After",)}
 
 HEADERS: dict[str, Json] = {
     "X-API-Version": {"description": "The version of the contract.", "schema": {"type": "string"}},
+    "X-Request-ID": {
+        "description": "Names the request, in this service's log too.",
+        "schema": {"type": "string"},
+    },
+    "Cache-Control": {"description": "Nothing may be kept.", "schema": {"type": "string"}},
     "X-RateLimit-Limit": {
         "description": "How many requests a minute are allowed, by the limit that is nearest.",
         "schema": {"type": "integer"},
@@ -24,13 +30,18 @@ HEADERS: dict[str, Json] = {
     "Allow": {"description": "The methods that this path takes.", "schema": {"type": "string"}},
     "WWW-Authenticate": {"description": "How to say who you are.", "schema": {"type": "string"}},
     "ETag": {"description": "The version, for If-Match.", "schema": {"type": "string"}},
+    "Content-Disposition": {
+        "description": "The name of the file, where a file was asked for.",
+        "schema": {"type": "string"},
+    },
+    "Link": {"description": "Where the rest is (RFC 8288).", "schema": {"type": "string"}},
     "Location": {"description": "The path of what was made.", "schema": {"type": "string"}},
 }
 
 
 def headers(*names: str) -> dict[str, Json]:
     """References to headers, with those that every answer has."""
-    return {name: {"$ref": f"#/components/headers/{name}"} for name in ("X-API-Version", *names)}
+    return {name: {"$ref": f"#/components/headers/{name}"} for name in (*_ALWAYS, *names)}
 
 
 def components() -> dict[str, Json]:

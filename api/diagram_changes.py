@@ -11,16 +11,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Annotated, Any
 
-import jsonpatch
 import orjson
-from jsonpointer import JsonPointerException
 from pydantic import Field, ValidationError
 
+from api import patch
 from api.bodies import checked
 from api.schemas import CELL, MAX_CELLS, DiagramDetails, DiagramUpdate, JsonPatchOperation
 from rooms.editing import Shown, Wanted
 from tmi.domain.diagrams import DiagramFields, DiagramImage
-from tmi.domain.errors import BadInput, Conflict
+from tmi.domain.errors import BadInput
 from tmi.domain.ids import Seq
 from tmi.domain.model import Diagram
 
@@ -54,11 +53,13 @@ def of_put(given: DiagramUpdate) -> Json:
 
 def of_patch(operations: Sequence[JsonPatchOperation]) -> Json:
     """The change that a PATCH asks for. Raises BadInput for a path that can't be patched."""
-    for op in operations:
-        is_tested = op.op == "test" and op.path == "/type"
-        if not (is_tested or _FIELD.fullmatch(op.path) or _CELLS.fullmatch(op.path)):
-            raise BadInput(f"the path {op.path[:100]!r} can't be patched")
-    return {"patch": [op.model_dump(exclude_unset=True) for op in operations]}
+    patch.check_each_path(operations, _is_allowed)
+    return {"patch": [op.raw for op in operations]}
+
+
+def _is_allowed(op: JsonPatchOperation, path: str) -> bool:
+    is_tested = op.op == "test" and path == "/type"
+    return is_tested or _FIELD.fullmatch(path) is not None or _CELLS.fullmatch(path) is not None
 
 
 def interpret(diagram: Diagram, shown: Shown, change: Json) -> Wanted:
@@ -71,7 +72,10 @@ def interpret(diagram: Diagram, shown: Shown, change: Json) -> Wanted:
         return _rolled_back(diagram, shown, change["roll_back"])
     known = {cell["id"]: orjson.dumps(cell) for cell in shown.cells}
     before = _document(diagram, shown)
-    after = {**before, **change["set"]} if "set" in change else _patched(before, change["patch"])
+    if "set" in change:
+        after = {**before, **change["set"]}
+    else:
+        after = patch.patched(before, change["patch"], "diagram")
     after = checked(_Patched, after).model_dump()
     _check_cells(after["cells"], known)
     fields = _fields(diagram, after, shown.seq)
@@ -108,19 +112,6 @@ def _document(diagram: Diagram, shown: Shown) -> dict[str, Json]:
         PALETTE: palette(shown.meta),
         "cells": shown.cells,
     }
-
-
-def _patched(document: dict[str, Json], operations: Sequence[Mapping[str, Json]]) -> dict[str, Json]:
-    try:
-        # The document is this request's own.
-        after: dict[str, Json] = jsonpatch.JsonPatch(operations).apply(document, in_place=True)
-    except jsonpatch.JsonPatchTestFailed:
-        raise Conflict("a test of the patch failed") from None
-    except (jsonpatch.JsonPatchException, JsonPointerException) as error:
-        raise BadInput(f"the patch does not fit the diagram: {str(error)[:200]}") from None
-    except (TypeError, ValueError, KeyError, IndexError, AttributeError):
-        raise BadInput("the patch does not fit the diagram") from None
-    return after
 
 
 def _check_cells(cells: Sequence[Json], known: Mapping[str, bytes]) -> None:

@@ -242,6 +242,9 @@ def _complete(operation: dict[str, Any], extra: dict[str, Any], *, needs_sign_in
         }
     for status in extra["bodiless"]:
         operation["responses"][status] = {"description": HTTPStatus(status).phrase}
+    for status, answer in operation["responses"].items():
+        if extra.get("gives") and status < 400:
+            answer["headers"] = common_answers.headers(*extra["gives"])
     if extra["produces"]:
         operation["responses"].setdefault(406, {})
         for status, response in operation["responses"].items():
@@ -270,4 +273,5 @@ def _complete_answers(operation: dict[str, Any], schemas: dict[str, Any]) -> Non
             continue
         schema = answer.get("content", {}).get("application/json", {}).get("schema", {})
         named = schemas.get(schema.get("$ref", "").rpartition("/")[2], schema)
-        answer["headers"] = common_answers.success_headers(int(status), named)
+        usual = common_answers.success_headers(int(status), named)
+        answer["headers"] = {**usual, **answer.get("headers", {})}

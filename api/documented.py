@@ -22,10 +22,12 @@ def operation(
     query: type[BaseModel] | None = None,
     headers: type[BaseModel] | None = None,
     produces: tuple[str, ...] = ("application/json",),
+    gives: tuple[str, ...] = (),
 ) -> Callable[[View], View]:
     """Document a handler: its answers (None: without a body), errors, body, query and headers.
 
     `media_types` are those of the body, `produces` those of the answers: both are enforced (`api/edge.py`).
+    `gives` names headers of its answers beside the usual ones (`api/common_answers.py`).
     """
 
     def decorate(view: View) -> View:
@@ -45,6 +47,7 @@ def operation(
             "media_types": media_types,
             "bodiless": bodiless,
             "takes": media_types if body is not None else (),
+            "gives": gives,
             "produces": produces if len(bodiless) < len(answers) else (),
         }
         setattr(view, OPERATION, said)

@@ -5,10 +5,11 @@ and `Content-Type` with what it says it takes, before its handler runs. Errors a
 for. An operation that answers without a body takes any `Accept`.
 """
 
+import secrets
 from collections.abc import Iterable
 from typing import Any, cast
 
-from quart import Response, current_app, request
+from quart import Response, current_app, g, request
 
 from api.documented import OPERATION
 from api.errors import NotAcceptable, UnsupportedMediaType
@@ -16,6 +17,7 @@ from api.errors import NotAcceptable, UnsupportedMediaType
 VERSION = "1.8.22"
 """Of the published TMI contract that this API follows."""
 VERSION_HEADER = "X-API-Version"
+REQUEST_ID_HEADER = "X-Request-ID"
 
 _PREFIX = "/v1"
 
@@ -58,9 +60,17 @@ def _has_body() -> bool:
     return bool(request.content_length) or "Transfer-Encoding" in request.headers
 
 
+def request_id() -> str:
+    """What names this request, to its client and in the log. The client has no say in it."""
+    if "request_id" not in g:
+        g.request_id = secrets.token_hex(8)
+    return cast("str", g.request_id)
+
+
 async def with_version(response: Response) -> Response:
-    """Say which version of the API answers."""
+    """Say which version of the API answers, and which request."""
     response.headers.setdefault(VERSION_HEADER, VERSION)
+    response.headers.setdefault(REQUEST_ID_HEADER, request_id())
     return response
 
 

@@ -28,12 +28,14 @@ class _Sharing(schemas.Input):
 
 def touches_roles(operations: Sequence[schemas.JsonPatchOperation]) -> bool:
     """Whether a patch looks at or changes who has which role. A security reviewer becomes an owner."""
-    return any(op.path[1:].partition("/")[0] in _SHARING for op in operations)
+    return any(patch.is_in(path, _SHARING) for op in operations for path in op.paths)
 
 
 def check_paths(operations: Sequence[schemas.JsonPatchOperation]) -> None:
     """Raises BadInput for a path that can't be patched."""
-    patch.check_paths([op for op in operations if not _AUTHORIZATION.fullmatch(op.path)], FIELDS)
+    patch.check_each_path(
+        operations, lambda _, path: patch.is_in(path, FIELDS) or bool(_AUTHORIZATION.fullmatch(path))
+    )
 
 
 def of_patch(model: ThreatModel, operations: Sequence[schemas.JsonPatchOperation]) -> ThreatModelChange:
@@ -44,7 +46,7 @@ def of_patch(model: ThreatModel, operations: Sequence[schemas.JsonPatchOperation
     """
     check_paths(operations)
     before = _document(model)
-    after = patch.patched(before, operations, "threat model")
+    after = patch.patched(_document(model), [op.raw for op in operations], "threat model")
     fields = checked(schemas.ThreatModelFields, {key: after[key] for key in FIELDS if key in after})
     grants = None
     if after.get("authorization") != before["authorization"]:

@@ -1,22 +1,59 @@
-"""JSON Patch (RFC 6902): allowed paths, then the library. What comes of it is checked as any other body."""
+"""JSON Patch (RFC 6902): allowed paths, then the library, within bounds. What comes of it is checked as any
+other body.
 
-from collections.abc import Sequence
+Most operations add what the body holds, which is bounded. A `copy` adds what the document holds, so that a
+thousand of them could double it a thousand times: what a patch may copy in all is bounded, by the JSON that
+it takes. A `move` makes nothing larger, but deeper: a result that is nested deeper than JSON may be is
+refused before anything recurses into it.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from typing import Any
 
 import jsonpatch
-from jsonpointer import JsonPointerException
+import orjson
+from jsonpointer import JsonPointer, JsonPointerException
 
 from api.schemas import JsonPatchOperation
-from tmi.domain.errors import BadInput, Conflict
+from tmi.domain.errors import BadInput, Conflict, TooLarge
 from tmi.domain.roles import Grant
+
+Json = Any
+
+COPIED_MAX_BYTES = 4 * 1024 * 1024
+"""What the `copy` operations of one patch may copy together."""
+_MISFITS = (
+    jsonpatch.JsonPatchException,
+    JsonPointerException,
+    # Of values that are no containers where a path leads through them, of what no JSON may be, and of depth.
+    TypeError,
+    ValueError,
+    KeyError,
+    IndexError,
+    AttributeError,
+    RecursionError,
+)
+
+
+def check_each_path(
+    operations: Sequence[JsonPatchOperation], allows: Callable[[JsonPatchOperation, str], bool]
+) -> None:
+    """Raises BadInput for a path, of what is changed or of what is moved or copied, that is not allowed."""
+    for op in operations:
+        for path in op.paths:
+            if not allows(op, path):
+                raise BadInput(f"the path {path[:100]!r} can't be patched")
 
 
 def check_paths(operations: Sequence[JsonPatchOperation], fields: AbstractSet[str]) -> None:
     """Raises BadInput for a path that is neither one of the fields nor in one."""
-    for op in operations:
-        if op.path[:1] != "/" or op.path[1:].partition("/")[0] not in fields:
-            raise BadInput(f"the path {op.path[:100]!r} can't be patched")
+    check_each_path(operations, lambda _, path: is_in(path, fields))
+
+
+def is_in(path: str, fields: AbstractSet[str]) -> bool:
+    """Whether a path is one of the fields or in one."""
+    return path[:1] == "/" and path[1:].partition("/")[0] in fields
 
 
 def unique_grants(authorizations: Sequence[Any]) -> tuple[Grant, ...]:
@@ -28,16 +65,33 @@ def unique_grants(authorizations: Sequence[Any]) -> tuple[Grant, ...]:
 
 
 def patched(
-    document: dict[str, Any], operations: Sequence[JsonPatchOperation], words: str
-) -> dict[str, Any]:
-    """What a patch makes of a document, which stays as it is. Raises BadInput, and Conflict for a failed
-    `test`.
+    document: dict[str, Json], operations: Sequence[Mapping[str, Json]], words: str
+) -> dict[str, Json]:
+    """What a patch makes of a document, which is the caller's own and used up.
+
+    Raises BadInput, TooLarge for what is copied beyond the bound, and Conflict for a failed `test`.
     """
-    raw = [op.model_dump(exclude_unset=True) for op in operations]
     try:
-        after: dict[str, Any] = jsonpatch.JsonPatch(raw).apply(document)
+        return _applied(document, operations)
     except jsonpatch.JsonPatchTestFailed:
         raise Conflict("a test of the patch failed") from None
-    except (jsonpatch.JsonPatchException, JsonPointerException, TypeError, KeyError):
+    except (jsonpatch.JsonPatchException, JsonPointerException) as error:
+        raise BadInput(f"the patch does not fit the {words}: {str(error)[:200]}") from None
+    except _MISFITS:
         raise BadInput(f"the patch does not fit the {words}") from None
-    return after
+
+
+def _applied(document: dict[str, Json], operations: Sequence[Mapping[str, Json]]) -> dict[str, Json]:
+    left = COPIED_MAX_BYTES
+    deepens = False
+    for operation in operations:
+        if operation["op"] == "copy":
+            # What is beyond the bound is measured once, and then refused.
+            left -= len(orjson.dumps(JsonPointer(operation["from"]).resolve(document)))
+            if left < 0:
+                raise TooLarge(f"a patch copies {COPIED_MAX_BYTES} bytes at most")
+        deepens = deepens or operation["op"] in ("move", "copy")
+        document = jsonpatch.JsonPatch([operation]).apply(document, in_place=True)
+    if deepens:
+        orjson.dumps(document)  # raises TypeError for what is nested too deep
+    return document

@@ -9,10 +9,13 @@ from pydantic import (
     BaseModel,
     BeforeValidator,
     ConfigDict,
+    GetJsonSchemaHandler,
     StringConstraints,
     ValidationInfo,
     field_validator,
 )
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema
 
 from api import sanitising
 from tmi.domain.ids import ThreatModelId
@@ -34,6 +37,7 @@ OPAQUE = r"^[a-zA-Z0-9_.-]+$"
 DEFAULT_FRAMEWORK = "STRIDE"
 DEFAULT_STATUS = "not_started"
 MAX_AUTHORIZATIONS = 1000
+MAX_EMAIL = 254
 MAX_PATCH_OPERATIONS = 1000
 BUILT_IN_PROVIDER = "tmi"
 """The provider of this service's own groups, `everyone` among them."""
@@ -67,6 +71,7 @@ PlainText = Annotated[
     str, StringConstraints(max_length=2048, pattern=TEXT), AfterValidator(sanitising.plain)
 ]
 """HTML is taken out of these."""
+LoginHint = Annotated[str, StringConstraints(max_length=MAX_EMAIL, pattern=r"^[a-zA-Z0-9._%+-]+$")]
 PkceText = Annotated[str, StringConstraints(min_length=43, max_length=128, pattern=r"^[A-Za-z0-9\-._~]+$")]
 UuidText = Annotated[str, StringConstraints(pattern=UUID_PATTERN)]
 
@@ -106,9 +111,24 @@ class Query(BaseModel):
 
 
 class Output(BaseModel):
-    """Something that this service answers; it made the values itself."""
+    """Something that this service answers; it made the values itself. What has no value is left out."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+    @classmethod
+    def __get_pydantic_json_schema__(
+        cls, schema: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> JsonSchemaValue:
+        """Without `null`, which is never answered."""
+        made = handler(schema)
+        for one in handler.resolve_ref_schema(made).get("properties", {}).values():
+            some = [part for part in one.get("anyOf", ()) if part != {"type": "null"}]
+            if len(some) == 1:
+                del one["anyOf"]
+                one.update(some[0])
+            elif some:
+                one["anyOf"] = some
+        return made
 
 
 class ErrorDetails(Output):

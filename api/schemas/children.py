@@ -32,7 +32,6 @@ from tmi.domain.children import Draft
 from tmi.domain.kinds import SEVERITIES, Choice, Flag, Kind, Number, Record, Reference, Several, Shape, Text
 
 MAX_METADATA = 100
-MAX_METADATA_AT_ONCE = 20
 MAX_FILTER_VALUES = 50
 SCORE_STEP = 0.1
 _TOLERANCE = 1e-6
@@ -48,12 +47,11 @@ class Metadata(Input):
 
 
 class MetadataValue(Input):
-    """A new value."""
+    """A new value. The key may come along, if it is that of the path."""
 
+    key: Annotated[str, StringConstraints(max_length=256)] | None = None
     value: Annotated[
-        str,
-        StringConstraints(min_length=1, max_length=1000, pattern=LINE),
-        AfterValidator(sanitising.checked),
+        str, StringConstraints(min_length=1, max_length=1024), AfterValidator(sanitising.checked)
     ]
 
 
@@ -67,7 +65,7 @@ GivenMetadata = Annotated[list[Metadata], Field(max_length=MAX_METADATA), AfterV
 
 
 class MetadataInput(
-    RootModel[Annotated[list[Metadata], Field(max_length=MAX_METADATA_AT_ONCE), AfterValidator(_unique_keys)]]
+    RootModel[Annotated[list[Metadata], Field(max_length=MAX_METADATA), AfterValidator(_unique_keys)]]
 ):
     """Some keys with their values."""
 
@@ -353,7 +351,7 @@ def _bodies(kind: Kind) -> ChildBodies:
 
 def _list_of(name: str, item: type[BaseModel], most: int | None = None) -> type[RootModel[Any]]:
     items = list[item]  # type: ignore[valid-type]
-    root = items if most is None else Annotated[items, Field(min_length=1, max_length=most)]
+    root = items if most is None else Annotated[items, Field(max_length=most)]
     return create_model(name, __base__=RootModel[root], __module__=__name__)  # type: ignore[valid-type]
 
 

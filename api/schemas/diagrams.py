@@ -7,7 +7,7 @@ from uuid import UUID
 from pydantic import Field, SkipValidation, StringConstraints
 
 from api.schemas.base import Description, Input, Name, Output, Query
-from api.schemas.cells import AnyCell, CellMetadata
+from api.schemas.cells import AnyCell, CellMetadata, NodeShape
 from tmi.domain.diagrams import DiagramImage
 from tmi.domain.model import Diagram
 
@@ -86,7 +86,7 @@ class DiagramListItem(Output):
     id: UUID
     alias: int
     name: str
-    type: str
+    type: Annotated[str, Field(json_schema_extra={"const": "DFD-1.0.0"})]
     description: str | None = None
     created_at: datetime
     modified_at: datetime
@@ -134,7 +134,7 @@ class MinimalCell(Output):
     """A node or a data flow without how it is drawn; `source` and `target` are a flow's."""
 
     id: str
-    shape: str
+    shape: NodeShape | Literal["flow"]
     parent: str | None = None
     children: list[str] | None = None
     source: MinimalTerminal | None = None

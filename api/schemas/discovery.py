@@ -1,5 +1,7 @@
 """Discovery documents."""
 
+from typing import Literal
+
 from api.schemas.base import Output
 
 
@@ -37,7 +39,7 @@ class ProtectedResource(Output):
     authorization_servers: list[str]
     jwks_uri: str
     scopes_supported: list[str]
-    bearer_methods_supported: list[str]
+    bearer_methods_supported: list[Literal["header"]]
     resource_name: str
     resource_documentation: str
     tls_client_certificate_bound_access_tokens: bool = False

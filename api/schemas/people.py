@@ -32,6 +32,8 @@ class PrincipalOutput(Output):
 class UserOutput(PrincipalOutput):
     """A person who has signed in."""
 
+    principal_type: Literal["user"]
+
     @classmethod
     def of(cls, user: User) -> Self:
         """The user as others see it."""

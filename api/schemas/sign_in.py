@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import StringConstraints
 
-from api.schemas.base import OPAQUE, SCOPE, Input, Output, PkceText, Query
+from api.schemas.base import OPAQUE, SCOPE, Input, LoginHint, Output, PkceText, Query
 
 
 class AuthorizeQuery(Query):
@@ -13,7 +13,7 @@ class AuthorizeQuery(Query):
     idp: Annotated[str, StringConstraints(max_length=100, pattern=r"^[a-zA-Z][a-zA-Z0-9_-]*$")] | None = None
     client_callback: Annotated[str, StringConstraints(max_length=1000)] | None = None
     state: Annotated[str, StringConstraints(max_length=256, pattern=r"^[a-zA-Z0-9_~.+/=-]*$")] | None = None
-    login_hint: Annotated[str, StringConstraints(max_length=64, pattern=r"^[a-zA-Z0-9._%+-]+$")] | None = None
+    login_hint: LoginHint | None = None
     scope: Annotated[str, StringConstraints(max_length=256, pattern=SCOPE)] | None = None
     code_challenge: PkceText | None = None
     code_challenge_method: str | None = None

@@ -114,6 +114,8 @@ class ThreatModelQuery(DeletedQuery):
 class ReviewerOutput(PrincipalOutput):
     """A user who reviews a threat model."""
 
+    principal_type: Literal["user"]
+
 
 def reviewer_output(reviewer: Principal | None) -> ReviewerOutput | None:
     """A reviewer as JSON."""

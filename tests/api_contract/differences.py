@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests.api_contract import values
 from tests.api_contract.digest import Digest, Json, contract, digest
 from tests.api_contract.reasons import REASONS
 from tests.rest import over_memory
@@ -21,8 +22,10 @@ Made by `python -m tests.api_contract.differences`; a test fails while this page
 
 The contract is the core of TMI's OpenAPI 1.8.22 (github.com/ericfitz/tmi, Apache-2.0), without what belongs to other
 products. Its facts are in `tests/api_contract/tmi-1.8.22.json`. Compared are paths, methods, parameters, media types, fields
-of bodies (all of the contract's are known, none is required that the contract does not require), statuses, and the fields
-that answers always have. In what is not listed here, this API does all that the contract says.
+of bodies (all of the contract's are known, none is required that the contract does not require), statuses, headers of
+answers, and the fields that answers always have; of parameters and bodies their types, bounds, patterns, words, formats,
+defaults and whether they may be `null` (what the contract takes is taken), of answers types, words and `null` (what is
+answered is what the contract names). In what is not listed here, this API does all that the contract says.
 
 """
 
@@ -60,6 +63,7 @@ def _lacks(ours: dict[str, Json], theirs: dict[str, Json]) -> Iterator[str]:
     yield from _named(
         ours.get("body", ()), theirs.get("body", ()), "body: {} is not known", "body: {} is required"
     )
+    yield from _narrower(ours["bounds"], theirs["bounds"])
     for status, fields in theirs["answers"].items():
         if status not in ours["answers"]:
             yield f"answer {status} is never given"
@@ -67,6 +71,27 @@ def _lacks(ours: dict[str, Json], theirs: dict[str, Json]) -> Iterator[str]:
         for field in fields:
             if field not in ours["answers"][status]:
                 yield f"answer {status}: {field} may be missing"
+        yield from _otherwise_told(ours, theirs, status)
+
+
+def _narrower(ours: values.Fields, theirs: values.Fields) -> Iterator[str]:
+    for name, facts in theirs.items():
+        kind, _, field = name.partition(":")
+        words = f"body: {field or 'the whole'}" if kind == "body" else f"parameter {name}"
+        for what in values.refused(ours.get(name, {}), facts):
+            yield f"{words}: {what}"
+
+
+def _otherwise_told(ours: dict[str, Json], theirs: dict[str, Json], status: str) -> Iterator[str]:
+    for header in theirs["headers"][status]:
+        if header not in ours["headers"][status]:
+            yield f"answer {status}: no header {header}"
+    for media_type in theirs["gives"].get(status, ()):
+        if media_type not in ours["gives"].get(status, ()):
+            yield f"answer {status}: {media_type} is never given"
+    for field, facts in theirs["values"].get(status, {}).items():
+        for what in values.unexpected(ours["values"].get(status, {}).get(field, facts), facts):
+            yield f"answer {status}: {field or 'the whole'} {what}"
 
 
 def _named(ours: Sequence[str], theirs: Sequence[str], lacking: str, required: str) -> Iterator[str]:
@@ -90,7 +115,9 @@ def page(ours: Digest, theirs: Digest) -> str:
     for (reason, where), whats in sorted(merged.items(), key=lambda row: (row[1][0], row[0])):
         lines.append(f"| {_cell(whats)} | {_cell([f'`{one}`' for one in where])} | {reason} |")
     added = [f"`{operation}`" for operation in ours if operation not in theirs]
-    return f"{_HEAD}{chr(10).join(lines)}\n\n## More than the contract\n\n{', '.join(added)}.\n"
+    is_whole = theirs.keys() <= ours.keys()
+    head = _HEAD + (f"None of its {len(theirs)} operations is missing.\n\n" if is_whole else "")
+    return f"{head}{chr(10).join(lines)}\n\n## More than the contract\n\n{', '.join(added)}.\n"
 
 
 def _cell(parts: Sequence[str]) -> str:

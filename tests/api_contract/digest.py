@@ -4,9 +4,10 @@
 Apache-2.0), made by `python -m tests.api_contract.digest DOCUMENT > tests/api_contract/tmi-1.8.22.json`.
 
 Of an operation: `parameters` as `place:name`, with `!` where they are required; `takes`, the media types of
-the body, and `body`, its fields; `answers`, by status the fields that are always there. Fields are named from
-the top, `threats[].id`; `!` marks those that a body requires. Of alternatives (`oneOf`), fields are required
-where all of them require these.
+the body, and `body`, its fields; `bounds`, what values these take (`values.py`); `answers`, by status the
+fields that are always there; `headers`, `gives` (media types) and `values` of answers likewise. Fields are
+named from the top, `threats[].id`; `!` marks those that a body requires. Of alternatives (`oneOf`), fields
+are required where all of them require these.
 """
 
 import json
@@ -15,6 +16,8 @@ import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
+
+from tests.api_contract import values
 
 Json = Any
 Digest = dict[str, dict[str, Json]]
@@ -39,6 +42,12 @@ def _unnamed(path: str) -> str:
     return re.sub(r"{\w+}", "{}", path)
 
 
+def _json_of(answer: Mapping[str, Json]) -> Mapping[str, Json]:
+    content = answer.get("content", {})
+    media: Mapping[str, Json] = content.get("application/json") or next(iter(content.values()), {})
+    return media
+
+
 class _Reader:
     def __init__(self, document: Mapping[str, Json]) -> None:
         self._document = document
@@ -54,6 +63,7 @@ class _Reader:
 
     def operation(self, path_item: Mapping[str, Json], operation: Mapping[str, Json]) -> dict[str, Json]:
         facts: dict[str, Json] = {"parameters": sorted(self._parameters(path_item, operation))}
+        bounds = self._bounds(path_item, operation)
         body = self.resolved(operation.get("requestBody"))
         if body is not None:
             content = body["content"]
@@ -63,11 +73,53 @@ class _Reader:
                 name + ("!" if all(one.get(name) for one in fields) else "")
                 for name in {name for one in fields for name in one}
             )
+            for media in content.values():
+                for name, one in self._values(media.get("schema", {})).items():
+                    bounds[f"body:{name}"] = one
+        facts["bounds"] = bounds
         facts["answers"] = {
             status: self._promised(self.resolved(answer))
             for status, answer in sorted(operation["responses"].items())
         }
+        facts["headers"] = {
+            status: sorted(self.resolved(answer).get("headers", ()))
+            for status, answer in sorted(operation["responses"].items())
+        }
+        facts["gives"] = {
+            status: sorted(self.resolved(answer).get("content", ()))
+            for status, answer in sorted(operation["responses"].items())
+            if status < "400" and self.resolved(answer).get("content")
+        }
+        facts["values"] = {
+            status: self._told(self.resolved(answer))
+            for status, answer in sorted(operation["responses"].items())
+            if status < "400" and self._told(self.resolved(answer))
+        }
         return facts
+
+    def _bounds(self, *holders: Mapping[str, Json]) -> values.Fields:
+        """Of parameters, those of the path in its order."""
+        found: values.Fields = {}
+        for holder in holders:
+            for parameter in map(self.resolved, holder.get("parameters", ())):
+                name = parameter["name"].lower() if parameter["in"] == "header" else parameter["name"]
+                if parameter["in"] == "path":
+                    name = str(sum(one.startswith("path:") for one in found))
+                for below, facts in self._values(parameter.get("schema", {})).items():
+                    found[f"{parameter['in']}:{name}{below}"] = facts
+        return found
+
+    def _values(self, schema: Json) -> values.Fields:
+        return {name: facts for name, facts in values.fields(schema, self.resolved, _DEPTH).items() if facts}
+
+    def _told(self, answer: Mapping[str, Json]) -> values.Fields:
+        """What is compared of the values of answers."""
+        schema = _json_of(answer).get("schema", {})
+        kept = {
+            name: {key: fact for key, fact in facts.items() if key in ("type", "enum", "nullable")}
+            for name, facts in self._values(schema).items()
+        }
+        return {name: facts for name, facts in kept.items() if facts}
 
     def _parameters(self, *holders: Mapping[str, Json]) -> Iterator[str]:
         for holder in holders:
@@ -77,9 +129,8 @@ class _Reader:
                     yield f"{parameter['in']}:{name}{'!' if parameter.get('required') else ''}"
 
     def _promised(self, answer: Mapping[str, Json]) -> list[str]:
-        content = answer.get("content", {})
-        media: Mapping[str, Json] = content.get("application/json") or next(iter(content.values()), {})
-        return sorted(name for name, required in self._fields(media.get("schema", {})).items() if required)
+        schema = _json_of(answer).get("schema", {})
+        return sorted(name for name, required in self._fields(schema).items() if required)
 
     def _fields(self, schema: Json, depth: int = _DEPTH) -> dict[str, bool]:
         """A schema's fields, and whether they are required together with all around them."""

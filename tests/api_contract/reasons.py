@@ -7,8 +7,6 @@ _OAUTH = r"(GET|POST) /(oauth2|\.well-known)/.*"
 _ANY = r".*"
 
 REASONS: tuple[tuple[str, str, str], ...] = (
-    # Not there.
-    (r"\w+ /(admin/)?webhooks.*|\w+ /admin/quotas/webhooks.*", "missing", "Not yet: webhooks are an issue of their own."),
     # Statuses.
     (r"DELETE .*", r"answer 406 .*", "Its answer has no body, so it takes any `Accept`."),
     (r"GET /oauth2/authorize", r"answer 406 .*", "It answers with a redirect, so it takes any `Accept`."),
@@ -56,7 +54,13 @@ REASONS: tuple[tuple[str, str, str], ...] = (
     (r"GET /config", r"answer 200: content_providers.*", "No document is fetched from content providers."),
     (_OAUTH, r"answer (401|403|404|409) .*", "RFC 6749, section 5.2: 400 with the reason in `error`."),
     (r"POST /threat_models/\{\}/documents", r"answer 202 .*", "No document is fetched, so none is pending."),
+    (
+        r"POST /admin/webhooks/subscriptions/\{\}/test",
+        r"answer 200 .*",
+        "It answers 202: what came of the test is told by its delivery.",
+    ),
     # Fields of answers.
+    (r"GET /admin/webhooks/deliveries.*", r"answer 200: .*invoked_by.*", "Add-ons belong to another product."),
     (
         _ANY,
         r"answer \d+: (.*\.)?(display_name|email) may be missing",
@@ -87,9 +91,53 @@ REASONS: tuple[tuple[str, str, str], ...] = (
         "No setting names an operator; how the service's parts are is asked at `/readyz` and `/metrics`.",
     ),
     # Bodies.
+    (
+        r"POST /admin/webhooks/subscriptions",
+        r"body: events\[\]: only .*",
+        "Those of the contract's `WebhookEventType`; nothing would ever come of another.",
+    ),
     (r"POST /admin/groups/\{\}/members", r"body: .*", "Groups have no groups in them."),
-    (r"PUT .*/metadata/\{\}", r"body: key is not known", "The path has it."),
     (r"POST /oauth2/refresh", r"body: refresh_token is required", "Without it there is nothing to refresh."),
     (r"PUT .*/documents/bulk", r"body: .*picker_registration.*", "As `POST` requires of the same object."),
-    (r"PUT .*/repositories/bulk", r"body: \[\]\.name is required", "As `PUT` of one requires."),
+    (r"PUT .*/repositories/bulk", r"body: \[\]\.name(: null)? is (required|not taken)", "As `PUT` of one requires."),
+    # Bounds of what is sent.
+    (
+        _ANY,
+        r"(parameter|body).*: pattern `(\^\$\|)?\^\[0-9a-fA-F\]\{8\}-.*",
+        "An id is a UUID, whose groups have their lengths; what is none would be the id of nothing.",
+    ),
+    (
+        _ANY,
+        r"(parameter|body).*: pattern `\^\[\^[^`]*\\x00-.*",
+        "Control characters are refused everywhere (so is whatever else is not seen and changes what is).",
+    ),
+    (r"GET .*", r"parameter query:\w+\[\]: maxLength 256 .*", "No value that could be found is longer."),
+    (
+        r"PUT .*/metadata/\{\}",
+        r"body: value: minLength 1 .*",
+        "An empty value could not be read back: the contract's `Metadata` has none.",
+    ),
+    (r"PATCH /admin/users/\{\}", r"body: name: minLength 1 .*", "Everybody has a name."),
+    (r"DELETE /me", r"parameter query:challenge: minLength 1 .*", "An empty challenge is 400 either way."),
+    (r"DELETE /admin/groups/.*", r"parameter query:subject_type: .*", "Groups have no groups in them."),
+    (
+        r"GET /oauth2/authorize",
+        r"parameter query:scope: pattern .*",
+        "A scope of one letter is taken as well.",
+    ),
+    (
+        r"GET /oauth2/authorize",
+        r"parameter query:code_challenge: pattern .*",
+        "The same: its length is in `minLength` and `maxLength`.",
+    ),
+    (r"GET /oauth2/callback", r"parameter query:state: pattern .*", "An empty state finds nothing: 400 either way."),
+    (
+        r"POST /oauth2/(token|refresh)",
+        r"body: \w+: (min|max)Length .*|body: \w+: pattern .*",
+        "What is longer or has other characters was not given out here, or is no PKCE verifier (RFC 7636, section 4.1): "
+        "400 either way.",
+    ),
+    (r"PUT .*/diagrams/\{\}", r"body: image\.update_vector: exclusiveMaximum .*", "It counts in 64 bits."),
+    # Values that are answered.
+    (_ANY, r"answer \d+: cells\[\].* may be null", "Cells are shown as their editors wrote them, `null` apart from absent."),
 )

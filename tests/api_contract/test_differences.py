@@ -2,6 +2,7 @@
 
 import copy
 
+from tests.api_contract import values
 from tests.api_contract.differences import PAGE, Difference, differences, page, served
 from tests.api_contract.digest import contract, digest
 
@@ -14,6 +15,14 @@ async def test_every_difference_from_the_contract_has_a_reason() -> None:
 async def test_the_page_of_differences_is_fresh() -> None:
     fresh = page(await served(), contract())
     assert fresh == PAGE.read_text(), "run `python -m tests.api_contract.differences`"
+
+
+async def test_no_operation_of_the_contract_is_missing_and_the_page_says_so() -> None:
+    ours, told = await served(), f"None of its {len(contract())} operations is missing."
+    assert set() == contract().keys() - ours.keys()
+    assert told in PAGE.read_text()
+    del ours["GET /threat_models"]
+    assert told not in page(ours, contract())
 
 
 async def test_a_lost_operation_parameter_field_or_status_is_noticed() -> None:
@@ -42,6 +51,63 @@ async def test_a_lost_operation_parameter_field_or_status_is_noticed() -> None:
     } == lost
 
 
+async def test_a_narrower_bound_a_wider_answer_and_a_lost_header_are_noticed() -> None:
+    ours = await served()
+    before = differences(ours, contract())
+    poorer = copy.deepcopy(ours)
+    listed, threat = poorer["GET /threat_models"], poorer["POST /threat_models/{}/threats"]
+    model = poorer["GET /threat_models/{}"]
+    limit, name = listed["bounds"]["query:limit"], threat["bounds"]["body:name"]
+    limit["maximum"], limit["minimum"], limit["default"] = 50, 2, 10
+    name |= {"maxLength": 20, "minLength": 3, "pattern": "^x$"}
+    threat["bounds"]["body:description"].pop("nullable")
+    threat["bounds"]["body:cwe_id"]["maxItems"] = 4
+    threat["bounds"]["body:severity"] |= {"enum": ["high"], "type": ["string"]}
+    threat["bounds"]["body:mitigated"]["type"] = ["string"]
+    model["headers"]["200"].remove("ETag")
+    model["values"]["200"]["authorization[].role"]["enum"].append("king")
+    model["values"]["200"]["name"] |= {"nullable": True, "type": ["integer"]}
+    created = "POST /threat_models/{}/threats"
+    assert {
+        Difference("GET /threat_models", "parameter query:limit: maximum 50 instead of 100"),
+        Difference("GET /threat_models", "parameter query:limit: minimum 2 instead of 1"),
+        Difference("GET /threat_models", "parameter query:limit: default 10 instead of 20"),
+        Difference(created, "body: name: maxLength 20 instead of 256"),
+        Difference(created, "body: name: minLength 3 instead of 1"),
+        Difference(created, """body: name: pattern `^x$` instead of `^[^<>"'&]*$`"""),
+        Difference(created, "body: description: null is not taken"),
+        Difference(created, "body: cwe_id: maxItems 4 instead of 50"),
+        Difference(created, "body: severity: only high are taken"),
+        Difference(created, "body: mitigated: boolean is not taken"),
+        Difference("GET /threat_models/{}", "answer 200: no header ETag"),
+        Difference("GET /threat_models/{}", "answer 200: authorization[].role may be king"),
+        Difference("GET /threat_models/{}", "answer 200: name may be integer"),
+        Difference("GET /threat_models/{}", "answer 200: name may be null"),
+    } == {*differences(poorer, contract())} - {*before}
+
+
+def test_of_alternatives_the_widest_counts_and_of_parts_the_narrowest() -> None:
+    schema = {
+        "allOf": [{"maxLength": 9, "minLength": 1}, {"maxLength": 7, "type": "string"}],
+        "properties": {
+            "a": {"oneOf": [{"type": "string", "maxLength": 3}, {"type": "string", "maxLength": 5}]},
+            "b": {"anyOf": [{"type": "integer", "minimum": 2}, {"type": "null"}]},
+            "c": {"type": "number", "maximum": 1, "exclusiveMaximum": True},
+            "d": {"type": ["string", "null"], "enum": ["y", "x", None]},
+            "e": {"type": "array", "items": {"const": 1}},
+        },
+    }
+    assert {
+        "": {"maxLength": 7, "minLength": 1, "type": ["string"]},
+        "a": {"maxLength": 5, "type": ["string"]},
+        "b": {"minimum": 2, "type": ["integer"], "nullable": True},
+        "c": {"exclusiveMaximum": 1, "type": ["number"]},
+        "d": {"enum": ["x", "y"], "type": ["string"], "nullable": True},
+        "e": {"type": ["array"]},
+        "e[]": {"enum": [1]},
+    } == values.fields(schema, lambda node: node, 4)
+
+
 def test_fields_are_found_through_references_parts_and_alternatives() -> None:
     schemas = {
         "A": {"properties": {"id": {}, "b": {"$ref": "#/components/schemas/B"}}, "required": ["id", "b"]},
@@ -60,6 +126,10 @@ def test_fields_are_found_through_references_parts_and_alternatives() -> None:
             "parameters": [],
             "takes": ["application/json"],
             "body": ["[].b!", "[].b.x!", "[].b.y", "[].id!"],
+            "bounds": {"body:": {"type": ["array"]}},
             "answers": {"200": ["p"]},
+            "headers": {"200": []},
+            "gives": {"200": ["application/json"]},
+            "values": {"200": {"": {"nullable": True}}},
         }
     } == digest(document)

@@ -1,10 +1,14 @@
 """Accounts, groups and the audit over REST."""
 
+import csv
+import io
+import json
 import logging
 from collections.abc import AsyncIterator
 
 import pytest
 
+from api import audit_files, schemas
 from rooms.closing import DIAGRAM_DELETED, NO_LONGER_ALLOWED
 from tests.rest import ADMINISTRATOR, Json, RestClient, group_grant, over_memory, user_grant
 from tests.unit.api.test_rooms import joined
@@ -196,6 +200,38 @@ async def test_the_audit_is_paged_by_cursors(rest: RestClient) -> None:
     assert entry == (await rest.call("GET", f"/admin/audit/system/{entry['id']}", admin)).json
     for bad in ("x", "b3g=", "%C3%BC", "bw=="):
         assert 400 == (await rest.call("GET", f"{path}&cursor={bad}", admin)).status
+
+
+async def test_the_audit_comes_as_a_file_of_csv_or_of_json_lines(rest: RestClient) -> None:
+    admin = await rest.sign_in(ADMINISTRATOR)
+    for name in ("g0", "g1", "g2"):
+        await new_group(rest, admin, name)
+    path = "/admin/audit/system?field_path=group.created&limit=2"
+    entries = (await rest.call("GET", path, admin)).json["entries"]
+
+    lines = await rest.call("GET", path, admin, headers={"Accept": "application/x-ndjson"})
+    assert ("application/x-ndjson", 'attachment; filename="audit.ndjson"') == (
+        lines.headers["Content-Type"],
+        lines.headers["Content-Disposition"],
+    )
+    assert entries == [json.loads(line) for line in lines.data.splitlines()]
+
+    found: list[dict[str, str]] = []
+    following = path
+    while following:
+        answer = await rest.call("GET", following, admin, headers={"Accept": "text/csv"})
+        assert "text/csv; charset=utf-8" == answer.headers["Content-Type"]
+        found += csv.DictReader(io.StringIO(answer.data.decode(), newline=""))
+        following = answer.headers.get("Link", "").removesuffix('>; rel="next"').removeprefix("<")
+    assert ["g2", "g1", "g0"] == [row["new_value_redacted"] for row in found]
+    assert entries[0]["actor"]["email"] == found[0]["actor_email"]
+    assert entries[0]["created_at"] == found[0]["created_at"]
+    assert 406 == (await rest.call("GET", path, admin, headers={"Accept": "text/html"})).status
+
+    evil = {"change_summary": '=cmd|" /C calc"!A0,\nx'}
+    hostile = schemas.AuditEntryOutput.model_validate(entries[0] | evil)
+    (row,) = csv.DictReader(io.StringIO(audit_files.as_csv([hostile]).decode(), newline=""))
+    assert '\'=cmd|" /C calc"!A0,\nx' == row["change_summary"]
 
 
 async def test_refusals_are_recorded_at_a_bounded_rate(rest: RestClient) -> None:

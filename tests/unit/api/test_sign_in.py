@@ -98,7 +98,7 @@ async def test_any_other_callback_is_refused_and_nobody_is_redirected(
         {"login_hint": "a b"},
         {"login_hint": "a@b"},
         {"login_hint": ""},
-        {"login_hint": "a" * 65},
+        {"login_hint": "a" * 245},
         {"idp": "google"},
         {"idp": "*"},
         {"state": "x" * 257},

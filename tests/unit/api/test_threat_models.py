@@ -255,7 +255,6 @@ async def test_the_last_owner_cannot_be_removed(
         [{"op": "replace"}],
         [{"op": "replace", "path": "/name"}],
         [{"op": "add", "path": "/authorization/-"}],
-        [{"op": "move", "path": "/name", "from": "/description"}],
         [{"op": "copy", "path": "/name", "from": "/id"}],
         [{"op": "REPLACE", "path": "/name", "value": "x"}],
         [replace("", {})],
