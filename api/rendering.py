@@ -43,26 +43,26 @@ def page(kind: Kind, model: str, found: Sequence[StoredChild], **counts: int) ->
 
 def text_of(child: StoredChild, model: str) -> str:
     """What `domain.children.shown` makes of a child, as JSON."""
-    kind = BY_NAME[child.kind]
-    fields = child.fields[1:-1]
-    fields = f"{fields}," if fields else ""
-    text = (
-        f'{{"id":"{child.id}","threat_model_id":"{model}","alias":{child.alias},{fields}'
-        f'"metadata":{_metadata(child.metadata)},"created_at":"{moment(child.created_at)}",'
-        f'"modified_at":"{moment(child.modified_at)}"'
-    )
-    if kind.has_version:
-        text += f',"version":{child.version}'
+    name, id_, alias, fields, metadata, auto_generated, created_at, modified_at, version = child
+    kind = BY_NAME[name]
+    created = moment(created_at)
+    modified = created if modified_at == created_at else moment(modified_at)
+    more = f',"version":{version}' if kind.has_version else ""
     if kind.shows_origin:
-        text += ',"auto_generated":true' if child.auto_generated else ',"auto_generated":false'
-    if kind.name == "document":
-        text += ',"access_status":"unknown"'
-    return text + "}"
+        more += ',"auto_generated":true' if auto_generated else ',"auto_generated":false'
+    if name == "document":
+        more += ',"access_status":"unknown"'
+    return (
+        f'{{"id":"{id_}","threat_model_id":"{model}","alias":{alias},{fields[1:-1]}'
+        f'{"," if len(fields) > len("{}") else ""}"metadata":{_metadata(metadata)},'
+        f'"created_at":"{created}","modified_at":"{modified}"{more}}}'
+    )
 
 
 def moment(at: datetime) -> str:
     """As orjson writes it with OPT_UTC_Z."""
-    return at.astimezone(UTC).isoformat()[:-6] + "Z"
+    text = at.isoformat()
+    return text[:-6] + "Z" if text.endswith("+00:00") else moment(at.astimezone(UTC))
 
 
 def _list(texts: Sequence[str]) -> orjson.Fragment:

@@ -166,6 +166,7 @@ class ShortWay:
         options, told = self._context.services.options, asked.headers
         body = wire(found.body)
         lines = [_FIRST_LINES, f"content-length: {len(body)}\r\ndate: {formatdate(usegmt=True)}\r\n"]
+        lines.append(f"{edge.REQUEST_ID_HEADER.lower()}: {edge.new_request_id()}\r\n")
         if found.version is not None:
             lines.append(f'etag: "{found.version}"\r\n')
         if options.origins.listed:
