@@ -43,6 +43,8 @@ from api import (
     sign_ins,
     threat_models,
     trail,
+    webhook_quotas,
+    webhooks,
 )
 from api.audit import Refusals
 from api.bodies import JSON, problem_answer
@@ -147,6 +149,8 @@ def create_app(services: Services) -> RestApp:
         administration.routes,
         collaboration.routes,
         quotas.routes,
+        webhook_quotas.routes,
+        webhooks.routes,
         configured.routes,
         preferences.routes,
         docs.routes,

@@ -51,6 +51,7 @@ from persistence.memory.store import MemoryStore
 from persistence.memory.threat_models import MemoryThreatModels
 from persistence.memory.update_log import MemoryUpdateLog
 from persistence.memory.users import MemoryUsers
+from persistence.memory.webhooks import MemoryDeliveries, MemoryWebhookQuotas, MemoryWebhooks
 from persistence.postgres.access import PostgresAccessControl
 from persistence.postgres.accounts import PostgresAccounts, PostgresChallenges
 from persistence.postgres.audit import PostgresAudit
@@ -61,6 +62,7 @@ from persistence.postgres.children import PostgresChildren, PostgresContents
 from persistence.postgres.client_credentials import PostgresClientCredentials
 from persistence.postgres.collaborations import PostgresCollaborations, PostgresTickets
 from persistence.postgres.database import PostgresDatabase
+from persistence.postgres.deliveries import PostgresDeliveries
 from persistence.postgres.diagrams import PostgresDiagrams
 from persistence.postgres.events import PostgresFeed, PostgresTrail
 from persistence.postgres.groups import PostgresGroups, PostgresMemberships
@@ -74,6 +76,8 @@ from persistence.postgres.signing_keys import PostgresSigningKeys
 from persistence.postgres.threat_models import PostgresThreatModels
 from persistence.postgres.update_log import PostgresUpdateLog
 from persistence.postgres.users import PostgresUsers
+from persistence.postgres.webhooks import PostgresWebhookQuotas, PostgresWebhooks
+from persistence.sealing import Seal
 from rooms.administration import Administration, Desk
 from rooms.coordination.local import LocalCoordinator
 from rooms.editing import Editing
@@ -296,6 +300,9 @@ async def over_memory(
             storage=MemoryStorage(store),
             settings=MemorySystemSettings(store),
             preferences=MemoryPreferences(store),
+            webhooks=MemoryWebhooks(store),
+            deliveries=MemoryDeliveries(store),
+            webhook_quotas=MemoryWebhookQuotas(store),
             room=StorageBoundAccess(access, MemoryStorage(store), lambda: configuration.limits.stored_bytes),
             configuration=configuration,
             options=options or OPTIONS,
@@ -307,7 +314,9 @@ async def over_memory(
 
 
 @asynccontextmanager
-async def over_postgres(database: PostgresDatabase) -> AsyncIterator[RestClient]:
+async def over_postgres(
+    database: PostgresDatabase, options: ApiOptions | None = None
+) -> AsyncIterator[RestClient]:
     """The application over PostgreSQL."""
     log, access = PostgresUpdateLog(database), PostgresAccessControl(database)
     keys = await shared_signing_keys(PostgresSigningKeys(database))
@@ -360,11 +369,14 @@ async def over_postgres(database: PostgresDatabase) -> AsyncIterator[RestClient]
             storage=PostgresStorage(database),
             settings=PostgresSystemSettings(database),
             preferences=PostgresPreferences(database),
+            webhooks=PostgresWebhooks(database, Seal()),
+            deliveries=PostgresDeliveries(database),
+            webhook_quotas=PostgresWebhookQuotas(database),
             room=StorageBoundAccess(
                 access, PostgresStorage(database), lambda: configuration.limits.stored_bytes
             ),
             configuration=configuration,
-            options=OPTIONS,
+            options=options or OPTIONS,
             health=health,
         )
         async with _running(services) as client:

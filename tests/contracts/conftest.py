@@ -20,6 +20,7 @@ from persistence.memory.diagrams import MemoryDiagrams
 from persistence.memory.events import MemoryFeed, MemoryTrail
 from persistence.memory.groups import MemoryGroups, MemoryMemberships
 from persistence.memory.metadata import MemoryMetadata
+from persistence.memory.outbox import MemoryOutbox
 from persistence.memory.ownership import MemoryOwnership
 from persistence.memory.pending_authorizations import MemoryPendingAuthorizations
 from persistence.memory.quotas import MemoryQuotas, MemoryStorage
@@ -36,6 +37,7 @@ from persistence.memory.store import MemoryStore
 from persistence.memory.threat_models import MemoryThreatModels
 from persistence.memory.update_log import MemoryUpdateLog
 from persistence.memory.users import MemoryUsers
+from persistence.memory.webhooks import MemoryDeliveries, MemoryWebhookQuotas, MemoryWebhooks
 from persistence.postgres.access import PostgresAccessControl
 from persistence.postgres.accounts import PostgresAccounts, PostgresChallenges
 from persistence.postgres.audit import PostgresAudit
@@ -46,10 +48,12 @@ from persistence.postgres.children import PostgresChildren, PostgresContents
 from persistence.postgres.client_credentials import PostgresClientCredentials
 from persistence.postgres.collaborations import PostgresCollaborations, PostgresTickets
 from persistence.postgres.database import PostgresDatabase
+from persistence.postgres.deliveries import PostgresDeliveries
 from persistence.postgres.diagrams import PostgresDiagrams
 from persistence.postgres.events import PostgresFeed, PostgresTrail
 from persistence.postgres.groups import PostgresGroups, PostgresMemberships
 from persistence.postgres.metadata import PostgresMetadata
+from persistence.postgres.outbox import PostgresOutbox
 from persistence.postgres.ownership import PostgresOwnership
 from persistence.postgres.pending_authorizations import PostgresPendingAuthorizations
 from persistence.postgres.quotas import PostgresQuotas, PostgresStorage
@@ -65,6 +69,8 @@ from persistence.postgres.signing_keys import PostgresKeyRotation, PostgresSigni
 from persistence.postgres.threat_models import PostgresThreatModels
 from persistence.postgres.update_log import PostgresUpdateLog
 from persistence.postgres.users import PostgresUsers
+from persistence.postgres.webhooks import PostgresWebhookQuotas, PostgresWebhooks
+from persistence.sealing import Seal
 from tmi.domain.ids import UserId
 from tmi.domain.model import Diagram, NewThreatModel, ThreatModel, User
 from tmi.domain.ports import (
@@ -81,12 +87,14 @@ from tmi.domain.ports import (
     Collaborations,
     Contents,
     Database,
+    Deliveries,
     Diagrams,
     Feed,
     Groups,
     KeyRotation,
     Memberships,
     Metadata,
+    Outbox,
     Ownership,
     PendingAuthorizations,
     Preferences,
@@ -103,8 +111,12 @@ from tmi.domain.ports import (
     Trail,
     UpdateLog,
     Users,
+    WebhookQuotas,
+    Webhooks,
 )
 from tmi.domain.roles import Grant
+
+SEAL = Seal(("a key of the settings, long and random",))
 
 AddToGroup = Callable[[str, str, UserId], Awaitable[None]]
 """Make a user a member of the group of (provider, provider_id)."""
@@ -149,6 +161,10 @@ class Ports:
     storage: Storage
     settings: SystemSettings
     preferences: Preferences
+    webhooks: Webhooks
+    deliveries: Deliveries
+    webhook_quotas: WebhookQuotas
+    outbox: Outbox
     add_to_group: AddToGroup
 
     async def user(self, name: str = "alice") -> User:
@@ -215,6 +231,10 @@ def memory_ports(store: MemoryStore) -> Ports:
         storage=MemoryStorage(store),
         settings=MemorySystemSettings(store),
         preferences=MemoryPreferences(store),
+        webhooks=MemoryWebhooks(store),
+        deliveries=MemoryDeliveries(store),
+        webhook_quotas=MemoryWebhookQuotas(store),
+        outbox=MemoryOutbox(store),
         add_to_group=add_to_group,
     )
 
@@ -273,6 +293,10 @@ def postgres_ports(database: PostgresDatabase) -> Ports:
         storage=PostgresStorage(database),
         settings=PostgresSystemSettings(database),
         preferences=PostgresPreferences(database),
+        webhooks=PostgresWebhooks(database, SEAL),
+        deliveries=PostgresDeliveries(database),
+        webhook_quotas=PostgresWebhookQuotas(database),
+        outbox=PostgresOutbox(database, SEAL),
         add_to_group=add_to_group,
     )
 

@@ -19,3 +19,4 @@ from tmi.domain.ports.rooms import *
 from tmi.domain.ports.settings import *
 from tmi.domain.ports.sign_in import *
 from tmi.domain.ports.threat_models import *
+from tmi.domain.ports.webhooks import *
