@@ -16,9 +16,11 @@ listener shows each head to `asked` first. The rules:
 
 import logging
 import re
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from email.utils import formatdate
+from functools import lru_cache
 from typing import Any
 from uuid import UUID
 
@@ -165,7 +167,7 @@ class ShortWay:
     ) -> bytes:
         options, told = self._context.services.options, asked.headers
         body = wire(found.body)
-        lines = [_FIRST_LINES, f"content-length: {len(body)}\r\ndate: {formatdate(usegmt=True)}\r\n"]
+        lines = [_FIRST_LINES, f"content-length: {len(body)}\r\ndate: {_date(int(time.time()))}\r\n"]
         lines.append(f"{edge.REQUEST_ID_HEADER.lower()}: {edge.new_request_id()}\r\n")
         if found.version is not None:
             lines.append(f'etag: "{found.version}"\r\n')
@@ -177,6 +179,11 @@ class ShortWay:
         lines += [f"{name.lower()}: {value}\r\n" for name, value in more.items()]
         lines.append("\r\n")
         return "".join(lines).encode() + body
+
+
+@lru_cache(1)
+def _date(second: int) -> str:
+    return formatdate(second, usegmt=True)
 
 
 _FIRST_LINES = "".join(
