@@ -1,5 +1,6 @@
 """The port `ThreatModels`."""
 
+from dataclasses import replace
 from uuid import uuid4
 
 import pytest
