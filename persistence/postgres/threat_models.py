@@ -161,8 +161,8 @@ ORDER BY m.alias DESC
 """
 """One statement with everything, since a round trip costs as much as what it asks for."""
 
-UPDATE = """
-UPDATE threat_models
+UPDATE = f"""
+UPDATE threat_models t
 SET name = coalesce($3, name),
     description = CASE WHEN $5 THEN NULL ELSE coalesce($4, description) END,
     threat_model_framework = coalesce($6, threat_model_framework),
@@ -174,7 +174,7 @@ SET name = coalesce($3, name),
     modified_at = clock_timestamp(),
     version = version + 1
 WHERE id = $1 AND version = $2 AND deleted_at IS NULL
-RETURNING id
+RETURNING {COLUMNS.format(grants=ALL_GRANTS)}
 """
 
 LOCK = "SELECT id FROM threat_models WHERE id = $1 AND deleted_at IS NULL FOR UPDATE"
@@ -247,7 +247,7 @@ class PostgresThreatModels:
         if change.grants is not None and not has_owner(unique(change.grants)):
             raise LastOwner
         async with self._database.transaction() as connection:
-            updated = await connection.fetchval(
+            updated = await connection.fetchrow(
                 UPDATE,
                 model,
                 expected_version,
@@ -272,7 +272,8 @@ class PostgresThreatModels:
                 await _store_grants(connection, model, change.grants)
             if entry is not None:
                 await write(connection, entry)
-            changed = await get(connection, model)
+            is_shared = change.grants is not None
+            changed = await get(connection, model) if is_shared else _summary(updated).model
             await events.write(connection, Event.of_model(deed, changed, change.fields))
             return changed
 
