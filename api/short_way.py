@@ -29,7 +29,7 @@ from api.bodies import JSON, checked, wire
 from api.context import HOST, Context, is_uuid
 from api.headers import SECURITY
 from api.schemas.base import Query
-from tmi.domain.errors import TmiError
+from tmi.domain.errors import TmiError, Unavailable
 from tmi.domain.ids import ChildId, ThreatModelId, UserId
 from tmi.domain.kinds import KINDS
 
@@ -130,7 +130,8 @@ class ShortWay:
         counts = rates.Counts()
         try:
             found = await self._found(asked, peer, counts)
-        except TmiError:
+        except TmiError as error:
+            counts.failure = error if isinstance(error, Unavailable) else None
             return counts
         except Exception:
             log.exception("the short way failed")

@@ -256,6 +256,7 @@ class PostgresDatabase:
         arguments["server_settings"] |= {
             "plan_cache_mode": "force_generic_plan",
             "enable_seqscan": "off",
+            "jit": "off",  # which a plan without an index would else seem to be worth
             "TimeZone": "UTC",
             "DateStyle": "ISO",
         }
