@@ -8,6 +8,8 @@ from uuid import uuid4
 import pytest
 
 from persistence.postgres.database import PostgresDatabase
+from persistence.postgres.outbox import PostgresOutbox
+from persistence.postgres.webhooks import PostgresWebhooks
 from persistence.sealing import Seal
 from tests.contracts.conftest import SEAL, Ports, postgres_ports
 from tests.contracts.test_accounts import entry
@@ -325,6 +327,23 @@ async def test_a_secret_is_sealed_in_the_database_and_bound_to_its_subscription(
     await ports.model(alice)
     secrets = {attempt.webhook: attempt.secret for attempt in await taken(ports)}
     assert {first.id: "secret First", second.id: None} == secrets
+
+
+async def test_secrets_are_sealed_anew_with_the_newest_key(database: PostgresDatabase) -> None:
+    alice = await postgres_ports(database).user()
+    made: dict[str, Webhook] = {}
+    seals = {"plain": Seal(), "old": Seal(("o" * 32,)), "lost": Seal(("l" * 32,)), "new": Seal(("n" * 32,))}
+    for name, seal in seals.items():
+        given = new(alice, name=name)
+        made[name] = await PostgresWebhooks(database, seal).create(given, MANY, entry())
+    assert 0 == await PostgresWebhooks(database, Seal()).seal_anew(10)
+    webhooks = PostgresWebhooks(database, Seal(("n" * 32, "o" * 32)))
+    assert [2, 0] == [await webhooks.seal_anew(10) for _ in range(2)]
+    outbox = PostgresOutbox(database, seals["new"])
+    found = {one.webhook: one.secret for one in await outbox.take_challenges(10, 60)}
+    assert {"plain": "secret plain", "old": "secret old", "lost": None, "new": "secret new"} == {
+        name: found[webhook.id] for name, webhook in made.items()
+    }
 
 
 def test_a_key_is_replaced_by_one_before_it() -> None:
