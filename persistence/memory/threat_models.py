@@ -73,7 +73,10 @@ class MemoryThreatModels:
             visible = [m for m in visible if self._matches(m, wanted)]
         visible.sort(key=lambda m: m.alias, reverse=True)
         shown = visible[page.offset : page.offset + page.limit]
-        return [ThreatModelSummary(self._shown(m), self._store.counts(m.id)) for m in shown], len(visible)
+        summaries = [
+            ThreatModelSummary(replace(self._shown(m), grants=()), self._store.counts(m.id)) for m in shown
+        ]
+        return summaries, len(visible)
 
     async def get(self, model: ThreatModelId) -> ThreatModel:
         """Raises NotFound."""
