@@ -27,7 +27,6 @@ from tmi.domain.ports import (
     ClientCredentials,
     Codes,
     Collaborations,
-    Contents,
     Database,
     Deliveries,
     Diagrams,
@@ -38,6 +37,7 @@ from tmi.domain.ports import (
     Preferences,
     Quotas,
     RateLimits,
+    Reads,
     RefreshTokens,
     SignIns,
     Storage,
@@ -127,7 +127,7 @@ class Services:
     collaborations: Collaborations
     tickets: Tickets
     children: Children
-    contents: Contents
+    reads: Reads
     metadata: Metadata
     bin: Bin
     rooms: Rooms

@@ -32,7 +32,7 @@ from persistence.memory.audit import MemoryAudit
 from persistence.memory.bin import MemoryBin
 from persistence.memory.browser_sessions import MemoryBrowserSessions
 from persistence.memory.cell_edits import MemoryCellEdits
-from persistence.memory.children import MemoryChildren, MemoryContents
+from persistence.memory.children import MemoryChildren
 from persistence.memory.client_credentials import MemoryClientCredentials
 from persistence.memory.collaborations import MemoryCollaborations, MemoryTickets
 from persistence.memory.database import MemoryDatabase
@@ -43,6 +43,7 @@ from persistence.memory.metadata import MemoryMetadata
 from persistence.memory.pending_authorizations import MemoryPendingAuthorizations
 from persistence.memory.quotas import MemoryQuotas, MemoryStorage
 from persistence.memory.rate_limits import MemoryRateLimits
+from persistence.memory.reads import MemoryReads
 from persistence.memory.settings import MemoryPreferences, MemorySystemSettings
 from persistence.memory.sign_ins import MemoryCodes, MemoryRefreshTokens, MemorySignIns
 from persistence.memory.signals import MemorySignals
@@ -58,7 +59,7 @@ from persistence.postgres.audit import PostgresAudit
 from persistence.postgres.bin import PostgresBin
 from persistence.postgres.browser_sessions import PostgresBrowserSessions
 from persistence.postgres.cell_edits import PostgresCellEdits
-from persistence.postgres.children import PostgresChildren, PostgresContents
+from persistence.postgres.children import PostgresChildren
 from persistence.postgres.client_credentials import PostgresClientCredentials
 from persistence.postgres.collaborations import PostgresCollaborations, PostgresTickets
 from persistence.postgres.database import PostgresDatabase
@@ -69,6 +70,7 @@ from persistence.postgres.groups import PostgresGroups, PostgresMemberships
 from persistence.postgres.metadata import PostgresMetadata
 from persistence.postgres.pending_authorizations import PostgresPendingAuthorizations
 from persistence.postgres.quotas import PostgresQuotas, PostgresStorage
+from persistence.postgres.reads import PostgresReads
 from persistence.postgres.settings import PostgresPreferences, PostgresSystemSettings
 from persistence.postgres.sign_ins import PostgresCodes, PostgresRefreshTokens, PostgresSignIns
 from persistence.postgres.signals import PostgresSignals
@@ -287,7 +289,7 @@ async def over_memory(
             collaborations=MemoryCollaborations(store),
             tickets=MemoryTickets(store),
             children=MemoryChildren(store),
-            contents=MemoryContents(store),
+            reads=MemoryReads(store),
             metadata=MemoryMetadata(store),
             bin=MemoryBin(store),
             rooms=rooms,
@@ -356,7 +358,7 @@ async def over_postgres(
             collaborations=PostgresCollaborations(database),
             tickets=PostgresTickets(database),
             children=PostgresChildren(database),
-            contents=PostgresContents(database),
+            reads=PostgresReads(database),
             metadata=PostgresMetadata(database),
             bin=PostgresBin(database),
             rooms=rooms,

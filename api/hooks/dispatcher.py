@@ -255,6 +255,8 @@ class Dispatcher:
 
     async def _refusal_of(self, challenge: Challenge) -> str | None:
         """Why an endpoint is not verified; None if it is."""
+        if not await self._may_own(challenge.owner):
+            return "its owner is no administrator any more"
         if challenge.secret is None:
             return "its secret cannot be opened"
         text = secrets.token_hex(32)

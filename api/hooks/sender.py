@@ -8,33 +8,24 @@ An endpoint's words are read to a bound and passed on to nobody; errors say what
 """
 
 import asyncio
-import socket
 import ssl
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from ipaddress import IPv6Address, ip_address
 
 import httpx
 
+from api.hooks.resolving import Resolve, Resolver, by_the_system
 from tmi.domain.targets import Address, Refused, Target, TargetRules
 
 READ_MAX_BYTES = 64 * 1024
 ADDRESSES_TRIED = 3
-RESOLVING_AT_ONCE = 16
 USER_AGENT = "TMI-Webhook/1.0"
-
-Resolve = Callable[[str, int], Sequence[str]]
-"""The addresses of a host, which may take a while; raises OSError."""
 
 
 class Undelivered(Exception):
-    """The endpoint could not be asked; the text may be shown. `is_final`: nor will it be."""
-
-    def __init__(self, text: str, *, is_final: bool = False) -> None:
-        super().__init__(text)
-        self.is_final = is_final
+    """The endpoint could not be asked; the text may be shown."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,27 +38,20 @@ class Answered:
     retry_after_s: float | None
 
 
-def by_the_system(host: str, port: int) -> Sequence[str]:
-    """The addresses of a host, as this machine resolves it."""
-    return [str(found[4][0]) for found in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)]
-
-
 class Sender:
     """Calls endpoints."""
 
     def __init__(
         self,
         client: httpx.AsyncClient,
-        resolving: ThreadPoolExecutor,
+        resolver: Resolver,
         rules: TargetRules,
         timeout_s: float,
-        resolve: Resolve = by_the_system,
     ) -> None:
         self._client = client
-        self._resolving = resolving
+        self._resolver = resolver
         self._rules = rules
         self._timeout_s = timeout_s
-        self._resolve = resolve
 
     async def post(self, url: str, body: bytes, headers: Mapping[str, str]) -> Answered:
         """Raises Undelivered."""
@@ -82,11 +66,10 @@ class Sender:
             raise Undelivered(f"not allowed: {error}") from None
 
     async def _addresses(self, target: Target) -> Sequence[Address]:
-        loop = asyncio.get_running_loop()
         try:
-            found = await loop.run_in_executor(self._resolving, self._resolve, target.host, target.port)
+            found = await self._resolver.addresses(target.host, target.port)
             addresses = [ip_address(text) for text in dict.fromkeys(found)]
-        except (OSError, UnicodeError, ValueError):
+        except (OSError, ValueError):
             raise Undelivered("the host's name could not be resolved") from None
         self._rules.check(addresses)
         return addresses[:ADDRESSES_TRIED]
@@ -131,22 +114,18 @@ async def sending(
     resolve: Resolve = by_the_system,
 ) -> AsyncIterator[Sender]:
     """A sender. `context`: whose certificates it believes; None: those of the environment."""
-    resolving = ThreadPoolExecutor(RESOLVING_AT_ONCE, "resolving")
     limits = httpx.Limits(max_connections=None, max_keepalive_connections=0)
     verify = context or httpx.create_ssl_context()
     fixed = {"User-Agent": USER_AGENT, "Accept": "*/*", "Accept-Encoding": "identity"}
-    try:
-        async with httpx.AsyncClient(
-            verify=verify,
-            headers=fixed,
-            timeout=httpx.Timeout(timeout_s),
-            limits=limits,
-            follow_redirects=False,
-            trust_env=False,
-        ) as client:
-            yield Sender(client, resolving, rules, timeout_s, resolve)
-    finally:
-        resolving.shutdown(wait=False, cancel_futures=True)
+    async with httpx.AsyncClient(
+        verify=verify,
+        headers=fixed,
+        timeout=httpx.Timeout(timeout_s),
+        limits=limits,
+        follow_redirects=False,
+        trust_env=False,
+    ) as client:
+        yield Sender(client, Resolver(resolve), rules, timeout_s)
 
 
 async def _first_bytes(answer: httpx.Response) -> bytes:

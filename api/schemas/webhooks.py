@@ -66,7 +66,9 @@ class WebhookInput(Input):
     ]
     threat_model_id: UuidText | Literal[""] | None = None
     """Tell of this threat model alone."""
-    secret: Annotated[str, StringConstraints(min_length=16, max_length=128, pattern=LINE)] | None = None
+    secret: Annotated[str, StringConstraints(min_length=16, max_length=128, pattern=LINE)] | None = Field(
+        default=None, repr=False
+    )
     """What calls are signed with; one is made if none is given."""
 
 
@@ -79,7 +81,7 @@ class WebhookSubscription(Output):
     name: str
     url: str
     events: list[EventType]
-    secret: str | None = None
+    secret: str | None = Field(default=None, repr=False)
     """In the answer that it is created with, and never again."""
     status: Literal["pending_verification", "active", "pending_delete"]
     challenges_sent: int

@@ -18,7 +18,7 @@ from tmi.domain.children import Child, ChildChange, ChildFilter, Draft, event_of
 from tmi.domain.errors import BadInput, Conflict, NotFound
 from tmi.domain.events import ChangeType, Deed
 from tmi.domain.ids import ChildId, ThreatModelId
-from tmi.domain.kinds import BY_NAME, DIAGRAM_KIND, KINDS, SEVERITIES, Kind, Reference
+from tmi.domain.kinds import DIAGRAM_KIND, SEVERITIES, Kind, Reference
 from tmi.domain.ports import Page
 
 COLUMNS = """c.id, c.threat_model_id, c.kind, c.alias, c.fields, c.metadata, c.auto_generated, c.created_at,
@@ -92,15 +92,6 @@ SELECT ARRAY(SELECT c.id FROM children c WHERE {where} ORDER BY {order} LIMIT $3
 ROWS = f"""
 SELECT {COLUMNS} FROM unnest($1::uuid[]) WITH ORDINALITY AS u (id, place) JOIN children c USING (id)
 ORDER BY u.place
-"""
-
-CONTENTS = f"""
-SELECT {COLUMNS}
-FROM unnest($2::text[]) AS k (kind)
-CROSS JOIN LATERAL (
-    SELECT * FROM children c WHERE c.threat_model_id = $1 AND c.kind = k.kind AND c.deleted_at IS NULL
-    ORDER BY c.alias LIMIT $3
-) c
 """
 
 REFERRED = {
@@ -236,18 +227,6 @@ class PostgresChildren:
             after = {child.id: child for child in (child_of(row, kind) for row in found)}
             await events.write(connection, *(event_of(deed, after[key]) for key in children))
             return [after[key] for key in children]
-
-
-class PostgresContents:
-    """The port `Contents`."""
-
-    def __init__(self, database: PostgresDatabase) -> None:
-        self._database = database
-
-    async def of(self, model: ThreatModelId, most: int) -> Sequence[Child]:
-        """The children of a threat model, in one statement."""
-        found = await self._database.read(CONTENTS, model, [kind.name for kind in KINDS], most)
-        return [child_of(row, BY_NAME[row["kind"]], is_listed=True) for row in found]
 
 
 def _which(wanted: ChildFilter) -> tuple[str, Sequence[Any]]:

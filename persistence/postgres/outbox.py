@@ -152,10 +152,14 @@ WHERE id = $1 AND challenges_sent = $2 AND status = 'pending_verification'
 BACKLOG = """
 SELECT count(*) AS pending, coalesce(extract(epoch FROM now() - min(created_at)), 0)::float8 AS oldest_s
 FROM (
-    SELECT d.created_at FROM webhook_deliveries d JOIN webhook_subscriptions s ON s.id = d.subscription_id
-    WHERE d.due_at IS NOT NULL AND s.status = 'active' ORDER BY d.created_at LIMIT 10000
+    SELECT d.created_at FROM webhook_subscriptions s CROSS JOIN LATERAL (
+        SELECT created_at FROM webhook_deliveries
+        WHERE subscription_id = s.id AND due_at IS NOT NULL ORDER BY due_at LIMIT 10000
+    ) d
+    WHERE s.status = 'active' LIMIT 10000
 ) waiting
 """
+"""By the index of what is due, so that a long log costs nothing. Past its bound the age is that of some."""
 
 
 async def tell(connection: PooledConnection, notice: tuple[str, Mapping[str, Any]] | None) -> None:

@@ -56,6 +56,12 @@ WITH gone AS (
 SELECT count(*) AS purged FROM gone
 """
 
+OTHERWISE_SEALED = """
+SELECT id, secret FROM webhook_subscriptions WHERE substring(secret FROM 1 FOR length($1::bytea)) <> $1
+ORDER BY id LIMIT $2
+"""
+SEAL_ANEW = "UPDATE webhook_subscriptions SET secret = $3 WHERE id = $1 AND secret = $2"
+
 GET_QUOTA = "SELECT * FROM webhook_quotas WHERE user_id = $1"
 QUOTAS = "SELECT * FROM webhook_quotas ORDER BY created_at, user_id LIMIT $1 OFFSET $2"
 QUOTAS_TOTAL = "SELECT count(*) FROM webhook_quotas"
@@ -131,6 +137,22 @@ class PostgresWebhooks:
     async def purge(self, before: datetime, rows: int) -> int:
         """Delete up to `rows` of those that were given up before; returns how many went."""
         return int((await self._database.fetch(PURGE, before, rows))[0]["purged"])
+
+
+    async def seal_anew(self, rows: int) -> int:
+        """Seal secrets with the newest key that are stored as they are, or sealed with another one; returns
+        how many of `rows` were. Nothing is done without a key.
+        """
+        if self._seal.is_empty:
+            return 0
+        sealed = 0
+        for row in await self._database.fetch(OTHERWISE_SEALED, self._seal.mark, rows):
+            key, stored = row["id"], row["secret"]
+            secret = self._seal.open(stored, key.bytes)
+            if secret is not None:
+                await self._database.fetch(SEAL_ANEW, key, stored, self._seal.close(secret, key.bytes))
+                sealed += 1
+        return sealed
 
 
 class PostgresWebhookQuotas:

@@ -12,7 +12,7 @@ from persistence.memory.audit import MemoryAudit
 from persistence.memory.bin import MemoryBin
 from persistence.memory.browser_sessions import MemoryBrowserSessions
 from persistence.memory.cell_edits import MemoryCellEdits
-from persistence.memory.children import MemoryChildren, MemoryContents
+from persistence.memory.children import MemoryChildren
 from persistence.memory.client_credentials import MemoryClientCredentials
 from persistence.memory.collaborations import MemoryCollaborations, MemoryTickets
 from persistence.memory.database import MemoryDatabase
@@ -24,6 +24,7 @@ from persistence.memory.outbox import MemoryOutbox
 from persistence.memory.ownership import MemoryOwnership
 from persistence.memory.pending_authorizations import MemoryPendingAuthorizations
 from persistence.memory.quotas import MemoryQuotas, MemoryStorage
+from persistence.memory.reads import MemoryReads
 from persistence.memory.settings import MemoryPreferences, MemorySystemSettings
 from persistence.memory.sign_ins import (
     MemoryCodes,
@@ -44,7 +45,7 @@ from persistence.postgres.audit import PostgresAudit
 from persistence.postgres.bin import PostgresBin
 from persistence.postgres.browser_sessions import PostgresBrowserSessions
 from persistence.postgres.cell_edits import PostgresCellEdits
-from persistence.postgres.children import PostgresChildren, PostgresContents
+from persistence.postgres.children import PostgresChildren
 from persistence.postgres.client_credentials import PostgresClientCredentials
 from persistence.postgres.collaborations import PostgresCollaborations, PostgresTickets
 from persistence.postgres.database import PostgresDatabase
@@ -57,6 +58,7 @@ from persistence.postgres.outbox import PostgresOutbox
 from persistence.postgres.ownership import PostgresOwnership
 from persistence.postgres.pending_authorizations import PostgresPendingAuthorizations
 from persistence.postgres.quotas import PostgresQuotas, PostgresStorage
+from persistence.postgres.reads import PostgresReads
 from persistence.postgres.settings import PostgresPreferences, PostgresSystemSettings
 from persistence.postgres.sign_ins import (
     PostgresCodes,
@@ -85,7 +87,6 @@ from tmi.domain.ports import (
     ClientCredentials,
     Codes,
     Collaborations,
-    Contents,
     Database,
     Deliveries,
     Diagrams,
@@ -99,6 +100,7 @@ from tmi.domain.ports import (
     PendingAuthorizations,
     Preferences,
     Quotas,
+    Reads,
     RefreshTokens,
     Signals,
     SigningKeys,
@@ -149,7 +151,7 @@ class Ports:
     refresh_tokens: RefreshTokens
     client_credentials: ClientCredentials
     children: Children
-    contents: Contents
+    reads: Reads
     metadata: Metadata
     bin: Bin
     pending_authorizations: PendingAuthorizations
@@ -219,7 +221,7 @@ def memory_ports(store: MemoryStore) -> Ports:
         refresh_tokens=MemoryRefreshTokens(store),
         client_credentials=MemoryClientCredentials(store),
         children=MemoryChildren(store),
-        contents=MemoryContents(store),
+        reads=MemoryReads(store),
         metadata=MemoryMetadata(store),
         bin=MemoryBin(store),
         pending_authorizations=MemoryPendingAuthorizations(store),
@@ -281,7 +283,7 @@ def postgres_ports(database: PostgresDatabase) -> Ports:
         refresh_tokens=PostgresRefreshTokens(database),
         client_credentials=PostgresClientCredentials(database),
         children=PostgresChildren(database),
-        contents=PostgresContents(database),
+        reads=PostgresReads(database),
         metadata=PostgresMetadata(database),
         bin=PostgresBin(database),
         pending_authorizations=PostgresPendingAuthorizations(database),

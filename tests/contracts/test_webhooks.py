@@ -8,6 +8,8 @@ from uuid import uuid4
 import pytest
 
 from persistence.postgres.database import PostgresDatabase
+from persistence.postgres.outbox import PostgresOutbox
+from persistence.postgres.webhooks import PostgresWebhooks
 from persistence.sealing import Seal
 from tests.contracts.conftest import SEAL, Ports, postgres_ports
 from tests.contracts.test_accounts import entry
@@ -174,16 +176,21 @@ async def test_failures_are_counted_until_there_is_a_success(ports: Ports) -> No
 
 async def test_who_has_fewer_under_way_comes_first(ports: Ports) -> None:
     alice = await ports.user()
-    busy, other = await active(ports, new(alice, name="Busy")), None
-    for _ in range(4):
+    busy = await active(ports, new(alice, name="Busy"))
+    for _ in range(5):
         await ports.model(alice)
-    assert 2 == len(await taken(ports, Slots(free=2, per_webhook=3, lease_s=60)))
+    assert 2 == len(await taken(ports, replace(SLOTS, free=2)))
     other = await active(ports, new(alice, name="Other"))
-    for _ in range(2):
+    for _ in range(3):
         await ports.model(alice)
-    found = await taken(ports, Slots(free=3, per_webhook=3, lease_s=60))
-    assert [other.id, other.id, busy.id] == sorted((one.webhook for one in found), key=lambda w: w == busy.id)
-    assert [] == await taken(ports, Slots(free=3, per_webhook=3, lease_s=60))
+    # Of Busy there are older ones, and of both the third has its turn.
+    found = await taken(ports, replace(SLOTS, free=4))
+    assert {other.id: 3, busy.id: 1} == {hook.id: of(found, hook) for hook in (other, busy)}
+    assert [] == await taken(ports, replace(SLOTS, per_webhook=3))
+
+
+def of(attempts: list[Attempt], webhook: Webhook) -> int:
+    return sum(attempt.webhook == webhook.id for attempt in attempts)
 
 
 async def test_an_owners_minute_is_shared_by_what_they_own(ports: Ports) -> None:
@@ -320,6 +327,23 @@ async def test_a_secret_is_sealed_in_the_database_and_bound_to_its_subscription(
     await ports.model(alice)
     secrets = {attempt.webhook: attempt.secret for attempt in await taken(ports)}
     assert {first.id: "secret First", second.id: None} == secrets
+
+
+async def test_secrets_are_sealed_anew_with_the_newest_key(database: PostgresDatabase) -> None:
+    alice = await postgres_ports(database).user()
+    made: dict[str, Webhook] = {}
+    seals = {"plain": Seal(), "old": Seal(("o" * 32,)), "lost": Seal(("l" * 32,)), "new": Seal(("n" * 32,))}
+    for name, seal in seals.items():
+        given = new(alice, name=name)
+        made[name] = await PostgresWebhooks(database, seal).create(given, MANY, entry())
+    assert 0 == await PostgresWebhooks(database, Seal()).seal_anew(10)
+    webhooks = PostgresWebhooks(database, Seal(("n" * 32, "o" * 32)))
+    assert [2, 0] == [await webhooks.seal_anew(10) for _ in range(2)]
+    outbox = PostgresOutbox(database, seals["new"])
+    found = {one.webhook: one.secret for one in await outbox.take_challenges(10, 60)}
+    assert {"plain": "secret plain", "old": "secret old", "lost": None, "new": "secret new"} == {
+        name: found[webhook.id] for name, webhook in made.items()
+    }
 
 
 def test_a_key_is_replaced_by_one_before_it() -> None:

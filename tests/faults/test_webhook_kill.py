@@ -54,6 +54,9 @@ async def test_a_change_is_told_though_the_service_is_killed_right_after_it(
             await asyncio.to_thread(service.start)
             await until(lambda: len(told(hook.deliveries)) == CHANGES, "delivery of all")
             assert set(models) == told(hook.deliveries)
+            figure = f'tmi_webhook_attempts_total{{outcome="delivered"}} {float(CHANGES)}'
+            await asyncio.sleep(0.1)  # until the last is settled
+            assert figure in (await rest.http.get("/metrics")).text
             assert "a key of the deployment" not in service.output()
 
 

@@ -34,7 +34,8 @@ from tmi.domain.targets import TargetRules
 from tmi.domain.webhooks import Slots, WebhookLimits
 
 RULES = TargetRules(allow_http=True, ports=frozenset(), networks=(ip_network("127.0.0.0/8"),))
-QUICK = DispatchOptions(attempts_max=3, backoff_s=0.02, timeout_s=0.3, poll_s=0.01, backlog_every_s=0.05)
+QUICK = DispatchOptions(attempts_max=3, backoff_s=0.02, timeout_s=10, poll_s=0.01, backlog_every_s=0.05)
+HASTY = replace(QUICK, timeout_s=0.3)
 SUBSCRIPTIONS = "/admin/webhooks/subscriptions"
 SECRET = "a secret of the receiver's own"
 REPLACE_NAME = {"op": "replace", "path": "/name", "value": "Other shop"}
@@ -262,7 +263,7 @@ async def test_what_fails_for_good_is_counted_and_told(
     house = each_house
     async with (
         endpoint(refusing(reply)) as hook,
-        house.dispatching(),
+        house.dispatching(HASTY if reply.never else QUICK),
     ):
         made = await house.active(hook)
         await house.rename()

@@ -1,7 +1,10 @@
 """Where webhooks may not lead: URLs, addresses, names that change their mind, and certificates of others."""
 
+import asyncio
 import socket
 import ssl
+import threading
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from ipaddress import ip_address, ip_network
@@ -9,9 +12,10 @@ from pathlib import Path
 
 import pytest
 
+from api.hooks.resolving import AT_ONCE
 from api.hooks.sender import READ_MAX_BYTES, Undelivered, sending
 from tests.harness.certificates import Authority, Pair
-from tests.harness.endpoint import Reply, endpoint
+from tests.harness.endpoint import Reply, endpoint, until
 from tests.rest import ADMINISTRATOR, over_memory
 from tests.security.test_role_matrix_rest import WEBHOOK
 from tmi.domain.targets import Refused, TargetRules, is_public
@@ -184,6 +188,46 @@ async def test_what_hangs_and_what_cannot_be_resolved_is_given_up() -> None:
     async with sending(HERE, 0.2, resolve=nowhere) as sender:
         with pytest.raises(Undelivered, match="could not be resolved"):
             await sender.post("https://nowhere.example.org/", b"{}", {})
+
+
+async def test_a_name_whose_servers_hang_costs_one_thread_and_no_other_name_its_turn() -> None:
+    hang, looked = threading.Event(), []
+
+    def resolve(host: str, port: int) -> Sequence[str]:
+        looked.append(host)
+        if host.startswith("slow"):
+            hang.wait(30)
+        return ["127.0.0.1"]
+
+    async with endpoint(lambda _: Reply()) as hook, sending(HERE, 0.2, resolve=resolve) as sender:
+
+        async def tried(host: str) -> str:
+            try:
+                return str((await sender.post(f"http://{host}:{hook.port}/", b"{}", {})).status)
+            except Undelivered as error:
+                return str(error)
+
+        hosts = [*["slow.example.org"] * 6, *[f"slow{n}.example.org" for n in range(AT_ONCE)]]
+        slow = await asyncio.gather(*map(tried, hosts))
+        assert {"no answer within 0.2 s": 69, "the host's name could not be resolved": 1} == Counter(slow)
+        assert AT_ONCE == len(looked) == len({*looked})
+        assert "the host's name could not be resolved" == await tried("quick.example.org")
+        hang.set()
+        await until(lambda: not any(one.name.startswith("resolving") for one in threading.enumerate()), "end")
+        await asyncio.sleep(0)
+        assert "200" == await tried("slow.example.org")
+        assert "200" == await tried("quick.example.org")
+
+
+async def test_calls_of_one_name_at_once_share_a_lookup() -> None:
+    names = Names(["127.0.0.1"], ["127.0.0.1"])
+    async with endpoint(lambda _: Reply()) as hook, sending(HERE, 5.0, resolve=names) as sender:
+        url = f"http://hooks.example.org:{hook.port}/"
+        answers = await asyncio.gather(*(sender.post(url, b"{}", {}) for _ in range(8)))
+        assert [200] * 8 == [answered.status for answered in answers]
+        assert 1 == len(names.asked)
+        await sender.post(url, b"{}", {})
+        assert 2 == len(names.asked)
 
 
 @pytest.fixture

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 from tmi.domain.events import Deed, Event, ObjectType, State, differing
 from tmi.domain.ids import ChildId, ThreatModelId
@@ -57,6 +57,22 @@ class Child:
     def draft(self) -> Draft:
         """What clients write of it."""
         return Draft(self.fields, self.metadata)
+
+
+class StoredChild(NamedTuple):
+    """A child without its bulky field, with fields and metadata as JSON text, as they are stored: what is
+    shown in lists is put together of these texts and taken apart nowhere.
+    """
+
+    kind: str
+    id: str
+    alias: int
+    fields: str
+    metadata: str
+    auto_generated: bool
+    created_at: datetime
+    modified_at: datetime
+    version: int
 
 
 @dataclass(frozen=True, slots=True)

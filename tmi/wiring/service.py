@@ -29,7 +29,7 @@ from persistence.postgres.audit import PostgresAudit
 from persistence.postgres.bin import PostgresBin
 from persistence.postgres.browser_sessions import PostgresBrowserSessions
 from persistence.postgres.cell_edits import PostgresCellEdits
-from persistence.postgres.children import PostgresChildren, PostgresContents
+from persistence.postgres.children import PostgresChildren
 from persistence.postgres.client_credentials import PostgresClientCredentials
 from persistence.postgres.collaborations import PostgresCollaborations, PostgresTickets
 from persistence.postgres.database import PostgresDatabase
@@ -40,6 +40,7 @@ from persistence.postgres.groups import PostgresGroups, PostgresMemberships
 from persistence.postgres.metadata import PostgresMetadata
 from persistence.postgres.pending_authorizations import PostgresPendingAuthorizations
 from persistence.postgres.quotas import PostgresQuotas, PostgresStorage
+from persistence.postgres.reads import PostgresReads
 from persistence.postgres.settings import PostgresPreferences, PostgresSystemSettings
 from persistence.postgres.sign_ins import (
     PostgresCodes,
@@ -175,7 +176,7 @@ async def build(
             collaborations=PostgresCollaborations(database),
             tickets=tickets,
             children=PostgresChildren(database),
-            contents=PostgresContents(database),
+            reads=PostgresReads(database),
             metadata=PostgresMetadata(database),
             bin=PostgresBin(database),
             rooms=rooms,

@@ -65,6 +65,9 @@ async def upkeep(settings: Settings, database: PostgresDatabase) -> AsyncIterato
         "purge-webhooks": _purging(
             "webhooks that were given up", lambda now, rows: webhooks.purge(now - GIVEN_UP_KEPT, rows)
         ),
+        "seal-webhooks": _purging(
+            "secrets of webhooks that another key sealed", lambda _, rows: webhooks.seal_anew(rows)
+        ),
         "tell-of-edits": _tell_of_edits(PostgresCellEdits(database)),
     }
     async with AsyncExitStack() as stack:

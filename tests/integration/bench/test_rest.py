@@ -16,7 +16,7 @@ from bench.scenarios.rest import Model, RestLoad
 from bench.servers import Account, Room, Server, ServerError
 from bench.servers.base import HOST
 
-LOAD = RestLoad(rate=200, writes=0.3, lists=0.2, models=30, seconds=0.5, warm_up_s=0.1)
+LOAD = RestLoad(rate=200, writes=0.3, lists=0.2, models=30, threats=0, seconds=0.5, warm_up_s=0.1)
 CORE = min(os.sched_getaffinity(0))
 ME = Account("", "the token", "me@example.org")
 
