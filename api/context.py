@@ -247,6 +247,11 @@ def parse_uuid(text: UuidText) -> UUID:
     return UUID(text)
 
 
+def is_uuid(text: str) -> bool:
+    """Whether `text` is a UUID in its usual form."""
+    return _UUID.fullmatch(text) is not None
+
+
 async def model_for(text: str, action: Action) -> ThreatModelId:
     """The threat model of a path, if the caller may do `action` with it.
 
