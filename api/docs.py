@@ -265,7 +265,8 @@ def _contents(content: dict[str, Any], produces: tuple[str, ...]) -> dict[str, A
     """Of an answer: what has no schema of its own is text."""
     ((_, as_json),) = content.items()
     text = {"schema": {"type": "string"}}
-    return {name: as_json if name == "application/json" else text for name in produces}
+    structured = ("application/json", "application/yaml")
+    return {name: as_json if name in structured else text for name in produces}
 
 
 def _complete_answers(operation: dict[str, Any], schemas: dict[str, Any]) -> None:

@@ -124,13 +124,18 @@ class Output(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
+    SAYS_NULL: ClassVar[frozenset[str]] = frozenset()
+    """Fields that say null instead."""
+
     @classmethod
     def __get_pydantic_json_schema__(
         cls, schema: CoreSchema, handler: GetJsonSchemaHandler
     ) -> JsonSchemaValue:
-        """Without `null`, which is never answered."""
+        """Without `null` where it is never answered."""
         made = handler(schema)
-        for one in handler.resolve_ref_schema(made).get("properties", {}).values():
+        for name, one in handler.resolve_ref_schema(made).get("properties", {}).items():
+            if name in cls.SAYS_NULL:
+                continue
             some = [part for part in one.get("anyOf", ()) if part != {"type": "null"}]
             if len(some) == 1:
                 del one["anyOf"]

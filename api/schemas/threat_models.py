@@ -5,7 +5,7 @@ from datetime import datetime
 from typing import Annotated, ClassVar, Literal, Self
 from uuid import UUID
 
-from pydantic import AfterValidator, AwareDatetime, BaseModel, Field, StringConstraints
+from pydantic import AfterValidator, BaseModel, Field, StringConstraints
 
 from api import sanitising
 from api.schemas.base import (
@@ -14,6 +14,7 @@ from api.schemas.base import (
     PROVIDER,
     Identifier,
     Input,
+    Moment,
     Name,
     Output,
     PlainName,
@@ -94,13 +95,13 @@ class ThreatModelQuery(DeletedQuery):
     name: NamePart | None = None
     description: TextPart | None = None
     issue_uri: TextPart | None = None
-    created_after: AwareDatetime | None = None
-    created_before: AwareDatetime | None = None
-    modified_after: AwareDatetime | None = None
-    modified_before: AwareDatetime | None = None
+    created_after: Moment | None = None
+    created_before: Moment | None = None
+    modified_after: Moment | None = None
+    modified_before: Moment | None = None
     status: Words | None = None
-    status_updated_after: AwareDatetime | None = None
-    status_updated_before: AwareDatetime | None = None
+    status_updated_after: Moment | None = None
+    status_updated_before: Moment | None = None
     security_reviewer: NamePart | None = None
 
     @property

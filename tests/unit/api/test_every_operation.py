@@ -20,7 +20,7 @@ METHODS = frozenset({"GET", "POST", "PUT", "PATCH", "DELETE"})
 
 ENDLESS = "/threat_models/<threat_model_id>/events"
 """Its answer has no end (tests/unit/api/test_event_stream.py)."""
-NEW_EACH_TIME = frozenset({"/ws/ticket", "/oauth2/authorize", "/", "/session/sign-in"})
+NEW_EACH_TIME = frozenset({"/ws/ticket", "/admin/nodes", "/oauth2/authorize", "/", "/session/sign-in"})
 """Their bodies hold the time, or a secret of which there is never another, and may differ in length."""
 
 
