@@ -22,6 +22,7 @@ from api.hooks import signing
 from api.hooks.dispatcher import Dispatcher, DispatchOptions
 from api.hooks.owners import Owners
 from api.hooks.sender import sending
+from api.schemas import WebhookEvent
 from persistence.memory.outbox import MemoryOutbox
 from persistence.memory.store import MemoryStore
 from persistence.postgres.database import PostgresDatabase
@@ -211,6 +212,8 @@ async def test_each_change_is_told_by_its_type_and_to_who_asked_for_it(each_hous
         both = sorted([*ours, "threat_model.created", "threat_model.deleted"])
         calls = await everything.delivered(len(both))
         assert both == sorted(call.json["event_type"] for call in calls)
+        for call in calls:
+            WebhookEvent.model_validate(call.json)
         assert ["note.deleted"] == [call.json["event_type"] for call in await notes.delivered(1)]
         assert len(both) == len({call.headers["webhook-id"] for call in calls})
 
@@ -223,7 +226,7 @@ async def test_what_administrators_write_is_told_and_what_they_are_refused_is_no
         refused = await house.rest.call("POST", "/admin/groups", alice, json_body={})
         assert 403 == refused.status
         await house.call("POST", "/admin/groups", {"group_name": "dev", "name": "Dev"}, 201)
-        told = [call.json["data"]["path"] for call in await hook.delivered(2)]
+        told = [WebhookEvent.model_validate(call.json).data.path for call in await hook.delivered(2)]
         assert ["/admin/groups"] * 2 == told
 
 
@@ -368,6 +371,7 @@ async def test_a_test_is_delivered_like_an_event(house: House) -> None:
             call.headers["webhook-id"],
         )
         assert {"test": True, "subscription_id": made["id"]} == call.json["data"]
+        WebhookEvent.model_validate(call.json)
         answer = await house.rest.call("POST", path, house.admin)
         assert 202 == answer.status
         assert "threat_model.updated" == (await hook.delivered(2))[1].json["event_type"]
