@@ -13,7 +13,7 @@ from quart import Response, g, request
 from api.context import caller_if_any, client_address, services
 from api.forwarding import bucket_of
 from api.services import Services
-from tmi.domain.errors import TooManyRequests
+from tmi.domain.errors import TooManyRequests, Unavailable
 from tmi.domain.ids import UserId
 from tmi.domain.ports import RateLimits
 
@@ -49,6 +49,8 @@ class Counts:
 
     def __init__(self) -> None:
         self.nearest: Allowance | None = None
+        self.failure: Unavailable | None = None
+        """What was away when it was asked for this request: it need not be waited for again."""
         self._counted: dict[tuple[str, int], int] = {}
 
     async def count(
@@ -100,9 +102,11 @@ async def count_user(services: Services, counts: Counts, user: UserId) -> None:
 
 
 async def limit_address() -> None:
-    """Before each request. Raises TooManyRequests."""
+    """Before each request. Raises TooManyRequests, and Unavailable where that is known already."""
     if request.path not in FREE:
         await count_address(services(), _counts(), request.path, client_address())
+    if (failure := _counts().failure) is not None:
+        raise failure
 
 
 async def limit_user() -> None:

@@ -16,9 +16,11 @@ listener shows each head to `asked` first. The rules:
 
 import logging
 import re
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from email.utils import formatdate
+from functools import lru_cache
 from typing import Any
 from uuid import UUID
 
@@ -27,7 +29,7 @@ from api.bodies import JSON, checked, wire
 from api.context import HOST, Context, is_uuid
 from api.headers import SECURITY
 from api.schemas.base import Query
-from tmi.domain.errors import TmiError
+from tmi.domain.errors import TmiError, Unavailable
 from tmi.domain.ids import ChildId, ThreatModelId, UserId
 from tmi.domain.kinds import KINDS
 
@@ -128,7 +130,8 @@ class ShortWay:
         counts = rates.Counts()
         try:
             found = await self._found(asked, peer, counts)
-        except TmiError:
+        except TmiError as error:
+            counts.failure = error if isinstance(error, Unavailable) else None
             return counts
         except Exception:
             log.exception("the short way failed")
@@ -165,7 +168,7 @@ class ShortWay:
     ) -> bytes:
         options, told = self._context.services.options, asked.headers
         body = wire(found.body)
-        lines = [_FIRST_LINES, f"content-length: {len(body)}\r\ndate: {formatdate(usegmt=True)}\r\n"]
+        lines = [_FIRST_LINES, f"content-length: {len(body)}\r\ndate: {_date(int(time.time()))}\r\n"]
         lines.append(f"{edge.REQUEST_ID_HEADER.lower()}: {edge.new_request_id()}\r\n")
         if found.version is not None:
             lines.append(f'etag: "{found.version}"\r\n')
@@ -177,6 +180,11 @@ class ShortWay:
         lines += [f"{name.lower()}: {value}\r\n" for name, value in more.items()]
         lines.append("\r\n")
         return "".join(lines).encode() + body
+
+
+@lru_cache(1)
+def _date(second: int) -> str:
+    return formatdate(second, usegmt=True)
 
 
 _FIRST_LINES = "".join(

@@ -9,10 +9,13 @@ afterwards, as the autovacuum of a database does that has had its data for a whi
 import hashlib
 import uuid
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import asyncpg
 
-from bench.servers.base import Account, ServerError
+if TYPE_CHECKING:
+    from bench.servers import Account
+
 
 BATCH = 500
 """Threat models at a time, so that the triggers' tables of changed rows stay in memory."""
@@ -55,11 +58,15 @@ ORDER BY k / 20, n, k
 SETTLE = ("threat_models", "grants", "children", "child_counters")
 
 
+class FillingError(Exception):
+    """The database could not be filled."""
+
+
 @dataclass(frozen=True, eq=False)
 class Filling:
     """So many threat models with so many threats each, of one user who has no others."""
 
-    account: Account
+    account: "Account"
     salt: str
     """What all ids are made of, by which they are known here without being read."""
     models: int
@@ -72,15 +79,15 @@ class Filling:
         return str(uuid.UUID(_digest(f"{self.salt}{number}/{threat}")))
 
 
-async def fill(dsn: str, account: Account, models: int, threats: int) -> Filling:
-    """Write the data of a user who has signed in. Raises `ServerError`."""
+async def fill(dsn: str, account: "Account", models: int, threats: int) -> Filling:
+    """Write the data of a user who has signed in. Raises `FillingError`."""
     try:
         return await _filled(dsn, account, models, threats)
     except (OSError, asyncpg.PostgresError) as error:
-        raise ServerError(f"the database could not be filled: {error!r}") from error
+        raise FillingError(f"the database could not be filled: {error!r}") from error
 
 
-async def _filled(dsn: str, account: Account, models: int, threats: int) -> Filling:
+async def _filled(dsn: str, account: "Account", models: int, threats: int) -> Filling:
     filling = Filling(account, f"{uuid.uuid4()}/", models, threats)
     connection = await asyncpg.connect(dsn, command_timeout=TIMEOUT_S)
     try:

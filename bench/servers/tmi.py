@@ -12,7 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 from urllib.parse import quote
 
-from bench.filling import Filling, fill
+from bench.filling import Filling, FillingError, fill
 from bench.machine import ROOT, revision
 from bench.process import DATABASE, name_of
 from bench.servers.base import HOST, Account, Room, Server, ServerError, free_port
@@ -105,7 +105,10 @@ class Tmi(Server):
         wanted = models, threats
         if wanted not in self._fillings:
             account = await self.account(f"rest-{uuid.uuid4()}")
-            self._fillings[wanted] = await fill(self._database_url, account, *wanted)
+            try:
+                self._fillings[wanted] = await fill(self._database_url, account, *wanted)
+            except FillingError as error:
+                raise ServerError(str(error)) from error
         return self._fillings[wanted]
 
     @property

@@ -1,6 +1,7 @@
 """What is read most, in memory."""
 
 from collections.abc import Collection, Sequence
+from datetime import UTC, datetime
 
 import orjson
 
@@ -87,7 +88,13 @@ def _stored(child: Child) -> StoredChild:
         orjson.dumps(fields).decode(),
         orjson.dumps(dict(child.metadata)).decode(),
         child.auto_generated,
-        child.created_at,
-        child.modified_at,
+        _text(child.created_at),
+        _text(child.modified_at),
         child.version,
     )
+
+
+def _text(at: datetime) -> str:
+    """As PostgreSQL writes it."""
+    text = at.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S.%f").rstrip("0").rstrip(".")
+    return f"{text}+00"

@@ -250,10 +250,16 @@ class PostgresDatabase:
     async def _connect_reading(self) -> Connection:
         """A connection on which each statement is planned once, since to plan a list takes as long as to make
         it, and by indexes: what is read here is found by them, whatever the statistics say of a table that
-        belongs to few.
+        belongs to few. Times as text are in UTC.
         """
         arguments = self._options.arguments()
-        arguments["server_settings"] |= {"plan_cache_mode": "force_generic_plan", "enable_seqscan": "off"}
+        arguments["server_settings"] |= {
+            "plan_cache_mode": "force_generic_plan",
+            "enable_seqscan": "off",
+            "jit": "off",  # which a plan without an index would else seem to be worth
+            "TimeZone": "UTC",
+            "DateStyle": "ISO",
+        }
         return await asyncpg.connect(**arguments)
 
 

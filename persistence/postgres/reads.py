@@ -47,8 +47,8 @@ SELECT 'threat_model' AS kind, t.id::text AS id, t.alias, json_build_object(
            'owner', (
                SELECT {USER}
                {OWNERS})
-       )::text AS fields, t.metadata::text AS metadata, false AS auto_generated, t.created_at, t.modified_at,
-       t.version
+       )::text AS fields, t.metadata::text AS metadata, false AS auto_generated,
+       t.created_at::text AS created_at, t.modified_at::text AS modified_at, t.version
 FROM threat_models t WHERE t.id = $2 AND t.deleted_at IS NULL AND {{may}}
 """
 
@@ -57,13 +57,14 @@ SELECT 'diagram' AS kind, d.id::text AS id, d.alias, json_build_object(
            'name', d.name, 'type', d.type, 'description', d.description, 'image_svg', d.image_svg,
            'image_update_vector', d.image_update_vector, 'include_in_report', d.include_in_report,
            'timmy_enabled', d.timmy_enabled)::text AS fields, d.metadata::text AS metadata,
-       false AS auto_generated, d.created_at, d.modified_at, d.version
+       false AS auto_generated, d.created_at::text AS created_at, d.modified_at::text AS modified_at,
+       d.version
 FROM diagrams d WHERE d.threat_model_id = {model} AND d.deleted_at IS NULL AND {may}
 ORDER BY d.alias LIMIT {most}
 """
 
 CHILD = """c.kind, c.id::text AS id, c.alias, c.fields::text AS fields, c.metadata::text AS metadata,
-       c.auto_generated, c.created_at, c.modified_at, c.version"""
+       c.auto_generated, c.created_at::text AS created_at, c.modified_at::text AS modified_at, c.version"""
 
 CHILDREN = f"""
 SELECT c.* FROM unnest({{kinds}}::text[]) AS k (kind)
@@ -141,7 +142,7 @@ class PostgresReads:
         )
         if not found:
             return None
-        rows = [StoredChild(*tuple(row)[2:]) for row in found if row["place"] is not None]
+        rows = [StoredChild._make(tuple(row)[2:]) for row in found if row["place"] is not None]
         return rows, found[0]["total"]
 
     async def child(self, user: UserId, model: ThreatModelId, kind: Kind, child: ChildId) -> Child | None:
@@ -174,7 +175,7 @@ def page_statement(wanted: ChildFilter) -> tuple[str, Sequence[Any]]:
 
 def _told(model: ThreatModelId, found: Sequence[Record]) -> Contents:
     diagrams = [_diagram(row, model) for row in found if row["kind"] == DIAGRAM_KIND]
-    return Contents(diagrams, [StoredChild(*row) for row in found if row["kind"] != DIAGRAM_KIND])
+    return Contents(diagrams, [StoredChild._make(row) for row in found if row["kind"] != DIAGRAM_KIND])
 
 
 def _model(row: Record, model: ThreatModelId) -> ThreatModel:
@@ -191,8 +192,8 @@ def _model(row: Record, model: ThreatModelId) -> ThreatModel:
         owner=_user(told["owner"]),
         created_by=_user(told["created_by"]),
         grants=tuple(_grant(*grant) for grant in told["grants"] or ()),
-        created_at=row["created_at"],
-        modified_at=row["modified_at"],
+        created_at=datetime.fromisoformat(row["created_at"]),
+        modified_at=datetime.fromisoformat(row["modified_at"]),
         version=row["version"],
         status=told["status"],
         status_updated=_moment(told["status_updated"]),
@@ -208,8 +209,8 @@ def _diagram(row: Record, model: ThreatModelId) -> Diagram:
         id=DiagramId(UUID(row["id"])),
         threat_model_id=model,
         alias=row["alias"],
-        created_at=row["created_at"],
-        modified_at=row["modified_at"],
+        created_at=datetime.fromisoformat(row["created_at"]),
+        modified_at=datetime.fromisoformat(row["modified_at"]),
         version=row["version"],
         image=None if svg is None else DiagramImage(svg or None, vector),
         metadata=orjson.loads(row["metadata"]),

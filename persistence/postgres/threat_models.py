@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 from uuid import uuid4
 
+import asyncpg
 import orjson
 
 from persistence.grants import unique, with_creator
@@ -94,10 +95,13 @@ CONDITIONS = {
     "description": "strpos(lower(t.description), lower({0}::text)) > 0",
     "issue_uri": "strpos(lower(t.issue_uri), lower({0}::text)) > 0",
     "owner": """EXISTS (
-        SELECT FROM grants g LEFT JOIN users u
-            ON u.provider = g.provider
-           AND (u.provider_id = g.provider_id
-                OR (u.email_verified AND lower(u.email COLLATE "C") = lower(g.provider_id COLLATE "C")))
+        SELECT FROM grants g LEFT JOIN LATERAL (
+            SELECT u.name, u.email FROM users u
+            WHERE u.provider = g.provider AND u.provider_id = g.provider_id
+            UNION ALL
+            SELECT u.name, u.email FROM users u
+            WHERE u.provider = g.provider AND u.email_verified
+              AND lower(u.email COLLATE "C") = lower(g.provider_id COLLATE "C")) u ON true
         WHERE g.threat_model_id = t.id AND g.principal_type = 'user' AND g.role = 3
           AND (strpos(lower(coalesce(u.name, g.display_name)), lower({0}::text)) > 0
                OR strpos(lower(coalesce(u.email, g.email, g.provider_id)), lower({0}::text)) > 0))""",
@@ -132,10 +136,8 @@ OWNERS = """
 
 COLUMNS = f"""t.id, t.alias, t.name, t.description, t.threat_model_framework, t.issue_uri, t.is_confidential,
        t.created_at, t.modified_at, t.version, t.status, t.status_updated, t.security_reviewer, t.metadata,
-       t.deleted_at,
+       t.deleted_at, {{grants}} AS grants,
        ARRAY(SELECT ROW(c.kind, c.living) FROM child_counters c WHERE c.threat_model_id = t.id) AS counts,
-       ARRAY(SELECT ROW(g.principal_type, g.provider, g.provider_id, g.email, g.display_name, g.role)
-             FROM grants g WHERE g.threat_model_id = t.id ORDER BY g.position) AS grants,
        (SELECT ROW(u.id, u.provider, u.provider_id, u.email, u.name, u.created_at, u.email_verified)
         FROM users u WHERE u.id = t.created_by) AS created_by,
        (SELECT ROW(u.id, u.provider, u.provider_id, u.email, u.name, u.created_at, u.email_verified)
@@ -143,19 +145,25 @@ COLUMNS = f"""t.id, t.alias, t.name, t.description, t.threat_model_framework, t.
        ) AS owner"""
 """`owner`: the first of the list's owners who has signed in; the creator, while that one is an owner."""
 
-MODEL = f"SELECT {COLUMNS} FROM threat_models t WHERE t.id = $1"
+ALL_GRANTS = """ARRAY(
+           SELECT ROW(g.principal_type, g.provider, g.provider_id, g.email, g.display_name, g.role)
+           FROM grants g WHERE g.threat_model_id = t.id ORDER BY g.position)"""
+NO_GRANTS = "ARRAY[]::record[]"
+
+MODEL = f"SELECT {COLUMNS.format(grants=ALL_GRANTS)} FROM threat_models t WHERE t.id = $1"
 
 LIST = f"""{{which}}
 SELECT counted.total, m.*
 FROM counted LEFT JOIN LATERAL (
-    SELECT {COLUMNS} FROM page JOIN threat_models t ON t.id = page.id {{also}}
+    SELECT {COLUMNS.format(grants=NO_GRANTS)}
+    FROM page JOIN threat_models t ON t.id = page.id {{also}}
 ) m ON true
 ORDER BY m.alias DESC
 """
 """One statement with everything, since a round trip costs as much as what it asks for."""
 
-UPDATE = """
-UPDATE threat_models
+UPDATE = f"""
+UPDATE threat_models t
 SET name = coalesce($3, name),
     description = CASE WHEN $5 THEN NULL ELSE coalesce($4, description) END,
     threat_model_framework = coalesce($6, threat_model_framework),
@@ -167,7 +175,7 @@ SET name = coalesce($3, name),
     modified_at = clock_timestamp(),
     version = version + 1
 WHERE id = $1 AND version = $2 AND deleted_at IS NULL
-RETURNING id
+RETURNING {COLUMNS.format(grants=ALL_GRANTS)}
 """
 
 LOCK = "SELECT id FROM threat_models WHERE id = $1 AND deleted_at IS NULL FOR UPDATE"
@@ -191,22 +199,25 @@ class PostgresThreatModels:
         self, creator: User, new: NewThreatModel, defaults: Limits = NO_LIMITS
     ) -> ThreatModel:
         """Store a threat model under the next alias, its creator the first owner. Raises BadInput and
-        QuotaReached.
+        QuotaReached, and NotFound when the creator's account is gone.
         """
         grants = with_creator(creator, new.grants)
         key = ThreatModelId(uuid4())
         async with self._database.transaction() as connection:
-            await connection.execute(
-                CREATE,
-                key,
-                new.name,
-                new.description,
-                new.threat_model_framework,
-                new.issue_uri,
-                new.is_confidential,
-                creator.id,
-                orjson.dumps(dict(new.metadata)).decode(),
-            )
+            try:
+                await connection.execute(
+                    CREATE,
+                    key,
+                    new.name,
+                    new.description,
+                    new.threat_model_framework,
+                    new.issue_uri,
+                    new.is_confidential,
+                    creator.id,
+                    orjson.dumps(dict(new.metadata)).decode(),
+                )
+            except asyncpg.ForeignKeyViolationError:
+                raise NotFound("The account is gone that this threat model would be of.") from None
             await hold_to_it(connection, key, defaults, "threat_models")
             await _store_grants(connection, key, grants)
             made = await get(connection, key)
@@ -240,7 +251,7 @@ class PostgresThreatModels:
         if change.grants is not None and not has_owner(unique(change.grants)):
             raise LastOwner
         async with self._database.transaction() as connection:
-            updated = await connection.fetchval(
+            updated = await connection.fetchrow(
                 UPDATE,
                 model,
                 expected_version,
@@ -265,7 +276,8 @@ class PostgresThreatModels:
                 await _store_grants(connection, model, change.grants)
             if entry is not None:
                 await write(connection, entry)
-            changed = await get(connection, model)
+            is_shared = change.grants is not None
+            changed = await get(connection, model) if is_shared else _summary(updated).model
             await events.write(connection, Event.of_model(deed, changed, change.fields))
             return changed
 

@@ -1,6 +1,7 @@
 """The port `Reads`: what it gives, and to whom."""
 
 import random
+from datetime import datetime
 from uuid import uuid4
 
 import orjson
@@ -57,10 +58,11 @@ async def test_a_threat_model_is_what_the_other_ports_say_of_it(ports: Ports) ->
                 orjson.loads(stored.metadata),
             )
             assert (child.created_at, child.modified_at, child.auto_generated) == (
-                stored.created_at,
-                stored.modified_at,
+                datetime.fromisoformat(stored.created_at),
+                datetime.fromisoformat(stored.modified_at),
                 stored.auto_generated,
             )
+            assert stored.created_at.endswith("+00")
             whole = await ports.reads.child(alice.id, model.id, kind, child.id)
             assert await ports.children.get(model.id, kind, child.id) == whole
 

@@ -17,6 +17,7 @@ from api.short_way import Asked, ShortWay
 from tests.harness.raw_websocket import connected
 from tests.rest import RestClient, over_memory
 from tmi.domain.configuration import GivenSetting
+from tmi.domain.errors import DatabaseUnavailable
 from tmi.listener import Listener, ListenerOptions
 
 
@@ -159,6 +160,28 @@ async def test_a_request_that_is_refused_is_counted_once_and_told_of_by_the_long
         # One was used to make the threat model.
         assert [(200, "2"), (400, "1"), (400, "0"), (429, "0")] == left
         assert "retry-after" in answer.headers
+
+
+async def test_a_database_that_is_away_is_waited_for_once(
+    served: _Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = 0
+
+    async def away(*_: object) -> None:
+        nonlocal asked
+        asked += 1
+        raise DatabaseUnavailable
+
+    for method in ("model", "contents"):
+        monkeypatch.setattr(served.rest.services.reads, method, away)
+    async with connected(served.listener.port) as raw:
+        raw.send(served.get())
+        answer = await raw.answer()
+        raw.send(served.get("/threat_models"))
+        after = await raw.answer()
+    assert (503, 1) == (answer.status, asked)
+    assert "retry-after" in answer.headers
+    assert 200 == after.status
 
 
 async def test_a_connection_that_was_read_on_lately_is_kept_and_an_idle_one_is_closed() -> None:

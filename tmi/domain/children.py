@@ -60,18 +60,21 @@ class Child:
 
 
 class StoredChild(NamedTuple):
-    """A child without its bulky field, with fields and metadata as JSON text, as they are stored: what is
-    shown in lists is put together of these texts and taken apart nowhere.
+    """A child without its bulky field as text, as it is stored: what is shown in lists is put together of
+    these texts and taken apart nowhere.
     """
 
     kind: str
     id: str
     alias: int
     fields: str
+    """A JSON object."""
     metadata: str
+    """A JSON object."""
     auto_generated: bool
-    created_at: datetime
-    modified_at: datetime
+    created_at: str
+    """In UTC, `2026-11-26 12:00:00.25+00`; without trailing zeros."""
+    modified_at: str
     version: int
 
 
