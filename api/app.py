@@ -43,6 +43,8 @@ from api import (
     sign_ins,
     threat_models,
     trail,
+    webhook_quotas,
+    webhooks,
 )
 from api.audit import Refusals
 from api.bodies import JSON, problem_answer
@@ -50,6 +52,7 @@ from api.context import EXTENSION, HOST, Context, context, public, require_sign_
 from api.errors import INTERNAL, OAuthError, Problem, problem_of
 from api.probes import DatabasePing, metrics_routes, probe_routes
 from api.services import Services
+from api.short_way import ShortWay
 from tmi.domain.errors import BadInput, Expired, Forbidden, TmiError, TooManyRequests, Unauthenticated
 
 log = logging.getLogger(__name__)
@@ -91,6 +94,11 @@ class RestApp(Quart):
     """
 
     url_rule_class = _Route
+
+    @property
+    def short_way(self) -> ShortWay:
+        """Which answers what is read most, beside this application."""
+        return ShortWay(self.extensions[EXTENSION])
 
     @property
     def refusals(self) -> Refusals:
@@ -147,6 +155,8 @@ def create_app(services: Services) -> RestApp:
         administration.routes,
         collaboration.routes,
         quotas.routes,
+        webhook_quotas.routes,
+        webhooks.routes,
         configured.routes,
         preferences.routes,
         docs.routes,

@@ -104,15 +104,19 @@ def answer(
     headers: Mapping[str, str] | None = None,
 ) -> Response:
     """A JSON answer; optional fields without a value are left out."""
+    return Response(wire(body), status, dict(headers or {}), content_type=JSON)
+
+
+def wire(body: BaseModel | Mapping[str, Any]) -> bytes:
+    """A body as it is sent."""
     data = body.model_dump(exclude_none=True) if isinstance(body, BaseModel) else body
-    wire = orjson.dumps(data, default=plain, option=orjson.OPT_UTC_Z)
-    return Response(wire, status, dict(headers or {}), content_type=JSON)
+    return orjson.dumps(data, default=plain, option=orjson.OPT_UTC_Z)
 
 
 def answer_list(items: Sequence[Mapping[str, Any]], status: int = 200) -> Response:
     """A JSON answer that is a list."""
-    wire = orjson.dumps(items, default=plain, option=orjson.OPT_UTC_Z)
-    return Response(wire, status, content_type=JSON)
+    sent = orjson.dumps(items, default=plain, option=orjson.OPT_UTC_Z)
+    return Response(sent, status, content_type=JSON)
 
 
 def plain(value: object) -> str:

@@ -9,15 +9,15 @@ from pydantic import BaseModel
 from quart import Blueprint, Response
 from quart_schema import operation_id, tag
 
-from api import bodies, patch, schemas
-from api.context import context, model_for, model_to_list, model_to_restore, parse_uuid, services
+from api import bodies, patch, reads, schemas
+from api.context import caller, context, model_for, model_to_list, model_to_restore, parse_uuid, services
 from api.deeds import deed
 from api.documented import operation
 from api.preconditions import check_version, etag, expected_version
-from tmi.domain.children import Child, ChildChange, ChildFilter, Draft, listed, shown
-from tmi.domain.errors import BadInput
+from tmi.domain.children import Child, ChildChange, Draft, listed, shown
+from tmi.domain.errors import BadInput, NotFound
 from tmi.domain.events import ChangeType
-from tmi.domain.ids import ChildId
+from tmi.domain.ids import ChildId, ThreatModelId
 from tmi.domain.kinds import KINDS, Kind
 from tmi.domain.ports import Page
 from tmi.domain.roles import Action
@@ -26,7 +26,6 @@ View = TypeVar("View", bound=Callable[..., Any])
 
 READ = (400, 401, 403, 404, 503)
 WRITE = (400, 401, 403, 404, 409, 413, 415, 503)
-_NO_FILTERS = frozenset({"limit", "offset", "include_deleted", "sort"})
 
 
 def described(text: str) -> Callable[[View], View]:
@@ -85,13 +84,14 @@ def _add_collection(routes: Blueprint, kind: Kind) -> None:
     @described(f"List a threat model's {kind.plural}, {order} if nothing else is asked for")
     async def page(threat_model_id: str) -> Response:
         query = bodies.read_query(forms.query)
-        model = await model_to_list(threat_model_id, deleted=query.include_deleted)
-        wanted = _wanted(query)
-        found, total = await services().children.page(model, kind, wanted, Page(query.limit, query.offset))
-        items = [shown(child) for child in found]
-        return bodies.answer(
-            {kind.plural: items, "total": total, "limit": query.limit, "offset": query.offset}
-        )
+        if query.include_deleted:
+            return await _page_with_deleted(kind, threat_model_id, query)
+        model = ThreatModelId(parse_uuid(threat_model_id))
+        found = await reads.page(services(), caller().user.id, model, kind, query)
+        if found is None:
+            await model_for(threat_model_id, Action.READ)  # which says why
+            raise NotFound("There is no such threat model.")
+        return bodies.answer(found.body)
 
 
 def _add_reading_and_deleting(routes: Blueprint, kind: Kind) -> None:
@@ -104,8 +104,12 @@ def _add_reading_and_deleting(routes: Blueprint, kind: Kind) -> None:
     @operation(answers={200: forms.output}, errors=READ)
     @described(f"Get one of a threat model's {kind.plural}")
     async def get(threat_model_id: str, **ids: str) -> Response:
-        model = await model_for(threat_model_id, Action.READ)
-        return _answer(kind, await services().children.get(model, kind, key(ids)))
+        model, child = ThreatModelId(parse_uuid(threat_model_id)), key(ids)
+        found = await reads.child(services(), caller().user.id, model, kind, child)
+        if found is None:
+            await model_for(threat_model_id, Action.READ)  # which says why
+            raise NotFound(f"There is no such {kind.name}.")
+        return bodies.answer(found.body, 200, etag(found.version))
 
     @routes.delete(one, endpoint=f"delete_{kind.name}")
     @tag([kind.plural.capitalize()])
@@ -273,11 +277,12 @@ def _add_more_bulk(routes: Blueprint, kind: Kind) -> None:
 # --- parts --------------------------------------------------------------------------------------
 
 
-def _wanted(query: schemas.DeletedQuery) -> ChildFilter:
-    given = query.model_dump(exclude_none=True)
-    conditions = {name: value for name, value in given.items() if name not in _NO_FILTERS}
-    name, _, direction = given.get("sort", "created_at:asc").partition(":")
-    return ChildFilter(conditions, name, direction == "desc", query.include_deleted)
+async def _page_with_deleted(kind: Kind, threat_model_id: str, query: schemas.DeletedQuery) -> Response:
+    model = await model_to_list(threat_model_id, deleted=True)
+    part = Page(query.limit, query.offset)
+    found, total = await services().children.page(model, kind, reads.wanted(query), part)
+    counts = {"total": total, "limit": query.limit, "offset": query.offset}
+    return bodies.answer({kind.plural: [shown(child) for child in found], **counts})
 
 
 def _replaced(kind: Kind, before: Child, given: BaseModel) -> Draft:

@@ -6,7 +6,7 @@ A setting's key is the name of its environment variable in lower case without `T
 import re
 from datetime import UTC, datetime
 
-from quart import Blueprint, Response, current_app
+from quart import Blueprint, Response
 from quart_schema import operation_id, tag
 
 from api import audit, bodies, schemas
@@ -34,12 +34,11 @@ _CONTRACT_MAX = 100
 async def client_config() -> Response:
     """Get what a client should know of this service"""
     config, options = services().configuration, services().options
-    paths = {rule.rule for rule in current_app.url_map.iter_rules()}
     told = schemas.ClientConfig(
         features=schemas.ConfigFeatures(
             websocket_enabled=True,
             saml_enabled=False,
-            webhooks_enabled="/webhooks/subscriptions" in paths,
+            webhooks_enabled=True,
             timmy_enabled=False,
         ),
         operator=schemas.ConfigOperator(

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from typing import Any
+from uuid import UUID
 
 from quart import Blueprint, Response
 from quart_schema import operation_id, tag
@@ -9,6 +10,7 @@ from quart_schema import operation_id, tag
 from api import bodies, diagram_changes, edge, minimal, schemas
 from api.context import (
     context,
+    is_uuid,
     model_for,
     model_to_list,
     model_to_restore,
@@ -22,7 +24,8 @@ from crdt.diagram import read_cells, read_meta
 from rooms.editing import Edit
 from tmi.domain.children import shown
 from tmi.domain.events import Actor, ChangeType, Deed
-from tmi.domain.ids import DiagramId, ThreatModelId
+from tmi.domain.ids import ChildId, DiagramId, ThreatModelId
+from tmi.domain.kinds import ASSET
 from tmi.domain.model import Diagram
 from tmi.domain.ports import Page
 from tmi.domain.roles import Action
@@ -101,9 +104,9 @@ async def get_diagram_model(threat_model_id: str, diagram_id: str) -> Response:
     threat_model = await services().threat_models.get(model)
     _, document = await services().rooms.read(diagram.id)
     cells = minimal.cells_of(read_cells(document))
-    named = set(minimal.assets_of(cells))
-    contents = await services().contents.of(model, MAX_ASSETS) if named else ()
-    assets = [shown(child) for child in contents if child.kind == "asset" and str(child.id) in named]
+    named = [ChildId(UUID(key)) for key in minimal.assets_of(cells) if is_uuid(key)][:MAX_ASSETS]
+    found = await services().reads.named(model, ASSET, named) if named else ()
+    assets = [shown(child) for child in found]
     body = {
         "id": model,
         "name": threat_model.name,

@@ -60,10 +60,15 @@ def _has_body() -> bool:
     return bool(request.content_length) or "Transfer-Encoding" in request.headers
 
 
+def new_request_id() -> str:
+    """For an answer."""
+    return secrets.token_hex(8)
+
+
 def request_id() -> str:
     """What names this request, to its client and in the log. The client has no say in it."""
     if "request_id" not in g:
-        g.request_id = secrets.token_hex(8)
+        g.request_id = new_request_id()
     return cast("str", g.request_id)
 
 

@@ -7,9 +7,11 @@ made up stands to the left of its own address, which the first trusted proxy app
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
 
 HOPS_MAX = 16
+_REMEMBERED = 1024
 Address = IPv4Address | IPv6Address
 Network = IPv4Network | IPv6Network
 
@@ -22,7 +24,7 @@ class TrustedProxies:
 
     def trusts(self, peer: str) -> bool:
         """Whether this is the address of a proxy of ours."""
-        address = _parsed(peer)
+        address = _parsed(peer) if self.networks else None
         return address is not None and self._is_trusted(address)
 
     def client(self, peer: str, forwarded_for: Sequence[str]) -> str:
@@ -31,7 +33,7 @@ class TrustedProxies:
         `forwarded_for`: the header's lines, in their order. A hop that is no address ends the search: then it
         is the request of the proxy that passed it on.
         """
-        current = _parsed(peer)
+        current = _parsed(peer) if self.networks else None
         if current is None or not self._is_trusted(current):
             return peer
         hops = ",".join(forwarded_for).split(",")
@@ -56,6 +58,7 @@ class TrustedProxies:
         return any(address in network for network in self.networks if network.version == address.version)
 
 
+@lru_cache(_REMEMBERED)
 def bucket_of(client: str) -> str:
     """Whom an address counts for: an IPv4 address, or an IPv6 network of 64 bits.
 

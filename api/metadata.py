@@ -1,7 +1,7 @@
 """Metadata of threat models, diagrams and all other children: one set of routes, registered for each."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from quart import Blueprint, Response
 from quart_schema import operation_id, tag
@@ -17,6 +17,7 @@ from tmi.domain.events import ChangeType
 from tmi.domain.ids import ChildId
 from tmi.domain.kinds import DIAGRAM_KIND, KINDS
 from tmi.domain.roles import Action
+from tmi.domain.webhooks import METADATA_CREATED, METADATA_DELETED, METADATA_UPDATED
 
 Values = Mapping[str, str]
 
@@ -84,7 +85,7 @@ def _add_all(routes: Blueprint, holder: _Holder) -> None:
     async def create(**ids: str) -> Response:
         entity = await holder.entity(ids, Action.WRITE)
         given = await bodies.read_model(schemas.Metadata)
-        await _change(entity, lambda before: _added(before, {given.key: given.value}))
+        await _change(entity, lambda before: _added(before, {given.key: given.value}), METADATA_CREATED)
         return bodies.answer(given, 201)
 
 
@@ -132,7 +133,7 @@ def _add_one(routes: Blueprint, holder: _Holder) -> None:
             _present(before, key)
             return {name: value for name, value in before.items() if name != key}
 
-        await _change(entity, without)
+        await _change(entity, without, METADATA_DELETED)
         return bodies.no_content()
 
 
@@ -155,7 +156,8 @@ def _add_bulk(routes: Blueprint, holder: _Holder) -> None:
             entity = await holder.entity(ids, Action.WRITE)
             entries = (await bodies.read_model(schemas.MetadataInput)).root
             given = {entry.key: entry.value for entry in entries}
-            after = await _change(entity, lambda before: make(before, given))
+            told = METADATA_CREATED if make is _added else METADATA_UPDATED
+            after = await _change(entity, lambda before: make(before, given), told)
             shown = given if make is _added else after
             return bodies.answer_list(listed(shown), status)
 
@@ -170,14 +172,14 @@ def _add_bulk(routes: Blueprint, holder: _Holder) -> None:
     )
 
 
-async def _change(entity: Entity, make: Callable[[Values], Values]) -> Values:
+async def _change(entity: Entity, make: Callable[[Values], Values], told: str = METADATA_UPDATED) -> Values:
     def bounded(before: Values) -> Values:
         after = make(before)
         if len(after) > max(schemas.MAX_METADATA, len(before)):
             raise BadInput(f"there would be more than {schemas.MAX_METADATA} keys")
         return after
 
-    work = services().metadata.change(entity, bounded, deed(ChangeType.PATCHED))
+    work = services().metadata.change(entity, bounded, replace(deed(ChangeType.PATCHED), also=told))
     return await context().to_the_end(work)
 
 

@@ -28,6 +28,7 @@ from rooms.memory import memory_of
 from rooms.runner import RoomRunner
 from rooms.service import Rooms
 from tmi.domain.errors import Forbidden, Unauthenticated
+from tmi.domain.webhooks import Backlog
 
 TOP = 20
 """How many rooms and clients are named."""
@@ -59,6 +60,10 @@ class Metrics:
     def show_certificate(self, read: Callable[[], tuple[datetime, bool]]) -> None:
         """Tell of the port's TLS certificate: when it ends, and whether its files hold a broken one."""
         self._registry.register(_Certificate(read))
+
+    def show_webhooks(self, read: Callable[[], tuple[Mapping[str, int], Backlog]]) -> None:
+        """Tell what comes of webhooks' deliveries here, and what waits in the database."""
+        self._registry.register(_Webhooks(read))
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
@@ -108,6 +113,20 @@ class _Certificate(Collector):
         yield _gauge("tmi_tls_certificate_expires_seconds", text, ends_at.timestamp())
         text = "1 while the files hold a TLS certificate that can't be used, and a former one stays."
         yield _gauge("tmi_tls_certificate_stale", text, is_stale)
+
+
+class _Webhooks(Collector):
+    def __init__(self, read: Callable[[], tuple[Mapping[str, int], Backlog]]) -> None:
+        self._read = read
+
+    def collect(self) -> Iterable[Metric]:
+        counts, backlog = self._read()
+        known = dict.fromkeys(("delivered", "failed", "retried"), 0) | dict(counts)
+        text = "Attempts to deliver to webhooks, by what came of them; failed: for good."
+        yield _counters("tmi_webhook_attempts", text, "outcome", known)
+        yield _gauge("tmi_webhook_pending", "Deliveries that wait, on all nodes, to 10,000.", backlog.pending)
+        text = "How long the oldest delivery that waits has."
+        yield _gauge("tmi_webhook_oldest_pending_seconds", text, backlog.oldest_s)
 
 
 class _Read(Collector):

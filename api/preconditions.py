@@ -33,6 +33,6 @@ def check_version(expected: int | None, present: int, words: str) -> None:
         raise VersionMismatch(f"the {words} is at version {present} now")
 
 
-def etag(version: int) -> dict[str, str]:
-    """The header that tells a version."""
-    return {"ETag": f'"{version}"'}
+def etag(version: int | None) -> dict[str, str]:
+    """The header that tells a version, of what has one."""
+    return {} if version is None else {"ETag": f'"{version}"'}

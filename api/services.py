@@ -1,6 +1,6 @@
 """What the REST application works with: ports and rooms, given by wiring, and the service's health."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from api.configuration import Configuration
@@ -27,8 +27,8 @@ from tmi.domain.ports import (
     ClientCredentials,
     Codes,
     Collaborations,
-    Contents,
     Database,
+    Deliveries,
     Diagrams,
     Groups,
     Memberships,
@@ -37,6 +37,7 @@ from tmi.domain.ports import (
     Preferences,
     Quotas,
     RateLimits,
+    Reads,
     RefreshTokens,
     SignIns,
     Storage,
@@ -45,7 +46,11 @@ from tmi.domain.ports import (
     Tickets,
     Trail,
     Users,
+    WebhookQuotas,
+    Webhooks,
 )
+from tmi.domain.targets import TargetRules
+from tmi.domain.webhooks import WebhookLimits
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +85,10 @@ class ApiOptions:
     """How long a browser stays signed in, however busy it is."""
     hsts_max_age_s: int = 0
     """How long browsers are to speak https alone with this host; 0: not told."""
+    webhook_targets: TargetRules = field(default_factory=TargetRules)
+    """Where webhooks may lead."""
+    webhook_limits: WebhookLimits = field(default_factory=WebhookLimits)
+    """What users may do with webhooks unless an administrator says something else for one of them."""
     metrics_token: str | None = field(default=None, repr=False)
     """What a reader of `/metrics` has to bring; None: it has to be on this machine."""
 
@@ -118,7 +127,7 @@ class Services:
     collaborations: Collaborations
     tickets: Tickets
     children: Children
-    contents: Contents
+    reads: Reads
     metadata: Metadata
     bin: Bin
     rooms: Rooms
@@ -134,6 +143,11 @@ class Services:
     settings: SystemSettings
     preferences: Preferences
     configuration: Configuration
+    webhooks: Webhooks
+    deliveries: Deliveries
+    webhook_quotas: WebhookQuotas
+    wake_webhooks: Callable[[], None] = lambda: None
+    """Something is to be delivered that this node can begin with at once."""
     options: ApiOptions = field(default_factory=ApiOptions)
     sessions: SessionCache | None = None
     """None: one that hears no signals, and so asks the database every second."""

@@ -4,31 +4,34 @@ import asyncio
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
 
 from quart import Blueprint, Response
 from quart_schema import operation_id, tag
 
-from api import audit, bodies, model_changes, patch, schemas
-from api.context import allowed, caller, context, model_for, model_to_restore, services
+from api import audit, bodies, model_changes, patch, reads, rendering, schemas
+from api.context import (
+    allowed,
+    caller,
+    context,
+    model_for,
+    model_to_restore,
+    parse_uuid,
+    services,
+)
 from api.deeds import actor, deed
 from api.documented import operation
 from api.preconditions import check_version, etag, expected_version
-from tmi.domain.children import shown
-from tmi.domain.errors import Conflict, LastOwner, Unavailable
+from tmi.domain.errors import Conflict, LastOwner, NotFound, Unavailable
 from tmi.domain.events import Actor, ChangeType, State
 from tmi.domain.ids import DiagramId, ThreatModelId
-from tmi.domain.kinds import BY_NAME
 from tmi.domain.model import AuditEntry, NewThreatModel, ThreatModel
-from tmi.domain.ports import Page, ThreatModelChange
+from tmi.domain.ports import ThreatModelChange
 from tmi.domain.roles import Action, Grant, Principal
 
 routes = Blueprint("threat_models", __name__)
 
 TRIES = 3
 """How often a write without If-Match is put on top of one that came first on another node."""
-MOST_SHOWN = 1000
-"""How many children of each kind a threat model is shown with."""
 ROOMS_TOLD_WITHIN_S = 2.0
 """How long an answer waits for open rooms to follow a change of roles; they go on following after that."""
 
@@ -72,13 +75,7 @@ async def list_threat_models() -> Response:
     Of those that are deleted, those that the caller owns.
     """
     query = bodies.read_query(schemas.ThreatModelQuery)
-    found, total = await services().threat_models.visible_to(
-        caller().user.id, Page(query.limit, query.offset), query.filter
-    )
-    items = [schemas.ThreatModelListItem.of(summary) for summary in found]
-    return bodies.answer(
-        schemas.ThreatModelList(threat_models=items, total=total, limit=query.limit, offset=query.offset)
-    )
+    return bodies.answer((await reads.models(services(), caller().user.id, query)).body)
 
 
 @routes.get("/threat_models/<threat_model_id>")
@@ -90,8 +87,12 @@ async def get_threat_model(threat_model_id: str) -> Response:
 
     Diagrams come without their cells, notes without their content; at most 1,000 of each kind.
     """
-    model = await model_for(threat_model_id, Action.READ)
-    return await _answer(await services().threat_models.get(model))
+    model = ThreatModelId(parse_uuid(threat_model_id))
+    found = await reads.model(services(), caller().user.id, model)
+    if found is None:
+        await model_for(threat_model_id, Action.READ)  # which says why
+        raise NotFound("There is no such threat model.")
+    return bodies.answer(found.body, 200, etag(found.version))
 
 
 @routes.put("/threat_models/<threat_model_id>")
@@ -252,10 +253,7 @@ async def _delete(model: ThreatModelId, by: Actor) -> None:
 
 
 async def _answer(model: ThreatModel, status: int = 200, headers: dict[str, str] | None = None) -> Response:
-    """A threat model with what is in it, which is not made into models of pydantic again."""
-    body: dict[str, Any] = schemas.ThreatModelOutput.of(model).model_dump(exclude_none=True)
-    diagrams, _ = await services().diagrams.of_threat_model(model.id, Page(MOST_SHOWN, 0))
-    body["diagrams"] = [schemas.DiagramListItem.of(d).model_dump(exclude_none=True) for d in diagrams]
-    for child in await services().contents.of(model.id, MOST_SHOWN):
-        body[BY_NAME[child.kind].plural].append(shown(child))
+    """A threat model with what is in it."""
+    contents = await services().reads.contents(model.id, reads.MOST_SHOWN)
+    body = rendering.whole(model, contents)
     return bodies.answer(body, status, {**etag(model.version), **(headers or {})})

@@ -21,6 +21,7 @@ write postgres_password "$(random)"
 write tmi_database_password "$(random)"
 write tmi_database_url "postgresql://tmi:$(cat tmi_database_password)@postgres/tmi"
 write tmi_metrics_token "$(random)"
+write tmi_webhook_key "$(random)"
 [ -e valkey_conf ] || {
     password="$(random)"
     write tmi_redis_url "redis://:$password@valkey:6379/0"

@@ -17,7 +17,6 @@ from tmi.domain.ids import CollaborationId, DiagramId, SignInId, UserId
 from tmi.domain.ports import AccessControl, Entrant, Happened, Signal, Signals, Standing
 
 _RETRY_S = 0.5
-_ANNOUNCE_TRIES = 120
 _RECENT_S = 60.0
 
 
@@ -102,8 +101,7 @@ class Rights:
         """Close every session behind these sign-ins with 4401, on every node."""
         for sign_in in sign_ins:
             self._sign_in_ended(sign_in)
-        if self.signals is not None and not await self._announced(Happened.SIGN_IN_ENDED, sign_ins):
-            self._background.spawn(self._announce_later(Happened.SIGN_IN_ENDED, sign_ins))
+        await self._announced(Happened.SIGN_IN_ENDED, sign_ins)
 
     async def people_changed(self, users: Sequence[UserId]) -> None:
         """These users' roles may have changed anywhere: see to it on every node."""
@@ -123,17 +121,12 @@ class Rights:
     async def _announce(self, happened: Happened, ids: Sequence[UUID]) -> None:
         await self._announced(happened, ids)
 
-    async def _announce_later(self, happened: Happened, ids: Sequence[UUID]) -> None:
-        """The database took the change and not the news of it: others' connections may well stand."""
-        for _ in range(_ANNOUNCE_TRIES):
-            if not ids or await self._announced(happened, ids):
-                return
-            await asyncio.sleep(self._retry_s)
-
     async def _announced(self, happened: Happened, ids: Sequence[UUID]) -> bool:
-        """Tell all nodes, this one included; False if only this one can be told now."""
+        """All nodes are told, this one included; False if only this one can be told now."""
         if self.signals is None or not ids:
             return False
+        if happened in self.signals.told_at_commit:
+            return True
         try:
             await self.signals.publish(Signal(happened, tuple(ids)))
         except DatabaseUnavailable:

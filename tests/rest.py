@@ -32,7 +32,7 @@ from persistence.memory.audit import MemoryAudit
 from persistence.memory.bin import MemoryBin
 from persistence.memory.browser_sessions import MemoryBrowserSessions
 from persistence.memory.cell_edits import MemoryCellEdits
-from persistence.memory.children import MemoryChildren, MemoryContents
+from persistence.memory.children import MemoryChildren
 from persistence.memory.client_credentials import MemoryClientCredentials
 from persistence.memory.collaborations import MemoryCollaborations, MemoryTickets
 from persistence.memory.database import MemoryDatabase
@@ -43,6 +43,7 @@ from persistence.memory.metadata import MemoryMetadata
 from persistence.memory.pending_authorizations import MemoryPendingAuthorizations
 from persistence.memory.quotas import MemoryQuotas, MemoryStorage
 from persistence.memory.rate_limits import MemoryRateLimits
+from persistence.memory.reads import MemoryReads
 from persistence.memory.settings import MemoryPreferences, MemorySystemSettings
 from persistence.memory.sign_ins import MemoryCodes, MemoryRefreshTokens, MemorySignIns
 from persistence.memory.signals import MemorySignals
@@ -51,22 +52,25 @@ from persistence.memory.store import MemoryStore
 from persistence.memory.threat_models import MemoryThreatModels
 from persistence.memory.update_log import MemoryUpdateLog
 from persistence.memory.users import MemoryUsers
+from persistence.memory.webhooks import MemoryDeliveries, MemoryWebhookQuotas, MemoryWebhooks
 from persistence.postgres.access import PostgresAccessControl
 from persistence.postgres.accounts import PostgresAccounts, PostgresChallenges
 from persistence.postgres.audit import PostgresAudit
 from persistence.postgres.bin import PostgresBin
 from persistence.postgres.browser_sessions import PostgresBrowserSessions
 from persistence.postgres.cell_edits import PostgresCellEdits
-from persistence.postgres.children import PostgresChildren, PostgresContents
+from persistence.postgres.children import PostgresChildren
 from persistence.postgres.client_credentials import PostgresClientCredentials
 from persistence.postgres.collaborations import PostgresCollaborations, PostgresTickets
 from persistence.postgres.database import PostgresDatabase
+from persistence.postgres.deliveries import PostgresDeliveries
 from persistence.postgres.diagrams import PostgresDiagrams
 from persistence.postgres.events import PostgresFeed, PostgresTrail
 from persistence.postgres.groups import PostgresGroups, PostgresMemberships
 from persistence.postgres.metadata import PostgresMetadata
 from persistence.postgres.pending_authorizations import PostgresPendingAuthorizations
 from persistence.postgres.quotas import PostgresQuotas, PostgresStorage
+from persistence.postgres.reads import PostgresReads
 from persistence.postgres.settings import PostgresPreferences, PostgresSystemSettings
 from persistence.postgres.sign_ins import PostgresCodes, PostgresRefreshTokens, PostgresSignIns
 from persistence.postgres.signals import PostgresSignals
@@ -74,6 +78,8 @@ from persistence.postgres.signing_keys import PostgresSigningKeys
 from persistence.postgres.threat_models import PostgresThreatModels
 from persistence.postgres.update_log import PostgresUpdateLog
 from persistence.postgres.users import PostgresUsers
+from persistence.postgres.webhooks import PostgresWebhookQuotas, PostgresWebhooks
+from persistence.sealing import Seal
 from rooms.administration import Administration, Desk
 from rooms.coordination.local import LocalCoordinator
 from rooms.editing import Editing
@@ -283,7 +289,7 @@ async def over_memory(
             collaborations=MemoryCollaborations(store),
             tickets=MemoryTickets(store),
             children=MemoryChildren(store),
-            contents=MemoryContents(store),
+            reads=MemoryReads(store),
             metadata=MemoryMetadata(store),
             bin=MemoryBin(store),
             rooms=rooms,
@@ -296,6 +302,9 @@ async def over_memory(
             storage=MemoryStorage(store),
             settings=MemorySystemSettings(store),
             preferences=MemoryPreferences(store),
+            webhooks=MemoryWebhooks(store),
+            deliveries=MemoryDeliveries(store),
+            webhook_quotas=MemoryWebhookQuotas(store),
             room=StorageBoundAccess(access, MemoryStorage(store), lambda: configuration.limits.stored_bytes),
             configuration=configuration,
             options=options or OPTIONS,
@@ -307,7 +316,9 @@ async def over_memory(
 
 
 @asynccontextmanager
-async def over_postgres(database: PostgresDatabase) -> AsyncIterator[RestClient]:
+async def over_postgres(
+    database: PostgresDatabase, options: ApiOptions | None = None
+) -> AsyncIterator[RestClient]:
     """The application over PostgreSQL."""
     log, access = PostgresUpdateLog(database), PostgresAccessControl(database)
     keys = await shared_signing_keys(PostgresSigningKeys(database))
@@ -347,7 +358,7 @@ async def over_postgres(database: PostgresDatabase) -> AsyncIterator[RestClient]
             collaborations=PostgresCollaborations(database),
             tickets=PostgresTickets(database),
             children=PostgresChildren(database),
-            contents=PostgresContents(database),
+            reads=PostgresReads(database),
             metadata=PostgresMetadata(database),
             bin=PostgresBin(database),
             rooms=rooms,
@@ -360,11 +371,14 @@ async def over_postgres(database: PostgresDatabase) -> AsyncIterator[RestClient]
             storage=PostgresStorage(database),
             settings=PostgresSystemSettings(database),
             preferences=PostgresPreferences(database),
+            webhooks=PostgresWebhooks(database, Seal()),
+            deliveries=PostgresDeliveries(database),
+            webhook_quotas=PostgresWebhookQuotas(database),
             room=StorageBoundAccess(
                 access, PostgresStorage(database), lambda: configuration.limits.stored_bytes
             ),
             configuration=configuration,
-            options=OPTIONS,
+            options=options or OPTIONS,
             health=health,
         )
         async with _running(services) as client:

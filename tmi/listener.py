@@ -32,6 +32,7 @@ from hypercorn.asyncio.task_group import TaskGroup
 from hypercorn.asyncio.tcp_server import TCPServer
 from hypercorn.asyncio.worker_context import WorkerContext
 from hypercorn.config import Config
+from hypercorn.events import Closed, RawData
 from hypercorn.protocol.h11 import H11Protocol
 from hypercorn.typing import ASGIFramework, ConnectionState, LifespanState
 from hypercorn.utils import parse_socket_addr, wrap_app
@@ -41,12 +42,15 @@ from api.errors import Problem
 from api.headers import SECURITY
 from api.live.endpoint import LiveEndpoint
 from api.live.upgrade import UPGRADE_REQUIRED, is_request_line, parse_head
+from api.rates import COUNTS
+from api.short_way import ShortWay, asked
 from tmi.domain.errors import BadInput
 
 log = logging.getLogger(__name__)
 
 _END_OF_HEAD = b"\r\n\r\n"
 _ACCEPT_PAUSE_S = 0.1
+_READ_BYTES = 64 * 1024
 _BAD_REQUEST = Problem(400, "invalid_input", "This is not an HTTP/1.1 request.")
 _HEAD_TIMEOUT = Problem(408, "request_timeout", "The head of the request took too long.")
 _HEAD_TOO_LARGE = Problem(431, "headers_too_large", "The head of the request is too large.")
@@ -83,8 +87,15 @@ class ListenerOptions:
 class Listener:
     """The listening socket, and every connection that has not become a live socket. Made by `start`."""
 
-    def __init__(self, app: ASGIFramework, live: LiveEndpoint, options: ListenerOptions) -> None:
+    def __init__(
+        self,
+        app: ASGIFramework,
+        live: LiveEndpoint,
+        options: ListenerOptions,
+        short_way: ShortWay | None = None,
+    ) -> None:
         self.options = options
+        self._short_way = short_way
         self.live = live
         self.heads: set[_Head] = set()
         self._rest: set[asyncio.Task[None]] = set()
@@ -105,9 +116,10 @@ class Listener:
         live: LiveEndpoint,
         listening: socket.socket,
         options: ListenerOptions | None = None,
+        short_way: ShortWay | None = None,
     ) -> "Listener":
         """Start the application and accept connections on a listening socket, which stays the caller's."""
-        listener = cls(app, live, options or ListenerOptions())
+        listener = cls(app, live, options or ListenerOptions(), short_way)
         await listener._start_app()
         await listener._listen(listening)
         return listener
@@ -198,6 +210,7 @@ class Listener:
         connection = _RestConnection(
             self._app, loop, self._config, self._context, self._state, reader, writer
         )
+        connection.short_way = self._short_way
         _spawn(_serve(connection), self._rest)
 
 
@@ -326,24 +339,30 @@ class _Http11(H11Protocol):
 
 
 class _RestConnection(TCPServer):
-    """Hypercorn's connection without its ways into HTTP/2."""
+    """Hypercorn's connection without its ways into HTTP/2, and with the short way beside it."""
+
+    short_way: ShortWay | None = None
 
     async def run(self) -> None:
         connected = self.writer.get_extra_info("socket")
+        self._answering = asyncio.Lock()
+        self._idle_since = self.loop.time()
         try:
             async with TaskGroup(self.loop) as task_group:
                 self._task_group = task_group
-                self.protocol = _Http11(  # type: ignore[assignment]  # where Hypercorn puts a wrapper that can switch
+                self._http = _Http11(
                     self.app,
                     self.config,
                     self.context,
                     task_group,
-                    ConnectionState(self.state),
+                    ConnectionState(LifespanState(self.state.copy())),
                     self.writer.get_extra_info("ssl_object") is not None,
                     parse_socket_addr(connected.family, connected.getpeername()),
                     parse_socket_addr(connected.family, connected.getsockname()),
                     self.protocol_send,
                 )
+                # Hypercorn has a wrapper here that can switch to HTTP/2.
+                self.protocol = self._http  # type: ignore[assignment]
                 await self.protocol.initiate()
                 await self.idle_task.restart(task_group, self._idle_timeout)
                 await self._read_data()
@@ -351,6 +370,61 @@ class _RestConnection(TCPServer):
             log.debug("a REST connection was lost", exc_info=True)
         finally:
             await self._close()
+
+    async def _read_data(self) -> None:
+        while not self.reader.at_eof():
+            try:
+                received = await self.reader.read(_READ_BYTES)
+            except (OSError, TimeoutError):
+                break
+            await self._take(received)
+        await self.protocol.handle(Closed())
+
+    async def _take(self, received: bytes) -> None:
+        """Answer what was received the short way if that can be done, and else leave it to Hypercorn."""
+        wanted = asked(received) if self.short_way is not None and self._is_between_requests() else None
+        if self.short_way is None or wanted is None:
+            await self.protocol.handle(RawData(received))
+            return
+        # Whoever ends this connection for being idle, or since the service stops, waits for the answer.
+        async with self._answering:
+            peer = self._http.client[0] if self._http.client else ""
+            scheme = "https" if self._http.ssl else "http"
+            answer = await self.short_way.answer(wanted, peer, scheme)
+            if isinstance(answer, bytes):
+                await self.protocol_send(RawData(answer))
+                self._idle_since = self.loop.time()
+                return
+        # It is the next request that Hypercorn begins, and that one alone gets what was counted for it.
+        state = self._http.connection_state
+        state[COUNTS] = answer
+        try:
+            await self.protocol.handle(RawData(received))
+        finally:
+            state.pop(COUNTS, None)
+
+    def _is_between_requests(self) -> bool:
+        """Whether Hypercorn has answered all that it was given, and nothing of a request is with it."""
+        http = self._http.connection
+        return (
+            isinstance(http, h11.Connection)
+            and http.our_state is h11.IDLE
+            and http.their_state is h11.IDLE
+            and not http.trailing_data[0]
+            and not self.context.terminated.is_set()
+        )
+
+    async def _idle_timeout(self) -> None:
+        self._idle_since = self.loop.time()
+        while True:
+            left_s = self._idle_since + self.config.keep_alive_timeout - self.loop.time()
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self.context.terminated.wait(), max(left_s, 0))
+            async with self._answering:
+                is_over = self.loop.time() >= self._idle_since + self.config.keep_alive_timeout
+                if is_over or self.context.terminated.is_set():
+                    break
+        await asyncio.shield(self._initiate_server_close())
 
 
 async def _serve(connection: _RestConnection) -> None:

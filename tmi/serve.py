@@ -68,7 +68,10 @@ async def _serve(
                 closing(open_port(settings.host, settings.port, is_shared=True))
             )
         tls = None if certificate is None else certificate.for_next
-        listener = await Listener.start(service.app, service.live, listening, ListenerOptions(tls=tls))
+        options = ListenerOptions(tls=tls)
+        listener = await Listener.start(
+            service.app, service.live, listening, options, service.app.short_way
+        )
         service.health.started = True
         _spare_the_collector()
         stop.waits_for_drain()

@@ -39,11 +39,12 @@ PREFIX = "TMI_"
 FILE_SUFFIX = "_file"
 PROVIDERS = "providers"
 """A field that no single variable sets."""
-SECRETS = ("database_url", "metrics_token", "redis_url")
+SECRETS = ("database_url", "metrics_token", "redis_url", "webhook_key")
 CLIENT_ID, CLIENT_SECRET = "TMI_CLIENT_ID", "TMI_CLIENT_SECRET"
 OF_CLIENTS = frozenset({CLIENT_ID, CLIENT_SECRET, f"{CLIENT_SECRET}_FILE"})
 """What `tmi token` reads, and no service."""
 METRICS_TOKEN_MIN = 16
+WEBHOOK_KEY_MIN = 32
 SECRET_FILE_MAX_BYTES = 64 * 1024
 PORT_MAX = 65535
 KIB = 1024
@@ -92,6 +93,7 @@ Callback = Annotated[str, AfterValidator(_callback)]
 Origin = Annotated[str, AfterValidator(_origin)]
 UserName = Annotated[str, AfterValidator(_principal)]
 Network = IPv4Network | IPv6Network
+Port = Annotated[int, Field(ge=1, le=65535)]
 Seconds = Annotated[float, Field(gt=0, le=365 * 24 * 3600)]
 
 
@@ -184,6 +186,33 @@ class Settings(BaseSettings):
     """What one user's diagrams may take in the database; 0 for no limit. Past it they can only be read
     live.
     """
+
+    # webhooks
+    webhook_key: SecretStr | None = None
+    """What the secrets of webhooks are sealed with in the database, at least 32 random characters; several,
+    separated by commas, to replace one: the first seals, all open. None: they are stored as they are.
+    """
+    webhook_networks: Annotated[tuple[Network, ...], NoDecode] = ()
+    """Networks that webhooks may lead to though they are not public, separated by commas: 10.1.0.0/16."""
+    webhook_ports: Annotated[tuple[Port, ...], NoDecode] = (443, 8443)
+    """Ports that webhooks may lead to, separated by commas; with `dev` any."""
+    webhook_timeout_s: Annotated[float, Field(ge=0.1, le=60)] = 10.0
+    """For a whole answer of an endpoint."""
+    webhook_attempts_max: Annotated[int, Field(ge=1, le=20)] = 8
+    """How often a delivery is tried."""
+    webhook_backoff_s: Annotated[float, Field(ge=0.01, le=3600)] = 10.0
+    """The pause after the first attempt that fails; each is twice the one before, to an hour."""
+    webhook_calls_max: Annotated[int, Field(ge=1, le=1000)] = 32
+    """Calls of webhooks that one process makes at once; four of them of one subscription."""
+    webhook_log_days: Annotated[int, Field(ge=1, le=36_500)] = 30
+    """Deliveries are deleted after this long, those that were never made included."""
+    webhook_subscriptions_max: Annotated[int, Field(ge=1, le=1000)] = 10
+    """Of one user, unless an administrator says something else for them; likewise the three that follow."""
+    webhook_events_per_min: Annotated[int, Field(ge=1)] = 600
+    """Attempts to deliver to one user's subscriptions; what is beyond waits for the next minute."""
+    webhook_requests_per_min: Annotated[int, Field(ge=1)] = 10
+    """Subscriptions that one user may make or test in a minute."""
+    webhook_requests_per_day: Annotated[int, Field(ge=1)] = 100
 
     # what clients are told
     operator_name: Annotated[str, Field(max_length=256)] = ""
@@ -293,7 +322,13 @@ class Settings(BaseSettings):
         return init_settings, env_settings
 
     @field_validator(
-        "allowed_origins", "administrators", "trusted_proxies", "client_callbacks", mode="before"
+        "allowed_origins",
+        "administrators",
+        "trusted_proxies",
+        "client_callbacks",
+        "webhook_networks",
+        "webhook_ports",
+        mode="before",
     )
     @classmethod
     def _split(cls, value: object) -> object:
@@ -332,6 +367,18 @@ class Settings(BaseSettings):
         if parts.scheme not in ("ws", "wss") or not parts.hostname or parts.path.strip("/") or parts.query:
             raise ValueError("give a URL like ws://10.0.0.5:7946")
         return value.rstrip("/")
+
+    @field_validator("webhook_key")
+    @classmethod
+    def _are_keys(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None and min(map(len, _keys_in(value))) < WEBHOOK_KEY_MIN:
+            raise ValueError(f"give at least {WEBHOOK_KEY_MIN} characters")
+        return value
+
+    @property
+    def webhook_keys(self) -> tuple[str, ...]:
+        """What secrets of webhooks are sealed with, the newest first."""
+        return () if self.webhook_key is None else _keys_in(self.webhook_key)
 
     @field_validator("metrics_token")
     @classmethod
@@ -451,6 +498,10 @@ def read_settings(overrides: Mapping[str, Any], environment: Mapping[str, str] |
         return Settings(**found)
     except ValidationError as error:
         raise BadSetting("; ".join(map(_sentence, error.errors()))) from None
+
+
+def _keys_in(value: SecretStr) -> tuple[str, ...]:
+    return tuple(key.strip() for key in value.get_secret_value().split(","))
 
 
 def as_environment(settings: Settings, environment: Mapping[str, str], **changes: object) -> dict[str, str]:

@@ -19,3 +19,4 @@ from api.schemas.sessions import *
 from api.schemas.settings import *
 from api.schemas.sign_in import *
 from api.schemas.threat_models import *
+from api.schemas.webhooks import *

@@ -31,7 +31,7 @@ from api.schemas.children import (
 from api.schemas.diagrams import DiagramListItem
 from api.schemas.people import AuthorizationOutput, Authorizations, PrincipalOutput, UserOutput, user_output
 from tmi.domain.kinds import ISSUE_URI
-from tmi.domain.model import ThreatModel, ThreatModelSummary
+from tmi.domain.model import ThreatModel
 from tmi.domain.ports import ThreatModelFilter
 from tmi.domain.roles import Principal
 
@@ -215,33 +215,6 @@ class ThreatModelListItem(Output):
     threat_count: int = 0
     asset_count: int = 0
     note_count: int = 0
-
-    @classmethod
-    def of(cls, summary: ThreatModelSummary) -> "ThreatModelListItem":
-        """A summary as JSON."""
-        model = summary.model
-        return cls(
-            id=model.id,
-            alias=model.alias,
-            name=model.name,
-            description=model.description,
-            owner=user_output(model.owner),
-            created_by=user_output(model.created_by),
-            threat_model_framework=model.threat_model_framework,
-            issue_uri=model.issue_uri,
-            status=model.status,
-            status_updated=model.status_updated or model.created_at,
-            security_reviewer=reviewer_output(model.security_reviewer),
-            created_at=model.created_at,
-            modified_at=model.modified_at,
-            deleted_at=model.deleted_at,
-            diagram_count=summary.diagram_count,
-            document_count=summary.counts.get("document", 0),
-            repo_count=summary.counts.get("repository", 0),
-            threat_count=summary.counts.get("threat", 0),
-            asset_count=summary.counts.get("asset", 0),
-            note_count=summary.counts.get("note", 0),
-        )
 
 
 class ThreatModelList(Output):

@@ -50,7 +50,7 @@ def short_set(seconds: float) -> list[Load]:
         JoinLoad(),
         ConnectLoad(seconds=seconds),
         AckLoad(seconds=seconds),
-        RestLoad(rate=100, seconds=seconds),
+        RestLoad(rate=100, models=100, threats=0, seconds=seconds),
     ]
 
 
@@ -68,6 +68,7 @@ def full_set(seconds: float) -> list[Load]:
         IdleLoad(),
         AckLoad(seconds=seconds),
         RestLoad(seconds=seconds),
+        RestLoad(parts=0.7, seconds=seconds),
         RestLoad(writes=0.1, seconds=seconds),
         GrowthLoad(),
         MixedLoad(),

@@ -10,10 +10,13 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, TYPE_CHECKING
 
 from bench.process import pinned_to
 from bench.protocols import Dialect
+
+if TYPE_CHECKING:
+    from bench.filling import Filling
 
 LAST_WORDS_BYTES = 4000
 HOST = "127.0.0.1"
@@ -47,7 +50,7 @@ class Server(ABC):
     name: str
     persistence: str
     offers: frozenset[str] = frozenset()
-    """What not every server has, and some loads need: `rest`, `acknowledgements`, `durable`."""
+    """What not every server has, and some loads need: `rest`, `acknowledgements`, `durable`, `filling`."""
 
     def __init__(self) -> None:
         self.is_worn = False
@@ -68,6 +71,10 @@ class Server(ABC):
     async def account(self, who: str) -> Account:
         """Somebody signed in, of a server that offers `rest`. Raises `ServerError`."""
         raise ServerError(f"{self.name} has no REST API; {who} cannot sign in")
+
+    async def filled(self, models: int, threats: int) -> "Filling":
+        """The data of one user, written once, of a server that offers `filling`. Raises `ServerError`."""
+        raise ServerError(f"{self.name} cannot be given {models:,} threat models of {threats:,} threats each")
 
     def room_at(self, diagram: str, _collab: Mapping[str, str]) -> Room:
         """Where the answer to `POST /collab/tokens` leads, of a server that offers `rest`."""

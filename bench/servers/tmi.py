@@ -6,10 +6,13 @@ import shutil
 import signal
 import sys
 import tempfile
+import uuid
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
+from urllib.parse import quote
 
+from bench.filling import Filling, FillingError, fill
 from bench.machine import ROOT, revision
 from bench.process import DATABASE, name_of
 from bench.servers.base import HOST, Account, Room, Server, ServerError, free_port
@@ -39,16 +42,18 @@ class Tmi(Server):
 
     name = "tmi"
     persistence = "Postgres, embedded"
-    offers = frozenset({"rest", "acknowledgements", "durable"})
+    offers = frozenset({"rest", "acknowledgements", "durable", "filling"})
     workers = 1
 
     def __init__(self) -> None:
         super().__init__()
         self._rest: Rest | None = None
         self._folder: Path | None = None
+        self._fillings: dict[tuple[int, int], Filling] = {}
 
     async def start(self, core: int) -> None:
         self.port = free_port()
+        self._fillings = {}
         self._folder = Path(tempfile.mkdtemp(prefix="tmi-bench-"))
         # The database runs as another user when we are root, and has to reach its files.
         self._folder.chmod(0o755)
@@ -95,6 +100,25 @@ class Tmi(Server):
             return Account(self._url, await rest.sign_in(who), f"{who}@{MAIL_DOMAIN}")
         finally:
             await rest.aclose()
+
+    async def filled(self, models: int, threats: int) -> Filling:
+        wanted = models, threats
+        if wanted not in self._fillings:
+            account = await self.account(f"rest-{uuid.uuid4()}")
+            try:
+                self._fillings[wanted] = await fill(self._database_url, account, *wanted)
+            except FillingError as error:
+                raise ServerError(str(error)) from error
+        return self._fillings[wanted]
+
+    @property
+    def _database_url(self) -> str:
+        """Of the embedded Postgres; the fifth line of its lock file names the folder of its socket."""
+        assert self._folder is not None
+        for file in self._folder.glob("data/**/postmaster.pid"):
+            folder = file.read_text(encoding="utf-8").splitlines()[4]
+            return f"postgresql://tmi@/tmi?host={quote(folder, safe='/')}"
+        raise ServerError(f"{self.name} has no Postgres of its own to fill")
 
     @property
     def _url(self) -> str:

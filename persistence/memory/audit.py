@@ -19,7 +19,7 @@ class MemoryAudit:
     async def record(self, entry: AuditEntry) -> None:
         """Add an entry of its own."""
         self._store.visit()
-        self._store.write_audit(entry)
+        self._store.write_audit(entry, is_change=False)
 
     async def page(self, wanted: AuditFilter, limit: int, cursor: int | None, *, newer: bool) -> AuditPage:
         """The entries after (`newer`: before) a place in the list, from its newest end without one."""

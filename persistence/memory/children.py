@@ -11,7 +11,7 @@ from tmi.domain.children import Child, ChildChange, ChildFilter, Draft, event_of
 from tmi.domain.errors import BadInput, Conflict, NotFound
 from tmi.domain.events import ChangeType, Deed
 from tmi.domain.ids import ChildId, DiagramId, ThreatModelId
-from tmi.domain.kinds import BY_NAME, KINDS, SEVERITIES, Kind, Reference
+from tmi.domain.kinds import BY_NAME, SEVERITIES, Kind, Reference
 from tmi.domain.ports import Page
 
 Test = Callable[[Child, Any], bool]
@@ -129,7 +129,7 @@ class MemoryChildren:
         valued.sort(key=key, reverse=wanted.descending)
         ordered = valued + [child for child in found if key(child) is None]
         shown = ordered[page.offset : page.offset + page.limit]
-        return [_listed(child) for child in shown], len(found)
+        return [listed(child) for child in shown], len(found)
 
     async def get(self, model: ThreatModelId, kind: Kind, child: ChildId) -> Child:
         """Raises NotFound."""
@@ -227,26 +227,6 @@ class MemoryChildren:
         )
 
 
-class MemoryContents:
-    """The port `Contents`."""
-
-    def __init__(self, store: MemoryStore) -> None:
-        self._store = store
-
-    async def of(self, model: ThreatModelId, most: int) -> Sequence[Child]:
-        """The children of a threat model."""
-        self._store.visit()
-        found: list[Child] = []
-        for kind in KINDS:
-            of_kind = [
-                child
-                for child in self._store.children.values()
-                if (child.threat_model_id, child.kind) == (model, kind.name) and child.deleted_at is None
-            ]
-            found += sorted(of_kind, key=lambda child: child.alias)[:most]
-        return [_listed(child) for child in found]
-
-
-def _listed(child: Child) -> Child:
+def listed(child: Child) -> Child:
     apart = BY_NAME[child.kind].apart
     return replace(child, fields={k: v for k, v in child.fields.items() if k != apart})

@@ -13,6 +13,7 @@ from tmi.domain.errors import NotFound
 from tmi.domain.events import Event, ObjectType, Recorded
 from tmi.domain.ids import EventId, ThreatModelId
 from tmi.domain.ports import EventFilter, EventPage, Page
+from tmi.domain.webhooks import notices_of
 
 Hear = Callable[[ThreatModelId | None], None]
 
@@ -24,6 +25,7 @@ def write(store: MemoryStore, *events: Event) -> None:
         # As PostgreSQL has it: JSON values, and nobody changes them any more.
         state = None if event.state is None else orjson.loads(orjson.dumps(event.state))
         store.events[store.last_event] = replace(event, state=state)
+        store.hooks.tell(notices_of(event), event.threat_model, store.clock())
     for model in {event.threat_model for event in events}:
         for hear in list(store.event_listeners):
             hear(model)

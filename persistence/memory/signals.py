@@ -4,13 +4,15 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
 from persistence.memory.store import MemoryStore
-from tmi.domain.ports import Hearing, Signal
+from tmi.domain.ports import Happened, Hearing, Signal
 
 Handle = Callable[[Signal | None], None]
 
 
 class MemorySignals:
     """The port `Signals`: reaches all that share the store."""
+
+    told_at_commit = frozenset[Happened]()
 
     def __init__(self, store: MemoryStore) -> None:
         self._store = store

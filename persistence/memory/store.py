@@ -5,6 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 
+from persistence.memory.webhook_tables import WebhookTables
 from tmi.domain.children import Child
 from tmi.domain.configuration import StoredSetting
 from tmi.domain.errors import DatabaseUnavailable, NotFound
@@ -38,6 +39,7 @@ from tmi.domain.model import (
 from tmi.domain.ports import LoggedUpdate, Signal
 from tmi.domain.quotas import Quota
 from tmi.domain.sign_in import PendingAuthorization
+from tmi.domain.webhooks import notice_of_audit
 
 
 def _now() -> datetime:
@@ -181,6 +183,7 @@ class MemoryStore:
     charged_to: dict[ThreatModelId, UserId] = field(default_factory=dict)
     """Who is charged for threat models; also of those that are gone."""
     quotas: dict[UserId, Quota] = field(default_factory=dict)
+    hooks: WebhookTables = field(default_factory=WebhookTables)
     settings: dict[str, StoredSetting] = field(default_factory=dict)
     preferences: dict[UserId, str] = field(default_factory=dict)
     single_writer: bool = False
@@ -205,10 +208,13 @@ class MemoryStore:
         """What is kept of a user besides the user."""
         return self.accounts.setdefault(user, AccountRow())
 
-    def write_audit(self, entry: AuditEntry) -> None:
-        """Add an entry to the system audit."""
+    def write_audit(self, entry: AuditEntry, *, is_change: bool = True) -> None:
+        """Add an entry to the system audit. `is_change`: it tells of something that was done."""
         self.last_audit += 1
         self.audit[self.last_audit] = entry
+        notice = notice_of_audit(entry) if is_change else None
+        if notice is not None:
+            self.hooks.tell([notice], None, self.clock())
 
     def remove_user(self, user: UserId) -> None:
         """Delete a user with all that refers to it."""
@@ -231,6 +237,7 @@ class MemoryStore:
                 self.collaborations[diagram] = replace(session, host=None)
         for model in [key for key, payer in self.charged_to.items() if payer == user]:
             del self.charged_to[model]
+        self.hooks.remove_user(user)
         self.quotas.pop(user, None)
         self.preferences.pop(user, None)
         self.challenges.pop(user, None)

@@ -2,11 +2,13 @@
 
 from datetime import datetime
 
+from persistence.postgres import outbox
 from persistence.postgres.database import PooledConnection, PostgresDatabase, Record
 from tmi.domain.errors import NotFound
 from tmi.domain.ids import AuditId, UserId
 from tmi.domain.model import AuditEntry
 from tmi.domain.ports import AuditFilter, AuditPage
+from tmi.domain.webhooks import notice_of_audit
 
 WRITE = """
 INSERT INTO system_audit
@@ -50,6 +52,7 @@ SELECT count(*) AS purged FROM gone
 async def write(connection: PooledConnection, entry: AuditEntry) -> None:
     """Add an entry in a transaction of the caller."""
     await connection.execute(WRITE, *_columns(entry))
+    await outbox.tell(connection, notice_of_audit(entry))
 
 
 class PostgresAudit:

@@ -18,16 +18,20 @@ from tmi.domain.children import Child, ChildChange, ChildFilter, Draft, event_of
 from tmi.domain.errors import BadInput, Conflict, NotFound
 from tmi.domain.events import ChangeType, Deed
 from tmi.domain.ids import ChildId, ThreatModelId
-from tmi.domain.kinds import BY_NAME, DIAGRAM_KIND, KINDS, SEVERITIES, Kind, Reference
+from tmi.domain.kinds import DIAGRAM_KIND, SEVERITIES, Kind, Reference
 from tmi.domain.ports import Page
 
 COLUMNS = """c.id, c.threat_model_id, c.kind, c.alias, c.fields, c.metadata, c.auto_generated, c.created_at,
        c.modified_at, c.deleted_at, c.version"""
 
+# The order of locks: the threat model (shared, so that it is not deleted meanwhile), its children and
+# diagrams by id, counters, the usage of who is charged, the trail. Whoever deletes a threat model has its row
+# alone first, and so meets no writer on the way through the others.
+
 CREATE = f"""
 WITH counted AS (
     INSERT INTO child_counters AS n (threat_model_id, kind, last_alias)
-    SELECT t.id, $2, $3 FROM threat_models t WHERE t.id = $1 AND t.deleted_at IS NULL
+    SELECT t.id, $2, $3 FROM threat_models t WHERE t.id = $1 AND t.deleted_at IS NULL FOR KEY SHARE
     ON CONFLICT (threat_model_id, kind) DO UPDATE SET last_alias = n.last_alias + $3
     RETURNING last_alias
 ), c AS (
@@ -46,10 +50,13 @@ SELECT {COLUMNS}, c.content FROM children c
 WHERE c.id = $1 AND c.threat_model_id = $2 AND c.kind = $3 AND c.deleted_at IS NULL
 """
 
+IN_MODEL = "WITH m AS MATERIALIZED (SELECT id FROM threat_models WHERE id = $2 FOR KEY SHARE)"
+
 LOCK = f"""
-SELECT {COLUMNS}, c.content FROM children c
-WHERE c.id = ANY($1::uuid[]) AND c.threat_model_id = $2 AND c.kind = $3
-ORDER BY c.id FOR NO KEY UPDATE
+{IN_MODEL}
+SELECT {COLUMNS}, c.content FROM m JOIN children c ON c.threat_model_id = m.id
+WHERE c.id = ANY($1::uuid[]) AND c.kind = $3
+ORDER BY c.id FOR NO KEY UPDATE OF c
 """
 
 UPDATE = f"""
@@ -87,24 +94,16 @@ SELECT {COLUMNS} FROM unnest($1::uuid[]) WITH ORDINALITY AS u (id, place) JOIN c
 ORDER BY u.place
 """
 
-CONTENTS = f"""
-SELECT {COLUMNS}
-FROM unnest($2::text[]) AS k (kind)
-CROSS JOIN LATERAL (
-    SELECT * FROM children c WHERE c.threat_model_id = $1 AND c.kind = k.kind AND c.deleted_at IS NULL
-    ORDER BY c.alias LIMIT $3
-) c
-"""
-
 REFERRED = {
-    DIAGRAM_KIND: """
-SELECT id FROM diagrams WHERE id = ANY($1::uuid[]) AND threat_model_id = $2 AND deleted_at IS NULL
-ORDER BY id FOR KEY SHARE
+    DIAGRAM_KIND: f"""
+{IN_MODEL}
+SELECT d.id FROM m JOIN diagrams d ON d.threat_model_id = m.id
+WHERE d.id = ANY($1::uuid[]) AND d.deleted_at IS NULL ORDER BY d.id FOR KEY SHARE OF d
 """,
-    "asset": """
-SELECT id FROM children
-WHERE id = ANY($1::uuid[]) AND threat_model_id = $2 AND kind = 'asset' AND deleted_at IS NULL
-ORDER BY id FOR KEY SHARE
+    "asset": f"""
+{IN_MODEL}
+SELECT c.id FROM m JOIN children c ON c.threat_model_id = m.id
+WHERE c.id = ANY($1::uuid[]) AND c.kind = 'asset' AND c.deleted_at IS NULL ORDER BY c.id FOR KEY SHARE OF c
 """,
 }
 
@@ -228,18 +227,6 @@ class PostgresChildren:
             after = {child.id: child for child in (child_of(row, kind) for row in found)}
             await events.write(connection, *(event_of(deed, after[key]) for key in children))
             return [after[key] for key in children]
-
-
-class PostgresContents:
-    """The port `Contents`."""
-
-    def __init__(self, database: PostgresDatabase) -> None:
-        self._database = database
-
-    async def of(self, model: ThreatModelId, most: int) -> Sequence[Child]:
-        """The children of a threat model, in one statement."""
-        found = await self._database.read(CONTENTS, model, [kind.name for kind in KINDS], most)
-        return [child_of(row, BY_NAME[row["kind"]], is_listed=True) for row in found]
 
 
 def _which(wanted: ChildFilter) -> tuple[str, Sequence[Any]]:

@@ -85,7 +85,7 @@ class PostgresDatabase:
         self._options = options
         self._pool = pool
         self._hot = self._connections(HOT_CONNECTIONS)
-        self._reading = self._connections(READING_CONNECTIONS)
+        self._reading = HotConnections(self._connect_reading, READING_CONNECTIONS, options.connect_timeout_s)
         self._pings = self._connections(1)
 
     @classmethod
@@ -246,6 +246,21 @@ class PostgresDatabase:
 
     async def _connect_hot(self) -> Connection:
         return await asyncpg.connect(**self._options.arguments())
+
+    async def _connect_reading(self) -> Connection:
+        """A connection on which each statement is planned once, since to plan a list takes as long as to make
+        it, and by indexes: what is read here is found by them, whatever the statistics say of a table that
+        belongs to few. Times as text are in UTC.
+        """
+        arguments = self._options.arguments()
+        arguments["server_settings"] |= {
+            "plan_cache_mode": "force_generic_plan",
+            "enable_seqscan": "off",
+            "jit": "off",  # which a plan without an index would else seem to be worth
+            "TimeZone": "UTC",
+            "DateStyle": "ISO",
+        }
+        return await asyncpg.connect(**arguments)
 
 
 PURGE_EXPIRED = """

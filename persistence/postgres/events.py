@@ -27,6 +27,7 @@ from tmi.domain.errors import NotFound
 from tmi.domain.events import Actor, ChangeType, Event, ObjectType, Recorded
 from tmi.domain.ids import EventId, Seq, ThreatModelId, UserId
 from tmi.domain.ports import COUNTED_MAX, EventFilter, EventPage, Page
+from tmi.domain.webhooks import notices_of
 
 CHANNEL = "tmi_events"
 """A channel of its own: services of earlier versions take an unknown signal for one that they missed."""
@@ -52,11 +53,20 @@ WITH given AS (
         provider, provider_id, email, name, version, summary, seq
     FROM given ORDER BY place
     ON CONFLICT (id) DO NOTHING
-    RETURNING number, id
+    RETURNING number, id, threat_model_id
+), kept AS (
+    INSERT INTO event_states (number, created_at, state)
+    SELECT w.number, g.created_at, g.state FROM written w JOIN given g ON g.id = w.id
+    WHERE g.state IS NOT NULL
 )
-INSERT INTO event_states (number, created_at, state)
-SELECT w.number, g.created_at, g.state FROM written w JOIN given g ON g.id = w.id WHERE g.state IS NOT NULL
+INSERT INTO webhook_deliveries (id, subscription_id, event_type, payload)
+SELECT webhook_delivery_id(), s.id, n.event_type, n.payload
+FROM unnest($16::uuid[], $17::text[], $18::text[]) AS n (event_id, event_type, payload)
+JOIN written w ON w.id = n.event_id
+JOIN webhook_subscriptions s ON s.status = 'active' AND n.event_type = ANY (s.events)
+    AND (s.threat_model_id IS NULL OR s.threat_model_id = w.threat_model_id)
 """
+"""The events, their states, and a delivery for each webhook that wants one (outbox.py)."""
 
 COLUMNS = """
 e.number, e.id, e.created_at, e.threat_model_id, e.object_type, e.object_id, e.change_type, e.actor_id,
@@ -116,7 +126,12 @@ async def write(connection: PooledConnection, *events: Event) -> None:
     models = sorted({str(event.threat_model) for event in events})
     await connection.execute(LOCK_AND_TELL, TRAIL_LOCK, CHANNEL, models)
     columns = zip(*(_columns(event) for event in events), strict=True)
-    await connection.execute(WRITE, *map(list, columns))
+    notices = [
+        (event.id, event_type, orjson.dumps(payload).decode())
+        for event in events
+        for event_type, payload in notices_of(event)
+    ]
+    await connection.execute(WRITE, *map(list, columns), *map(list, zip(*notices, strict=True)))
 
 
 class PostgresTrail:

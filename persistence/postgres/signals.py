@@ -34,6 +34,17 @@ Handle = Callable[[Signal | None], None]
 class PostgresSignals:
     """The port `Signals`."""
 
+    told_at_commit = frozenset(
+        {
+            Happened.ACCESS_CHANGED,
+            Happened.DELETED,
+            Happened.SIGN_IN_ENDED,
+            Happened.COLLABORATION_ENDED,
+            Happened.PEOPLE_CHANGED,
+        }
+    )
+    """By the triggers of migration 0027."""
+
     def __init__(self, database: PostgresDatabase) -> None:
         self._database = database
 

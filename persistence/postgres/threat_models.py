@@ -1,9 +1,10 @@
-"""Threat models on PostgreSQL. A list takes two queries, whatever its length."""
+"""Threat models on PostgreSQL. A list takes one statement, whatever its length."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
-from uuid import UUID, uuid4
+from uuid import uuid4
 
+import asyncpg
 import orjson
 
 from persistence.grants import unique, with_creator
@@ -44,38 +45,63 @@ SELECT $1, *
 FROM unnest($2::int[], $3::text[], $4::text[], $5::text[], $6::text[], $7::text[], $8::smallint[])
 """
 
-MINE = """
-WITH mine AS MATERIALIZED (
-    SELECT threat_model_id, max(role) AS role FROM user_grants WHERE user_id = $1 GROUP BY threat_model_id
-)"""
+GRANTS_OF_NAME = """grants g
+        WHERE g.provider = n.provider AND lower(g.provider_id COLLATE "C") = n.name
+          AND g.principal_type = n.principal_type AND g.is_living
+          AND (n.exactly IS NULL OR g.provider_id = n.exactly)"""
+"""Of a name of the view user_names, by the index grants_listed alone."""
 
 VISIBLE = f"""
-{MINE}
-SELECT (SELECT count(*) FROM mine)
-       - (SELECT count(*) FROM threat_models t JOIN mine ON mine.threat_model_id = t.id
-          WHERE t.deleted_at IS NOT NULL) AS total,
-       ARRAY(SELECT t.id FROM threat_models t JOIN mine ON mine.threat_model_id = t.id
-             WHERE t.deleted_at IS NULL ORDER BY t.alias DESC LIMIT $2 OFFSET $3) AS ids
+WITH names AS MATERIALIZED (
+    SELECT n.*, (SELECT count(DISTINCT g.model_alias) FROM {GRANTS_OF_NAME}) AS living
+    FROM user_names n WHERE n.user_id = $1
+), several AS MATERIALIZED (
+    SELECT count(*) > 1 AS yes FROM names WHERE living > 0
+), page AS MATERIALIZED (
+    SELECT DISTINCT g.model_alias, g.id
+    FROM names n CROSS JOIN LATERAL (
+        SELECT DISTINCT ON (g.model_alias) g.model_alias, g.threat_model_id AS id
+        FROM {GRANTS_OF_NAME}
+        ORDER BY g.model_alias DESC
+        LIMIT (SELECT CASE WHEN yes THEN $2::bigint + $3::bigint ELSE $2::bigint END FROM several)
+        OFFSET (SELECT CASE WHEN yes THEN 0 ELSE $3::bigint END FROM several)
+    ) g
+    WHERE n.living > 0
+    ORDER BY g.model_alias DESC
+    LIMIT $2::bigint OFFSET (SELECT CASE WHEN yes THEN $3::bigint ELSE 0 END FROM several)
+), counted AS (
+    SELECT CASE WHEN (SELECT yes FROM several) THEN (
+               SELECT count(DISTINCT g.model_alias)
+               FROM names n CROSS JOIN LATERAL (SELECT g.model_alias FROM {GRANTS_OF_NAME} OFFSET 0) g)
+           ELSE (SELECT coalesce(sum(living), 0) FROM names)::bigint END AS total
+)"""
+"""Newest first is the order of the index. Only for who has grants by several names, such as a group's, are
+those of all names put together; each name gives as many as the page may need.
 """
-"""Few are deleted, and an index knows them: to subtract them is cheaper than to look at all."""
 
-MATCHING = f"""
-{MINE}, matching AS MATERIALIZED (
-    SELECT t.id, t.alias FROM threat_models t JOIN mine ON mine.threat_model_id = t.id WHERE {{where}}
-)
-SELECT (SELECT count(*) FROM matching) AS total,
-       ARRAY(SELECT id FROM matching ORDER BY alias DESC LIMIT $2 OFFSET $3) AS ids
-"""
+MATCHING = """
+WITH mine AS MATERIALIZED (
+    SELECT threat_model_id, max(role) AS role FROM user_grants WHERE user_id = $1 GROUP BY threat_model_id
+), matching AS MATERIALIZED (
+    SELECT t.id, t.alias FROM threat_models t JOIN mine ON mine.threat_model_id = t.id WHERE {where}
+), page AS MATERIALIZED (
+    SELECT id FROM matching ORDER BY alias DESC LIMIT $2 OFFSET $3
+), counted AS (
+    SELECT count(*) AS total FROM matching
+)"""
 
 CONDITIONS = {
     "name": "strpos(lower(t.name), lower({0}::text)) > 0",
     "description": "strpos(lower(t.description), lower({0}::text)) > 0",
     "issue_uri": "strpos(lower(t.issue_uri), lower({0}::text)) > 0",
     "owner": """EXISTS (
-        SELECT FROM grants g LEFT JOIN users u
-            ON u.provider = g.provider
-           AND (u.provider_id = g.provider_id
-                OR (u.email_verified AND lower(u.email COLLATE "C") = lower(g.provider_id COLLATE "C")))
+        SELECT FROM grants g LEFT JOIN LATERAL (
+            SELECT u.name, u.email FROM users u
+            WHERE u.provider = g.provider AND u.provider_id = g.provider_id
+            UNION ALL
+            SELECT u.name, u.email FROM users u
+            WHERE u.provider = g.provider AND u.email_verified
+              AND lower(u.email COLLATE "C") = lower(g.provider_id COLLATE "C")) u ON true
         WHERE g.threat_model_id = t.id AND g.principal_type = 'user' AND g.role = 3
           AND (strpos(lower(coalesce(u.name, g.display_name)), lower({0}::text)) > 0
                OR strpos(lower(coalesce(u.email, g.email, g.provider_id)), lower({0}::text)) > 0))""",
@@ -96,31 +122,48 @@ REVIEWER_CONDITIONS = {
     "is:notnull": "t.security_reviewer IS NOT NULL",
 }
 
-MODELS = """
-SELECT t.id, t.alias, t.name, t.description, t.threat_model_framework, t.issue_uri, t.is_confidential,
+OWNERS = """
+        FROM grants g CROSS JOIN LATERAL (
+            SELECT u.*, false AS is_by_email FROM users u
+            WHERE u.provider = g.provider AND u.provider_id = g.provider_id
+            UNION ALL
+            SELECT u.*, true FROM users u
+            WHERE u.provider = g.provider AND u.email_verified
+              AND lower(u.email COLLATE "C") = lower(g.provider_id COLLATE "C")) u
+        WHERE g.threat_model_id = t.id AND g.principal_type = 'user' AND g.role = 3
+        ORDER BY g.position, u.is_by_email, u.created_at, u.id LIMIT 1"""
+"""Each way of naming a user by its own index: by both in one condition, all users of a provider are read."""
+
+COLUMNS = f"""t.id, t.alias, t.name, t.description, t.threat_model_framework, t.issue_uri, t.is_confidential,
        t.created_at, t.modified_at, t.version, t.status, t.status_updated, t.security_reviewer, t.metadata,
-       t.deleted_at,
+       t.deleted_at, {{grants}} AS grants,
        ARRAY(SELECT ROW(c.kind, c.living) FROM child_counters c WHERE c.threat_model_id = t.id) AS counts,
-       ARRAY(SELECT ROW(g.principal_type, g.provider, g.provider_id, g.email, g.display_name, g.role)
-             FROM grants g WHERE g.threat_model_id = t.id ORDER BY g.position) AS grants,
        (SELECT ROW(u.id, u.provider, u.provider_id, u.email, u.name, u.created_at, u.email_verified)
         FROM users u WHERE u.id = t.created_by) AS created_by,
        (SELECT ROW(u.id, u.provider, u.provider_id, u.email, u.name, u.created_at, u.email_verified)
-        FROM grants g JOIN users u
-            ON u.provider = g.provider
-           AND (u.provider_id = g.provider_id
-                OR (u.email_verified AND lower(u.email COLLATE "C") = lower(g.provider_id COLLATE "C")))
-        WHERE g.threat_model_id = t.id AND g.principal_type = 'user' AND g.role = 3
-        ORDER BY g.position, u.provider_id = g.provider_id DESC, u.created_at, u.id LIMIT 1
-       ) AS owner
-FROM threat_models t WHERE t.id = ANY($1::uuid[]) ORDER BY t.alias DESC
-"""
-"""One query with everything, since a round trip costs as much as what it asks for. `owner`: the first of the
-list's owners who has signed in; the creator, while that one is an owner.
-"""
+        {OWNERS}
+       ) AS owner"""
+"""`owner`: the first of the list's owners who has signed in; the creator, while that one is an owner."""
 
-UPDATE = """
-UPDATE threat_models
+ALL_GRANTS = """ARRAY(
+           SELECT ROW(g.principal_type, g.provider, g.provider_id, g.email, g.display_name, g.role)
+           FROM grants g WHERE g.threat_model_id = t.id ORDER BY g.position)"""
+NO_GRANTS = "ARRAY[]::record[]"
+
+MODEL = f"SELECT {COLUMNS.format(grants=ALL_GRANTS)} FROM threat_models t WHERE t.id = $1"
+
+LIST = f"""{{which}}
+SELECT counted.total, m.*
+FROM counted LEFT JOIN LATERAL (
+    SELECT {COLUMNS.format(grants=NO_GRANTS)}
+    FROM page JOIN threat_models t ON t.id = page.id {{also}}
+) m ON true
+ORDER BY m.alias DESC
+"""
+"""One statement with everything, since a round trip costs as much as what it asks for."""
+
+UPDATE = f"""
+UPDATE threat_models t
 SET name = coalesce($3, name),
     description = CASE WHEN $5 THEN NULL ELSE coalesce($4, description) END,
     threat_model_framework = coalesce($6, threat_model_framework),
@@ -132,7 +175,7 @@ SET name = coalesce($3, name),
     modified_at = clock_timestamp(),
     version = version + 1
 WHERE id = $1 AND version = $2 AND deleted_at IS NULL
-RETURNING id
+RETURNING {COLUMNS.format(grants=ALL_GRANTS)}
 """
 
 LOCK = "SELECT id FROM threat_models WHERE id = $1 AND deleted_at IS NULL FOR UPDATE"
@@ -156,22 +199,25 @@ class PostgresThreatModels:
         self, creator: User, new: NewThreatModel, defaults: Limits = NO_LIMITS
     ) -> ThreatModel:
         """Store a threat model under the next alias, its creator the first owner. Raises BadInput and
-        QuotaReached.
+        QuotaReached, and NotFound when the creator's account is gone.
         """
         grants = with_creator(creator, new.grants)
         key = ThreatModelId(uuid4())
         async with self._database.transaction() as connection:
-            await connection.execute(
-                CREATE,
-                key,
-                new.name,
-                new.description,
-                new.threat_model_framework,
-                new.issue_uri,
-                new.is_confidential,
-                creator.id,
-                orjson.dumps(dict(new.metadata)).decode(),
-            )
+            try:
+                await connection.execute(
+                    CREATE,
+                    key,
+                    new.name,
+                    new.description,
+                    new.threat_model_framework,
+                    new.issue_uri,
+                    new.is_confidential,
+                    creator.id,
+                    orjson.dumps(dict(new.metadata)).decode(),
+                )
+            except asyncpg.ForeignKeyViolationError:
+                raise NotFound("The account is gone that this threat model would be of.") from None
             await hold_to_it(connection, key, defaults, "threat_models")
             await _store_grants(connection, key, grants)
             made = await get(connection, key)
@@ -182,22 +228,16 @@ class PostgresThreatModels:
         self, user: UserId, page: Page, wanted: ThreatModelFilter | None = None
     ) -> tuple[Sequence[ThreatModelSummary], int]:
         """A page, newest first, and the total."""
-        is_all = wanted is None or wanted == ThreatModelFilter()
-        which, arguments = (VISIBLE, []) if wanted is None or is_all else _matching(wanted)
-
-        async def work(connection: PooledConnection) -> tuple[Sequence[ThreatModelSummary], int]:
-            found = await connection.fetchrow(which, user, page.limit, page.offset, *arguments)
-            assert found is not None
-            return await _summaries(connection, found["ids"]), found["total"]
-
-        return await self._database.read_with(work)
+        statement, arguments = list_statement(wanted)
+        found = await self._database.read(statement, user, page.limit, page.offset, *arguments)
+        return [_summary(row) for row in found if row["id"] is not None], found[0]["total"]
 
     async def get(self, model: ThreatModelId) -> ThreatModel:
         """Raises NotFound."""
-        found = await self._database.read_with(lambda connection: get(connection, model))
-        if found.deleted_at is not None:
+        found = await self._database.read(f"{MODEL} AND t.deleted_at IS NULL", model)
+        if not found:
             raise NotFound("There is no such threat model.")
-        return found
+        return _summary(found[0]).model
 
     async def update(
         self,
@@ -211,7 +251,7 @@ class PostgresThreatModels:
         if change.grants is not None and not has_owner(unique(change.grants)):
             raise LastOwner
         async with self._database.transaction() as connection:
-            updated = await connection.fetchval(
+            updated = await connection.fetchrow(
                 UPDATE,
                 model,
                 expected_version,
@@ -236,7 +276,8 @@ class PostgresThreatModels:
                 await _store_grants(connection, model, change.grants)
             if entry is not None:
                 await write(connection, entry)
-            changed = await get(connection, model)
+            is_shared = change.grants is not None
+            changed = await get(connection, model) if is_shared else _summary(updated).model
             await events.write(connection, Event.of_model(deed, changed, change.fields))
             return changed
 
@@ -256,8 +297,10 @@ class PostgresThreatModels:
         return diagrams
 
 
-def _matching(wanted: ThreatModelFilter) -> tuple[str, Sequence[Any]]:
-    """The statement for a filter, and what to bind from its fourth parameter on."""
+def list_statement(wanted: ThreatModelFilter | None) -> tuple[str, Sequence[Any]]:
+    """The statement that lists, and what to bind from its fourth parameter on."""
+    if wanted is None or wanted == ThreatModelFilter():
+        return LIST.format(which=VISIBLE, also="AND t.deleted_at IS NULL"), []
     parts = ["(t.deleted_at IS NULL OR mine.role = 3)" if wanted.deleted else "t.deleted_at IS NULL"]
     values: list[Any] = []
     for name, condition in CONDITIONS.items():
@@ -267,7 +310,7 @@ def _matching(wanted: ThreatModelFilter) -> tuple[str, Sequence[Any]]:
         elif value is not None:
             values.append(value)
             parts.append(condition.format(f"${len(values) + 3}"))
-    return MATCHING.format(where=" AND ".join(parts)), values
+    return LIST.format(which=MATCHING.format(where=" AND ".join(parts)), also=""), values
 
 
 def _reviewer_state(reviewer: Principal | None) -> Mapping[str, Any] | None:
@@ -295,14 +338,10 @@ async def _store_grants(connection: PooledConnection, model: ThreatModelId, gran
 
 async def get(connection: PooledConnection, model: ThreatModelId) -> ThreatModel:
     """A threat model, deleted or not. Raises NotFound."""
-    found = await _summaries(connection, [model])
-    if not found:
+    found = await connection.fetchrow(MODEL, model)
+    if found is None:
         raise NotFound("There is no such threat model.")
-    return found[0].model
-
-
-async def _summaries(connection: PooledConnection, models: Sequence[UUID]) -> Sequence[ThreatModelSummary]:
-    return [_summary(row) for row in await connection.fetch(MODELS, models)]
+    return _summary(found).model
 
 
 def _summary(row: Record) -> ThreatModelSummary:

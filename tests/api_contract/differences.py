@@ -115,7 +115,9 @@ def page(ours: Digest, theirs: Digest) -> str:
     for (reason, where), whats in sorted(merged.items(), key=lambda row: (row[1][0], row[0])):
         lines.append(f"| {_cell(whats)} | {_cell([f'`{one}`' for one in where])} | {reason} |")
     added = [f"`{operation}`" for operation in ours if operation not in theirs]
-    return f"{_HEAD}{chr(10).join(lines)}\n\n## More than the contract\n\n{', '.join(added)}.\n"
+    is_whole = theirs.keys() <= ours.keys()
+    head = _HEAD + (f"None of its {len(theirs)} operations is missing.\n\n" if is_whole else "")
+    return f"{head}{chr(10).join(lines)}\n\n## More than the contract\n\n{', '.join(added)}.\n"
 
 
 def _cell(parts: Sequence[str]) -> str:

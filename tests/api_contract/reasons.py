@@ -7,8 +7,6 @@ _OAUTH = r"(GET|POST) /(oauth2|\.well-known)/.*"
 _ANY = r".*"
 
 REASONS: tuple[tuple[str, str, str], ...] = (
-    # Not there.
-    (r"\w+ /(admin/)?webhooks.*|\w+ /admin/quotas/webhooks.*", "missing", "Not yet: webhooks are an issue of their own."),
     # Statuses.
     (r"DELETE .*", r"answer 406 .*", "Its answer has no body, so it takes any `Accept`."),
     (r"GET /oauth2/authorize", r"answer 406 .*", "It answers with a redirect, so it takes any `Accept`."),
@@ -56,7 +54,13 @@ REASONS: tuple[tuple[str, str, str], ...] = (
     (r"GET /config", r"answer 200: content_providers.*", "No document is fetched from content providers."),
     (_OAUTH, r"answer (401|403|404|409) .*", "RFC 6749, section 5.2: 400 with the reason in `error`."),
     (r"POST /threat_models/\{\}/documents", r"answer 202 .*", "No document is fetched, so none is pending."),
+    (
+        r"POST /admin/webhooks/subscriptions/\{\}/test",
+        r"answer 200 .*",
+        "It answers 202: what came of the test is told by its delivery.",
+    ),
     # Fields of answers.
+    (r"GET /admin/webhooks/deliveries.*", r"answer 200: .*invoked_by.*", "Add-ons belong to another product."),
     (
         _ANY,
         r"answer \d+: (.*\.)?(display_name|email) may be missing",
@@ -87,6 +91,11 @@ REASONS: tuple[tuple[str, str, str], ...] = (
         "No setting names an operator; how the service's parts are is asked at `/readyz` and `/metrics`.",
     ),
     # Bodies.
+    (
+        r"POST /admin/webhooks/subscriptions",
+        r"body: events\[\]: only .*",
+        "Those of the contract's `WebhookEventType`; nothing would ever come of another.",
+    ),
     (r"POST /admin/groups/\{\}/members", r"body: .*", "Groups have no groups in them."),
     (r"POST /oauth2/refresh", r"body: refresh_token is required", "Without it there is nothing to refresh."),
     (r"PUT .*/documents/bulk", r"body: .*picker_registration.*", "As `POST` requires of the same object."),

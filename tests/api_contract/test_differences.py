@@ -17,6 +17,14 @@ async def test_the_page_of_differences_is_fresh() -> None:
     assert fresh == PAGE.read_text(), "run `python -m tests.api_contract.differences`"
 
 
+async def test_no_operation_of_the_contract_is_missing_and_the_page_says_so() -> None:
+    ours, told = await served(), f"None of its {len(contract())} operations is missing."
+    assert set() == contract().keys() - ours.keys()
+    assert told in PAGE.read_text()
+    del ours["GET /threat_models"]
+    assert told not in page(ours, contract())
+
+
 async def test_a_lost_operation_parameter_field_or_status_is_noticed() -> None:
     ours = await served()
     before = differences(ours, contract())

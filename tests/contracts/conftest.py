@@ -12,7 +12,7 @@ from persistence.memory.audit import MemoryAudit
 from persistence.memory.bin import MemoryBin
 from persistence.memory.browser_sessions import MemoryBrowserSessions
 from persistence.memory.cell_edits import MemoryCellEdits
-from persistence.memory.children import MemoryChildren, MemoryContents
+from persistence.memory.children import MemoryChildren
 from persistence.memory.client_credentials import MemoryClientCredentials
 from persistence.memory.collaborations import MemoryCollaborations, MemoryTickets
 from persistence.memory.database import MemoryDatabase
@@ -20,9 +20,11 @@ from persistence.memory.diagrams import MemoryDiagrams
 from persistence.memory.events import MemoryFeed, MemoryTrail
 from persistence.memory.groups import MemoryGroups, MemoryMemberships
 from persistence.memory.metadata import MemoryMetadata
+from persistence.memory.outbox import MemoryOutbox
 from persistence.memory.ownership import MemoryOwnership
 from persistence.memory.pending_authorizations import MemoryPendingAuthorizations
 from persistence.memory.quotas import MemoryQuotas, MemoryStorage
+from persistence.memory.reads import MemoryReads
 from persistence.memory.settings import MemoryPreferences, MemorySystemSettings
 from persistence.memory.sign_ins import (
     MemoryCodes,
@@ -36,23 +38,27 @@ from persistence.memory.store import MemoryStore
 from persistence.memory.threat_models import MemoryThreatModels
 from persistence.memory.update_log import MemoryUpdateLog
 from persistence.memory.users import MemoryUsers
+from persistence.memory.webhooks import MemoryDeliveries, MemoryWebhookQuotas, MemoryWebhooks
 from persistence.postgres.access import PostgresAccessControl
 from persistence.postgres.accounts import PostgresAccounts, PostgresChallenges
 from persistence.postgres.audit import PostgresAudit
 from persistence.postgres.bin import PostgresBin
 from persistence.postgres.browser_sessions import PostgresBrowserSessions
 from persistence.postgres.cell_edits import PostgresCellEdits
-from persistence.postgres.children import PostgresChildren, PostgresContents
+from persistence.postgres.children import PostgresChildren
 from persistence.postgres.client_credentials import PostgresClientCredentials
 from persistence.postgres.collaborations import PostgresCollaborations, PostgresTickets
 from persistence.postgres.database import PostgresDatabase
+from persistence.postgres.deliveries import PostgresDeliveries
 from persistence.postgres.diagrams import PostgresDiagrams
 from persistence.postgres.events import PostgresFeed, PostgresTrail
 from persistence.postgres.groups import PostgresGroups, PostgresMemberships
 from persistence.postgres.metadata import PostgresMetadata
+from persistence.postgres.outbox import PostgresOutbox
 from persistence.postgres.ownership import PostgresOwnership
 from persistence.postgres.pending_authorizations import PostgresPendingAuthorizations
 from persistence.postgres.quotas import PostgresQuotas, PostgresStorage
+from persistence.postgres.reads import PostgresReads
 from persistence.postgres.settings import PostgresPreferences, PostgresSystemSettings
 from persistence.postgres.sign_ins import (
     PostgresCodes,
@@ -65,6 +71,8 @@ from persistence.postgres.signing_keys import PostgresKeyRotation, PostgresSigni
 from persistence.postgres.threat_models import PostgresThreatModels
 from persistence.postgres.update_log import PostgresUpdateLog
 from persistence.postgres.users import PostgresUsers
+from persistence.postgres.webhooks import PostgresWebhookQuotas, PostgresWebhooks
+from persistence.sealing import Seal
 from tmi.domain.ids import UserId
 from tmi.domain.model import Diagram, NewThreatModel, ThreatModel, User
 from tmi.domain.ports import (
@@ -79,18 +87,20 @@ from tmi.domain.ports import (
     ClientCredentials,
     Codes,
     Collaborations,
-    Contents,
     Database,
+    Deliveries,
     Diagrams,
     Feed,
     Groups,
     KeyRotation,
     Memberships,
     Metadata,
+    Outbox,
     Ownership,
     PendingAuthorizations,
     Preferences,
     Quotas,
+    Reads,
     RefreshTokens,
     Signals,
     SigningKeys,
@@ -103,8 +113,12 @@ from tmi.domain.ports import (
     Trail,
     UpdateLog,
     Users,
+    WebhookQuotas,
+    Webhooks,
 )
 from tmi.domain.roles import Grant
+
+SEAL = Seal(("a key of the settings, long and random",))
 
 AddToGroup = Callable[[str, str, UserId], Awaitable[None]]
 """Make a user a member of the group of (provider, provider_id)."""
@@ -137,7 +151,7 @@ class Ports:
     refresh_tokens: RefreshTokens
     client_credentials: ClientCredentials
     children: Children
-    contents: Contents
+    reads: Reads
     metadata: Metadata
     bin: Bin
     pending_authorizations: PendingAuthorizations
@@ -149,6 +163,10 @@ class Ports:
     storage: Storage
     settings: SystemSettings
     preferences: Preferences
+    webhooks: Webhooks
+    deliveries: Deliveries
+    webhook_quotas: WebhookQuotas
+    outbox: Outbox
     add_to_group: AddToGroup
 
     async def user(self, name: str = "alice") -> User:
@@ -203,7 +221,7 @@ def memory_ports(store: MemoryStore) -> Ports:
         refresh_tokens=MemoryRefreshTokens(store),
         client_credentials=MemoryClientCredentials(store),
         children=MemoryChildren(store),
-        contents=MemoryContents(store),
+        reads=MemoryReads(store),
         metadata=MemoryMetadata(store),
         bin=MemoryBin(store),
         pending_authorizations=MemoryPendingAuthorizations(store),
@@ -215,6 +233,10 @@ def memory_ports(store: MemoryStore) -> Ports:
         storage=MemoryStorage(store),
         settings=MemorySystemSettings(store),
         preferences=MemoryPreferences(store),
+        webhooks=MemoryWebhooks(store),
+        deliveries=MemoryDeliveries(store),
+        webhook_quotas=MemoryWebhookQuotas(store),
+        outbox=MemoryOutbox(store),
         add_to_group=add_to_group,
     )
 
@@ -261,7 +283,7 @@ def postgres_ports(database: PostgresDatabase) -> Ports:
         refresh_tokens=PostgresRefreshTokens(database),
         client_credentials=PostgresClientCredentials(database),
         children=PostgresChildren(database),
-        contents=PostgresContents(database),
+        reads=PostgresReads(database),
         metadata=PostgresMetadata(database),
         bin=PostgresBin(database),
         pending_authorizations=PostgresPendingAuthorizations(database),
@@ -273,6 +295,10 @@ def postgres_ports(database: PostgresDatabase) -> Ports:
         storage=PostgresStorage(database),
         settings=PostgresSystemSettings(database),
         preferences=PostgresPreferences(database),
+        webhooks=PostgresWebhooks(database, SEAL),
+        deliveries=PostgresDeliveries(database),
+        webhook_quotas=PostgresWebhookQuotas(database),
+        outbox=PostgresOutbox(database, SEAL),
         add_to_group=add_to_group,
     )
 

@@ -10,11 +10,14 @@ from uuid import UUID, uuid4
 
 import pytest
 
+from persistence.memory.outbox import MemoryOutbox
+from persistence.memory.webhooks import MemoryWebhooks
 from tests.contracts.test_accounts import entry
 from tests.rest import ADMINISTRATOR, NODE, RestClient, group_grant, over_memory, user_grant
 from tests.security.test_role_matrix_entities import OPERATIONS
 from tmi.domain.ids import DiagramId, UserId
 from tmi.domain.sign_ins import NewCredential
+from tmi.domain.webhooks import Outcome
 
 PUBLIC = frozenset(
     {
@@ -97,6 +100,14 @@ MODEL = "/threat_models/<threat_model_id>"
 ROOM = "/admin/rooms/<diagram_id>"
 DIAGRAM = f"{MODEL}/diagrams/<diagram_id>"
 COLLABORATE = f"{DIAGRAM}/collaborate"
+SUBSCRIPTION = "/admin/webhooks/subscriptions/<webhook_id>"
+WEBHOOK = {"name": "Ours", "url": "https://hooks.example.org/tmi", "events": ["threat_model.updated"]}
+WEBHOOK_QUOTA = {
+    "max_subscriptions": 5,
+    "max_events_per_minute": 60,
+    "max_subscription_requests_per_minute": 5,
+    "max_subscription_requests_per_day": 50,
+}
 CREDENTIAL = "/me/client_credentials/<credential_id>"
 PATCH = "application/json-patch+json"
 UNKNOWN_CHILDREN = (("threats", "threat"), ("assets", "asset"), ("documents", "document"), ("notes", "note"),
@@ -165,6 +176,17 @@ ROWS = (
     Row("GET /admin/quotas/users/<user_id>", ADMINISTRATOR, 200),
     Row("PUT /admin/quotas/users/<user_id>", ADMINISTRATOR, 200, {"max_requests_per_minute": 5}),
     Row("DELETE /admin/quotas/users/<user_id>", ADMINISTRATOR, 204),
+    Row("GET /admin/quotas/webhooks", ADMINISTRATOR, 200),
+    Row("GET /admin/quotas/webhooks/<user_id>", ADMINISTRATOR, 200),
+    Row("PUT /admin/quotas/webhooks/<user_id>", ADMINISTRATOR, 200, WEBHOOK_QUOTA),
+    Row("DELETE /admin/quotas/webhooks/<user_id>", ADMINISTRATOR, 204),
+    Row("GET /admin/webhooks/subscriptions", ADMINISTRATOR, 200),
+    Row("POST /admin/webhooks/subscriptions", ADMINISTRATOR, 201, WEBHOOK),
+    Row(f"GET {SUBSCRIPTION}", ADMINISTRATOR, 200),
+    Row(f"DELETE {SUBSCRIPTION}", ADMINISTRATOR, 204),
+    Row(f"POST {SUBSCRIPTION}/test", ADMINISTRATOR, 202, {}),
+    Row("GET /admin/webhooks/deliveries", ADMINISTRATOR, 200),
+    Row("GET /admin/webhooks/deliveries/<delivery_id>", ADMINISTRATOR, 200),
     Row("GET /admin/settings", ADMINISTRATOR, 200),
     Row("GET /admin/settings/<key>", ADMINISTRATOR, 200),
     Row("PUT /admin/settings/<key>", ADMINISTRATOR, 200, {"value": "5", "type": "int"}),
@@ -303,7 +325,14 @@ async def house() -> AsyncIterator[House]:
         await rest.call("PUT", f"/admin/quotas/users/{users['dave']}", admin, json_body=quota)
         setting = {"value": "100", "type": "int"}
         await rest.call("PUT", "/admin/settings/user_diagrams_max", admin, json_body=setting)
+        path = f"/admin/quotas/webhooks/{users['dave']}"
+        await rest.call("PUT", path, admin, json_body=WEBHOOK_QUOTA)
+        webhook = await active_webhook(rest, admin)
+        path = f"/admin/webhooks/subscriptions/{webhook}/test"
+        delivery = (await rest.call("POST", path, admin, json_body={})).json["delivery_id"]
         ids = {
+            "webhook_id": webhook,
+            "delivery_id": delivery,
             "threat_model_id": model["id"],
             "diagram_id": diagram["id"],
             "session_id": session,
@@ -323,6 +352,16 @@ async def house() -> AsyncIterator[House]:
             "key": "user_diagrams_max",
         }
         yield House(rest, tokens, ids)
+
+
+async def active_webhook(rest: RestClient, admin: str) -> str:
+    """A subscription whose endpoint has answered."""
+    made = await rest.call("POST", "/admin/webhooks/subscriptions", admin, json_body=WEBHOOK)
+    assert isinstance(rest.services.webhooks, MemoryWebhooks)
+    outbox = MemoryOutbox(rest.services.webhooks._store)
+    (challenge,) = await outbox.take_challenges(1, 60)
+    await outbox.settle_challenge(challenge, Outcome())
+    return str(made.json["id"])
 
 
 @pytest.mark.parametrize("caller", CALLERS)

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 from tmi.domain.events import Deed, Event, ObjectType, State, differing
 from tmi.domain.ids import ChildId, ThreatModelId
@@ -57,6 +57,25 @@ class Child:
     def draft(self) -> Draft:
         """What clients write of it."""
         return Draft(self.fields, self.metadata)
+
+
+class StoredChild(NamedTuple):
+    """A child without its bulky field as text, as it is stored: what is shown in lists is put together of
+    these texts and taken apart nowhere.
+    """
+
+    kind: str
+    id: str
+    alias: int
+    fields: str
+    """A JSON object."""
+    metadata: str
+    """A JSON object."""
+    auto_generated: bool
+    created_at: str
+    """In UTC, `2026-11-26 12:00:00.25+00`; without trailing zeros."""
+    modified_at: str
+    version: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -81,6 +81,8 @@ class Deed:
     change: ChangeType
     summary: str | None = None
     """In words; None: the fields that change."""
+    also: str | None = None
+    """What else webhooks call it: a change of metadata is one of its object, too."""
 
 
 PATCHED_BY_SYSTEM = Deed(SYSTEM, ChangeType.PATCHED)
@@ -104,6 +106,8 @@ class Event:
     summary: str | None = None
     seq: Seq | None = None
     """The last update of a diagram's document that this event tells of; None where it tells of no cells."""
+    also: str | None = None
+    """As of its deed. Not kept: webhooks are told in the transaction of the change."""
 
     @classmethod
     def of(
@@ -129,6 +133,7 @@ class Event:
             version=version,
             state=state,
             summary=None if summary is None else summary[:SUMMARY_MAX],
+            also=deed.also,
         )
 
     @classmethod

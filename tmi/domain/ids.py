@@ -24,6 +24,10 @@ CollaborationId = NewType("CollaborationId", UUID)
 GroupId = NewType("GroupId", UUID)
 AuditId = NewType("AuditId", UUID)
 EventId = NewType("EventId", UUID)
+WebhookId = NewType("WebhookId", UUID)
+"""A subscription to events."""
+DeliveryId = NewType("DeliveryId", UUID)
+"""One event for one subscription; receivers may know by it what they had already."""
 
 Seq = NewType("Seq", int)
 """Counts, per diagram and without gaps from 1, the accepted updates that changed the document."""

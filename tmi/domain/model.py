@@ -150,6 +150,7 @@ class ThreatModelSummary:
     """A row of the list of threat models."""
 
     model: ThreatModel
+    """Without its grants."""
     counts: Mapping[str, int] = field(default_factory=dict)
     """How many children it has, by the names of their kinds."""
 

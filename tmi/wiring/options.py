@@ -11,6 +11,7 @@ from rooms.limits import RoomsLimits
 from rooms.room import RoomLimits
 from tmi.provider_settings import ProviderSettings
 from tmi.settings import Settings
+from tmi.wiring.webhooks import webhook_limits, webhook_targets
 
 
 def provider_options(provider: ProviderSettings) -> ProviderOptions:
@@ -64,6 +65,8 @@ def api_options(settings: Settings) -> ApiOptions:
         client_credentials_per_user_max=settings.client_credentials_per_user_max,
         administrators=settings.administrators,
         client_callbacks=settings.client_callbacks,
+        webhook_targets=webhook_targets(settings),
+        webhook_limits=webhook_limits(settings),
         metrics_token=settings.metrics_token.get_secret_value() if settings.metrics_token else None,
     )
 

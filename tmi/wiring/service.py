@@ -29,16 +29,18 @@ from persistence.postgres.audit import PostgresAudit
 from persistence.postgres.bin import PostgresBin
 from persistence.postgres.browser_sessions import PostgresBrowserSessions
 from persistence.postgres.cell_edits import PostgresCellEdits
-from persistence.postgres.children import PostgresChildren, PostgresContents
+from persistence.postgres.children import PostgresChildren
 from persistence.postgres.client_credentials import PostgresClientCredentials
 from persistence.postgres.collaborations import PostgresCollaborations, PostgresTickets
 from persistence.postgres.database import PostgresDatabase
+from persistence.postgres.deliveries import PostgresDeliveries
 from persistence.postgres.diagrams import PostgresDiagrams
 from persistence.postgres.events import PostgresFeed, PostgresTrail
 from persistence.postgres.groups import PostgresGroups, PostgresMemberships
 from persistence.postgres.metadata import PostgresMetadata
 from persistence.postgres.pending_authorizations import PostgresPendingAuthorizations
 from persistence.postgres.quotas import PostgresQuotas, PostgresStorage
+from persistence.postgres.reads import PostgresReads
 from persistence.postgres.settings import PostgresPreferences, PostgresSystemSettings
 from persistence.postgres.sign_ins import (
     PostgresCodes,
@@ -50,6 +52,7 @@ from persistence.postgres.signals import PostgresSignals
 from persistence.postgres.signing_keys import PostgresSigningKeys
 from persistence.postgres.threat_models import PostgresThreatModels
 from persistence.postgres.users import PostgresUsers
+from persistence.postgres.webhooks import PostgresWebhookQuotas, PostgresWebhooks
 from rooms.editing import Editing
 from rooms.service import Rooms
 from tmi.domain.ports import RateLimits, Signal
@@ -62,6 +65,7 @@ from tmi.wiring.nodes import Worker, node_rooms
 from tmi.wiring.options import api_options, live_options, provider_options
 from tmi.wiring.redis import shared_client
 from tmi.wiring.upkeep import upkeep, watch_storage
+from tmi.wiring.webhooks import dispatching, seal_of
 
 log = logging.getLogger(__name__)
 
@@ -139,9 +143,11 @@ async def build(
         )
         rooms.on_people(streams.hear)
         rate_limits = await stack.enter_async_context(_shared_limits(settings, live))
+        dispatcher = await stack.enter_async_context(dispatching(settings, database))
         metrics = Metrics(rooms, live.sockets, lambda: database.open_connections)
         if certificate is not None:
             metrics.show_certificate(lambda: (certificate.ends_at, certificate.is_stale))
+        metrics.show_webhooks(lambda: (dispatcher.counts, dispatcher.backlog))
         await stack.enter_async_context(metrics.running())
         administration.use_figures(metrics.text)
         editing = Editing(rooms, PostgresDiagrams(database), access, interpret, administration.ask)
@@ -170,7 +176,7 @@ async def build(
             collaborations=PostgresCollaborations(database),
             tickets=tickets,
             children=PostgresChildren(database),
-            contents=PostgresContents(database),
+            reads=PostgresReads(database),
             metadata=PostgresMetadata(database),
             bin=PostgresBin(database),
             rooms=rooms,
@@ -183,6 +189,10 @@ async def build(
             settings=system_settings,
             preferences=PostgresPreferences(database),
             configuration=configuration,
+            webhooks=PostgresWebhooks(database, seal_of(settings)),
+            deliveries=PostgresDeliveries(database),
+            webhook_quotas=PostgresWebhookQuotas(database),
+            wake_webhooks=dispatcher.wake,
             options=api_options(settings),
             metrics=metrics,
             administration=administration,

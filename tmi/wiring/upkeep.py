@@ -12,13 +12,16 @@ from persistence.postgres.audit import PostgresAudit
 from persistence.postgres.bin import PostgresBin
 from persistence.postgres.cell_edits import PostgresCellEdits
 from persistence.postgres.database import PostgresDatabase
+from persistence.postgres.deliveries import PostgresDeliveries
 from persistence.postgres.events import PostgresTrail
+from persistence.postgres.webhooks import PostgresWebhooks
 from rooms.service import Rooms
 from tmi.domain.errors import DatabaseUnavailable
 from tmi.domain.events import told_until
 from tmi.domain.ports import CellEdits
 from tmi.settings import Settings
 from tmi.wiring.background import background
+from tmi.wiring.webhooks import seal_of
 
 log = logging.getLogger(__name__)
 
@@ -27,6 +30,8 @@ STORAGE_LOOKED_AT_S = 2.0
 PURGE_EVERY_S = 300.0
 PURGE_ROWS = 1000
 PURGES_AT_ONCE = 100
+GIVEN_UP_KEPT = timedelta(days=1)
+"""Webhooks whose endpoint was never verified can be looked at for so long."""
 TELL_EVERY_S = 20.0
 TELL_DIAGRAMS = 500
 TELL_PAGES = 20
@@ -37,6 +42,7 @@ TELL_PAGES = 20
 async def upkeep(settings: Settings, database: PostgresDatabase) -> AsyncIterator[None]:
     """Delete what is too old, and add to the trails what was edited in open editors, while the body runs."""
     audit, bin_, trail = PostgresAudit(database), PostgresBin(database), PostgresTrail(database)
+    deliveries, webhooks = PostgresDeliveries(database), PostgresWebhooks(database, seal_of(settings))
     kept = timedelta(days=settings.audit_retention_days)
     restorable = timedelta(days=settings.deleted_keep_days)
     events = timedelta(days=settings.trail_retention_days)
@@ -51,6 +57,16 @@ async def upkeep(settings: Settings, database: PostgresDatabase) -> AsyncIterato
         ),
         "purge-trail": _purging(
             "old entries of the trail", lambda now, rows: trail.purge(now - events, now - states, rows)
+        ),
+        "purge-deliveries": _purging(
+            "old deliveries of webhooks",
+            lambda now, rows: deliveries.purge(now - timedelta(days=settings.webhook_log_days), rows),
+        ),
+        "purge-webhooks": _purging(
+            "webhooks that were given up", lambda now, rows: webhooks.purge(now - GIVEN_UP_KEPT, rows)
+        ),
+        "seal-webhooks": _purging(
+            "secrets of webhooks that another key sealed", lambda _, rows: webhooks.seal_anew(rows)
         ),
         "tell-of-edits": _tell_of_edits(PostgresCellEdits(database)),
     }

@@ -10,13 +10,14 @@ from typing import Any
 import pytest
 from aiohttp import web
 
+from bench.filling import Filling
 from bench.model import Place
 from bench.rest import JSON_PATCH
 from bench.scenarios.rest import Model, RestLoad
 from bench.servers import Account, Room, Server, ServerError
 from bench.servers.base import HOST
 
-LOAD = RestLoad(rate=200, writes=0.3, lists=0.2, models=30, seconds=0.5, warm_up_s=0.1)
+LOAD = RestLoad(rate=200, writes=0.3, lists=0.2, models=30, threats=0, seconds=0.5, warm_up_s=0.1)
 CORE = min(os.sched_getaffinity(0))
 ME = Account("", "the token", "me@example.org")
 
@@ -39,6 +40,8 @@ class Shelf(Server):
         app.router.add_post("/threat_models", self._create)
         app.router.add_get("/threat_models", self._list)
         app.router.add_get("/threat_models/{id}", self._get)
+        app.router.add_get("/threat_models/{id}/threats", self._get_threats)
+        app.router.add_get("/threat_models/{id}/threats/{threat}", self._get_threat)
         app.router.add_patch("/threat_models/{id}", self._patch)
         self._runner = web.AppRunner(app)
         await self._runner.setup()
@@ -77,12 +80,71 @@ class Shelf(Server):
     async def _get(self, request: web.Request) -> web.Response:
         return web.json_response(self.spoil(self.models[request.match_info["id"]]))
 
+    async def _get_threats(self, request: web.Request) -> web.Response:
+        raise NotImplementedError
+
+    async def _get_threat(self, request: web.Request) -> web.Response:
+        raise NotImplementedError
+
     async def _patch(self, request: web.Request) -> web.Response:
         assert request.content_type == JSON_PATCH
         [operation] = await request.json()
         model = self.models[request.match_info["id"]]
         model["name"] = operation["value"]
         return web.json_response(model)
+
+
+class Filled(Shelf):
+    """It has been filled; `spoil` may change what is said of a threat."""
+
+    offers = frozenset({"rest", "filling"})
+
+    async def start(self, core: int) -> None:
+        self._filling: Filling | None = None
+        await super().start(core)
+
+    async def filled(self, models: int, threats: int) -> Filling:
+        if self._filling is None:
+            self._filling = Filling(await self.account(""), "a/", models, threats)
+            for n in range(models):
+                key = self._filling.model_id(n)
+                self.models[key] = {"id": key, "name": f"model {n}, name 0"}
+        return self._filling
+
+    def _threats(self, request: web.Request) -> list[Content]:
+        assert self._filling is not None
+        number = list(self.models).index(request.match_info["id"])
+        return [
+            self.spoil({"id": self._filling.threat_id(number, k), "name": f"threat {k} of model {number}"})
+            for k in range(self._filling.threats)
+        ]
+
+    async def _get(self, request: web.Request) -> web.Response:
+        return web.json_response(
+            self.models[request.match_info["id"]] | {"threats": self._threats(request)}
+        )
+
+    async def _get_threats(self, request: web.Request) -> web.Response:
+        threats = self._threats(request)
+        return web.json_response({"threats": threats[:20], "total": len(threats)})
+
+    async def _get_threat(self, request: web.Request) -> web.Response:
+        (threat,) = [t for t in self._threats(request) if t["id"] == request.match_info["threat"]]
+        return web.json_response(threat)
+
+    async def _patch(self, request: web.Request) -> web.Response:
+        await super()._patch(request)
+        return await self._get(request)
+
+
+class _Mixed(Filled):
+    """It gives another threat than was asked for, and too short a page."""
+
+    async def _get_threat(self, request: web.Request) -> web.Response:
+        return web.json_response(self._threats(request)[0])
+
+    async def _get_threats(self, request: web.Request) -> web.Response:
+        return web.json_response({"threats": self._threats(request)[:20], "total": 7})
 
 
 def _as_it_is(model: Content) -> Content:
@@ -168,6 +230,35 @@ async def test_a_read_of_another_model_is_a_fault(shelf: Shelf) -> None:
     assert "GET of the list: not the newest models" in faults
 
 
+PARTS = replace(LOAD, models=40, threats=25, parts=0.6)
+
+
+@_served(Filled)
+async def test_what_is_in_models_is_read_of_a_server_that_was_filled_once(shelf: Shelf) -> None:
+    for _ in range(2):  # the second run knows the names that the first one gave
+        run = await PARTS.measure(shelf, Place(CORE, CORE))
+        assert [] == run.faults
+    assert any(not model["name"].endswith("name 0") for model in shelf.models.values())
+
+
+@_served(Filled, lambda threat: {**threat, "name": "of somebody else"})
+async def test_a_model_with_other_threats_is_a_fault(shelf: Shelf) -> None:
+    run = await PARTS.measure(shelf, Place(CORE, CORE))
+    assert "GET of a model: not its threats" in "; ".join(run.faults)
+
+
+@_served(_Mixed)
+async def test_a_part_that_was_not_asked_for_is_a_fault(shelf: Shelf) -> None:
+    faults = "; ".join((await PARTS.measure(shelf, Place(CORE, CORE))).faults)
+    assert "GET of a part of a model: another threat" in faults
+    assert "GET of a part of a model: not a page of its threats" in faults
+
+
+async def test_a_server_that_cannot_be_filled_says_so() -> None:
+    with pytest.raises(ServerError, match="shelf cannot be given 10,000 threat models of 100 threats each"):
+        await RestLoad().measure(Shelf(_as_it_is), Place(CORE, CORE))
+
+
 @_served(_Forgetful)
 async def test_a_write_that_was_confirmed_and_lost_is_a_fault(shelf: Shelf) -> None:
     assert "models have lost their last name" in await _faults(shelf)
@@ -217,8 +308,9 @@ def test_only_names_of_the_time_of_a_request_may_be_read() -> None:
 
 
 @pytest.mark.parametrize(
-    "parameters", [{"writes": 1.1}, {"lists": -1}, {"models": 0}, {"rate": 0}, {"seconds": 1e6}]
+    "parameters", [{"writes": 1.1}, {"lists": -1}, {"models": 0}, {"rate": 0}, {"seconds": 1e6}, {"parts": 2},
+     {"threats": 1001}, {"parts": 0.5, "threats": 0}, {"seconds": 100}]
 )
 def test_an_impossible_load_is_refused(parameters: dict[str, float]) -> None:
-    with pytest.raises(ValueError, match=r"shares|models|positive|requests"):
+    with pytest.raises(ValueError, match=r"shares|models|positive|requests|threats"):
         RestLoad(**parameters)  # type: ignore[arg-type]

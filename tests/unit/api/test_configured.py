@@ -126,7 +126,7 @@ async def test_clients_are_told_what_they_should_know_and_may_keep_it(rest: Rest
         "features": {
             "websocket_enabled": True,
             "saml_enabled": False,
-            "webhooks_enabled": False,
+            "webhooks_enabled": True,
             "timmy_enabled": False,
         },
         "operator": {"name": "Example Ltd"},
@@ -143,6 +143,7 @@ def test_no_secret_is_among_the_settings_that_are_shown(tmp_path: Path) -> None:
         "TMI_DATABASE_URL": f"postgresql://u:{secret}@h/d",
         "TMI_METRICS_TOKEN": secret,
         "TMI_REDIS_URL": f"redis://u:{secret}@h",
+        "TMI_WEBHOOK_KEY": secret * 2,
     }
     settings = read_settings({}, environment)
     listed = shown_settings(settings)

@@ -1,12 +1,15 @@
 """Settings: read once from the environment, frozen, strict about names and values."""
 
+from ipaddress import ip_address
 from pathlib import Path
 
 import pytest
 from pydantic import ValidationError
 
 from tmi.domain.hosts import split_hosts
+from tmi.domain.targets import Refused
 from tmi.settings import BadSetting, Settings, as_environment, read_settings
+from tmi.wiring.webhooks import webhook_targets
 
 URL = "postgresql://tmi:hidden@db/tmi"
 
@@ -261,3 +264,43 @@ def test_the_servers_of_a_cluster_are_told_apart() -> None:
         "rediss://u:p@a:1,b:2,[::1]:3,c/0?ssl_ca_certs=x"
     )
     assert ("redis://u:p%40,q@a", []) == split_hosts("redis://u:p%40,q@a")
+
+
+def test_webhooks_keys_networks_and_ports_are_read_and_checked(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    file = tmp_path / "key"
+    file.write_text("a" * 32 + "," + "b" * 32 + "\n")
+    settings = read(
+        monkeypatch,
+        TMI_WEBHOOK_KEY_FILE=str(file),
+        TMI_WEBHOOK_NETWORKS="10.1.0.0/16, fd00::/64",
+        TMI_WEBHOOK_PORTS="443,9443",
+    )
+    assert ("a" * 32, "b" * 32) == settings.webhook_keys
+    rules = webhook_targets(settings)
+    assert (False, [443, 9443], 2) == (rules.allow_http, sorted(rules.ports), len(rules.networks))
+    assert "aaaa" not in repr(settings)
+    again = as_environment(settings, {})
+    assert ("443,9443", "a" * 32 + "," + "b" * 32) == (again["TMI_WEBHOOK_PORTS"], again["TMI_WEBHOOK_KEY"])
+    for variable, value in (
+        ("TMI_WEBHOOK_KEY", "a" * 31),
+        ("TMI_WEBHOOK_KEY", "a" * 32 + ","),
+        ("TMI_WEBHOOK_NETWORKS", "10.1.0.1/16"),
+        ("TMI_WEBHOOK_PORTS", "0"),
+    ):
+        monkeypatch.delenv("TMI_WEBHOOK_KEY_FILE", raising=False)
+        with pytest.raises(BadSetting, match=variable):
+            read(monkeypatch, **{variable: value})
+        monkeypatch.delenv(variable)
+
+
+def test_for_development_webhooks_may_lead_to_http_and_any_port_and_still_not_to_this_machine(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    rules = webhook_targets(read(monkeypatch, TMI_DEV="true"))
+    assert 8080 == rules.target("http://hooks.example.org:8080/").port
+    with pytest.raises(Refused):
+        rules.target("http://localhost:8080/")
+    with pytest.raises(Refused):
+        rules.check([ip_address("127.0.0.1")])

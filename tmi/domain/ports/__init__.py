@@ -15,7 +15,9 @@ from tmi.domain.ports.events import *
 from tmi.domain.ports.operations import *
 from tmi.domain.ports.providers import *
 from tmi.domain.ports.quotas import *
+from tmi.domain.ports.reads import *
 from tmi.domain.ports.rooms import *
 from tmi.domain.ports.settings import *
 from tmi.domain.ports.sign_in import *
 from tmi.domain.ports.threat_models import *
+from tmi.domain.ports.webhooks import *

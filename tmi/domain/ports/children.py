@@ -56,13 +56,6 @@ class Children(Protocol):
         """Delete children, or restore them. Raises NotFound, and Conflict for one that is not deleted."""
 
 
-class Contents(Protocol):
-    """All that a threat model holds, but for its diagrams."""
-
-    async def of(self, model: ThreatModelId, most: int) -> Sequence[Child]:
-        """Its children, at most so many of each kind, by alias and without bulky fields."""
-
-
 class Metadata(Protocol):
     """Keys and values of a threat model, a diagram or another child."""
 

@@ -191,6 +191,10 @@ class Hearing(Protocol):
 class Signals(Protocol):
     """Reaches every service of this database."""
 
+    @property
+    def told_at_commit(self) -> frozenset[Happened]:
+        """What the store tells by itself as a change is committed, so that nobody has to publish it."""
+
     async def publish(self, signal: Signal) -> None:
         """Tell all of them, this one included."""
 
