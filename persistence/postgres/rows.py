@@ -1,6 +1,7 @@
 """Rows of the tables as entities of the domain."""
 
 from datetime import UTC, datetime
+from functools import lru_cache
 from uuid import UUID
 
 import orjson
@@ -32,8 +33,9 @@ orjson does such a list.
 """
 
 
+@lru_cache(1024)
 def user_of_json(text: str | None) -> User | None:
-    """What `USER_AS_JSON` has made."""
+    """What `USER_AS_JSON` has made. Few users make a list, each many times."""
     if text is None:
         return None
     key, provider, provider_id, email, name, created_at, email_verified = orjson.loads(text)
