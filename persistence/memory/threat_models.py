@@ -10,7 +10,7 @@ from persistence.memory.access import roles_of
 from persistence.memory.events import write as write_event
 from persistence.memory.quotas import hold_to_it
 from persistence.memory.store import MemoryStore
-from tmi.domain.errors import Conflict, LastOwner
+from tmi.domain.errors import Conflict, LastOwner, NotFound
 from tmi.domain.events import PATCHED_BY_SYSTEM, SYSTEM, Actor, ChangeType, Deed, Event
 from tmi.domain.ids import DiagramId, ThreatModelId, UserId
 from tmi.domain.model import AuditEntry, NewThreatModel, ThreatModel, ThreatModelSummary, User
@@ -32,6 +32,8 @@ class MemoryThreatModels:
         QuotaReached.
         """
         self._store.visit()
+        if creator.id not in self._store.users:
+            raise NotFound("The account is gone that this threat model would be of.")
         grants = with_creator(creator, new.grants)
         hold_to_it(self._store, creator.id, defaults, "threat_models")
         self._store.last_alias += 1

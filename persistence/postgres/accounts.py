@@ -12,7 +12,8 @@ from persistence.postgres import events, rows
 from persistence.postgres.audit import write
 from persistence.postgres.database import PooledConnection, PostgresDatabase, Record
 from persistence.postgres.diagrams import delete_diagrams
-from persistence.postgres.quotas import transfer_charge
+from persistence.postgres.quotas import lock_usage, transfer_charge
+from persistence.postgres.users import alone_with_address, take_address
 from persistence.secrets import digest
 from tmi.domain.errors import BadInput, NotFound
 from tmi.domain.events import Event
@@ -65,7 +66,7 @@ CHANGE = """
 UPDATE users SET email = coalesce($2, email), name = coalesce($3, name),
                  email_verified = coalesce($4, email_verified AND ($2 IS NULL OR $2 = email)),
                  modified_at = now()
-WHERE id = $1 RETURNING id
+WHERE id = $1 RETURNING provider, provider_id, email, email_verified
 """
 
 LOCK_USER = "SELECT id FROM users WHERE id = $1 FOR UPDATE"
@@ -78,8 +79,25 @@ WHERE t.id IN (
 ORDER BY t.id LIMIT {MODELS_AT_ONCE} FOR UPDATE
 """
 
+REVIEWS = """
+EXISTS (SELECT FROM users r WHERE r.id = $1 AND r.provider = t.security_reviewer->>'provider'
+        AND r.provider_id = t.security_reviewer->>'provider_id')
+"""
+
+CONCERNED = f"""
+SELECT t.id FROM threat_models t
+WHERE t.charged_to = $1 OR t.created_by = $1
+   OR t.id IN (SELECT g.threat_model_id FROM users u JOIN grants g ON {MEANS} WHERE u.id = $1)
+   OR {REVIEWS}
+ORDER BY t.id FOR UPDATE
+"""
+"""What an account has to do with, all of it locked before anything else is. What names it from then on names
+somebody who may sign in again.
+"""
+
 UNNAME = f"""
 DELETE FROM grants g USING users u WHERE u.id = $1 AND g.threat_model_id = ANY($2::uuid[]) AND {MEANS}
+RETURNING g.threat_model_id AS id
 """
 
 ORPHANS = """
@@ -87,10 +105,22 @@ SELECT t.id FROM unnest($1::uuid[]) AS t (id)
 WHERE NOT EXISTS (SELECT FROM grants g WHERE g.threat_model_id = t.id AND g.role = 3)
 """
 
-DIAGRAMS = "SELECT id FROM diagrams WHERE threat_model_id = ANY($1::uuid[])"
+DIAGRAMS = "SELECT id FROM diagrams WHERE threat_model_id = ANY($1::uuid[]) ORDER BY id FOR UPDATE"
 
 TOUCH = """
 UPDATE threat_models SET version = version + 1, modified_at = clock_timestamp() WHERE id = ANY($1::uuid[])
+"""
+
+LEAVE = f"""
+UPDATE threat_models t
+SET charged_to = nullif(charged_to, $1::uuid), created_by = nullif(created_by, $1::uuid),
+    security_reviewer = CASE WHEN {REVIEWS} THEN NULL ELSE security_reviewer END,
+    version = CASE WHEN id = ANY($3::uuid[]) THEN version + 1 ELSE version END,
+    modified_at = CASE WHEN id = ANY($3::uuid[]) THEN clock_timestamp() ELSE modified_at END
+WHERE id = ANY($2::uuid[])
+"""
+"""Once, and not by the foreign keys as well: a second update in a transaction checks the other user that a
+row names, under a lock that is out of order.
 """
 
 SET_ROLE = f"""
@@ -164,29 +194,33 @@ class PostgresAccounts:
     async def change(self, user: UserId, change: AccountChange, entry: AuditEntry) -> Account:
         """Raises NotFound."""
         async with self._database.transaction() as connection:
-            await connection.fetchval(CHANGE, user, change.email, change.name, change.email_verified)
+            present = (await _get(connection, user)).user
+            await alone_with_address(connection, present.provider, change.email or present.email)
+            row = await connection.fetchrow(
+                CHANGE, user, change.email, change.name, change.email_verified
+            )
+            if row is not None and row["email_verified"]:
+                await take_address(connection, row["provider"], row["provider_id"], row["email"])
             changed = await _get(connection, user)
             await write(connection, entry)
         return changed
 
     async def delete(self, user: UserId, entry: AuditEntry) -> Sequence[DiagramId]:
         """Delete an account, and the threat models that have no owner left. Raises NotFound."""
-        gone: list[DiagramId] = []
-        told: list[Event] = []
         async with self._database.transaction() as connection:
             if await connection.fetchval(LOCK_USER, user) is None:
                 raise NotFound("There is no such user.")
-            while named := _ids(await connection.fetch(NAMED, user, 0)):
-                await connection.execute(UNNAME, user, named)
-                orphans = _ids(await connection.fetch(ORPHANS, named))
-                diagrams = [DiagramId(key) for key in _ids(await connection.fetch(DIAGRAMS, orphans))]
-                await delete_diagrams(connection, diagrams)
-                told += [
-                    Event.of_lost_model(entry, ThreatModelId(row["id"]), row["version"])
-                    for row in await connection.fetch(DELETE_MODELS, orphans)
-                ]
-                await connection.execute(TOUCH, named)
-                gone += diagrams
+            concerned = _ids(await connection.fetch(CONCERNED, user))
+            named = _ids(await connection.fetch(UNNAME, user, concerned))
+            orphans = _ids(await connection.fetch(ORPHANS, named))
+            gone = [DiagramId(key) for key in _ids(await connection.fetch(DIAGRAMS, orphans))]
+            await lock_usage(connection, orphans)
+            await delete_diagrams(connection, gone)
+            told = [
+                Event.of_lost_model(entry, ThreatModelId(row["id"]), row["version"])
+                for row in await connection.fetch(DELETE_MODELS, orphans)
+            ]
+            await connection.execute(LEAVE, user, concerned, named)
             await connection.execute("DELETE FROM users WHERE id = $1", user)
             await write(connection, entry)
             await events.write(connection, *told)
@@ -205,9 +239,8 @@ class PostgresAccounts:
             await connection.execute(DEMOTE, source, models)
             await connection.execute(SET_ROLE, target, models, OWNER)
             await connection.execute(NAME_OWNER, target, models)
-            if with_charge:
-                await transfer_charge(connection, source, target, models)
-            await connection.execute(TOUCH, models)
+            charged = await transfer_charge(connection, source, target, models) if with_charge else []
+            await connection.execute(TOUCH, [model for model in models if model not in charged])
             await write(connection, entry)
         return [ThreatModelId(model) for model in models]
 

@@ -7,6 +7,7 @@ from uuid import UUID
 from persistence.postgres import events
 from persistence.postgres.database import PooledConnection, PostgresDatabase, Record
 from persistence.postgres.diagrams import delete_diagrams, restore
+from persistence.postgres.quotas import lock_usage
 from persistence.postgres.threat_models import get
 from tmi.domain.errors import Conflict, NotFound
 from tmi.domain.events import Deed, Event
@@ -34,20 +35,29 @@ SELECT id FROM threat_models WHERE deleted_at < $1 ORDER BY deleted_at LIMIT $2 
 DIAGRAMS_OF = "SELECT id FROM diagrams WHERE threat_model_id = ANY($1::uuid[]) ORDER BY id FOR UPDATE"
 DELETE_MODELS = "DELETE FROM threat_models WHERE id = ANY($1::uuid[])"
 
+# The threat models first: what is locked of a row that is then skipped stays locked.
 OLD_DIAGRAMS = """
-SELECT id, threat_model_id FROM diagrams WHERE deleted_at < $1 ORDER BY deleted_at LIMIT $2
-FOR UPDATE SKIP LOCKED
+SELECT d.id, d.threat_model_id FROM diagrams d JOIN threat_models t ON t.id = d.threat_model_id
+WHERE d.deleted_at < $1 ORDER BY d.deleted_at LIMIT $2
+FOR KEY SHARE OF t SKIP LOCKED FOR UPDATE OF d SKIP LOCKED
 """
-DELETE_CHILDREN = """
-DELETE FROM children WHERE id IN (
-    SELECT id FROM children WHERE deleted_at < $1 ORDER BY deleted_at LIMIT $2 FOR UPDATE SKIP LOCKED)
-RETURNING id, threat_model_id, kind
+OLD_CHILDREN = """
+SELECT c.id, c.threat_model_id, c.kind FROM children c JOIN threat_models t ON t.id = c.threat_model_id
+WHERE c.deleted_at < $1 ORDER BY c.deleted_at LIMIT $2
+FOR KEY SHARE OF t SKIP LOCKED FOR UPDATE OF c SKIP LOCKED
 """
+DELETE_CHILDREN = "DELETE FROM children WHERE id = ANY($1::uuid[])"
 FORGET = """
-UPDATE children SET fields = fields - $3
-WHERE threat_model_id = ANY($1::uuid[]) AND kind = 'threat' AND fields->>$3 = ANY($2::text[])
+UPDATE children c SET fields = c.fields - $3
+FROM (
+    SELECT id FROM children
+    WHERE threat_model_id = ANY($1::uuid[]) AND kind = 'threat' AND fields->>$3 = ANY($2::text[])
+    ORDER BY id FOR NO KEY UPDATE
+) t WHERE c.id = t.id
 """
-"""Threats that name what is gone for good name nothing any more."""
+"""Threats that name what is gone for good name nothing any more. Before that is deleted, since deletion locks
+the usage of who is charged, which writers of children lock after those.
+"""
 
 DIAGRAMS_AT_ONCE = 10
 """Logs may be long: so many threat models or diagrams go in one transaction."""
@@ -94,17 +104,20 @@ class PostgresBin:
         async with self._database.transaction() as connection:
             models = _ids(await connection.fetch(OLD_MODELS, before, few))
             if models:
-                await delete_diagrams(connection, _ids(await connection.fetch(DIAGRAMS_OF, models)))
+                diagrams = _ids(await connection.fetch(DIAGRAMS_OF, models))
+                await lock_usage(connection, models)
+                await delete_diagrams(connection, diagrams)
                 await connection.execute(DELETE_MODELS, models)
         async with self._database.transaction() as connection:
             found = await connection.fetch(OLD_DIAGRAMS, before, few)
             diagrams = _ids(found)
             if diagrams:
-                await delete_diagrams(connection, diagrams)
                 await _forget(connection, "diagram_id", found)
+                await delete_diagrams(connection, diagrams)
         async with self._database.transaction() as connection:
-            children = await connection.fetch(DELETE_CHILDREN, before, rows)
+            children = await connection.fetch(OLD_CHILDREN, before, rows)
             await _forget(connection, "asset_id", [row for row in children if row["kind"] == "asset"])
+            await connection.execute(DELETE_CHILDREN, _ids(children))
         return len(models) + len(diagrams) + len(children)
 
 

@@ -24,10 +24,14 @@ from tmi.domain.ports import Page
 COLUMNS = """c.id, c.threat_model_id, c.kind, c.alias, c.fields, c.metadata, c.auto_generated, c.created_at,
        c.modified_at, c.deleted_at, c.version"""
 
+# The order of locks: the threat model (shared, so that it is not deleted meanwhile), its children and
+# diagrams by id, counters, the usage of who is charged, the trail. Whoever deletes a threat model has its row
+# alone first, and so meets no writer on the way through the others.
+
 CREATE = f"""
 WITH counted AS (
     INSERT INTO child_counters AS n (threat_model_id, kind, last_alias)
-    SELECT t.id, $2, $3 FROM threat_models t WHERE t.id = $1 AND t.deleted_at IS NULL
+    SELECT t.id, $2, $3 FROM threat_models t WHERE t.id = $1 AND t.deleted_at IS NULL FOR KEY SHARE
     ON CONFLICT (threat_model_id, kind) DO UPDATE SET last_alias = n.last_alias + $3
     RETURNING last_alias
 ), c AS (
@@ -46,10 +50,13 @@ SELECT {COLUMNS}, c.content FROM children c
 WHERE c.id = $1 AND c.threat_model_id = $2 AND c.kind = $3 AND c.deleted_at IS NULL
 """
 
+IN_MODEL = "WITH m AS MATERIALIZED (SELECT id FROM threat_models WHERE id = $2 FOR KEY SHARE)"
+
 LOCK = f"""
-SELECT {COLUMNS}, c.content FROM children c
-WHERE c.id = ANY($1::uuid[]) AND c.threat_model_id = $2 AND c.kind = $3
-ORDER BY c.id FOR NO KEY UPDATE
+{IN_MODEL}
+SELECT {COLUMNS}, c.content FROM m JOIN children c ON c.threat_model_id = m.id
+WHERE c.id = ANY($1::uuid[]) AND c.kind = $3
+ORDER BY c.id FOR NO KEY UPDATE OF c
 """
 
 UPDATE = f"""
@@ -88,14 +95,15 @@ ORDER BY u.place
 """
 
 REFERRED = {
-    DIAGRAM_KIND: """
-SELECT id FROM diagrams WHERE id = ANY($1::uuid[]) AND threat_model_id = $2 AND deleted_at IS NULL
-ORDER BY id FOR KEY SHARE
+    DIAGRAM_KIND: f"""
+{IN_MODEL}
+SELECT d.id FROM m JOIN diagrams d ON d.threat_model_id = m.id
+WHERE d.id = ANY($1::uuid[]) AND d.deleted_at IS NULL ORDER BY d.id FOR KEY SHARE OF d
 """,
-    "asset": """
-SELECT id FROM children
-WHERE id = ANY($1::uuid[]) AND threat_model_id = $2 AND kind = 'asset' AND deleted_at IS NULL
-ORDER BY id FOR KEY SHARE
+    "asset": f"""
+{IN_MODEL}
+SELECT c.id FROM m JOIN children c ON c.threat_model_id = m.id
+WHERE c.id = ANY($1::uuid[]) AND c.kind = 'asset' AND c.deleted_at IS NULL ORDER BY c.id FOR KEY SHARE OF c
 """,
 }
 

@@ -75,7 +75,8 @@ WHERE d.id = ANY($1::uuid[]) AND t.charged_to = ANY($2::uuid[])
 
 TRANSFER = """
 WITH moved AS (
-    UPDATE threat_models SET charged_to = $2 WHERE id = ANY($3::uuid[]) AND charged_to = $1 RETURNING id
+    UPDATE threat_models SET charged_to = $2, version = version + 1, modified_at = clock_timestamp()
+    WHERE id = ANY($3::uuid[]) RETURNING id
 ), sums AS (
     SELECT (SELECT count(*) FROM moved) AS models, count(d.id) AS diagrams,
            coalesce(sum(s.stored_bytes), 0) + (
@@ -92,6 +93,13 @@ WHERE u.user_id = side.user_id
 """
 
 HAVE_USAGE = "INSERT INTO user_usage (user_id) VALUES ($1) ON CONFLICT DO NOTHING"
+
+CHARGED = "SELECT id FROM threat_models WHERE id = ANY($1::uuid[]) AND charged_to = $2"
+
+LOCK_USAGE_OF = """
+SELECT FROM user_usage WHERE user_id IN (SELECT charged_to FROM threat_models WHERE id = ANY($1::uuid[]))
+ORDER BY user_id FOR UPDATE
+"""
 
 LOCK_USAGE = "SELECT FROM user_usage WHERE user_id = ANY($1::uuid[]) ORDER BY user_id FOR UPDATE"
 
@@ -114,16 +122,26 @@ async def hold_to_it(
         raise StorageFull("stored_bytes", row["stored_max"], "who is charged for this threat model")
 
 
+async def lock_usage(connection: PooledConnection, models: Sequence[UUID]) -> None:
+    """Lock what all of those are charged who are charged for `models`, by id, where several statements of a
+    transaction will change it: each of them would lock in an order of its own.
+    """
+    await connection.execute(LOCK_USAGE_OF, models)
+
+
 async def transfer_charge(
     connection: PooledConnection, source: UserId, target: UserId, models: Sequence[UUID]
-) -> None:
-    """Charge `target` for those of `models` for which `source` was, in a transaction of the caller.
+) -> frozenset[UUID]:
+    """Charge `target` for those of `models` for which `source` was, in a transaction of the caller, who has
+    locked them. Returns those; each has a new version.
 
     A snapshot of one of their diagrams that is written in this very moment may still be charged to `source`.
     """
+    charged = frozenset(row["id"] for row in await connection.fetch(CHARGED, models, source))
     await connection.execute(HAVE_USAGE, target)
     await connection.execute(LOCK_USAGE, [source, target])
-    await connection.execute(TRANSFER, source, target, models)
+    await connection.execute(TRANSFER, source, target, list(charged))
+    return charged
 
 
 class PostgresQuotas:

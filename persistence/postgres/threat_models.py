@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 from uuid import uuid4
 
+import asyncpg
 import orjson
 
 from persistence.grants import unique, with_creator
@@ -197,22 +198,25 @@ class PostgresThreatModels:
         self, creator: User, new: NewThreatModel, defaults: Limits = NO_LIMITS
     ) -> ThreatModel:
         """Store a threat model under the next alias, its creator the first owner. Raises BadInput and
-        QuotaReached.
+        QuotaReached, and NotFound when the creator's account is gone.
         """
         grants = with_creator(creator, new.grants)
         key = ThreatModelId(uuid4())
         async with self._database.transaction() as connection:
-            await connection.execute(
-                CREATE,
-                key,
-                new.name,
-                new.description,
-                new.threat_model_framework,
-                new.issue_uri,
-                new.is_confidential,
-                creator.id,
-                orjson.dumps(dict(new.metadata)).decode(),
-            )
+            try:
+                await connection.execute(
+                    CREATE,
+                    key,
+                    new.name,
+                    new.description,
+                    new.threat_model_framework,
+                    new.issue_uri,
+                    new.is_confidential,
+                    creator.id,
+                    orjson.dumps(dict(new.metadata)).decode(),
+                )
+            except asyncpg.ForeignKeyViolationError:
+                raise NotFound("The account is gone that this threat model would be of.") from None
             await hold_to_it(connection, key, defaults, "threat_models")
             await _store_grants(connection, key, grants)
             made = await get(connection, key)

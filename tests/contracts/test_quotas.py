@@ -218,6 +218,14 @@ async def test_an_account_that_goes_is_charged_for_nothing_and_nobody_else_is(po
     assert (Usage(), Usage(1)) == (await ports.storage.usage(alice.id), await ports.storage.usage(bob.id))
 
 
+async def test_who_is_gone_makes_nothing(ports: Ports) -> None:
+    alice = await ports.user("alice")
+    await ports.accounts.delete(alice.id, entry())
+
+    with pytest.raises(NotFound):
+        await ports.model(alice)
+
+
 async def test_what_is_in_a_threat_model_weighs_and_no_more_once_it_is_purged(ports: Ports) -> None:
     alice, bob = await ports.user("alice"), await ports.user("bob")
     model, other = await ports.model(alice), await ports.model(alice)
