@@ -22,6 +22,7 @@ from api.hooks import signing
 from api.hooks.dispatcher import Dispatcher, DispatchOptions
 from api.hooks.owners import Owners
 from api.hooks.sender import sending
+from api.schemas import WebhookEvent
 from persistence.memory.outbox import MemoryOutbox
 from persistence.memory.store import MemoryStore
 from persistence.postgres.database import PostgresDatabase
@@ -211,12 +212,13 @@ async def test_each_change_is_told_by_its_type_and_to_who_asked_for_it(each_hous
         both = sorted([*ours, "threat_model.created", "threat_model.deleted"])
         calls = await everything.delivered(len(both))
         assert both == sorted(call.json["event_type"] for call in calls)
+        for call in calls:
+            WebhookEvent.model_validate(call.json)
         assert ["note.deleted"] == [call.json["event_type"] for call in await notes.delivered(1)]
         assert len(both) == len({call.headers["webhook-id"] for call in calls})
 
 
-async def test_what_administrators_write_is_told_and_what_they_are_refused_is_not(each_house: House) -> None:
-    house = each_house
+async def test_what_administrators_write_is_told_and_what_they_are_refused_is_not(house: House) -> None:
     async with endpoint() as hook, house.dispatching():
         await house.active(hook, "system_audit.admin_write")
         await house.call("POST", "/admin/groups", {"group_name": "ops", "name": "Ops"}, 201)
@@ -224,14 +226,14 @@ async def test_what_administrators_write_is_told_and_what_they_are_refused_is_no
         refused = await house.rest.call("POST", "/admin/groups", alice, json_body={})
         assert 403 == refused.status
         await house.call("POST", "/admin/groups", {"group_name": "dev", "name": "Dev"}, 201)
-        told = [call.json["data"]["path"] for call in await hook.delivered(2)]
+        told = [WebhookEvent.model_validate(call.json).data.path for call in await hook.delivered(2)]
         assert ["/admin/groups"] * 2 == told
 
 
 async def test_what_fails_is_tried_again_with_the_same_id_and_a_signature_of_its_own(
-    each_house: House,
+    house: House,
 ) -> None:
-    house, left = each_house, [500, 503]
+    left = [500, 503]
 
     def answer(call: Call) -> Reply:
         return agreeable(call) if call.is_challenge or not left else Reply(left.pop(), b"not now")
@@ -258,9 +260,8 @@ async def test_what_fails_is_tried_again_with_the_same_id_and_a_signature_of_its
     ],
 )
 async def test_what_fails_for_good_is_counted_and_told(
-    each_house: House, reply: Reply, attempts: int, error: str
+    house: House, reply: Reply, attempts: int, error: str
 ) -> None:
-    house = each_house
     async with (
         endpoint(refusing(reply)) as hook,
         house.dispatching(HASTY if reply.never else QUICK),
@@ -343,8 +344,7 @@ async def test_an_endpoint_that_repeats_the_challenge_with_an_error_is_not_verif
         await house.until_status(made["id"], "pending_delete")
 
 
-async def test_a_secret_is_shown_once_and_signs(each_house: House) -> None:
-    house = each_house
+async def test_a_secret_is_shown_once_and_signs(house: House) -> None:
     async with endpoint() as hook, house.dispatching():
         made = await house.active(hook)
         assert len(made["secret"]) >= 43
@@ -359,8 +359,7 @@ async def test_a_secret_is_shown_once_and_signs(each_house: House) -> None:
         assert made["secret"] not in audit.data.decode()
 
 
-async def test_a_test_is_delivered_like_an_event(each_house: House) -> None:
-    house = each_house
+async def test_a_test_is_delivered_like_an_event(house: House) -> None:
     async with endpoint() as hook, house.dispatching():
         made = await house.active(hook, secret=SECRET)
         path = f"{SUBSCRIPTIONS}/{made['id']}/test"
@@ -372,6 +371,7 @@ async def test_a_test_is_delivered_like_an_event(each_house: House) -> None:
             call.headers["webhook-id"],
         )
         assert {"test": True, "subscription_id": made["id"]} == call.json["data"]
+        WebhookEvent.model_validate(call.json)
         answer = await house.rest.call("POST", path, house.admin)
         assert 202 == answer.status
         assert "threat_model.updated" == (await hook.delivered(2))[1].json["event_type"]
@@ -459,8 +459,7 @@ async def test_nothing_is_told_of_a_change_that_was_rolled_back(postgres_house: 
         assert [] == await house.log()
 
 
-async def test_who_is_no_administrator_any_more_is_told_nothing(each_house: House) -> None:
-    house = each_house
+async def test_who_is_no_administrator_any_more_is_told_nothing(house: House) -> None:
     bob, user = await house.rest.sign_in("bob"), await house.rest.user_id("bob")
     members = f"/admin/groups/{UUID(int=2)}/members"
     await house.call("POST", members, {"user_internal_uuid": user}, 201)
@@ -478,8 +477,7 @@ async def test_who_is_no_administrator_any_more_is_told_nothing(each_house: Hous
         assert [] == hook.deliveries
 
 
-async def test_a_deleted_subscription_takes_what_waits_with_it(each_house: House) -> None:
-    house = each_house
+async def test_a_deleted_subscription_takes_what_waits_with_it(house: House) -> None:
     async with endpoint() as hook:
         async with house.dispatching():
             made = await house.active(hook)
@@ -491,8 +489,7 @@ async def test_a_deleted_subscription_takes_what_waits_with_it(each_house: House
         assert [] == await house.log()
 
 
-async def test_an_owners_minute_holds_back_what_is_beyond_it(each_house: House) -> None:
-    house = each_house
+async def test_an_owners_minute_holds_back_what_is_beyond_it(house: House) -> None:
     user = await house.rest.user_id(ADMINISTRATOR)
     quota = {
         "max_subscriptions": 2,
@@ -509,6 +506,41 @@ async def test_an_owners_minute_holds_back_what_is_beyond_it(each_house: House) 
         await until(lambda: house.dispatchers[0].backlog.pending == 2, "two that wait")
         if time.time() % 60 < 55:  # else a new minute may have begun
             assert 3 == len(hook.deliveries)
+
+
+async def test_while_the_database_is_away_nothing_is_sent_and_afterwards_all(house: House) -> None:
+    assert house.store is not None
+    brief = replace(QUICK, away_s=0.01)
+    async with endpoint() as hook:
+        async with house.dispatching():
+            await house.active(hook)
+        await house.rename()
+        house.store.unavailable = True
+        async with house.dispatching(brief):
+            await asyncio.sleep(0.05)
+            assert [] == hook.deliveries
+            house.store.unavailable = False
+            await hook.delivered(1)
+            house.store.fail_next = RuntimeError("a bug")
+            await until(lambda: house.store is not None and house.store.fail_next is None, "failure")
+            await house.rename()
+            await hook.delivered(2)
+
+
+async def test_a_secret_whose_key_is_not_there_signs_nothing_and_the_operator_hears_of_it(
+    house: House, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert house.store is not None
+    async with endpoint() as hook, house.dispatching():
+        made = await house.active(hook)
+        (stored,) = house.store.hooks.webhooks.values()
+        stored.secret = None
+        await house.rename()
+        delivery = await house.the_delivery("failed")
+        assert "cannot be opened" in delivery["last_error"]
+        assert [] == hook.deliveries
+        warned = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+        assert any(made["id"] in line and "cannot be opened" in line for line in warned)
 
 
 async def test_an_endless_answer_is_read_to_its_bound(house: House) -> None:

@@ -212,3 +212,19 @@ async def test_a_quota_out_of_bounds_is_refused(office: Office, changed: dict[st
     user = await office.rest.user_id(ADMINISTRATOR)
     answer = await office.call("PUT", f"/admin/quotas/webhooks/{user}", QUOTA | changed)
     assert (400, "invalid_input") == (answer.status, answer.json["error"])
+
+
+async def test_the_document_tells_receivers_what_they_are_sent_and_that_a_test_needs_no_body(
+    office: Office,
+) -> None:
+    document = (await office.rest.call("GET", "/openapi.json")).json
+    assert {"event", "challenge"} == document["webhooks"].keys()
+    sent = document["webhooks"]["event"]["post"]
+    assert {"webhook-id", "webhook-timestamp", "webhook-signature"} <= {
+        one["name"] for one in sent["parameters"]
+    }
+    named = sent["requestBody"]["content"]["application/json"]["schema"]["$ref"].rpartition("/")[2]
+    assert EVENT_TYPES == {*document["components"]["schemas"][named]["properties"]["event_type"]["enum"]}
+    paths = document["paths"]
+    assert not paths["/admin/webhooks/subscriptions/{webhook_id}/test"]["post"]["requestBody"]["required"]
+    assert paths["/admin/webhooks/subscriptions"]["post"]["requestBody"]["required"]
