@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from uuid import uuid4
 
 from persistence.postgres import rows
-from persistence.postgres.database import PostgresDatabase
+from persistence.postgres.database import PooledConnection, PostgresDatabase
 from tmi.domain.errors import NotFound
 from tmi.domain.ids import UserId
 from tmi.domain.model import User
@@ -57,8 +57,8 @@ class PostgresUsers:
         """Find or create the user that a provider vouches for; a verified address has this one holder."""
         async with self._database.transaction() as connection:
             if email_verified:
-                await connection.execute(ALONE, f"{provider}:{email.lower()}")
-                await connection.execute(LOSE, provider, email, provider_id)
+                await alone_with_address(connection, provider, email)
+                await take_address(connection, provider, provider_id, email)
             row = await connection.fetchrow(
                 SIGN_IN, uuid4(), provider, provider_id, email, name, email_verified
             )
@@ -80,3 +80,15 @@ class PostgresUsers:
         """Those of `users` that there are, in one query."""
         found = map(rows.user, await self._database.read(GET_ALL, users))
         return {user.id: user for user in found}
+
+
+async def alone_with_address(connection: PooledConnection, provider: str, email: str) -> None:
+    """Let nobody else bring this address until the caller's transaction ends."""
+    await connection.execute(ALONE, f"{provider}:{email.lower()}")
+
+
+async def take_address(
+    connection: PooledConnection, provider: str, provider_id: str, email: str
+) -> None:
+    """Whoever else had this verified address has it no more."""
+    await connection.execute(LOSE, provider, email, provider_id)
