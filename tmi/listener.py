@@ -7,7 +7,7 @@ client's next attempt arrives here.
 
 What it holds true:
 
-- **A head is bounded** in size (431) and time (408), and so is the number of connections that have not
+- **A head is bounded** in size (414, 431) and time (408), and so is the number of connections that have not
   sent theirs.
 - **HTTP/1.1 only.** Hypercorn would follow a client into HTTP/2 (by `Upgrade: h2c` or prior knowledge)
   and open WebSockets inside that picows never sees; here it stays with h11, and TLS offers `http/1.1`
@@ -40,7 +40,7 @@ from hypercorn.utils import parse_socket_addr, wrap_app
 from api.edge import without_version
 from api.errors import Problem
 from api.forwarding import TrustedProxies
-from api.headers import SECURITY
+from api.headers import ALWAYS
 from api.live.endpoint import LiveEndpoint
 from api.live.upgrade import UPGRADE_REQUIRED, is_request_line, parse_head
 from api.rates import COUNTS
@@ -56,6 +56,7 @@ _READ_BYTES = 64 * 1024
 _BAD_REQUEST = Problem(400, "invalid_input", "This is not an HTTP/1.1 request.")
 _HEAD_TIMEOUT = Problem(408, "request_timeout", "The head of the request took too long.")
 _HEAD_TOO_LARGE = Problem(431, "headers_too_large", "The head of the request is too large.")
+_LINE_TOO_LONG = Problem(414, "uri_too_long", "The target of the request is too long.")
 _FULL = Problem(503, "service_unavailable", "Too many connections.", headers={"Retry-After": "2"})
 _TOO_MANY_OF_ADDRESS = Problem(
     503,
@@ -281,7 +282,7 @@ class _Head(asyncio.Protocol):
         if line_end >= 0 and not is_request_line(bytes(received[:line_end])):
             self._refuse(_BAD_REQUEST)
         elif (end if end >= 0 else len(received)) > self._listener.options.head_max_bytes:
-            self._refuse(_HEAD_TOO_LARGE)
+            self._refuse(_HEAD_TOO_LARGE if line_end >= 0 else _LINE_TOO_LONG)
         elif end >= 0:
             bucket, self._bucket = self._bucket or "", None
             self._done()
@@ -385,6 +386,21 @@ class _Http11(H11Protocol):
 
     async def _check_protocol(self, event: h11.Request) -> None:
         pass
+
+    async def _send_error_response(self, status_code: int) -> None:
+        """What is no request of HTTP/1.1 on a connection that was given away: in the one shape of errors."""
+        problem = _HEAD_TOO_LARGE if status_code == _HEAD_TOO_LARGE.status else _BAD_REQUEST
+        body = orjson.dumps(problem.body)
+        fields = {
+            "Content-Type": "application/json",
+            "Content-Length": str(len(body)),
+            "Connection": "close",
+            **ALWAYS,
+        }
+        headers = [(name.encode(), value.encode()) for name, value in fields.items()]
+        await self._send_h11_event(h11.Response(status_code=problem.status, headers=headers))
+        await self._send_h11_event(h11.Data(data=body))
+        await self._send_h11_event(h11.EndOfMessage())
 
 
 class _RestConnection(TCPServer):
@@ -537,7 +553,7 @@ async def _answer(
     headers = {
         "Content-Type": "application/json",
         "Content-Length": str(len(body)),
-        **SECURITY,
+        **ALWAYS,
         **more,
         **problem.headers,
     }

@@ -126,7 +126,7 @@ async def test_refusals_before_the_application_have_the_headers_of_all_others(se
             answer = await raw.answer()
             assert status == answer.status
             assert "max-age=60; includeSubDomains" == answer.headers["strict-transport-security"]
-            for name, value in headers.SECURITY.items():
+            for name, value in headers.ALWAYS.items():
                 assert value == answer.headers[name.lower()]
 
 

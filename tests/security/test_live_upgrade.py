@@ -9,6 +9,7 @@ import orjson
 import pytest
 
 from api.forwarding import TrustedProxies
+from api.headers import ALWAYS
 from api.live.options import LiveOptions
 from tests.harness.live_service import LiveService, live_service
 from tests.harness.raw_websocket import Answer, connected, upgrade_head, upgraded
@@ -226,7 +227,7 @@ MALFORMED_HEADS = {
     "too many headers": (b"GET /collab HTTP/1.1\r\n" + b"A: b\r\n" * 101 + b"\r\n", 400),
     "one header too large": (b"GET /livez HTTP/1.1\r\nA: " + b"x" * 5000 + b"\r\n\r\n", 431),
     "a head without an end": (b"GET /livez HTTP/1.1\r\n" + b"A: b\r\n" * 1000, 431),
-    "a target without an end": (b"GET /" + b"x" * 5000, 431),
+    "a target without an end": (b"GET /" + b"x" * 5000, 414),
 }
 
 
@@ -237,10 +238,34 @@ async def test_a_malformed_head_is_refused_without_a_traceback(
     head, status = MALFORMED_HEADS[name]
     async with connected(service.port) as raw:
         raw.send(head)
-        assert status == (await raw.answer()).status
+        answer = await raw.answer()
+        assert status == answer.status
+        assert {"error", "error_description"} == orjson.loads(answer.body).keys()
+        assert {name.lower(): value for name, value in ALWAYS.items()}.items() <= answer.headers.items()
         await raw.receive_end()
     assert [] == [record for record in caplog.records if record.exc_info]
     assert "livez" not in service.calls
+
+
+LATER_HEADS = {
+    "no HTTP": (b"hello\r\n\r\n", 400),
+    "a header that is none": (b"GET /livez HTTP/1.1\r\nHost x\r\n\r\n", 400),
+    "one header too large": (b"GET /livez HTTP/1.1\r\nHost: x\r\nA: " + b"x" * 9000, 431),
+}
+
+
+@pytest.mark.parametrize("name", LATER_HEADS)
+async def test_a_malformed_head_is_refused_alike_after_a_good_one(name: str, service: LiveService) -> None:
+    head, status = LATER_HEADS[name]
+    async with connected(service.port) as raw:
+        raw.send(b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert 200 == (await raw.answer()).status
+        raw.send(head)
+        answer = await raw.answer()
+        assert status == answer.status
+        assert {"error", "error_description"} == orjson.loads(answer.body).keys()
+        assert {name.lower(): value for name, value in ALWAYS.items()}.items() <= answer.headers.items()
+        await raw.receive_end()
 
 
 async def test_a_slow_head_gets_408_however_it_trickles(service: LiveService) -> None:
