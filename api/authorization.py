@@ -30,11 +30,11 @@ from quart_schema import operation_id, tag
 
 from api import bodies, pages, schemas
 from api.client_callbacks import checked_callback
-from api.context import context, public, services
+from api.context import DEVELOPMENT_PROVIDER, context, public, services
 from api.documented import operation
 from api.errors import OAuthError, UnsupportedMediaType
 from api.identity.provider import Attempt, Identity, IdentityProvider
-from api.providers import DEVELOPMENT_NAME, DEVELOPMENT_PROVIDER, provider_ids, require_provider
+from api.providers import DEVELOPMENT_NAME, provider_ids, require_provider
 from tmi.domain.errors import BadInput
 from tmi.domain.model import AuthorizationCode, User
 from tmi.domain.ports import AccountFilter, Page

@@ -10,7 +10,7 @@ from weakref import WeakValueDictionary
 
 from quart import current_app, g, request
 
-from api import cookies
+from api import audit, cookies
 from api.audit import Refusals
 from api.origins import check_page, is_safe
 from api.schemas import UuidText
@@ -21,10 +21,12 @@ from tmi.domain.errors import BadInput, Forbidden, TmiError, Unauthenticated, Un
 from tmi.domain.ids import DiagramId, SignInId, ThreatModelId
 from tmi.domain.model import ADMINISTRATORS_GROUP, SignIn, User
 from tmi.domain.roles import Action, Role, may
+from tmi.domain.sign_ins import AUTOMATION_PROVIDER
 
 log = logging.getLogger(__name__)
 
 EXTENSION = "tmi"
+DEVELOPMENT_PROVIDER = "tmi"
 REBUILT_AT_ONCE = 2
 """Documents of the past that are put together at once: each may take what a room takes."""
 
@@ -46,10 +48,20 @@ class Context:
     def __init__(self, services: Services) -> None:
         self.services = services
         self.sessions = services.sessions or SessionCache(services.sign_ins)
+        self.sessions.admits = self.is_offered
         self._queues: WeakValueDictionary[ThreatModelId, asyncio.Lock] = WeakValueDictionary()
         self._unfinished: set[asyncio.Task[Any]] = set()
         self.rebuilding = asyncio.Semaphore(REBUILT_AT_ONCE)
         self.refusals = Refusals(services.audit, self.in_background)
+
+    def provider_ids(self) -> list[str]:
+        """The identity providers of this service, the development provider last."""
+        development = [DEVELOPMENT_PROVIDER] if self.services.options.dev else []
+        return [*self.services.identity_providers, *development]
+
+    def is_offered(self, user: User) -> bool:
+        """Whether this user's provider still lets people in: it may have been taken out of the settings."""
+        return user.provider in (*self.provider_ids(), AUTOMATION_PROVIDER)
 
     async def sign_in_of(self, token: str) -> SignIn:
         """Who an access token speaks for, if the session behind it still stands (as of a second ago).
@@ -280,9 +292,15 @@ async def model_to_restore(text: str, *, deleted: bool = False) -> ThreatModelId
 async def model_to_list(text: str, *, deleted: bool) -> ThreatModelId:
     """The threat model of a path, if the caller may list what is in it (`deleted`: what was, too).
 
-    Raises BadInput (no UUID), NotFound and Forbidden.
+    What an administrator without a role there is shown gets into the audit. Raises BadInput (no UUID),
+    NotFound and Forbidden.
     """
-    return await model_to_restore(text) if deleted else await model_for(text, Action.READ)
+    if not deleted:
+        return await model_for(text, Action.READ)
+    model = await model_to_restore(text)
+    if not may(await services().access.to_threat_model(caller().user.id, model), Action.RESTORE):
+        await audit.note(services().audit, audit.entry("deleted.listed", f"threat model {model}"))
+    return model
 
 
 def allowed(role: Role | None, action: Action) -> None:

@@ -22,7 +22,7 @@ from quart_schema import (
 from werkzeug.routing.converters import BaseConverter
 from werkzeug.routing.rules import Rule
 
-from api import common_answers
+from api import common_answers, webhook_calls
 from api.context import is_public, public
 from api.documented import OPERATION
 from api.edge import VERSION
@@ -107,6 +107,8 @@ class ContractProvider(OpenAPIProvider):
             for operation in operations.values():
                 _complete_answers(operation, schemas)
         document["components"].update(common_answers.components())
+        schemas.update(webhook_calls.components())
+        document["webhooks"] = webhook_calls.calls()
         without: dict[str, Any] = _without_empty_defaults(document)
         return without
 
@@ -200,6 +202,7 @@ def openapi() -> QuartSchema:
             Tag("Account"),
             Tag("Configuration"),
             Tag("Administration"),
+            Tag("Webhooks"),
             Tag("Health"),
         ],
         security_schemes={"bearerAuth": HttpSecurityScheme(scheme="bearer", bearer_format="JWT")},
@@ -237,7 +240,7 @@ def _complete(operation: dict[str, Any], extra: dict[str, Any], *, needs_sign_in
     if "requestBody" in operation:
         (schema,) = operation["requestBody"]["content"].values()
         operation["requestBody"] = {
-            "required": True,
+            "required": extra.get("needs_body", True),
             "content": dict.fromkeys(extra["media_types"], schema),
         }
     for status in extra["bodiless"]:

@@ -18,6 +18,7 @@ def operation(
     answers: dict[int, type[BaseModel] | None],
     errors: tuple[int, ...] = (),
     body: Any = None,
+    needs_body: bool = True,
     media_types: tuple[str, ...] = ("application/json",),
     query: type[BaseModel] | None = None,
     headers: type[BaseModel] | None = None,
@@ -27,6 +28,7 @@ def operation(
     """Document a handler: its answers (None: without a body), errors, body, query and headers.
 
     `media_types` are those of the body, `produces` those of the answers: both are enforced (`api/edge.py`).
+    `needs_body`: there has to be one, which the handler sees to.
     `gives` names headers of its answers beside the usual ones (`api/common_answers.py`).
     """
 
@@ -46,6 +48,7 @@ def operation(
         said = {
             "media_types": media_types,
             "bodiless": bodiless,
+            "needs_body": needs_body,
             "takes": media_types if body is not None else (),
             "gives": gives,
             "produces": produces if len(bodiless) < len(answers) else (),

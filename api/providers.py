@@ -6,18 +6,16 @@ from quart import Blueprint, Response, request
 from quart_schema import operation_id, tag
 
 from api import bodies, schemas
-from api.context import public, scheme, services
+from api.context import DEVELOPMENT_PROVIDER, context, public, scheme, services
 from api.documented import operation
 from api.errors import OAuthError
 from api.identity.providers import CALLBACK_PATH
 from tmi.domain.errors import BadInput, NotFound
 from tmi.domain.model import User
 from tmi.domain.ports import GroupFilter, Page
-from tmi.domain.sign_ins import AUTOMATION_PROVIDER
 
 routes = Blueprint("providers", __name__)
 
-DEVELOPMENT_PROVIDER = "tmi"
 DEVELOPMENT_NAME = "TMI (development)"
 GROUPS_MAX = 1000
 
@@ -84,11 +82,10 @@ def require_provider(idp: str) -> None:
 
 
 def is_offered(user: User) -> bool:
-    """Whether this user's provider still lets people in: it may have been taken out of the settings."""
-    return user.provider in (*provider_ids(), AUTOMATION_PROVIDER)
+    """See `Context.is_offered`."""
+    return context().is_offered(user)
 
 
 def provider_ids() -> list[str]:
-    """The identity providers of this service, the development provider last."""
-    development = [DEVELOPMENT_PROVIDER] if services().options.dev else []
-    return [*services().identity_providers, *development]
+    """See `Context.provider_ids`."""
+    return context().provider_ids()

@@ -14,7 +14,7 @@ Requests that come at once for one session share one query. Whoever asks after a
 
 import asyncio
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from uuid import UUID
@@ -22,7 +22,7 @@ from uuid import UUID
 from cachetools import LRUCache
 
 from tmi.domain.ids import SignInId, UserId
-from tmi.domain.model import SignIn
+from tmi.domain.model import SignIn, User
 from tmi.domain.ports import Happened, Hearing, Signal, SignIns
 
 TRUSTED_S = 0.8
@@ -46,11 +46,17 @@ class SessionCache:
         self._lookups: dict[SignInId, asyncio.Task[SignIn | None]] = {}
         self.hearing: Hearing | None = None
         """The ear that hands signals to `hear`; None: nothing is heard."""
+        self.admits: Callable[[User], bool] = lambda _: True
+        """Whose sessions count: not those of people whose identity provider was taken out of the settings."""
         self.queries = 0
         """Lookups in the database."""
 
     async def get(self, key: SignInId) -> SignIn | None:
         """The session if it stands. Raises DatabaseUnavailable."""
+        found = await self._stored(key)
+        return found if found is not None and self.admits(found.user) else None
+
+    async def _stored(self, key: SignInId) -> SignIn | None:
         kept = self._kept.get(key)
         if kept is not None and self._is_good(kept):
             return kept.sign_in

@@ -96,7 +96,12 @@ async def delete_subscription(webhook_id: str) -> Response:
 @routes.post("/admin/webhooks/subscriptions/<webhook_id>/test")
 @tag(["Webhooks"])
 @operation_id("testWebhookSubscription")
-@operation(body=schemas.WebhookTest, answers={202: schemas.WebhookTestResult}, errors=(*READ, 413, 415))
+@operation(
+    body=schemas.WebhookTest,
+    needs_body=False,
+    answers={202: schemas.WebhookTestResult},
+    errors=(*READ, 413, 415),
+)
 async def test_subscription(webhook_id: str) -> Response:
     """Have an event that never happened delivered; what came of it is told by its delivery"""
     tester = (await administrator()).user.id

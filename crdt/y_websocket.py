@@ -15,6 +15,7 @@ QUERY_AWARENESS = b"\x03"
 
 _QUERY = QueryAwareness()
 _UPDATE = b"\x00\x02"
+_AWARENESS = b"\x01"
 _SHORT, _LONG = 3, 4
 
 
@@ -42,6 +43,19 @@ def lone_update(frame: bytes) -> bytes | None:
     rest -= 1
     if 0x80 <= rest < 0x4000 and frame[2] == rest & 0x7F | 0x80 and frame[3] == rest >> 7:
         return frame[_LONG:]
+    return None
+
+
+def lone_awareness(frame: bytes) -> bytes | None:
+    """What the Awareness message of a frame carries, if that is all there is; None for any other frame."""
+    if not frame.startswith(_AWARENESS):
+        return None
+    rest = len(frame) - 2
+    if 0 < rest < 0x80 and frame[1] == rest:
+        return frame[2:]
+    rest -= 1
+    if 0x80 <= rest < 0x4000 and frame[1] == rest & 0x7F | 0x80 and frame[2] == rest >> 7:
+        return frame[3:]
     return None
 
 

@@ -104,6 +104,10 @@ class Audience(ABC):
         """Take an Update message in that needs nothing else done; False if it is for `receive`."""
 
     @abstractmethod
+    def hold_awareness(self, number: SessionNumber, data: bytes) -> bool:
+        """Take awareness in that needs nothing else done; False if it is for `receive`."""
+
+    @abstractmethod
     def flush(self, now: float) -> Effects:
         """Send out what is due; says when to call again if something has to wait."""
 

@@ -11,7 +11,7 @@ from typing import Any, Generic, TypeVar, cast
 
 from crdt import y_websocket
 from crdt.document import EMPTY_UPDATE
-from crdt.messages import Message, SyncStep1, Update
+from crdt.messages import Awareness, Message, SyncStep1, Update
 from rooms import closing
 from rooms.audience import Audience
 from rooms.effects import (
@@ -64,6 +64,11 @@ class Session:
         """Hand over what an Update message carries; as `receive`, and cheaper."""
         if not self.runner.room.hold(self.number, update):
             self.runner.receive(self.number, Update(update))
+
+    def receive_awareness(self, data: bytes) -> None:
+        """Hand over what an Awareness message carries; as `receive`, and cheaper."""
+        if not self.runner.room.hold_awareness(self.number, data):
+            self.runner.receive(self.number, Awareness(data))
 
     def pause(self) -> None:
         """The socket's write buffer has passed its high mark: no more broadcasts until `resume`."""

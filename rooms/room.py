@@ -51,6 +51,9 @@ from tmi.domain.ports import LoggedUpdate, Origin, RoomBatch
 
 _JOURNAL = Journal()
 
+_HEARD_BYTES = 64
+"""What it takes to keep a message besides its bytes, about."""
+
 TOO_LARGE = "this diagram has reached its size limit: only deleting helps"
 
 
@@ -68,6 +71,7 @@ class RoomLimits:
     held_max_bytes: int = 256 * 1024
     """Edits that wait for the end of their tick; more are applied at once."""
     awareness_max_bytes: int = 64 * 1024
+    """One state; and what waits, not read yet, for the flush of cursors."""
     ids_per_session: int = 16
     document_max_bytes: int = 64 * 1024 * 1024
     """The document's encoded size, from where on edits only may delete."""
@@ -106,6 +110,9 @@ class Room(Audience):
             ids_per_session=limits.ids_per_session, state_max_bytes=limits.awareness_max_bytes
         )
         self._held: Held[Seat] = Held(document)
+        self._heard: list[tuple[Seat, bytes]] = []
+        """Awareness that nobody has read. Only while a flush of cursors is due."""
+        self._heard_bytes = 0
         self._relay: list[bytes] = []
         self._relay_from: SessionNumber | None = None
         self._unsaved = Unsaved(
@@ -165,7 +172,7 @@ class Room(Audience):
             return NOTHING
         if isinstance(message, Update) and self._hold(seat, message.update):
             return self._held_back(seat, now)
-        effects = NOTHING if isinstance(message, Awareness) else self._settle(now)
+        effects = self._heed(now) if isinstance(message, Awareness) else self._settle(now)
         if number not in self._sessions:
             return effects  # something that it sent before was at fault
         try:
@@ -205,6 +212,38 @@ class Room(Audience):
             return seat.may_edit and is_small and held.take(seat, update)
         except BadFrame:
             return False  # it will be told when what came before it is applied
+
+    def hold_awareness(self, number: SessionNumber, data: bytes) -> bool:
+        """Add awareness to what goes out with the next flush of cursors; False if it is for `receive`.
+
+        Most of it goes this way in a busy room. A message alone meets cold caches, so those of one flush are
+        read together: measured with 50 cursors at 10 moves a second, a tenth of the process's time less.
+        """
+        seat = self._sessions.get(number)
+        if seat is None or not self._presence.dirty or self._heard_bytes > self._limits.awareness_max_bytes:
+            return False
+        self._heard.append((seat, data))
+        self._heard_bytes += len(data) + _HEARD_BYTES
+        return True
+
+    def _heed(self, now: float) -> list[Effect]:
+        """Read the awareness that waits."""
+        if not self._heard:
+            return []
+        heard, self._heard, self._heard_bytes = self._heard, [], 0
+        self._cursors.count(now, len(heard))
+        effects: list[Effect] = []
+        for seat, data in heard:
+            if seat.number not in self._sessions or seat.author is None:
+                continue  # what it said goes with it
+            try:
+                back = self._presence.receive(seat.number, seat.author, data)
+            except BadFrame as fault:
+                effects.extend(self._end(seat.number, closing.BAD_FRAME, str(fault)[:120], now))
+                continue
+            if back is not None:
+                effects.append(Send(seat.number, y_websocket.awareness(back)))
+        return effects
 
     def _held_back(self, seat: Seat, now: float) -> Effects:
         if len(self._held) == 1:
@@ -412,6 +451,7 @@ class Room(Audience):
         return effects
 
     def _flush_cursors(self, effects: list[Effect], now: float) -> None:
+        effects.extend(self._heed(now))
         self._cursors.flushed_at = now
         data, source = self._presence.take_changes()
         effects.append(Broadcast(y_websocket.awareness(data), source))
@@ -482,6 +522,7 @@ class Room(Audience):
         """
         assert not self._held, "flush first"
         assert not self._relay, "flush first"
+        assert not self._heard, "flush first"
         sessions, self._sessions = self._sessions, {}
         seats = {number: sessions[number] for number in numbers}
         owed = {number: owed for number, owed in self._unsaved.owed().items() if number in seats}

@@ -42,7 +42,6 @@ CHALLENGES_AT_ONCE = 8
 GONE = 410
 """The endpoint wants no more of it (RFC 9110, section 15.5.11)."""
 RETRY_AFTER_MAX_S = 3600.0
-AWAY_S = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +56,8 @@ class DispatchOptions:
     backoff_max_s: float = 3600.0
     timeout_s: float = 10.0
     poll_s: float = 0.5
+    away_s: float = 2.0
+    """How long nothing is tried after the database did not answer."""
     backlog_every_s: float = 15.0
     finish_s: float = 2.0
     """How long a stopping node waits for the calls that it has begun."""
@@ -128,10 +129,10 @@ class Dispatcher:
                     continue
             except DatabaseUnavailable as error:
                 log.warning("webhooks wait: %s", error)
-                pause_s = AWAY_S
+                pause_s = self._options.away_s
             except Exception:
                 log.exception("webhooks could not be taken; it goes on")
-                pause_s = AWAY_S
+                pause_s = self._options.away_s
             try:
                 async with asyncio.timeout(pause_s):
                     await self._wake.wait()
@@ -187,7 +188,8 @@ class Dispatcher:
         told = "delivered" if outcome.error is None else "failed" if outcome.retry_s is None else "retried"
         self.counts[told] += 1
         if outcome.error is not None:
-            log.info(
+            log.log(
+                logging.INFO if attempt.secret is not None else logging.WARNING,
                 "webhook %s: delivery %s %s, attempt %d: %s",
                 attempt.webhook,
                 attempt.delivery,

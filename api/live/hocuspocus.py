@@ -199,10 +199,16 @@ class HocuspocusSocket(LiveSocket):
     def received(self, message: bytes) -> None:
         last = self._last
         if last is not None and last.session is not None and message.startswith(last.prefix):
-            # Nearly all frames of a busy document: one edit, for the document of the frame before.
-            update = y_websocket.lone_update(message[len(last.prefix) :])
+            # Nearly all frames of a busy document: an edit or a cursor's move, for the document of the
+            # frame before.
+            body = message[len(last.prefix) :]
+            update = y_websocket.lone_update(body)
             if update is not None:
                 last.session.receive_update(update)
+                return
+            awareness = y_websocket.lone_awareness(body)
+            if awareness is not None:
+                last.session.receive_awareness(awareness)
                 return
         envelope = hocuspocus.decode(message)
         content = envelope.message

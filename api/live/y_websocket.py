@@ -57,6 +57,10 @@ class YWebsocketSocket(LiveSocket):
         if update is not None:
             session.receive_update(update)
             return
+        awareness = y_websocket.lone_awareness(message)
+        if awareness is not None:
+            session.receive_awareness(awareness)
+            return
         for part in y_websocket.decode(message):
             session.receive(part)
 

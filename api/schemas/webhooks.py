@@ -284,3 +284,55 @@ class WebhookQuotas(Output):
     limit: int
     offset: int
     defaults: WebhookDefaults
+
+
+class WebhookActor(Output):
+    """Who did it."""
+
+    id: UUID | None
+    provider: str
+    provider_id: str
+    email: str
+    display_name: str
+
+
+class WebhookEventData(Output):
+    """The particulars of an event: of a change of a threat model or something in it the first three, of a
+    write of an administrator the next three; of a test nothing but the last.
+    """
+
+    change_type: str | None = None
+    version: int | None = None
+    summary: str | None = None
+    """The fields that changed."""
+    method: str | None = None
+    path: str | None = None
+    what: str | None = None
+    actor: WebhookActor | None = None
+    test: Literal[True] | None = None
+    subscription_id: UUID | None = None
+
+
+class WebhookEvent(Output):
+    """What an endpoint is sent: that something changed, and nothing of its content."""
+
+    event_type: EventType
+    event_id: UUID
+    timestamp: datetime
+    threat_model_id: UUID | None = None
+    resource_type: str
+    resource_id: UUID
+    data: WebhookEventData
+
+
+class WebhookChallenge(Output):
+    """What an endpoint is sent before anything else."""
+
+    type: Literal["webhook.challenge"]
+    challenge: str
+
+
+class WebhookChallengeAnswer(Output):
+    """What it has to answer."""
+
+    challenge: str

@@ -8,6 +8,7 @@ from typing import Any
 from persistence.memory.access import means
 from persistence.memory.events import write
 from persistence.memory.store import AccountRow, MemoryStore
+from persistence.memory.users import lose_address
 from persistence.secrets import digest
 from tmi.domain.errors import BadInput, NotFound
 from tmi.domain.events import Event
@@ -53,6 +54,8 @@ class MemoryAccounts:
         present = self._user(user)
         email = present.email if change.email is None else change.email
         verified = present.email_verified and email == present.email
+        if verified if change.email_verified is None else change.email_verified:
+            lose_address(self._store, present.provider, email)
         self._store.users[user] = replace(
             present,
             email=email,
@@ -78,6 +81,13 @@ class MemoryAccounts:
             gone += [diagram.id for diagram in self._store.diagrams_of(model.id)]
             self._store.remove_model(model.id)
             told.append(Event.of_lost_model(entry, model.id, model.version))
+        for model in list(self._store.threat_models.values()):
+            reviewer = model.security_reviewer
+            if reviewer is not None and (reviewer.provider, reviewer.provider_id) == (
+                present.provider,
+                present.provider_id,
+            ):
+                self._store.threat_models[model.id] = replace(model, security_reviewer=None)
         self._store.remove_user(user)
         self._store.write_audit(entry)
         write(self._store, *told)

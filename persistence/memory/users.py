@@ -26,8 +26,7 @@ class MemoryUsers:
         users = self._store.users
         before = dict(users)
         if email_verified:
-            for holder in self._holders(provider, email):
-                users[holder.id] = replace(holder, email_verified=False)
+            lose_address(self._store, provider, email)
         known = [u for u in users.values() if (u.provider, u.provider_id) == (provider, provider_id)]
         if known:
             user = replace(known[0], email=email, name=name, email_verified=email_verified)
@@ -55,10 +54,17 @@ class MemoryUsers:
         self._store.visit()
         return {user: self._store.users[user] for user in users if user in self._store.users}
 
-    def _holders(self, provider: str, email: str) -> list[User]:
-        folded = fold(email)
-        return [
-            user
-            for user in self._store.users.values()
-            if user.provider == provider and user.email_verified and fold(user.email) == folded
-        ]
+
+def lose_address(store: MemoryStore, provider: str, email: str) -> None:
+    """Whoever has this verified address has it no more."""
+    for holder in _holders(store, provider, email):
+        store.users[holder.id] = replace(holder, email_verified=False)
+
+
+def _holders(store: MemoryStore, provider: str, email: str) -> list[User]:
+    folded = fold(email)
+    return [
+        user
+        for user in store.users.values()
+        if user.provider == provider and user.email_verified and fold(user.email) == folded
+    ]

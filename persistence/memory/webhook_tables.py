@@ -19,7 +19,8 @@ class StoredWebhook:
     """A row of webhook_subscriptions."""
 
     webhook: Webhook
-    secret: str = field(repr=False)
+    secret: str | None = field(repr=False)
+    """None: as if its key were not there."""
     challenge_due_at: datetime
 
 

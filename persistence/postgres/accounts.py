@@ -13,6 +13,7 @@ from persistence.postgres.audit import write
 from persistence.postgres.database import PooledConnection, PostgresDatabase, Record
 from persistence.postgres.diagrams import delete_diagrams
 from persistence.postgres.quotas import lock_usage, transfer_charge
+from persistence.postgres.users import alone_with_address, take_address
 from persistence.secrets import digest
 from tmi.domain.errors import BadInput, NotFound
 from tmi.domain.events import Event
@@ -65,7 +66,7 @@ CHANGE = """
 UPDATE users SET email = coalesce($2, email), name = coalesce($3, name),
                  email_verified = coalesce($4, email_verified AND ($2 IS NULL OR $2 = email)),
                  modified_at = now()
-WHERE id = $1 RETURNING id
+WHERE id = $1 RETURNING provider, provider_id, email, email_verified
 """
 
 LOCK_USER = "SELECT id FROM users WHERE id = $1 FOR UPDATE"
@@ -78,10 +79,16 @@ WHERE t.id IN (
 ORDER BY t.id LIMIT {MODELS_AT_ONCE} FOR UPDATE
 """
 
+REVIEWS = """
+EXISTS (SELECT FROM users r WHERE r.id = $1 AND r.provider = t.security_reviewer->>'provider'
+        AND r.provider_id = t.security_reviewer->>'provider_id')
+"""
+
 CONCERNED = f"""
 SELECT t.id FROM threat_models t
 WHERE t.charged_to = $1 OR t.created_by = $1
    OR t.id IN (SELECT g.threat_model_id FROM users u JOIN grants g ON {MEANS} WHERE u.id = $1)
+   OR {REVIEWS}
 ORDER BY t.id FOR UPDATE
 """
 """What an account has to do with, all of it locked before anything else is. What names it from then on names
@@ -104,9 +111,10 @@ TOUCH = """
 UPDATE threat_models SET version = version + 1, modified_at = clock_timestamp() WHERE id = ANY($1::uuid[])
 """
 
-LEAVE = """
-UPDATE threat_models
+LEAVE = f"""
+UPDATE threat_models t
 SET charged_to = nullif(charged_to, $1::uuid), created_by = nullif(created_by, $1::uuid),
+    security_reviewer = CASE WHEN {REVIEWS} THEN NULL ELSE security_reviewer END,
     version = CASE WHEN id = ANY($3::uuid[]) THEN version + 1 ELSE version END,
     modified_at = CASE WHEN id = ANY($3::uuid[]) THEN clock_timestamp() ELSE modified_at END
 WHERE id = ANY($2::uuid[])
@@ -186,7 +194,14 @@ class PostgresAccounts:
     async def change(self, user: UserId, change: AccountChange, entry: AuditEntry) -> Account:
         """Raises NotFound."""
         async with self._database.transaction() as connection:
-            await connection.fetchval(CHANGE, user, change.email, change.name, change.email_verified)
+            present = (await _get(connection, user)).user
+            email = change.email or present.email
+            await alone_with_address(connection, present.provider, present.provider_id, email)
+            row = await connection.fetchrow(
+                CHANGE, user, change.email, change.name, change.email_verified
+            )
+            if row is not None and row["email_verified"]:
+                await take_address(connection, row["provider"], row["provider_id"], row["email"])
             changed = await _get(connection, user)
             await write(connection, entry)
         return changed

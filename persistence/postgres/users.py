@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from uuid import uuid4
 
 from persistence.postgres import rows
-from persistence.postgres.database import PostgresDatabase
+from persistence.postgres.database import PooledConnection, PostgresDatabase
 from tmi.domain.errors import NotFound
 from tmi.domain.ids import UserId
 from tmi.domain.model import User
@@ -23,19 +23,20 @@ SELECT pg_advisory_xact_lock(hashtextextended($1, 0)), pg_advisory_xact_lock(has
 """
 """For the person, then for the address: rows alone don't keep two apart who are not there yet."""
 
+LOCK = """
+SELECT id FROM users
+WHERE (provider = $1 AND provider_id = $3)
+   OR (provider = $1 AND lower(email COLLATE "C") = lower($2 COLLATE "C") AND email_verified)
+ORDER BY id FOR NO KEY UPDATE
+"""
+"""Who brings the address and who has it: two people may just have changed addresses with each other."""
+
 LOSE = """
-UPDATE users u SET email_verified = false
-FROM (
-    SELECT id FROM users
-    WHERE (provider = $1 AND provider_id = $3)
-       OR (provider = $1 AND lower(email COLLATE "C") = lower($2 COLLATE "C") AND email_verified)
-    ORDER BY id FOR NO KEY UPDATE
-) t
-WHERE u.id = t.id AND u.provider_id <> $3
+UPDATE users SET email_verified = false
+WHERE provider = $1 AND lower(email COLLATE "C") = lower($2 COLLATE "C") AND provider_id <> $3
+  AND email_verified
 """
-"""Who had the address before. It may have been given to somebody else since. Locks the row of who brings it,
-too, all of them by id: two people may just have changed addresses with each other.
-"""
+"""Who had the address before. It may have been given to somebody else since."""
 
 GET = """
 SELECT u.id, u.provider, u.provider_id, u.email, u.name, u.created_at, u.email_verified
@@ -62,9 +63,8 @@ class PostgresUsers:
         """
         async with self._database.transaction() as connection:
             if email_verified:
-                person, address = f"person:{provider}:{provider_id}", f"address:{provider}:{email.lower()}"
-                await connection.execute(ALONE, person, address)
-                await connection.execute(LOSE, provider, email, provider_id)
+                await alone_with_address(connection, provider, provider_id, email)
+                await take_address(connection, provider, provider_id, email)
             row = await connection.fetchrow(
                 SIGN_IN, uuid4(), provider, provider_id, email, name, email_verified
             )
@@ -82,3 +82,19 @@ class PostgresUsers:
         """Those of `users` that there are, in one query."""
         found = map(rows.user, await self._database.read(GET_ALL, users))
         return {user.id: user for user in found}
+
+
+async def alone_with_address(
+    connection: PooledConnection, provider: str, provider_id: str, email: str
+) -> None:
+    """Let nobody else bring this address until the caller's transaction ends; lock all whom it concerns."""
+    person, address = f"person:{provider}:{provider_id}", f"address:{provider}:{email.lower()}"
+    await connection.execute(ALONE, person, address)
+    await connection.execute(LOCK, provider, email, provider_id)
+
+
+async def take_address(
+    connection: PooledConnection, provider: str, provider_id: str, email: str
+) -> None:
+    """Whoever else had this verified address has it no more."""
+    await connection.execute(LOSE, provider, email, provider_id)

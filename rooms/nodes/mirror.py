@@ -93,6 +93,10 @@ class Mirror:
         if update is not None:
             session.receive_update(update)
             return
+        awareness = y_websocket.lone_awareness(message.body)
+        if awareness is not None:
+            session.receive_awareness(awareness)
+            return
         for part in y_websocket.decode(message.body):
             session.receive(part)
 

@@ -144,6 +144,10 @@ class Replica(Audience):
         """Never: the owner has the edits wait for their tick."""
         return False
 
+    def hold_awareness(self, number: SessionNumber, data: bytes) -> bool:  # noqa: ARG002
+        """Never: it goes to the owner."""
+        return False
+
     def _answer(self, seat: Seat, message: Message, now: float) -> Effects:
         if isinstance(message, Update):
             return self._pass_on(seat, message.update, Origin.UPDATE, now)

@@ -1,12 +1,13 @@
 """The ports `Accounts`, `Challenges`, `Groups`, `Memberships` and `Audit`."""
 
+import asyncio
 from datetime import UTC, datetime, timedelta
 from uuid import uuid4
 
 import pytest
 
 from tests.contracts.conftest import Ports
-from tests.contracts.test_access_control import grant
+from tests.contracts.test_access_control import grant, holders
 from tmi.domain.errors import BadInput, Conflict, Forbidden, LastOwner, NotFound
 from tmi.domain.ids import AuditId, GroupId, UserId
 from tmi.domain.model import ADMINISTRATORS_GROUP, EVERYONE_GROUP, AuditEntry, Group, ThreatModel, User
@@ -19,7 +20,7 @@ from tmi.domain.ports import (
     Page,
     ThreatModelChange,
 )
-from tmi.domain.roles import Role
+from tmi.domain.roles import Principal, Role
 from tmi.domain.sign_ins import Refusal, Refused
 
 PAGE = Page(50, 0)
@@ -114,6 +115,58 @@ async def test_an_account_whose_address_was_changed_has_none_that_is_verified(po
     said = await ports.accounts.change(alice.id, AccountChange(email="b@c.org", email_verified=True), entry())
 
     assert [True, False, True] == [account.user.email_verified for account in (same, other, said)]
+
+
+@pytest.mark.parametrize("change", [AccountChange(email="BOB@tmi.local", email_verified=True)])
+async def test_an_address_that_an_administrator_calls_verified_has_one_holder(
+    ports: Ports, change: AccountChange
+) -> None:
+    alice, bob = await ports.user("alice"), await ports.user("bob")
+    model = await ports.model(await ports.user("carol"), grant("user", "tmi", "bob@TMI.local", Role.WRITER))
+
+    changed = await ports.accounts.change(alice.id, change, entry())
+
+    assert changed.user.email_verified
+    assert not (await ports.users.get(bob.id)).email_verified
+    roles = [await ports.access.to_threat_model(user.id, model.id) for user in (alice, bob)]
+    assert [Role.WRITER, None] == roles
+
+
+async def test_administrators_who_change_addresses_meanwhile_wait_for_nobody_in_a_circle(
+    ports: Ports,
+) -> None:
+    addresses = [f"{name}@example.com" for name in ("ann", "ben", "cat", "dan")]
+    users = [await ports.users.sign_in("corp", str(person), "x@example.com", "X") for person in range(4)]
+    for turn in range(9):
+        brought = [addresses[(person + turn) % 4] for person in range(4)]
+        await asyncio.gather(
+            *(
+                ports.accounts.change(user.id, AccountChange(email=address, email_verified=True), entry())
+                for user, address in zip(users, brought, strict=True)
+            ),
+            *(
+                ports.users.sign_in("corp", user.provider_id, address, "X", email_verified=True)
+                for user, address in zip(users, brought, strict=True)
+            ),
+        )
+
+        for user, address in zip(users, brought, strict=True):
+            assert [user.id] == await holders(ports, address, *users)
+
+
+async def test_a_reviewer_whose_account_goes_reviews_nothing(ports: Ports) -> None:
+    alice, bob, carol = [await ports.user(name) for name in ("alice", "bob", "carol")]
+    models = []
+    for reviewer in (bob, carol):
+        principal = Principal("user", reviewer.provider, reviewer.provider_id, reviewer.email, reviewer.name)
+        model = await ports.model(alice)
+        change = ThreatModelChange(security_reviewer=principal)
+        models.append(await ports.threat_models.update(model.id, model.version, change))
+
+    await ports.accounts.delete(bob.id, entry())
+
+    reviewed = [(await ports.threat_models.get(model.id)).security_reviewer for model in models]
+    assert [None, carol.provider_id] == [one and one.provider_id for one in reviewed]
 
 
 async def test_what_an_unverified_address_owns_is_neither_counted_nor_handed_over_nor_deleted(

@@ -186,6 +186,10 @@ async def test_administrators_restore_and_see_what_is_deleted_without_a_role(nam
             assert 403 == (await rest.call("GET", plural, admin)).status
             listed = await rest.call("GET", f"{plural}?include_deleted=true", admin)
             assert (200, 1) == (listed.status, listed.json["total"])
+            assert 200 == (await rest.call("GET", f"{plural}?include_deleted=true", owner)).status
+            told = await rest.call("GET", "/admin/audit/system?limit=100", admin)
+            seen = [entry for entry in told.json["entries"] if entry["field_path"] == "deleted.listed"]
+            assert [f"{ADMINISTRATOR}@tmi.local"] == [entry["actor"]["email"] for entry in seen]
         assert 200 == (await rest.call("POST", f"{path}/restore", admin)).status
         assert 409 == (await rest.call("POST", f"{path}/restore", admin)).status
         assert 200 == (await rest.call("GET", path, owner)).status

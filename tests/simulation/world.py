@@ -261,6 +261,8 @@ class World:
             return
         number = entry[1]
         try:
+            if isinstance(message, Awareness) and self.room.hold_awareness(number, message.data):
+                return
             if isinstance(message, Update) and self.room.hold(number, message.update):
                 return
             effects = self.room.receive(number, message, self.now)

@@ -149,11 +149,13 @@ async def test_failed_sign_ins_are_in_the_audit(rest: RestClient) -> None:
     assert 4 == (await audited(rest)).count("sign_in.refused")
 
 
-async def test_who_came_by_a_provider_that_is_gone_stays_no_longer_than_the_access_token() -> None:
+async def test_who_came_by_a_provider_that_is_gone_goes_with_it() -> None:
     store = MemoryStore()
     async with over_memory(store=store) as before:
         tokens = await before.tokens("alice")
+        assert 200 == (await before.call("GET", "/me", tokens["access_token"])).status
     async with over_memory(store=store, options=replace(OPTIONS, dev=False)) as after:
+        assert 401 == (await after.call("GET", "/me", tokens["access_token"])).status
         again = await after.exchange(grant_type="refresh_token", refresh_token=tokens["refresh_token"])
         assert (400, "invalid_grant") == (again.status, again.json["error"])
         assert [True] == [session.ended for session in store.sign_ins.values()]

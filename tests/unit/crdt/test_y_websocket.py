@@ -65,3 +65,18 @@ NO_LONE_UPDATES = ["0002", "000203aabb", "000201aabb", "00028001", "0002800100",
 @pytest.mark.parametrize("frame", NO_LONE_UPDATES)
 def test_what_is_no_lone_update_is_left_to_decoding(frame: str) -> None:
     assert y_websocket.lone_update(bytes.fromhex(frame)) is None
+
+
+@pytest.mark.parametrize("size", [1, 2, 127, 128, 129, 16382, 16383, 16384, 20_000])
+def test_a_lone_awareness_is_found_at_a_glance_or_by_decoding(size: int) -> None:
+    frame = y_websocket.awareness(b"a" * size)
+    assert (b"a" * size if size < 16384 else None) == y_websocket.lone_awareness(frame)
+    assert [Awareness(b"a" * size)] == y_websocket.decode(frame)
+
+
+NO_LONE_AWARENESS = ["01", "0100", "0103aabb", "0101aabb", "018001", "01800100", "0181", "0001aa", ""]
+
+
+@pytest.mark.parametrize("frame", NO_LONE_AWARENESS)
+def test_what_is_no_lone_awareness_is_left_to_decoding(frame: str) -> None:
+    assert y_websocket.lone_awareness(bytes.fromhex(frame)) is None

@@ -6,9 +6,10 @@ from uuid import UUID
 
 from pycrdt import Doc, Map
 
-from crdt import y_websocket
+from crdt import awareness, y_websocket
+from crdt.awareness import Entry
 from crdt.document import Document
-from crdt.messages import Message, SyncStep1, SyncStep2, Update
+from crdt.messages import Awareness, Message, SyncStep1, SyncStep2, Update
 from rooms.effects import (
     Acknowledge,
     Broadcast,
@@ -346,6 +347,53 @@ def test_what_is_held_is_bounded_and_applied_before_anybody_is_synced() -> None:
     while target.hold(number, editor.edit("c")):
         assert target._held.size < 200
     assert target._held.size >= 100
+
+
+def moves(*cursors: tuple[int, int, bytes]) -> bytes:
+    return awareness.encode([Entry(*cursor) for cursor in cursors])
+
+
+def shown(effects: Iterable[Effect]) -> list[Entry]:
+    (broadcast,) = only(Broadcast, effects)
+    (message,) = y_websocket.decode(broadcast.body)
+    assert isinstance(message, Awareness)
+    return awareness.parse(message.data)
+
+
+def test_cursors_that_wait_for_their_flush_are_read_when_it_comes() -> None:
+    target = room()
+    first, second, bad = (greet(target, member(n)) for n in (1, 2, 3))
+    assert not target.hold_awareness(first, moves((7, 1, b"{}"))), "no flush is due"
+    (flush,) = only(FlushAt, target.receive(first, Awareness(moves((7, 1, b"{}"))), 1.0))
+    assert target.hold_awareness(bad, moves((9, 1, b"[]")))
+    assert target.hold_awareness(second, moves((8, 1, b"{}")))
+    assert target.hold_awareness(first, moves((7, 2, b'{"x":1}')))
+    assert target.hold_awareness(first, moves((7, 1, b"{}"))), "which is overtaken"
+    effects = target.flush(flush.at)
+    assert [Entry(7, 2, b'{"x":1}'), Entry(8, 1, b"{}")] == shown(effects)
+    assert [(bad, 4400)] == [(close.session, close.code) for close in only(Close, effects)]
+    assert [] == target.flush(2.0), "all of it is read"
+
+
+def test_a_cursor_that_waits_goes_with_its_session() -> None:
+    target = room()
+    first, second = (greet(target, member(n)) for n in (1, 2))
+    target.receive(first, Awareness(moves((7, 1, b"{}"))), 1.0)
+    assert target.hold_awareness(second, moves((8, 1, b"{}")))
+    target.leave(second, 1.0)
+    assert not target.hold_awareness(second, moves((8, 2, b"{}")))
+    assert [Entry(7, 1, b"{}")] == shown(target.flush(1.0))
+
+
+def test_cursors_that_wait_are_bounded_and_read_before_those_that_do_not() -> None:
+    target = room(RoomLimits(awareness_max_bytes=200))
+    first, second = (greet(target, member(n)) for n in (1, 2))
+    target.receive(first, Awareness(moves((7, 1, b"{}"))), 1.0)
+    clock = 0
+    while target.hold_awareness(second, moves((8, clock := clock + 1, b"{}"))):
+        assert clock < 10
+    target.receive(second, Awareness(moves((9, 1, b"{}"), (8, clock, b"{}"))), 1.0)
+    assert [Entry(7, 1, b"{}"), Entry(8, clock, b"{}"), Entry(9, 1, b"{}")] == shown(target.flush(1.0))
 
 
 def test_a_slow_reader_misses_broadcasts_and_gets_one_difference() -> None:
