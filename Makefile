@@ -112,7 +112,8 @@ fuzz: $(DEV)
 	TMI_FUZZ_FRAMES=1000000 $(BIN)/python -m pytest tests/security/test_frames_fuzz.py tests/security/test_live_fuzz.py $(ARGS)
 
 schemathesis: $(DEV)
-	TMI_SCHEMATHESIS_S=600 TMI_SCHEMATHESIS_PHASES=coverage,fuzzing,stateful TMI_SCHEMATHESIS_EXAMPLES=200 \
+	TMI_SCHEMATHESIS_S=600 TMI_SCHEMATHESIS_PHASES=examples,coverage,fuzzing TMI_SCHEMATHESIS_EXAMPLES=200 \
+		TMI_SCHEMATHESIS_WALKS=1000 \
 		TMI_SCHEMATHESIS_SEED=$${TMI_SCHEMATHESIS_SEED:-$$RANDOM} \
 		$(BIN)/python -m pytest tests/security/test_schemathesis.py --timeout 1800 $(ARGS)
 

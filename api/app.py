@@ -173,7 +173,7 @@ def create_app(services: Services) -> RestApp:
     app.before_request(edge.check_media_types)
     # These run from the last to the first.
     app.after_request(edge.without_body_for_head)
-    app.after_request(edge.with_version)
+    app.after_request(edge.with_request_id)
     app.after_request(rates.with_rate_headers)
     app.after_request(cors.with_cors_headers)
     app.after_request(_with_security_headers)
@@ -217,7 +217,7 @@ async def _require_a_host() -> None:
 
 async def _with_security_headers(response: Response) -> Response:
     hsts = headers.strict_transport(scheme(), context().services.options.hsts_max_age_s)
-    for name, value in {**headers.SECURITY, **hsts}.items():
+    for name, value in {**headers.ALWAYS, **hsts}.items():
         response.headers.setdefault(name, value)
     return response
 

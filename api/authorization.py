@@ -225,18 +225,13 @@ async def _finished() -> Response:
 
 async def _met(identity: Identity, pending: PendingAuthorization) -> Response:
     """Take somebody in whom a provider vouches for."""
-    users, changed = services().users, []
-    if identity.email_verified:
-        changed = list(await users.holders(pending.provider, identity.email))
-    user = await users.sign_in(
+    user = await services().users.sign_in(
         pending.provider,
         identity.provider_id,
         identity.email,
         identity.name,
         email_verified=identity.email_verified,
     )
-    # An address may mean somebody else now, here or at the provider.
-    await services().rooms.people_changed([*changed, user.id])
     return await _welcomed(user, pending)
 
 

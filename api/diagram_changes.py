@@ -14,7 +14,7 @@ from typing import Annotated, Any
 import orjson
 from pydantic import Field, ValidationError
 
-from api import patch
+from api import patch, sanitising
 from api.bodies import checked
 from api.schemas import CELL, MAX_CELLS, DiagramDetails, DiagramUpdate, JsonPatchOperation
 from rooms.editing import Shown, Wanted
@@ -121,23 +121,30 @@ def _check_cells(cells: Sequence[Json], known: Mapping[str, bytes]) -> None:
             raise BadInput(f"cells.{at}: a cell is an object")
         cell_id = cell.get("id")
         try:
-            if isinstance(cell_id, str) and known.get(cell_id) == orjson.dumps(cell):
+            wire = orjson.dumps(cell)
+            if isinstance(cell_id, str) and known.get(cell_id) == wire:
                 continue
             CELL.validate_python(cell)
+            sanitising.checked(wire.decode())
         except ValidationError as error:
             raise BadInput(_fault(at, cell_id, error)) from None
         except orjson.JSONEncodeError:
             raise BadInput(f"cells.{at}: a number or a text is none that JSON knows") from None
+        except ValueError as error:
+            raise BadInput(f"cells.{at}{_name_of(cell_id)}: {error}") from None
 
 
 def _fault(at: int, cell_id: Json, error: ValidationError) -> str:
-    name = f" ({cell_id[:64]})" if isinstance(cell_id, str) else ""
     faults = error.errors(include_url=False, include_context=False, include_input=False)
     told = (
         f"{'.'.join(map(str, fault['loc']))[:100]}: {fault['msg'][:150]}"
         for fault in faults[:_FAULTS_MAX]
     )
-    return f"cells.{at}{name}: {'; '.join(told)}"
+    return f"cells.{at}{_name_of(cell_id)}: {'; '.join(told)}"
+
+
+def _name_of(cell_id: Json) -> str:
+    return f" ({cell_id[:64]})" if isinstance(cell_id, str) else ""
 
 
 def _fields(diagram: Diagram, after: Mapping[str, Json], seq: Seq) -> DiagramFields:

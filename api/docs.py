@@ -25,7 +25,8 @@ from werkzeug.routing.rules import Rule
 from api import common_answers, webhook_calls
 from api.context import is_public, public
 from api.documented import OPERATION
-from api.edge import VERSION
+from api.headers import VERSION
+from api.links import add_links
 from tmi.domain.errors import NotFound
 
 OPENAPI_VERSION = "3.1.0"
@@ -107,6 +108,7 @@ class ContractProvider(OpenAPIProvider):
             for operation in operations.values():
                 _complete_answers(operation, schemas)
         document["components"].update(common_answers.components())
+        add_links(document)
         schemas.update(webhook_calls.components())
         document["webhooks"] = webhook_calls.calls()
         without: dict[str, Any] = _without_empty_defaults(document)
@@ -266,7 +268,8 @@ def _contents(content: dict[str, Any], produces: tuple[str, ...]) -> dict[str, A
     """Of an answer: what has no schema of its own is text."""
     ((_, as_json),) = content.items()
     text = {"schema": {"type": "string"}}
-    return {name: as_json if name == "application/json" else text for name in produces}
+    structured = ("application/json", "application/yaml")
+    return {name: as_json if name in structured else text for name in produces}
 
 
 def _complete_answers(operation: dict[str, Any], schemas: dict[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""Rules of HTTP that hold for every operation alike: media types, `HEAD`, the version of the API.
+"""Rules of HTTP that hold for every operation alike: media types, `HEAD`, the prefix of the version.
 
 `Accept` (RFC 9110, section 12.5.1) is compared with what an operation says it answers (`api/documented.py`),
 and `Content-Type` with what it says it takes, before its handler runs. Errors are JSON whatever was asked
@@ -14,9 +14,6 @@ from quart import Response, current_app, g, request
 from api.documented import OPERATION
 from api.errors import NotAcceptable, UnsupportedMediaType
 
-VERSION = "1.8.22"
-"""Of the published TMI contract that this API follows."""
-VERSION_HEADER = "X-API-Version"
 REQUEST_ID_HEADER = "X-Request-ID"
 
 _PREFIX = "/v1"
@@ -72,9 +69,8 @@ def request_id() -> str:
     return cast("str", g.request_id)
 
 
-async def with_version(response: Response) -> Response:
-    """Say which version of the API answers, and which request."""
-    response.headers.setdefault(VERSION_HEADER, VERSION)
+async def with_request_id(response: Response) -> Response:
+    """Say which request is answered."""
     response.headers.setdefault(REQUEST_ID_HEADER, request_id())
     return response
 

@@ -2,7 +2,11 @@
 
 from collections.abc import Mapping
 
-SECURITY: Mapping[str, str] = {
+VERSION = "1.8.22"
+"""Of the published TMI contract that this API follows."""
+
+ALWAYS: Mapping[str, str] = {
+    "X-API-Version": VERSION,
     "X-Content-Type-Options": "nosniff",
     "X-Frame-Options": "DENY",
     "Referrer-Policy": "no-referrer",

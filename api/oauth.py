@@ -143,8 +143,6 @@ async def redeem_code(
     except Unauthenticated:
         raise OAuthError("invalid_grant", "the code is unknown, used or too old") from None
     await audit.note(services().audit, audit.entry("sign_in.started", actor=grant.user, new=str(sign_in.id)))
-    # What the provider says of this user may have changed, and their roles by that.
-    await services().rooms.people_changed([grant.user.id])
     return grant.user, sign_in.id
 
 

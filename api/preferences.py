@@ -6,7 +6,7 @@ import orjson
 from quart import Blueprint, Response
 from quart_schema import operation_id, tag
 
-from api import bodies, schemas
+from api import bodies, sanitising, schemas
 from api.context import caller, services
 from api.documented import operation
 from tmi.domain.errors import BadInput
@@ -62,6 +62,10 @@ async def _given() -> str:
     if not all(map(_CLIENT.fullmatch, given)):
         raise BadInput("a client's name has up to 64 letters, digits, _ and -")
     text = orjson.dumps(given)
+    try:
+        sanitising.checked(text.decode())
+    except ValueError as error:
+        raise BadInput(str(error)) from None
     if len(text) > schemas.PREFERENCES_MAX_BYTES:
         raise BadInput(f"preferences take at most {schemas.PREFERENCES_MAX_BYTES} bytes of JSON")
     return text.decode()

@@ -11,7 +11,7 @@ from quart_schema import hide, operation_id, tag
 from api import bodies, schemas
 from api.context import base_url, public, services
 from api.documented import operation
-from api.edge import VERSION
+from api.headers import VERSION
 from api.metrics import CONTENT_TYPE, Metrics, check_reader, together
 from tmi.domain.errors import Draining, Unavailable
 from tmi.domain.ports import Database

@@ -27,7 +27,6 @@ from uuid import UUID
 from api import edge, headers, rates, reads, schemas
 from api.bodies import JSON, checked, wire
 from api.context import HOST, Context, is_uuid
-from api.headers import SECURITY
 from api.schemas.base import Query
 from tmi.domain.errors import TmiError, Unavailable
 from tmi.domain.ids import ChildId, ThreatModelId, UserId
@@ -189,7 +188,7 @@ def _date(second: int) -> str:
 
 _FIRST_LINES = "".join(
     (
-        f"HTTP/1.1 200 \r\ncontent-type: {JSON}\r\n{edge.VERSION_HEADER.lower()}: {edge.VERSION}\r\n",
-        *(f"{name.lower()}: {value}\r\n" for name, value in SECURITY.items()),
+        f"HTTP/1.1 200 \r\ncontent-type: {JSON}\r\n",
+        *(f"{name.lower()}: {value}\r\n" for name, value in headers.ALWAYS.items()),
     )
 )

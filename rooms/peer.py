@@ -1,7 +1,7 @@
 """The two sides of a live connection: who a member is, and what a room asks of the socket behind it."""
 
 from collections.abc import Hashable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from rooms.effects import SessionNumber
@@ -17,6 +17,10 @@ class Member:
     user: UserId
     sign_in: SignInId
     role: Role
+    as_of: float | None = field(default=None, compare=False)
+    """When the database was asked for it (the rooms' clock); None: unknown, as for a
+    client of another node, whose clock is its own.
+    """
 
 
 class Peer(Protocol):

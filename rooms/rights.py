@@ -64,7 +64,8 @@ class Rights:
 
     def look_again(self, diagram: DiagramId, member: Member) -> None:
         """A newcomer's role was looked up before it was let in, perhaps before a change."""
-        if diagram in self._changed_at or member.user in self._people_changed_at:
+        changes = self._changed_at.get(diagram), self._people_changed_at.get(member.user)
+        if any(at is not None and _may_not_know(member, at) for at in changes):
             self._background.spawn(self._reread(diagram))
         self.on_newcomer(member.sign_in)
         if member.sign_in in self._ended_at:
@@ -247,6 +248,14 @@ class Rights:
             replica = hosted.following.get(diagram)
             if replica is not None:
                 replica.end(replica.room.deleted)
+
+
+def _may_not_know(member: Member, changed_at: float) -> bool:
+    """Whether a member's role may be older than a change that this node heard of at that time.
+
+    Who was looked up in the same moment may be: the clock stands still for a turn of the loop.
+    """
+    return member.as_of is None or member.as_of <= changed_at
 
 
 def _end_sign_in(runner: Runner[Any], sign_in: SignInId) -> None:

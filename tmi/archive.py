@@ -23,8 +23,9 @@ from uuid import UUID, uuid4
 
 import orjson
 
+from api import sanitising
 from api.bodies import checked
-from api.schemas import CHILD_BODIES
+from api.schemas import CHILD_BODIES, ThreatModelInput
 from crdt.diagram import read_cells, reconcile
 from crdt.document import Document
 from persistence.postgres.archive import COLUMNS, PostgresArchives, Rows
@@ -134,15 +135,18 @@ async def _tables(archives: PostgresArchives, file: dict[str, Json]) -> dict[str
     who = await _who(archives, file)
     tables: dict[str, Rows] = {table: [] for table in COLUMNS}
     creator = file["threat_model"].get("created_by")
-    tables["threat_models"] = [{**file["threat_model"], "created_by": who(creator)}]
+    _check_text("threat_model", file["threat_model"])
+    _check_text("authorization", file["authorization"])
+    tables["threat_models"] = [{**_cleaned(file["threat_model"]), "created_by": who(creator)}]
     tables["grants"] = [{**row, "threat_model_id": model} for row in file["authorization"]]
     if not any(row["role"] == 3 and row["principal_type"] == "user" for row in tables["grants"]):
         raise BadInput("the threat model in the file has no owner")
     for kind in KINDS:
         for at, row in enumerate(file.get(kind.plural, ())):
-            _check_child(kind.name, at, row)
-            tables["children"].append({**row, "threat_model_id": model, "kind": kind.name})
-    for row in file["diagrams"]:
+            child = _checked_child(kind.name, at, row)
+            tables["children"].append({**child, "threat_model_id": model, "kind": kind.name})
+    for at, row in enumerate(file["diagrams"]):
+        _check_text(f"diagrams.{at}", _without(row, "document", "updates", "cells", "renaming"))
         tables["diagrams"].append({**row, "threat_model_id": model})
         tables["diagram_updates"] += _updates(row, who)
     for row in file.get("events", ()):
@@ -150,16 +154,46 @@ async def _tables(archives: PostgresArchives, file: dict[str, Json]) -> dict[str
     return tables
 
 
-def _check_child(kind: str, at: int, row: Row) -> None:
-    """By the rules for what clients write. Raises BadInput."""
+def _checked_child(kind: str, at: int, row: Row) -> Row:
+    """By the rules for what clients write, its Markdown made safe as theirs is. Raises BadInput."""
     fields = dict(row["fields"])
     apart = BY_NAME[kind].apart
     if apart is not None and row.get("content") is not None:
         fields[apart] = row["content"]
+    words = f"{BY_NAME[kind].plural}.{at} ({str(row.get('id'))[:64]})"
     try:
-        checked(CHILD_BODIES[kind].input, fields)
+        clean = checked(CHILD_BODIES[kind].input, fields).model_dump(exclude_none=True)
     except TmiError as error:
-        raise BadInput(f"{BY_NAME[kind].plural}.{at} ({str(row.get('id'))[:64]}): {error.detail}") from None
+        raise BadInput(f"{words}: {error.detail}") from None
+    _check_text(words, row)
+    kept = {**row, "fields": {name: clean.get(name, value) for name, value in row["fields"].items()}}
+    return kept if apart is None or apart not in clean else {**kept, "content": clean[apart]}
+
+
+def _cleaned(model: Row) -> Row:
+    """A threat model's row, its texts as clients may write them. Raises BadInput."""
+    given = {name: model.get(name) for name in ("name", "description")}
+    try:
+        clean = checked(ThreatModelInput, given)
+    except TmiError as error:
+        raise BadInput(f"threat_model: {error.detail}") from None
+    return {**model, "name": clean.name, "description": clean.description}
+
+
+def _check_text(words: str, node: Json) -> None:
+    """Raises BadInput for a character that is not seen, wherever it is."""
+    if isinstance(node, str):
+        try:
+            sanitising.checked(node)
+        except ValueError as error:
+            raise BadInput(f"{words}: {error}") from None
+    elif isinstance(node, dict):
+        for key, value in node.items():
+            _check_text(words, key)
+            _check_text(words, value)
+    elif isinstance(node, list):
+        for value in node:
+            _check_text(words, value)
 
 
 def _updates(row: Row, who: Callable[[Json], str | None]) -> Rows:

@@ -7,7 +7,7 @@ client's next attempt arrives here.
 
 What it holds true:
 
-- **A head is bounded** in size (431) and time (408), and so is the number of connections that have not
+- **A head is bounded** in size (414, 431) and time (408), and so is the number of connections that have not
   sent theirs.
 - **HTTP/1.1 only.** Hypercorn would follow a client into HTTP/2 (by `Upgrade: h2c` or prior knowledge)
   and open WebSockets inside that picows never sees; here it stays with h11, and TLS offers `http/1.1`
@@ -22,7 +22,7 @@ import logging
 import socket
 import ssl
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, cast
 
 import h11
@@ -39,11 +39,13 @@ from hypercorn.utils import parse_socket_addr, wrap_app
 
 from api.edge import without_version
 from api.errors import Problem
-from api.headers import SECURITY
+from api.forwarding import TrustedProxies
+from api.headers import ALWAYS
 from api.live.endpoint import LiveEndpoint
 from api.live.upgrade import UPGRADE_REQUIRED, is_request_line, parse_head
 from api.rates import COUNTS
 from api.short_way import ShortWay, asked
+from tmi.connections import ConnectionsByAddress
 from tmi.domain.errors import BadInput
 
 log = logging.getLogger(__name__)
@@ -54,7 +56,14 @@ _READ_BYTES = 64 * 1024
 _BAD_REQUEST = Problem(400, "invalid_input", "This is not an HTTP/1.1 request.")
 _HEAD_TIMEOUT = Problem(408, "request_timeout", "The head of the request took too long.")
 _HEAD_TOO_LARGE = Problem(431, "headers_too_large", "The head of the request is too large.")
+_LINE_TOO_LONG = Problem(414, "uri_too_long", "The target of the request is too long.")
 _FULL = Problem(503, "service_unavailable", "Too many connections.", headers={"Retry-After": "2"})
+_TOO_MANY_OF_ADDRESS = Problem(
+    503,
+    "service_unavailable",
+    "Too many connections of this address. Use fewer, and keep them alive.",
+    headers={"Retry-After": "2"},
+)
 _RECONNECT = Problem(
     503,
     "service_unavailable",
@@ -72,6 +81,10 @@ class ListenerOptions:
     heads_max: int = 2_000
     """Connections that have not sent their first head."""
     rest_connections_max: int = 10_000
+    per_address_max: int = 2_000
+    """Connections from one address that are at their handshake or first head, or serve REST."""
+    proxies: TrustedProxies = field(default_factory=TrustedProxies)
+    """Whose connections are not bounded by their address."""
     keep_alive_s: float = 75.0
     write_timeout_s: float = 60.0
     """How long a REST client may leave an answer unread."""
@@ -98,6 +111,7 @@ class Listener:
         self._short_way = short_way
         self.live = live
         self.heads: set[_Head] = set()
+        self.by_address = ConnectionsByAddress(self.options.per_address_max, self.options.proxies)
         self._rest: set[asyncio.Task[None]] = set()
         self._checks: set[asyncio.Task[None]] = set()
         self._config = _hypercorn_config(options)
@@ -178,27 +192,41 @@ class Listener:
 
     # --- connections ----------------------------------------------------------------------------
 
-    def decide(self, received: bytes, end: int, transport: asyncio.Transport) -> None:
-        """Give a connection whose first head ends at `end` to whom it is for."""
+    def take(self, peer: object) -> str | None:
+        """Count a connection for its address; None: refuse it. See `ConnectionsByAddress.take`."""
+        bucket = self.by_address.take(peer)
+        if bucket is None:
+            self.live.sockets.refusals["connections_per_address"] += 1
+        return bucket
+
+    def decide(self, received: bytes, end: int, transport: asyncio.Transport, bucket: str) -> None:
+        """Give a connection whose first head ends at `end` to whom it is for. `bucket`: see
+        `ConnectionsByAddress.take`; live sockets have bounds of their own.
+        """
         path = received.split(b" ", 2)[1].partition(b"?")[0].decode("ascii", errors="replace")
         if self.live.matches(without_version(path)):
             try:
                 head = parse_head(received[:end])
             except BadInput:
+                self.by_address.give(bucket)
                 self.live.refuse(transport, _BAD_REQUEST)
                 return
             if head.wants_websocket:
+                self.by_address.give(bucket)
                 # Read on only when picows has taken over: what comes meanwhile waits in the kernel.
                 transport.pause_reading()
                 rest = received[end + len(_END_OF_HEAD) :]
                 _spawn(self.live.open(head, rest, transport), self._checks)
                 return
         if len(self._rest) >= self.options.rest_connections_max:
+            self.by_address.give(bucket)
             self.live.refuse(transport, _FULL)
         else:
-            self._hand_to_hypercorn(received, transport)
+            self._hand_to_hypercorn(received, transport).add_done_callback(
+                lambda _: self.by_address.give(bucket)
+            )
 
-    def _hand_to_hypercorn(self, received: bytes, transport: asyncio.Transport) -> None:
+    def _hand_to_hypercorn(self, received: bytes, transport: asyncio.Transport) -> asyncio.Task[None]:
         loop = asyncio.get_running_loop()
         _limit_unread(transport, self.options.write_timeout_s)
         reader = asyncio.StreamReader(loop=loop)
@@ -211,25 +239,32 @@ class Listener:
             self._app, loop, self._config, self._context, self._state, reader, writer
         )
         connection.short_way = self._short_way
-        _spawn(_serve(connection), self._rest)
+        return _spawn(_serve(connection), self._rest)
 
 
 class _Head(asyncio.Protocol):
     """A connection until its first head is complete."""
 
-    __slots__ = ("_deadline", "_listener", "_received", "_transport")
+    __slots__ = ("_bucket", "_deadline", "_listener", "_received", "_transport")
 
-    def __init__(self, listener: Listener) -> None:
+    def __init__(self, listener: Listener, bucket: str | None = None) -> None:
+        """`bucket`: what the connection was counted for already."""
         self._listener = listener
         self._received = bytearray()
         self._transport: asyncio.Transport | None = None
         self._deadline: asyncio.TimerHandle | None = None
+        self._bucket = bucket
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
         listener = self._listener
         if len(listener.heads) >= listener.options.heads_max:
             self._refuse(_FULL)
+            return
+        if self._bucket is None:
+            self._bucket = listener.take(transport.get_extra_info("peername"))
+        if self._bucket is None:
+            self._refuse(_TOO_MANY_OF_ADDRESS)
             return
         listener.heads.add(self)
         self._deadline = asyncio.get_running_loop().call_later(
@@ -247,12 +282,13 @@ class _Head(asyncio.Protocol):
         if line_end >= 0 and not is_request_line(bytes(received[:line_end])):
             self._refuse(_BAD_REQUEST)
         elif (end if end >= 0 else len(received)) > self._listener.options.head_max_bytes:
-            self._refuse(_HEAD_TOO_LARGE)
+            self._refuse(_HEAD_TOO_LARGE if line_end >= 0 else _LINE_TOO_LONG)
         elif end >= 0:
+            bucket, self._bucket = self._bucket or "", None
             self._done()
             # uvloop's transport knows its first protocol to the end: leave nothing in it.
             self._received, self._transport = bytearray(), None
-            self._listener.decide(bytes(received), end, transport)
+            self._listener.decide(bytes(received), end, transport, bucket)
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002
         self._done()
@@ -262,8 +298,15 @@ class _Head(asyncio.Protocol):
         if self._transport is not None:
             self._transport.abort()
 
+    def let_go(self) -> None:
+        """Nothing has become of the connection."""
+        self._done()
+
     def _done(self) -> None:
         self._listener.heads.discard(self)
+        if self._bucket is not None:
+            self._listener.by_address.give(self._bucket)
+            self._bucket = None
         if self._deadline is not None:
             self._deadline.cancel()
             self._deadline = None
@@ -303,22 +346,27 @@ class _TlsAcceptor:
         try:
             while True:
                 try:
-                    connection, _ = await loop.sock_accept(self._listening)
+                    connection, peer = await loop.sock_accept(self._listening)
                 except OSError as error:  # the connection has gone, or there are too many descriptors
                     log.warning("a connection can't be taken: %s", error.strerror)
                     await asyncio.sleep(_ACCEPT_PAUSE_S)
                     continue
                 if len(self._handshakes) >= self._options.handshakes_max:
                     connection.close()
+                    continue
+                bucket = self._listener.take(peer)
+                if bucket is None:
+                    connection.close()
                 else:
-                    _spawn(self._handshake(connection), self._handshakes)
+                    _spawn(self._handshake(connection, bucket), self._handshakes)
         finally:
             self._listening.close()
 
-    async def _handshake(self, connection: socket.socket) -> None:
+    async def _handshake(self, connection: socket.socket, bucket: str) -> None:
+        head = _Head(self._listener, bucket)
         try:
             await asyncio.get_running_loop().connect_accepted_socket(
-                lambda: _Head(self._listener),
+                lambda: head,
                 connection,
                 ssl=self._tls(),
                 ssl_handshake_timeout=self._options.handshake_timeout_s,
@@ -326,9 +374,11 @@ class _TlsAcceptor:
         except (OSError, TimeoutError):  # whatever the other side did instead; an SSLError is an OSError
             log.debug("a TLS handshake failed", exc_info=True)
             connection.close()
+            head.let_go()
         except Exception:
             log.exception("a TLS handshake failed")
             connection.close()
+            head.let_go()
 
 
 class _Http11(H11Protocol):
@@ -336,6 +386,21 @@ class _Http11(H11Protocol):
 
     async def _check_protocol(self, event: h11.Request) -> None:
         pass
+
+    async def _send_error_response(self, status_code: int) -> None:
+        """What is no request of HTTP/1.1 on a connection that was given away: in the one shape of errors."""
+        problem = _HEAD_TOO_LARGE if status_code == _HEAD_TOO_LARGE.status else _BAD_REQUEST
+        body = orjson.dumps(problem.body)
+        fields = {
+            "Content-Type": "application/json",
+            "Content-Length": str(len(body)),
+            "Connection": "close",
+            **ALWAYS,
+        }
+        headers = [(name.encode(), value.encode()) for name, value in fields.items()]
+        await self._send_h11_event(h11.Response(status_code=problem.status, headers=headers))
+        await self._send_h11_event(h11.Data(data=body))
+        await self._send_h11_event(h11.EndOfMessage())
 
 
 class _RestConnection(TCPServer):
@@ -366,6 +431,8 @@ class _RestConnection(TCPServer):
                 await self.protocol.initiate()
                 await self.idle_task.restart(task_group, self._idle_timeout)
                 await self._read_data()
+                # Or what waits for the client to be idle would keep the connection of one that has gone.
+                await self.idle_task.stop()
         except OSError:
             log.debug("a REST connection was lost", exc_info=True)
         finally:
@@ -434,10 +501,11 @@ async def _serve(connection: _RestConnection) -> None:
         log.exception("a REST connection failed")
 
 
-def _spawn(work: Coroutine[Any, Any, None], tasks: set[asyncio.Task[None]]) -> None:
+def _spawn(work: Coroutine[Any, Any, None], tasks: set[asyncio.Task[None]]) -> asyncio.Task[None]:
     task = asyncio.create_task(work)
     tasks.add(task)
     task.add_done_callback(tasks.discard)
+    return task
 
 
 def _limit_unread(transport: asyncio.Transport, timeout_s: float) -> None:
@@ -485,7 +553,7 @@ async def _answer(
     headers = {
         "Content-Type": "application/json",
         "Content-Length": str(len(body)),
-        **SECURITY,
+        **ALWAYS,
         **more,
         **problem.headers,
     }

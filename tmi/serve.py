@@ -9,6 +9,7 @@ from collections.abc import Callable
 from contextlib import AsyncExitStack, closing
 from enum import IntEnum
 
+from api.forwarding import TrustedProxies
 from tmi.listener import Listener, ListenerOptions
 from tmi.settings import Settings
 from tmi.starting import answering, open_port
@@ -68,7 +69,11 @@ async def _serve(
                 closing(open_port(settings.host, settings.port, is_shared=True))
             )
         tls = None if certificate is None else certificate.for_next
-        options = ListenerOptions(tls=tls)
+        options = ListenerOptions(
+            tls=tls,
+            per_address_max=settings.connections_per_address_max,
+            proxies=TrustedProxies(settings.trusted_proxies),
+        )
         listener = await Listener.start(
             service.app, service.live, listening, options, service.app.short_way
         )

@@ -258,6 +258,10 @@ class Settings(BaseSettings):
     """Live sockets from one IPv4 address or IPv6 /64, on all nodes; behind a proxy that
     TMI_TRUSTED_PROXIES does not name, all of them come from the proxy's.
     """
+    connections_per_address_max: Annotated[int, Field(ge=1)] = 2_000
+    """Connections from one address (counted as above) that serve REST or are at their TLS handshake or first
+    request. More are answered with 503, before TLS by an end; trusted proxies are not bounded.
+    """
     documents_per_user_max: Annotated[int, Field(ge=1)] = 1000
     """Diagrams that one user may have open at once on all nodes, each tab counted."""
     client_edits_per_s: Annotated[float, Field(gt=0)] = 1_000.0

@@ -36,7 +36,7 @@ def diagram_of(name: str) -> DiagramId:
     return DiagramId(UUID(name))
 
 _ASKED_AT_ONCE = 500
-_SPACING_S = 0.01
+_SPACING_S = 0.003
 """Queries begin so far apart: who comes alone is answered at once, a storm of reconnections shares."""
 
 
@@ -113,14 +113,17 @@ class Admission:
 
         Raises Unauthenticated (the sign-in has ended), Forbidden, NotFound and DatabaseUnavailable.
         """
-        standing = await self._desk.ask(Entrant(user, sign_in, diagram))
+        standing, as_of = await self._desk.ask(Entrant(user, sign_in, diagram))
         if not standing.signed_in:
             raise Unauthenticated("this sign-in has ended")
         if not standing.exists:
             raise NotFound("There is no such diagram.")
         if standing.role is None or not may(standing.role, Action.WATCH):
             raise Forbidden("you have no role on this diagram's threat model")
-        return Member(user, sign_in, standing.role)
+        return Member(user, sign_in, standing.role, as_of)
+
+
+_Answer = asyncio.Future[tuple[Standing, float]]
 
 
 class _Desk:
@@ -131,12 +134,13 @@ class _Desk:
 
     def __init__(self, access: AccessControl) -> None:
         self._access = access
-        self._waiting: list[tuple[Entrant, asyncio.Future[Standing]]] = []
+        self._waiting: list[tuple[Entrant, _Answer]] = []
         self._work: asyncio.Task[None] | None = None
         self._next_at = 0.0
 
-    async def ask(self, entrant: Entrant) -> Standing:
-        answer: asyncio.Future[Standing] = asyncio.get_running_loop().create_future()
+    async def ask(self, entrant: Entrant) -> tuple[Standing, float]:
+        """How they stand, and when the database was asked (the loop's time)."""
+        answer: _Answer = asyncio.get_running_loop().create_future()
         self._waiting.append((entrant, answer))
         if self._work is None:
             self._work = asyncio.create_task(self._answer_all(), name="admission")
@@ -152,17 +156,19 @@ class _Desk:
         finally:
             self._work = None
 
-    async def _answer(self, asking: Sequence[tuple[Entrant, asyncio.Future[Standing]]]) -> None:
+    async def _answer(self, asking: Sequence[tuple[Entrant, "_Answer"]]) -> None:
+        as_of = asyncio.get_running_loop().time()
+        entrants = list(dict.fromkeys(entrant for entrant, _ in asking))
         try:
-            standings = await self._access.standings([entrant for entrant, _ in asking])
+            standings = dict(zip(entrants, await self._access.standings(entrants), strict=True))
         except Exception as error:  # noqa: BLE001 - it is raised where somebody waits
             for _, answer in asking:
                 if not answer.done():
                     answer.set_exception(error)
         else:
-            for (_, answer), standing in zip(asking, standings, strict=True):
+            for entrant, answer in asking:
                 if not answer.done():
-                    answer.set_result(standing)
+                    answer.set_result((standings[entrant], as_of))
 
 
 def check_origin(head: RequestHead, options: LiveOptions) -> None:

@@ -12,7 +12,7 @@ import orjson
 
 from api.edge import without_version
 from api.errors import Problem
-from api.headers import SECURITY
+from api.headers import ALWAYS
 from tmi.domain.errors import BadInput, TmiError
 
 _TOKEN = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
@@ -138,7 +138,7 @@ def response(problem: Problem, more: Mapping[str, str] | None = None) -> bytes:
     headers = {
         "Content-Type": "application/json",
         "Content-Length": str(len(body)),
-        **SECURITY,
+        **ALWAYS,
         "Connection": "close",
         **(more or {}),
         **problem.headers,

@@ -10,13 +10,14 @@ from pydantic import Field, StringConstraints
 from api.schemas.base import (
     EMAIL,
     LINE,
-    TEXT,
     Description,
     Input,
     Moment,
     Name,
     Output,
     Query,
+    SeenLine,
+    SeenText,
     UuidText,
 )
 from api.schemas.people import GroupMembership
@@ -24,8 +25,8 @@ from tmi.domain.ids import GroupId
 from tmi.domain.model import ADMINISTRATORS_GROUP, Account, AuditEntry, Group, GroupMember
 from tmi.domain.sign_ins import AUTOMATION_PROVIDER
 
-Notes = Annotated[str, StringConstraints(max_length=2048, pattern=TEXT)]
-Title = Annotated[str, StringConstraints(min_length=1, max_length=128, pattern=LINE)]
+Notes = Annotated[SeenText, StringConstraints(max_length=2048)]
+Title = Annotated[SeenLine, StringConstraints(min_length=1, max_length=128)]
 Part = Annotated[str, StringConstraints(max_length=256, pattern=LINE)]
 LongPart = Annotated[str, StringConstraints(max_length=1024, pattern=LINE)]
 

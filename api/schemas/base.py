@@ -73,6 +73,15 @@ PlainText = Annotated[
 """HTML is taken out of these."""
 LoginHint = Annotated[str, StringConstraints(max_length=MAX_EMAIL, pattern=r"^[a-zA-Z0-9._%+-]+$")]
 PkceText = Annotated[str, StringConstraints(min_length=43, max_length=128, pattern=r"^[A-Za-z0-9\-._~]+$")]
+Identifier = Annotated[
+    str,
+    StringConstraints(min_length=1, max_length=500, pattern=IDENTIFIER),
+    AfterValidator(sanitising.checked),
+]
+"""Of a person or a group at their provider: two that look alike would be a trap."""
+SeenLine = Annotated[str, StringConstraints(pattern=LINE), AfterValidator(sanitising.checked)]
+SeenText = Annotated[str, StringConstraints(pattern=TEXT), AfterValidator(sanitising.checked)]
+"""Without characters that are not seen. Bounds of length are their users'."""
 UuidText = Annotated[str, StringConstraints(pattern=UUID_PATTERN)]
 
 
@@ -115,13 +124,18 @@ class Output(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
+    SAYS_NULL: ClassVar[frozenset[str]] = frozenset()
+    """Fields that say null instead."""
+
     @classmethod
     def __get_pydantic_json_schema__(
         cls, schema: CoreSchema, handler: GetJsonSchemaHandler
     ) -> JsonSchemaValue:
-        """Without `null`, which is never answered."""
+        """Without `null` where it is never answered."""
         made = handler(schema)
-        for one in handler.resolve_ref_schema(made).get("properties", {}).values():
+        for name, one in handler.resolve_ref_schema(made).get("properties", {}).items():
+            if name in cls.SAYS_NULL:
+                continue
             some = [part for part in one.get("anyOf", ()) if part != {"type": "null"}]
             if len(some) == 1:
                 del one["anyOf"]

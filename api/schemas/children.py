@@ -13,11 +13,9 @@ from uuid import UUID
 
 from pydantic import (
     AfterValidator,
-    AwareDatetime,
     BaseModel,
     BeforeValidator,
     Field,
-    JsonValue,
     RootModel,
     StringConstraints,
     create_model,
@@ -25,7 +23,7 @@ from pydantic import (
 )
 
 from api import sanitising
-from api.schemas.base import LINE, UUID_PATTERN, Input, Output, Query, UuidText
+from api.schemas.base import LINE, UUID_PATTERN, Input, Moment, Output, Query, UuidText
 from api.schemas.parameters import JsonPatch, PageQuery
 from tmi.domain import kinds
 from tmi.domain.children import Draft
@@ -113,10 +111,7 @@ def _type_of(shape: Shape) -> Any:
             constraints = StringConstraints(
                 min_length=shape.least or None, max_length=shape.most, pattern=shape.pattern
             )
-            formatted: dict[str, JsonValue] = {"format": shape.format} if shape.format else {}
-            return Annotated[
-                str, constraints, AfterValidator(_cleaned(shape)), Field(json_schema_extra=formatted)
-            ]
+            return Annotated[str, constraints, AfterValidator(_cleaned(shape))]
         case Choice():
             return Literal[shape.words]
         case Flag():
@@ -244,10 +239,10 @@ class ThreatQuery(DeletedQuery):
     score_eq: Score | None = None
     score_ge: Score | None = None
     score_le: Score | None = None
-    created_after: AwareDatetime | None = None
-    created_before: AwareDatetime | None = None
-    modified_after: AwareDatetime | None = None
-    modified_before: AwareDatetime | None = None
+    created_after: Moment | None = None
+    created_before: Moment | None = None
+    modified_after: Moment | None = None
+    modified_before: Moment | None = None
 
     @field_validator("sort")
     @classmethod

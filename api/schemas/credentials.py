@@ -6,7 +6,7 @@ from uuid import UUID
 
 from pydantic import AwareDatetime, BeforeValidator, Field, StringConstraints
 
-from api.schemas.base import LINE, TEXT, Input, Output
+from api.schemas.base import LINE, Input, Output, SeenLine, SeenText
 from tmi.domain.model import SignIn
 from tmi.domain.sign_ins import ClientCredential
 
@@ -24,8 +24,8 @@ Moment = Annotated[AwareDatetime, Field(strict=False), BeforeValidator(_text)]
 class CredentialInput(Input):
     """A new client credential."""
 
-    name: Annotated[str, StringConstraints(min_length=1, max_length=100, pattern=LINE)]
-    description: Annotated[str, StringConstraints(max_length=500, pattern=TEXT)] | None = None
+    name: Annotated[SeenLine, StringConstraints(min_length=1, max_length=100)]
+    description: Annotated[SeenText, StringConstraints(max_length=500)] | None = None
     expires_at: Moment | None = None
 
 

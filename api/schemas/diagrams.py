@@ -1,7 +1,7 @@
 """Diagrams."""
 
 from datetime import datetime
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 from uuid import UUID
 
 from pydantic import Field, SkipValidation, StringConstraints
@@ -132,6 +132,8 @@ class MinimalTerminal(Output):
 
 class MinimalCell(Output):
     """A node or a data flow without how it is drawn; `source` and `target` are a flow's."""
+
+    SAYS_NULL: ClassVar[frozenset[str]] = frozenset({"parent"})
 
     id: str
     shape: NodeShape | Literal["flow"]

@@ -4,10 +4,10 @@ from datetime import datetime
 from typing import Annotated, Any, Literal, Self
 from uuid import UUID
 
-from pydantic import AwareDatetime, Field, StringConstraints
+from pydantic import Field, StringConstraints
 
 from api.schemas.accounts import AuditActor
-from api.schemas.base import EMAIL, LINE, Output, Query, UuidText
+from api.schemas.base import EMAIL, LINE, Moment, Output, Query, UuidText
 from tmi.domain.events import Recorded
 
 ObjectTypeText = Literal["threat_model", "diagram", "threat", "asset", "document", "note", "repository"]
@@ -22,8 +22,8 @@ class TrailQuery(Query):
     object_type: ObjectTypeText | None = None
     change_type: ChangeTypeText | None = None
     actor_email: Annotated[str, StringConstraints(max_length=254, pattern=EMAIL)] | None = None
-    created_after: AwareDatetime | None = None
-    created_before: AwareDatetime | None = None
+    created_after: Moment | None = None
+    created_before: Moment | None = None
 
 
 class AdminTrailQuery(TrailQuery):

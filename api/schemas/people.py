@@ -8,9 +8,9 @@ from pydantic import Field, StringConstraints
 from api.schemas.base import (
     BUILT_IN_PROVIDER,
     EMAIL,
-    IDENTIFIER,
     MAX_AUTHORIZATIONS,
     PROVIDER,
+    Identifier,
     Input,
     Name,
     Output,
@@ -77,7 +77,7 @@ class AuthorizationInput(Input):
 
     principal_type: Literal["user", "group"]
     provider: Annotated[str, StringConstraints(max_length=100, pattern=PROVIDER)]
-    provider_id: Annotated[str, StringConstraints(min_length=1, max_length=500, pattern=IDENTIFIER)]
+    provider_id: Identifier
     display_name: Name | None = None
     email: Annotated[str, StringConstraints(max_length=254, pattern=EMAIL)] | None = None
     role: Literal["reader", "writer", "owner"]

@@ -6,7 +6,7 @@ from uuid import UUID
 
 from pydantic import Field, RootModel, StringConstraints
 
-from api.schemas.base import TEXT, Description, Input, Output
+from api.schemas.base import Description, Input, Output, SeenText
 
 SettingKind = Literal["string", "int", "bool", "json", "float"]
 Theme = Literal["auto", "light", "dark"]
@@ -16,7 +16,7 @@ PREFERENCES_MAX_BYTES = 1024
 class SettingUpdate(Input):
     """A new value of a setting."""
 
-    value: Annotated[str, StringConstraints(max_length=4000, pattern=TEXT)]
+    value: Annotated[SeenText, StringConstraints(max_length=4000)]
     type: SettingKind
     description: Description | None = None
 

@@ -5,15 +5,16 @@ from datetime import datetime
 from typing import Annotated, ClassVar, Literal, Self
 from uuid import UUID
 
-from pydantic import AfterValidator, AwareDatetime, BaseModel, Field, StringConstraints
+from pydantic import AfterValidator, BaseModel, Field, StringConstraints
 
 from api import sanitising
 from api.schemas.base import (
     EMAIL,
-    IDENTIFIER,
     LINE,
     PROVIDER,
+    Identifier,
     Input,
+    Moment,
     Name,
     Output,
     PlainName,
@@ -63,7 +64,7 @@ class ReviewerInput(Input):
 
     principal_type: Literal["user"] = "user"
     provider: Annotated[str, StringConstraints(max_length=100, pattern=PROVIDER)]
-    provider_id: Annotated[str, StringConstraints(min_length=1, max_length=500, pattern=IDENTIFIER)]
+    provider_id: Identifier
     display_name: Name | None = None
     email: Annotated[str, StringConstraints(max_length=254, pattern=EMAIL)] | None = None
 
@@ -94,13 +95,13 @@ class ThreatModelQuery(DeletedQuery):
     name: NamePart | None = None
     description: TextPart | None = None
     issue_uri: TextPart | None = None
-    created_after: AwareDatetime | None = None
-    created_before: AwareDatetime | None = None
-    modified_after: AwareDatetime | None = None
-    modified_before: AwareDatetime | None = None
+    created_after: Moment | None = None
+    created_before: Moment | None = None
+    modified_after: Moment | None = None
+    modified_before: Moment | None = None
     status: Words | None = None
-    status_updated_after: AwareDatetime | None = None
-    status_updated_before: AwareDatetime | None = None
+    status_updated_after: Moment | None = None
+    status_updated_before: Moment | None = None
     security_reviewer: NamePart | None = None
 
     @property

@@ -20,9 +20,10 @@ class MemoryCodes:
         self._store = store
 
     async def issue(self, code: str, grant: AuthorizationCode, ttl: timedelta) -> None:
-        """Remember a code."""
+        """Remember a code, unless the user is gone."""
         self._store.visit()
-        self._store.codes[digest(code)] = (grant, self._store.clock() + ttl)
+        if grant.user.id in self._store.users:
+            self._store.codes[digest(code)] = (grant, self._store.clock() + ttl)
 
     async def redeem(self, code: str) -> AuthorizationCode | Refused:
         """Take a code out, once. One that comes back ends the sign-in that was begun with it."""
@@ -60,6 +61,8 @@ class MemorySignIns:
         begun = begun or Begun()
         now = self._store.clock()
         sign_in, expires_at = SignInId(uuid4()), now + ttl
+        if user not in self._store.users:
+            raise Unauthenticated("what this sign-in comes from is no longer good")
         if begun.code is not None:
             key = digest(begun.code)
             if key not in self._store.used_codes or key in self._store.replayed_codes:

@@ -8,6 +8,7 @@ from persistence.memory.store import MemoryStore
 from tmi.domain.errors import NotFound
 from tmi.domain.ids import UserId
 from tmi.domain.model import User
+from tmi.domain.ports import Happened, Signal
 from tmi.domain.roles import fold
 
 
@@ -23,6 +24,7 @@ class MemoryUsers:
         """Find or create the user that a provider vouches for; a verified address has this one holder."""
         self._store.visit()
         users = self._store.users
+        before = dict(users)
         if email_verified:
             lose_address(self._store, provider, email)
         known = [u for u in users.values() if (u.provider, u.provider_id) == (provider, provider_id)]
@@ -33,12 +35,11 @@ class MemoryUsers:
             user = User(UserId(uuid4()), provider, provider_id, email, name, now, email_verified)
         users[user.id] = user
         self._store.account(user.id).last_login = self._store.clock()
+        changed = tuple(key for key, known in before.items() if users[key] != known)
+        if changed:
+            for handle in list(self._store.listeners):
+                handle(Signal(Happened.PEOPLE_CHANGED, changed))
         return user
-
-    async def holders(self, provider: str, email: str) -> Sequence[UserId]:
-        """Whom a verified address means."""
-        self._store.visit()
-        return [user.id for user in _holders(self._store, provider, email)]
 
     async def get(self, user: UserId) -> User:
         """Raises NotFound."""

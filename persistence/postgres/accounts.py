@@ -195,7 +195,8 @@ class PostgresAccounts:
         """Raises NotFound."""
         async with self._database.transaction() as connection:
             present = (await _get(connection, user)).user
-            await alone_with_address(connection, present.provider, change.email or present.email)
+            email = change.email or present.email
+            await alone_with_address(connection, present.provider, present.provider_id, email)
             row = await connection.fetchrow(
                 CHANGE, user, change.email, change.name, change.email_verified
             )

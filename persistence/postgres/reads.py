@@ -13,16 +13,17 @@ from uuid import UUID
 
 import orjson
 
+from persistence.postgres import rows
 from persistence.postgres.children import COLUMNS, CONDITIONS, SORTS, child_of
 from persistence.postgres.database import PostgresDatabase, Record
-from persistence.postgres.threat_models import OWNERS
+from persistence.postgres.threat_models import ALL_GRANTS, OWNERS
 from tmi.domain.children import Child, ChildFilter, StoredChild
 from tmi.domain.diagrams import DiagramImage
 from tmi.domain.ids import ChildId, DiagramId, ThreatModelId, UserId
 from tmi.domain.kinds import DIAGRAM_KIND, KINDS, Kind
-from tmi.domain.model import Diagram, ThreatModel, User
+from tmi.domain.model import Diagram, ThreatModel
 from tmi.domain.ports import Contents, Page
-from tmi.domain.roles import Grant, Principal, Role
+from tmi.domain.roles import Principal
 
 ROLE = """
 WITH mine AS MATERIALIZED (
@@ -31,22 +32,14 @@ WITH mine AS MATERIALIZED (
 MAY = "(SELECT role FROM mine) IS NOT NULL"
 """Every role may read."""
 
-USER = "json_build_array(u.id, u.provider, u.provider_id, u.email, u.name, u.created_at, u.email_verified)"
-
 HEAD = f"""
 SELECT 'threat_model' AS kind, t.id::text AS id, t.alias, json_build_object(
            'name', t.name, 'description', t.description, 'threat_model_framework', t.threat_model_framework,
            'issue_uri', t.issue_uri, 'is_confidential', t.is_confidential, 'status', t.status,
            'status_updated', t.status_updated, 'security_reviewer', t.security_reviewer,
-           'grants', (
-               SELECT json_agg(json_build_array(
-                          g.principal_type, g.provider, g.provider_id, g.email, g.display_name, g.role)
-                      ORDER BY g.position)
-               FROM grants g WHERE g.threat_model_id = t.id),
-           'created_by', (SELECT {USER} FROM users u WHERE u.id = t.created_by),
-           'owner', (
-               SELECT {USER}
-               {OWNERS})
+           'grants', {ALL_GRANTS},
+           'created_by', (SELECT {rows.USER_AS_JSON} FROM users u WHERE u.id = t.created_by),
+           'owner', (SELECT {rows.USER_AS_JSON} {OWNERS})
        )::text AS fields, t.metadata::text AS metadata, false AS auto_generated,
        t.created_at::text AS created_at, t.modified_at::text AS modified_at, t.version
 FROM threat_models t WHERE t.id = $2 AND t.deleted_at IS NULL AND {{may}}
@@ -142,8 +135,8 @@ class PostgresReads:
         )
         if not found:
             return None
-        rows = [StoredChild._make(tuple(row)[2:]) for row in found if row["place"] is not None]
-        return rows, found[0]["total"]
+        children = [StoredChild._make(tuple(row)[2:]) for row in found if row["place"] is not None]
+        return children, found[0]["total"]
 
     async def child(self, user: UserId, model: ThreatModelId, kind: Kind, child: ChildId) -> Child | None:
         """A child; None: not for this user."""
@@ -189,9 +182,9 @@ def _model(row: Record, model: ThreatModelId) -> ThreatModel:
         threat_model_framework=told["threat_model_framework"],
         issue_uri=told["issue_uri"],
         is_confidential=told["is_confidential"],
-        owner=_user(told["owner"]),
-        created_by=_user(told["created_by"]),
-        grants=tuple(_grant(*grant) for grant in told["grants"] or ()),
+        owner=rows.user_of_json(told["owner"]),
+        created_by=rows.user_of_json(told["created_by"]),
+        grants=tuple(rows.grant(*grant) for grant in told["grants"] or ()),
         created_at=datetime.fromisoformat(row["created_at"]),
         modified_at=datetime.fromisoformat(row["modified_at"]),
         version=row["version"],
@@ -216,19 +209,6 @@ def _diagram(row: Record, model: ThreatModelId) -> Diagram:
         metadata=orjson.loads(row["metadata"]),
         **told,
     )
-
-
-def _grant(*columns: Any) -> Grant:
-    *principal, role = columns
-    return Grant(Principal(*principal), Role(role))
-
-
-def _user(columns: Sequence[Any] | None) -> User | None:
-    if columns is None:
-        return None
-    key, provider, provider_id, email, name, created_at, email_verified = columns
-    since = datetime.fromisoformat(created_at)
-    return User(UserId(UUID(key)), provider, provider_id, email, name, since, email_verified)
 
 
 def _moment(text: str | None) -> datetime | None:

@@ -1,5 +1,9 @@
 """Rows of the tables as entities of the domain."""
 
+from datetime import UTC, datetime
+from functools import lru_cache
+from uuid import UUID
+
 import orjson
 
 from persistence.postgres.database import Record
@@ -20,6 +24,28 @@ def user(row: Record) -> User:
         created_at=row["created_at"],
         email_verified=row["email_verified"],
     )
+
+
+USER_AS_JSON = """json_build_array(u.id, u.provider, u.provider_id, u.email, u.name, u.created_at,
+           u.email_verified)::text"""
+"""Of a row `u` of users within another row. asyncpg takes apart a record in a row five times as slowly as
+orjson does such a list.
+"""
+
+
+@lru_cache(1024)
+def user_of_json(text: str | None) -> User | None:
+    """What `USER_AS_JSON` has made. Few users make a list, each many times."""
+    if text is None:
+        return None
+    key, provider, provider_id, email, name, created_at, email_verified = orjson.loads(text)
+    since = datetime.fromisoformat(created_at).astimezone(UTC)
+    return User(UserId(UUID(key)), provider, provider_id, email, name, since, email_verified)
+
+
+def grants_of_json(text: str | None) -> tuple[Grant, ...]:
+    """Of a list of the columns that `grant` takes."""
+    return () if text is None else tuple(grant(*columns) for columns in orjson.loads(text))
 
 
 def diagram(row: Record) -> Diagram:

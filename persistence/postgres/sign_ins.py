@@ -27,7 +27,7 @@ USED_CODE_TTL = timedelta(hours=1)
 
 ISSUE_CODE = """
 INSERT INTO authorization_codes (code_hash, user_id, redirect_uri, code_challenge, scope, expires_at)
-VALUES ($1, $2, $3, $4, $5, now() + $6::interval)
+SELECT $1, u.id, $3, $4, $5, now() + $6::interval FROM users u WHERE u.id = $2 FOR KEY SHARE
 """
 
 REDEEM_CODE = """
@@ -45,13 +45,13 @@ REPLAY_CODE = "UPDATE used_codes SET replayed = true WHERE code_hash = $1 RETURN
 
 START = """
 WITH u AS (
-    SELECT * FROM users WHERE id = $2
+    SELECT * FROM users WHERE id = $2 FOR KEY SHARE
 ), code AS (
     UPDATE used_codes SET sign_in_id = $1 WHERE code_hash = $5 AND NOT replayed RETURNING 1
 ), credential AS (
-    SELECT id, expires_at FROM client_credentials
-    WHERE id = $6 AND user_id = $2 AND is_active AND (expires_at IS NULL OR expires_at > now())
-    FOR SHARE
+    SELECT c.id, c.expires_at FROM u JOIN client_credentials c ON c.user_id = u.id
+    WHERE c.id = $6 AND c.is_active AND (c.expires_at IS NULL OR c.expires_at > now())
+    FOR SHARE OF c
 ), s AS (
     INSERT INTO sign_ins (id, user_id, expires_at, credential_id, client)
     SELECT $1, u.id, least(now() + $4::interval, (SELECT expires_at FROM credential)), $6, $7
@@ -67,6 +67,7 @@ SELECT s.id AS sign_in, s.expires_at, s.credential_id,
        u.id, u.provider, u.provider_id, u.email, u.name, u.created_at, u.email_verified
 FROM s, u
 """
+"""The user is locked before the credential, as by who deletes an account."""
 
 LOCK_FAMILY = """
 SELECT s.id, s.user_id, t.used_at IS NOT NULL AS used, t.expires_at > now() AS valid,
@@ -136,7 +137,7 @@ class PostgresCodes:
         self._database = database
 
     async def issue(self, code: str, grant: AuthorizationCode, ttl: timedelta) -> None:
-        """Remember a code."""
+        """Remember a code, unless the user is gone."""
         await self._database.fetch(
             ISSUE_CODE,
             digest(code),

@@ -137,25 +137,24 @@ OWNERS = """
 COLUMNS = f"""t.id, t.alias, t.name, t.description, t.threat_model_framework, t.issue_uri, t.is_confidential,
        t.created_at, t.modified_at, t.version, t.status, t.status_updated, t.security_reviewer, t.metadata,
        t.deleted_at, {{grants}} AS grants,
-       ARRAY(SELECT ROW(c.kind, c.living) FROM child_counters c WHERE c.threat_model_id = t.id) AS counts,
-       (SELECT ROW(u.id, u.provider, u.provider_id, u.email, u.name, u.created_at, u.email_verified)
-        FROM users u WHERE u.id = t.created_by) AS created_by,
-       (SELECT ROW(u.id, u.provider, u.provider_id, u.email, u.name, u.created_at, u.email_verified)
-        {OWNERS}
-       ) AS owner"""
+       (SELECT json_object_agg(c.kind, c.living)::text
+        FROM child_counters c WHERE c.threat_model_id = t.id) AS counts,
+       (SELECT {rows.USER_AS_JSON} FROM users u WHERE u.id = t.created_by) AS created_by,
+       (SELECT {rows.USER_AS_JSON} {OWNERS}) AS owner"""
 """`owner`: the first of the list's owners who has signed in; the creator, while that one is an owner."""
 
-ALL_GRANTS = """ARRAY(
-           SELECT ROW(g.principal_type, g.provider, g.provider_id, g.email, g.display_name, g.role)
-           FROM grants g WHERE g.threat_model_id = t.id ORDER BY g.position)"""
-NO_GRANTS = "ARRAY[]::record[]"
+ALL_GRANTS = """(
+           SELECT json_agg(json_build_array(
+                      g.principal_type, g.provider, g.provider_id, g.email, g.display_name, g.role)
+                  ORDER BY g.position)
+           FROM grants g WHERE g.threat_model_id = t.id)"""
 
-MODEL = f"SELECT {COLUMNS.format(grants=ALL_GRANTS)} FROM threat_models t WHERE t.id = $1"
+MODEL = f"SELECT {COLUMNS.format(grants=ALL_GRANTS + '::text')} FROM threat_models t WHERE t.id = $1"
 
 LIST = f"""{{which}}
 SELECT counted.total, m.*
 FROM counted LEFT JOIN LATERAL (
-    SELECT {COLUMNS.format(grants=NO_GRANTS)}
+    SELECT {COLUMNS.format(grants='NULL::text')}
     FROM page JOIN threat_models t ON t.id = page.id {{also}}
 ) m ON true
 ORDER BY m.alias DESC
@@ -175,7 +174,7 @@ SET name = coalesce($3, name),
     modified_at = clock_timestamp(),
     version = version + 1
 WHERE id = $1 AND version = $2 AND deleted_at IS NULL
-RETURNING {COLUMNS.format(grants=ALL_GRANTS)}
+RETURNING {COLUMNS.format(grants=ALL_GRANTS + '::text')}
 """
 
 LOCK = "SELECT id FROM threat_models WHERE id = $1 AND deleted_at IS NULL FOR UPDATE"
@@ -353,9 +352,9 @@ def _summary(row: Record) -> ThreatModelSummary:
         threat_model_framework=row["threat_model_framework"],
         issue_uri=row["issue_uri"],
         is_confidential=row["is_confidential"],
-        owner=_user(row["owner"]),
-        created_by=_user(row["created_by"]),
-        grants=tuple(rows.grant(*grant) for grant in row["grants"]),
+        owner=rows.user_of_json(row["owner"]),
+        created_by=rows.user_of_json(row["created_by"]),
+        grants=rows.grants_of_json(row["grants"]),
         created_at=row["created_at"],
         modified_at=row["modified_at"],
         version=row["version"],
@@ -365,11 +364,7 @@ def _summary(row: Record) -> ThreatModelSummary:
         metadata=orjson.loads(row["metadata"]),
         deleted_at=row["deleted_at"],
     )
-    return ThreatModelSummary(model, dict(row["counts"]))
-
-
-def _user(columns: Sequence[Any] | None) -> User | None:
-    return None if columns is None else User(*columns)
+    return ThreatModelSummary(model, {} if row["counts"] is None else orjson.loads(row["counts"]))
 
 
 def _principal(stored: str | None) -> Principal | None:

@@ -18,8 +18,18 @@ ON CONFLICT (provider, provider_id)
 RETURNING u.id, u.provider, u.provider_id, u.email, u.name, u.created_at, u.email_verified
 """
 
-ALONE = "SELECT pg_advisory_xact_lock(hashtextextended($1, 0))"
-"""Two people who bring one address at once would lock each other's rows."""
+ALONE = """
+SELECT pg_advisory_xact_lock(hashtextextended($1, 0)), pg_advisory_xact_lock(hashtextextended($2, 0))
+"""
+"""For the person, then for the address: rows alone don't keep two apart who are not there yet."""
+
+LOCK = """
+SELECT id FROM users
+WHERE (provider = $1 AND provider_id = $3)
+   OR (provider = $1 AND lower(email COLLATE "C") = lower($2 COLLATE "C") AND email_verified)
+ORDER BY id FOR NO KEY UPDATE
+"""
+"""Who brings the address and who has it: two people may just have changed addresses with each other."""
 
 LOSE = """
 UPDATE users SET email_verified = false
@@ -27,12 +37,6 @@ WHERE provider = $1 AND lower(email COLLATE "C") = lower($2 COLLATE "C") AND pro
   AND email_verified
 """
 """Who had the address before. It may have been given to somebody else since."""
-
-HOLDERS = """
-SELECT id FROM users
-WHERE provider = $1 AND lower(email COLLATE "C") = lower($2 COLLATE "C") AND email_verified
-LIMIT 100
-"""
 
 GET = """
 SELECT u.id, u.provider, u.provider_id, u.email, u.name, u.created_at, u.email_verified
@@ -54,20 +58,18 @@ class PostgresUsers:
     async def sign_in(
         self, provider: str, provider_id: str, email: str, name: str, *, email_verified: bool = False
     ) -> User:
-        """Find or create the user that a provider vouches for; a verified address has this one holder."""
+        """Find or create the user that a provider vouches for; a verified address has this one holder. Who is
+        changed by it is told by a trigger (migration 0027).
+        """
         async with self._database.transaction() as connection:
             if email_verified:
-                await alone_with_address(connection, provider, email)
+                await alone_with_address(connection, provider, provider_id, email)
                 await take_address(connection, provider, provider_id, email)
             row = await connection.fetchrow(
                 SIGN_IN, uuid4(), provider, provider_id, email, name, email_verified
             )
         assert row is not None
         return rows.user(row)
-
-    async def holders(self, provider: str, email: str) -> Sequence[UserId]:
-        """Whom a verified address means."""
-        return [UserId(row["id"]) for row in await self._database.read(HOLDERS, provider, email)]
 
     async def get(self, user: UserId) -> User:
         """Raises NotFound."""
@@ -82,9 +84,13 @@ class PostgresUsers:
         return {user.id: user for user in found}
 
 
-async def alone_with_address(connection: PooledConnection, provider: str, email: str) -> None:
-    """Let nobody else bring this address until the caller's transaction ends."""
-    await connection.execute(ALONE, f"{provider}:{email.lower()}")
+async def alone_with_address(
+    connection: PooledConnection, provider: str, provider_id: str, email: str
+) -> None:
+    """Let nobody else bring this address until the caller's transaction ends; lock all whom it concerns."""
+    person, address = f"person:{provider}:{provider_id}", f"address:{provider}:{email.lower()}"
+    await connection.execute(ALONE, person, address)
+    await connection.execute(LOCK, provider, email, provider_id)
 
 
 async def take_address(

@@ -1,8 +1,9 @@
 """The port `AccessControl`: whom a grant means."""
 
 import asyncio
+from collections.abc import Awaitable
 from datetime import timedelta
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import pytest
 
@@ -10,7 +11,16 @@ from tests.contracts.conftest import Ports
 from tmi.domain.errors import NotFound
 from tmi.domain.ids import DiagramId, SignInId, ThreatModelId, UserId
 from tmi.domain.model import User
-from tmi.domain.ports import Access, Entrant, Page, Standing, ThreatModelChange, ThreatModelFilter
+from tmi.domain.ports import (
+    Access,
+    Entrant,
+    Happened,
+    Page,
+    Signal,
+    Standing,
+    ThreatModelChange,
+    ThreatModelFilter,
+)
 from tmi.domain.roles import Grant, Principal, PrincipalType, Role
 
 
@@ -118,24 +128,73 @@ async def test_an_address_means_the_last_who_had_it_verified_there(ports: Ports)
     before = await ports.users.sign_in("corp", "1", "dave@example.com", "Dave", email_verified=True)
     elsewhere = await ports.users.sign_in("other", "1", "dave@example.com", "Dave", email_verified=True)
     unverified = await ports.users.sign_in("corp", "3", "dave@example.com", "Dave")
-    assert [before.id] == list(await ports.users.holders("corp", "Dave@example.com"))
+    assert [before.id] == await holders(ports, "Dave@example.com", before, unverified)
 
     after = await ports.users.sign_in("corp", "2", "DAVE@example.com", "Dave", email_verified=True)
 
     assert [None, None, Role.WRITER] == [await role_of(ports, u, named) for u in (before, unverified, after)]
-    assert [after.id] == list(await ports.users.holders("corp", "dave@example.com"))
-    assert [elsewhere.id] == list(await ports.users.holders("other", "dave@example.com"))
+    assert [after.id, elsewhere.id] == await holders(ports, "dave@example.com", before, after, elsewhere)
+
+
+async def holders(ports: Ports, address: str, *people: User) -> list[UserId]:
+    """Which of them the address means."""
+    now = [await ports.users.get(user.id) for user in people]
+    return [user.id for user in now if user.is_called(address)]
 
 
 async def test_of_many_who_bring_one_address_at_once_one_has_it(ports: Ports) -> None:
-    await asyncio.gather(
+    people = await asyncio.gather(
         *(
             ports.users.sign_in("corp", str(n % 4), "dave@example.com", "Dave", email_verified=True)
             for n in range(16)
         )
     )
 
-    assert 1 == len(await ports.users.holders("corp", "dave@example.com"))
+    assert 1 == len(await holders(ports, "dave@example.com", *people[:4]))
+
+
+async def test_people_who_change_addresses_with_each_other_at_once_wait_for_nobody_in_a_circle(
+    ports: Ports,
+) -> None:
+    people, addresses = range(4), [f"{name}@example.com" for name in ("ann", "ben", "cat", "dan")]
+    for turn in range(9):
+        brought = [(person, addresses[(person + turn) % 4]) for person in people]
+        users = await asyncio.gather(
+            *(
+                ports.users.sign_in("corp", str(person), address, "X", email_verified=True)
+                for person, address in brought * 2
+            )
+        )
+
+        for person, address in brought:
+            assert [users[person].id] == await holders(ports, address, *users[:4])
+
+
+async def test_who_loses_an_address_to_another_or_brings_a_new_one_is_told_of(ports: Ports) -> None:
+    async def told(*sign_ins: Awaitable[User]) -> set[UUID]:
+        """Whose roles the sign-ins may have changed, by what every node hears."""
+        mark, heard = Signal(Happened.SETTINGS_CHANGED, (uuid4(),)), asyncio.Queue[Signal | None]()
+        people: set[UUID] = set()
+        async with ports.signals.hearing(heard.put_nowait), asyncio.timeout(5):
+            await asyncio.gather(*sign_ins)
+            await ports.signals.publish(mark)
+            while (signal := await heard.get()) != mark:
+                assert signal is not None
+                assert signal.happened is Happened.PEOPLE_CHANGED
+                people.update(signal.ids)
+        return people
+
+    def brings(number: int, address: str, *, verified: bool = True) -> Awaitable[User]:
+        return ports.users.sign_in("corp", str(number), address, "X", email_verified=verified)
+
+    people = [await brings(number, f"{number}@example.com") for number in range(4)]
+    ids = [user.id for user in people]
+
+    assert set() == await told(brings(0, "0@example.com"), brings(9, "9@example.com"))
+    assert {ids[0]} == await told(brings(0, "new@example.com"))
+    assert {ids[0], ids[1]} == await told(brings(1, "NEW@example.com"))
+    assert {ids[0]} == await told(brings(0, "other@example.com", verified=False))
+    assert set(ids) <= await told(*(brings(number, "dave@example.com") for number in range(8)))
 
 
 async def test_the_first_owner_shown_is_none_whose_address_is_unverified(ports: Ports) -> None:

@@ -1,12 +1,13 @@
 """The ports `Accounts`, `Challenges`, `Groups`, `Memberships` and `Audit`."""
 
+import asyncio
 from datetime import UTC, datetime, timedelta
 from uuid import uuid4
 
 import pytest
 
 from tests.contracts.conftest import Ports
-from tests.contracts.test_access_control import grant
+from tests.contracts.test_access_control import grant, holders
 from tmi.domain.errors import BadInput, Conflict, Forbidden, LastOwner, NotFound
 from tmi.domain.ids import AuditId, GroupId, UserId
 from tmi.domain.model import ADMINISTRATORS_GROUP, EVERYONE_GROUP, AuditEntry, Group, ThreatModel, User
@@ -125,11 +126,32 @@ async def test_an_address_that_an_administrator_calls_verified_has_one_holder(
 
     changed = await ports.accounts.change(alice.id, change, entry())
 
-    assert [alice.id] == list(await ports.users.holders("tmi", "bob@tmi.local"))
     assert changed.user.email_verified
     assert not (await ports.users.get(bob.id)).email_verified
     roles = [await ports.access.to_threat_model(user.id, model.id) for user in (alice, bob)]
     assert [Role.WRITER, None] == roles
+
+
+async def test_administrators_who_change_addresses_meanwhile_wait_for_nobody_in_a_circle(
+    ports: Ports,
+) -> None:
+    addresses = [f"{name}@example.com" for name in ("ann", "ben", "cat", "dan")]
+    users = [await ports.users.sign_in("corp", str(person), "x@example.com", "X") for person in range(4)]
+    for turn in range(9):
+        brought = [addresses[(person + turn) % 4] for person in range(4)]
+        await asyncio.gather(
+            *(
+                ports.accounts.change(user.id, AccountChange(email=address, email_verified=True), entry())
+                for user, address in zip(users, brought, strict=True)
+            ),
+            *(
+                ports.users.sign_in("corp", user.provider_id, address, "X", email_verified=True)
+                for user, address in zip(users, brought, strict=True)
+            ),
+        )
+
+        for user, address in zip(users, brought, strict=True):
+            assert [user.id] == await holders(ports, address, *users)
 
 
 async def test_a_reviewer_whose_account_goes_reviews_nothing(ports: Ports) -> None:

@@ -8,6 +8,8 @@ from uuid import uuid4
 import pytest
 
 from tests.contracts.conftest import Ports
+from tests.contracts.test_accounts import entry
+from tests.contracts.test_client_credentials import made
 from tmi.domain.errors import NotFound, Unauthenticated
 from tmi.domain.ids import SignInId, UserId
 from tmi.domain.model import AuthorizationCode, SignIn, SigningKey, User
@@ -108,6 +110,28 @@ async def test_of_replays_at_any_moment_none_leaves_a_sign_in_standing(ports: Po
         await asyncio.gather(started, ports.codes.redeem(code), return_exceptions=True)
 
     assert ([], 0) == await ports.sign_ins.of_user(alice.id, Page(10, 0))
+
+
+async def test_who_is_deleted_while_they_sign_in_is_refused(ports: Ports) -> None:
+    for n in range(8):
+        alice = await ports.user()
+        code, other = f"code {n}", f"other {n}"
+        await ports.codes.issue(code, code_for(alice), HOUR)
+        await ports.codes.redeem(code)
+        credential = await made(ports, alice, f"job {n}")
+        begun = [Begun(code=code), Begun(credential=credential.id)]
+
+        _, issued, *started = await asyncio.gather(
+            ports.accounts.delete(alice.id, entry()),
+            ports.codes.issue(other, code_for(alice), HOUR),
+            *(ports.sign_ins.start(alice.id, None, HOUR, one) for one in begun),
+            return_exceptions=True,
+        )
+
+        assert None is issued
+        assert Refused(Refusal.UNKNOWN) == await ports.codes.redeem(other)
+        for one in started:
+            assert isinstance(one, SignIn | Unauthenticated), one
 
 
 async def test_an_expired_and_an_unknown_code_are_worth_nothing(ports: Ports) -> None:

@@ -1,7 +1,9 @@
 """Webhooks outlive kill -9: what was committed is told by whoever starts next."""
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from pathlib import Path
+from typing import Any
 
 from tests.faults.conftest import OwnPostgres
 from tests.harness.endpoint import Call, Reply, agreeable, endpoint, until
@@ -30,10 +32,10 @@ async def test_a_change_is_told_though_the_service_is_killed_right_after_it(
         async with endpoint(answer) as hook, Rest(service.url) as rest:
             admin = await rest.sign_in(ADMINISTRATOR)
 
-            async def call(method: str, path: str, body: object = None) -> str:
+            async def call(method: str, path: str, body: object = None) -> Any:
                 made = await rest.http.request(method, path, json=body, headers=admin.headers)
                 assert made.is_success, made.text
-                return str(made.json()["id"])
+                return made.json()
 
             webhook = {
                 "name": "Ours",
@@ -41,11 +43,13 @@ async def test_a_change_is_told_though_the_service_is_killed_right_after_it(
                 "events": ["threat_model.created"],
                 "secret": "s" * 16,
             }
-            await call("POST", "/admin/webhooks/subscriptions", webhook)
-            await until(lambda: hook.calls, "challenge")
-            await asyncio.sleep(0.1)  # until its answer is stored
+            path = "/admin/webhooks/subscriptions"
+            made = await call("POST", path, webhook)
+            await eventually(
+                lambda: call("GET", f"{path}/{made['id']}"), lambda one: one["status"] == "active"
+            )
             is_stuck = True
-            models = [await call("POST", "/threat_models", {"name": f"Shop {n}"}) for n in range(CHANGES)]
+            shops = [await call("POST", "/threat_models", {"name": f"Shop {n}"}) for n in range(CHANGES)]
             await until(lambda: len(hook.deliveries) == AT_ONCE, "deliveries under way")
             service.kill()
             await until(lambda: not hook.busy, "end of the calls")
@@ -53,11 +57,17 @@ async def test_a_change_is_told_though_the_service_is_killed_right_after_it(
             hook.calls.clear()
             await asyncio.to_thread(service.start)
             await until(lambda: len(told(hook.deliveries)) == CHANGES, "delivery of all")
-            assert set(models) == told(hook.deliveries)
+            assert {shop["id"] for shop in shops} == told(hook.deliveries)
             figure = f'tmi_webhook_attempts_total{{outcome="delivered"}} {float(CHANGES)}'
-            await asyncio.sleep(0.1)  # until the last is settled
-            assert figure in (await rest.http.get("/metrics")).text
+            await eventually(lambda: rest.http.get("/metrics"), lambda answer: figure in answer.text)
             assert "a key of the deployment" not in service.output()
+
+
+async def eventually(ask: Callable[[], Awaitable[Any]], is_so: Callable[[Any], bool]) -> None:
+    """Ask until the answer is as it should be. Raises TimeoutError."""
+    async with asyncio.timeout(20):
+        while not is_so(await ask()):
+            await asyncio.sleep(0.02)
 
 
 def told(calls: list[Call]) -> set[str]:

@@ -211,6 +211,35 @@ async def test_damaged_files_are_refused_in_words_and_nothing_is_stored(house: H
         await house.export()
 
 
+async def test_a_file_is_cleaned_as_what_clients_write_is(house: House) -> None:
+    good = json.loads(await house.export(history=True))
+    threat, note, diagram = good["threats"][0], good["notes"][0], good["diagrams"][0]
+    unseen = "a\u202eb"
+    hostile: list[dict[str, Json]] = [
+        {"threat_model": {**good["threat_model"], "description": unseen}},
+        {"threat_model": {**good["threat_model"], "metadata": {"k": unseen}}},
+        {"threats": [{**threat, "fields": {**threat["fields"], "description": unseen}}]},
+        {"threats": [{**threat, "metadata": {"k": unseen}}]},
+        {"notes": [{**note, "content": unseen}]},
+        {"diagrams": [{**diagram, "name": unseen}]},
+        {"authorization": [{**good["authorization"][0], "display_name": unseen}]},
+    ]
+    await house.destroy()
+    for fields in hostile:
+        with pytest.raises(BadInput, match=r"U\+202E"):
+            await imported(house.archives, json.dumps({**good, **fields}).encode(), new_ids=False)
+    script = {
+        "threat_model": {**good["threat_model"], "name": "Shop<script>alert(1)</script>"},
+        "notes": [{**note, "content": "text <img src=x onerror=alert(1)> **bold**"}],
+        "threats": [{**threat, "fields": {**threat["fields"], "mitigation": "<script>x</script>care"}}],
+    }
+    await imported(house.archives, json.dumps({**good, **script}).encode(), new_ids=False)
+    found = await house.everything(house.model)
+    assert "Shop" == found["model"]["name"]
+    assert 'text <img src="x"> **bold**' == found["notes"][0]["content"]
+    assert "care" == found["threats"][0]["mitigation"]
+
+
 async def tmi(database_url: str, *arguments: str) -> tuple[int, str, str]:
     """The command, as an operator runs it."""
     process = await asyncio.create_subprocess_exec(

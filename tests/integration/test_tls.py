@@ -126,7 +126,7 @@ async def test_refusals_before_the_application_have_the_headers_of_all_others(se
             answer = await raw.answer()
             assert status == answer.status
             assert "max-age=60; includeSubDomains" == answer.headers["strict-transport-security"]
-            for name, value in headers.SECURITY.items():
+            for name, value in headers.ALWAYS.items():
                 assert value == answer.headers[name.lower()]
 
 
@@ -278,3 +278,20 @@ async def test_all_workers_follow_a_signal_to_their_parent(tmp_path: Path) -> No
         async with Rest(service.url, tls=deployment.tls) as rest:
             assert 200 == (await rest.http.get("/livez")).status_code
         assert 0 == service.stop()
+
+
+async def test_handshakes_of_one_address_are_bounded_and_given_back(tmp_path: Path) -> None:
+    server = Server(tmp_path)
+    limits = ListenerOptions(tls=server.certificate.for_next, handshake_timeout_s=0.3, per_address_max=1)
+    async with live_service(LiveOptions(sweep_s=3600), limits) as server.service:
+        with socket.create_connection(("127.0.0.1", server.service.port)):
+            await asyncio.sleep(0.1)
+            with pytest.raises((ConnectionError, ssl.SSLError)):
+                async with server.connected():
+                    pass
+            await asyncio.sleep(0.4)
+            async with server.connected() as raw:
+                raw.send(LIVEZ)
+                assert b"ok" == (await raw.answer()).body
+                assert 1 == len(server.service.listener.by_address)
+        assert 1 == server.service.live.sockets.refusals["connections_per_address"]

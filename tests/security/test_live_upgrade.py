@@ -3,10 +3,13 @@
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Mapping
+from ipaddress import ip_network
 
 import orjson
 import pytest
 
+from api.forwarding import TrustedProxies
+from api.headers import ALWAYS
 from api.live.options import LiveOptions
 from tests.harness.live_service import LiveService, live_service
 from tests.harness.raw_websocket import Answer, connected, upgrade_head, upgraded
@@ -224,7 +227,7 @@ MALFORMED_HEADS = {
     "too many headers": (b"GET /collab HTTP/1.1\r\n" + b"A: b\r\n" * 101 + b"\r\n", 400),
     "one header too large": (b"GET /livez HTTP/1.1\r\nA: " + b"x" * 5000 + b"\r\n\r\n", 431),
     "a head without an end": (b"GET /livez HTTP/1.1\r\n" + b"A: b\r\n" * 1000, 431),
-    "a target without an end": (b"GET /" + b"x" * 5000, 431),
+    "a target without an end": (b"GET /" + b"x" * 5000, 414),
 }
 
 
@@ -235,10 +238,34 @@ async def test_a_malformed_head_is_refused_without_a_traceback(
     head, status = MALFORMED_HEADS[name]
     async with connected(service.port) as raw:
         raw.send(head)
-        assert status == (await raw.answer()).status
+        answer = await raw.answer()
+        assert status == answer.status
+        assert {"error", "error_description"} == orjson.loads(answer.body).keys()
+        assert {name.lower(): value for name, value in ALWAYS.items()}.items() <= answer.headers.items()
         await raw.receive_end()
     assert [] == [record for record in caplog.records if record.exc_info]
     assert "livez" not in service.calls
+
+
+LATER_HEADS = {
+    "no HTTP": (b"hello\r\n\r\n", 400),
+    "a header that is none": (b"GET /livez HTTP/1.1\r\nHost x\r\n\r\n", 400),
+    "one header too large": (b"GET /livez HTTP/1.1\r\nHost: x\r\nA: " + b"x" * 9000, 431),
+}
+
+
+@pytest.mark.parametrize("name", LATER_HEADS)
+async def test_a_malformed_head_is_refused_alike_after_a_good_one(name: str, service: LiveService) -> None:
+    head, status = LATER_HEADS[name]
+    async with connected(service.port) as raw:
+        raw.send(b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert 200 == (await raw.answer()).status
+        raw.send(head)
+        answer = await raw.answer()
+        assert status == answer.status
+        assert {"error", "error_description"} == orjson.loads(answer.body).keys()
+        assert {name.lower(): value for name, value in ALWAYS.items()}.items() <= answer.headers.items()
+        await raw.receive_end()
 
 
 async def test_a_slow_head_gets_408_however_it_trickles(service: LiveService) -> None:
@@ -277,6 +304,49 @@ async def test_connections_of_rest_are_bounded() -> None:
         for raw, status in ((first, 200), (second, 503)):
             raw.send(b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n")
             assert status == (await raw.answer()).status
+
+
+async def test_connections_of_one_address_are_bounded_until_they_are_live_sockets_or_over() -> None:
+    livez = b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n"
+    async with live_service(listener_options=ListenerOptions(per_address_max=2)) as service:
+        by_address = service.listener.by_address
+        diagram = await service.diagram()
+        path = f"/collab/{diagram}?token={await service.token('alice', diagram)}"
+        async with upgraded(service.port, path), upgraded(service.port, path), upgraded(service.port, path):
+            assert 0 == len(by_address)
+            async with connected(service.port) as one, connected(service.port) as other:
+                one.send(livez)
+                assert 200 == (await one.answer()).status
+                other.send(livez[:10])
+                async with connected(service.port) as third:
+                    answer = await third.answer()
+                    assert (503, "2") == (answer.status, answer.headers["retry-after"])
+                other.send(livez[10:])
+                assert 200 == (await other.answer()).status
+        async with asyncio.timeout(5):
+            while len(by_address):
+                await asyncio.sleep(0.01)
+        for wrong in (b"nonsense\r\n\r\n", b"GET /collab HTTP/1.1\r\nUpgrade: websocket\r\n\r\n"):
+            async with connected(service.port) as raw:
+                raw.send(wrong)
+                assert 400 <= (await raw.answer()).status
+        async with asyncio.timeout(5):
+            while len(by_address):
+                await asyncio.sleep(0.01)
+        assert 1 == service.live.sockets.refusals["connections_per_address"]
+
+
+async def test_a_trusted_proxys_connections_are_not_bounded_by_its_address() -> None:
+    proxies = TrustedProxies((ip_network("127.0.0.0/8"),))
+    options = ListenerOptions(per_address_max=1, proxies=proxies)
+    async with (
+        live_service(listener_options=options) as service,
+        connected(service.port) as first,
+        connected(service.port) as second,
+    ):
+        for raw in (first, second):
+            raw.send(b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n")
+            assert 200 == (await raw.answer()).status
 
 
 async def test_a_client_that_leaves_during_the_checks_leaves_nothing_behind(service: LiveService) -> None:

@@ -4,7 +4,12 @@ Without a token nothing is given away: every operation that needs a sign-in answ
 the request, and an address that is none 404 or 405. With an administrator's token nothing breaks: no answer
 of 5xx, none that the document does not describe, no invalid request that is taken for a valid one.
 
-In CI both take about 20 s with a fixed seed; `make schemathesis` takes longer with seeds of its own.
+The stateful phase walks the links of the document (`api/links.py`): what it has created it reads, changes,
+deletes and restores. It is a run of its own, by examples: with a bound of time alone this version ends in an
+error of its own. Links that schemathesis would guess besides are 40 times as many, and are left out.
+
+In CI all take about 20 s with a fixed seed; `make schemathesis` takes longer, with all phases and seeds of
+its own.
 """
 
 import json
@@ -24,11 +29,13 @@ import pytest
 from tests.harness.rest import Rest
 from tests.harness.service import ADMINISTRATOR, Service
 
-SECONDS = int(os.environ.get("TMI_SCHEMATHESIS_S", "12"))
+SECONDS = int(os.environ.get("TMI_SCHEMATHESIS_S", "10"))
 """For each of the two; how long it may go on, not how long it takes."""
 SEED = os.environ.get("TMI_SCHEMATHESIS_SEED", "1")
 PHASES = os.environ.get("TMI_SCHEMATHESIS_PHASES", "fuzzing")
-"""A few examples of each operation are quick; the phases `coverage` and `stateful` are not."""
+"""A few examples of each operation are quick; the phase `coverage` is not."""
+WALKS = os.environ.get("TMI_SCHEMATHESIS_WALKS", "12")
+"""Examples of the stateful phase: walks from one operation to the next."""
 EXAMPLES = os.environ.get("TMI_SCHEMATHESIS_EXAMPLES", "1")
 
 NO_LIMITS = {
@@ -48,12 +55,12 @@ NOT_EXPRESSED = (
     "positive_data_acceptance",
     # `/admin/settings/reencrypt` is also a key of `/admin/settings/{key}`, so its Allow names both.
     "allow_header_conformance",
+    # `/threats/bulk` and the like are also ids of `/threats/{id}`, and no good ones: 400 rather than 405.
+    # Other methods are tried on every path in tests/unit/api/test_every_operation.py.
+    "unsupported_method",
     # A new diagram has no collaboration session, and a new group no member who is nobody: 404 is right.
     "ensure_resource_availability",
 )
-
-NOT_GENERATED = "updateThreatModelDiagram"
-"""Schemathesis makes no cells by their schema, and ends in an error of its own."""
 
 ENDS_THE_RUN = re.compile(
     r"deleteUserAccount|deleteAdminUser|updateUserAPIQuota|logout|revoke|drain"
@@ -80,18 +87,22 @@ def service(tmp_path: Path, database_url: str) -> Iterator[Service]:
         yield running
 
 
+FOR_A_TIME = ("--phases", PHASES, "--max-examples", EXAMPLES, "--max-time", str(SECONDS))
+BY_LINKS = ("--phases", "stateful", "--max-examples", WALKS)
+NO_GUESSES = "[phases.stateful.inference]\nalgorithms = []\n"
+
+
 def run(service: Service, folder: Path, *arguments: str) -> tuple[int, str, list[Sent]]:
     """Exit code, output and all requests."""
-    har = folder / "run.har"
-    command = [sys.executable, "-m", "schemathesis.cli", "run", f"{service.url}/openapi.json", "--no-color"]
-    command += ["--generation-database", "none", "--seed", SEED, "--max-examples", EXAMPLES]
-    command += ["--phases", PHASES, "--max-time", str(SECONDS), "--request-timeout", "10", "--no-shrink"]
-    command += ["--continue-on-failure", "--report-har-path", str(har)]
-    command += ["--exclude-checks", ",".join(NOT_EXPRESSED), "--exclude-operation-id", NOT_GENERATED]
+    har, config = folder / "run.har", folder / "schemathesis.toml"
+    config.write_text(NO_GUESSES)
+    command = [sys.executable, "-m", "schemathesis.cli", "--config-file", str(config), "run"]
+    command += [f"{service.url}/openapi.json", "--no-color", "--generation-database", "none", "--seed", SEED]
+    command += ["--request-timeout", "10", "--no-shrink", "--continue-on-failure"]
+    command += ["--report-har-path", str(har), "--exclude-checks", ",".join(NOT_EXPRESSED)]
     command += arguments
-    done = subprocess.run(
-        command, cwd=folder, capture_output=True, text=True, timeout=SECONDS + 90, check=False
-    )
+    patience = 90 + SECONDS + 2 * int(WALKS)
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=patience, check=False)
     assert har.exists(), done.stdout + done.stderr
     entries = json.loads(har.read_text())["log"]["entries"]
     return done.returncode, done.stdout + done.stderr, [sent_of(entry) for entry in entries]
@@ -122,7 +133,8 @@ def broken(sent: list[Sent]) -> set[Sent]:
 def test_without_a_token_only_public_operations_answer_anything_but_401_404_and_405(
     service: Service, tmp_path: Path
 ) -> None:
-    code, output, sent = run(service, tmp_path, "--checks", "not_a_server_error", "--mode", "positive")
+    only_errors = ("--checks", "not_a_server_error", "--mode", "positive")
+    code, output, sent = run(service, tmp_path, *FOR_A_TIME, *only_errors)
     listed = operations(service)
     public = [(method, path) for method, path, is_public, _ in listed if is_public]
     told = {
@@ -149,11 +161,11 @@ async def test_with_a_token_nothing_breaks_and_every_answer_is_as_documented(
     left_out = [name for _, _, _, name in operations(service) if ENDS_THE_RUN.search(name)]
     excluded = [argument for name in left_out for argument in ("--exclude-operation-id", name)]
 
-    code, output, sent = run(service, tmp_path, "-H", f"Authorization: Bearer {token}", *excluded)
-
-    assert set() == broken(sent), output
-    assert 0 == code, output
-    assert any(one.status == 201 for one in sent), "the run was too short to mean anything"
+    for how in (FOR_A_TIME, BY_LINKS):
+        code, output, sent = run(service, tmp_path, *how, "-H", f"Authorization: Bearer {token}", *excluded)
+        assert set() == broken(sent), output
+        assert 0 == code, output
+        assert any(one.status == 201 for one in sent), "the run was too short to mean anything"
     async with Rest(service.url) as rest:
         answer = await rest.http.get("/admin/users", headers={"Authorization": f"Bearer {token}"})
     assert 200 == answer.status_code, "the run has ended its own sign-in"

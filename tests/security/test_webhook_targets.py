@@ -98,20 +98,20 @@ def test_a_url_that_leads_somewhere_is_taken_apart(url: str, host: str, port: in
     assert (host, port, rest) == (target.host, target.port, target.rest)
 
 
-@pytest.mark.parametrize(
-    "url",
-    [
-        "http://hooks.example.org/", "https://127.0.0.1/", "https://localhost/", "https://169.254.169.254/",
-        "https://2130706433/", "https://hooks.example.org:22/", "https://user@hooks.example.org/",
-        "https://[::1]/", "javascript:alert(1)",
-    ],
+GIVEN = (
+    "http://hooks.example.org/", "https://127.0.0.1/", "https://localhost/", "https://169.254.169.254/",
+    "https://2130706433/", "https://hooks.example.org:22/", "https://user@hooks.example.org/",
+    "https://[::1]/", "javascript:alert(1)",
 )  # fmt: skip
-async def test_such_a_url_is_400_when_it_is_given(url: str) -> None:
+
+
+async def test_such_a_url_is_400_when_it_is_given() -> None:
     async with over_memory() as rest:
         admin = await rest.sign_in(ADMINISTRATOR)
         path = "/admin/webhooks/subscriptions"
-        answer = await rest.call("POST", path, admin, json_body=WEBHOOK | {"url": url})
-        assert (400, "invalid_input") == (answer.status, answer.json["error"])
+        for url in GIVEN:
+            answer = await rest.call("POST", path, admin, json_body=WEBHOOK | {"url": url})
+            assert (400, "invalid_input", url) == (answer.status, answer.json["error"], url)
         assert 0 == (await rest.call("GET", path, admin)).json["total"]
 
 

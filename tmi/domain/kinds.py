@@ -15,6 +15,7 @@ LINE = r"^[^\x00-\x1F]*$"
 TEXT = r"^[^\x00-\x08\x0B\x0C\x0E-\x1F]*$"
 PLAIN_NAME = r"^[^<>\"'&]*$"
 PLAIN_TEXT = r"^[^<>\x00-\x08\x0B\x0C\x0E-\x1F]*$"
+# Of URIs and IRIs (RFC 3987): so they have no `format: uri`, which the latter would break.
 ANY_URI = r"^[a-zA-Z][a-zA-Z0-9+.-]*://[^\s]*$"
 ISSUE_URI = (
     r"^$|^\s*https?:\/\/[a-zA-Z0-9]([a-zA-Z0-9-]{0,61}[a-zA-Z0-9])?"
@@ -35,7 +36,6 @@ class Text:
     is_markdown: bool = False
     is_stripped: bool = False
     """Space around it is taken off, and nothing is the same as no value."""
-    format: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,7 +188,7 @@ THREAT = Kind(
         Field("mitigated", Flag(), nullable=False, default=False),
         Field("status", Text(256)),
         Field("threat_type", Several(Text(256, 1), 20, unique=True), required=True, nullable=False),
-        Field("issue_uri", Text(1000, 0, ISSUE_URI, is_stripped=True, format="uri")),
+        Field("issue_uri", Text(1000, 0, ISSUE_URI, is_stripped=True)),
         Field("cwe_id", Several(Text(16, 5, r"^CWE-[0-9]+$"), 50, unique=True), nullable=False),
         Field("cvss", Several(_CVSS, 10), nullable=False),
         Field("ssvc", _SSVC),
@@ -228,7 +228,7 @@ DOCUMENT = Kind(
     "documents",
     (
         *_named(),
-        Field("uri", Text(1000, 1, ANY_URI, format="uri"), required=True, nullable=False),
+        Field("uri", Text(1000, 1, ANY_URI), required=True, nullable=False),
         *_SHOWN,
     ),
     has_version=True,
@@ -255,7 +255,7 @@ REPOSITORY = Kind(
         *_named(required=False),
         Field("type", Choice(("git", "svn", "mercurial", "other"))),
         Field("parameters", _SOURCE, nullable=False),
-        Field("uri", Text(1000, 1, ANY_URI, format="uri"), required=True, nullable=False),
+        Field("uri", Text(1000, 1, ANY_URI), required=True, nullable=False),
         *_SHOWN,
     ),
     has_version=False,

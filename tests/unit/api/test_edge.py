@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from api.edge import VERSION, without_version
+from api.edge import without_version
+from api.headers import VERSION
 from tests.rest import RestClient, over_memory
 
 

@@ -1,6 +1,7 @@
 """The room service: opening, durability, rights, idleness and draining, over the in-memory log."""
 
 import asyncio
+from dataclasses import replace
 from uuid import uuid4
 
 import pytest
@@ -149,6 +150,24 @@ async def test_who_joined_with_a_role_read_before_the_change_is_corrected(world:
     await world.rooms.access_changed([world.diagram])
     editor = await world.editor(world.other).join()
     await until(lambda: editor.closed is not None)
+
+
+@pytest.mark.parametrize(("asked_after_s", "is_read_again"), [(-1.0, True), (0.0, True), (1.0, False)])
+async def test_only_who_was_looked_up_before_the_change_was_heard_is_looked_up_again(
+    world: World, asked_after_s: float, is_read_again: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loop = asyncio.get_running_loop()
+    heard_at = loop.time()
+    monkeypatch.setattr(loop, "time", lambda: heard_at)
+    await world.grant(None)
+    await world.rooms.access_changed([world.diagram])
+    monkeypatch.undo()
+    editor = world.editor(world.other)
+    editor.member = replace(editor.member, as_of=heard_at + asked_after_s)
+    await editor.join()
+    for _ in range(20):
+        await asyncio.sleep(0)
+    assert (editor.closed is not None) is is_read_again
 
 
 async def test_sessions_behind_an_ended_sign_in_are_closed_4401(world: World) -> None:

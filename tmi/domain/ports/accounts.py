@@ -19,11 +19,10 @@ class Users(Protocol):
         """Find or create the user that a provider vouches for, and keep e-mail and name current.
 
         Only a verified address means somebody in authorization lists, and it means one: whoever else of the
-        provider had it verified has not any more, since addresses are given to new people.
+        provider had it verified has not any more, since addresses are given to new people. (Administrators
+        may say otherwise.) Who has another address or name by that, and who lost one, is signalled to every
+        node.
         """
-
-    async def holders(self, provider: str, email: str) -> Sequence[UserId]:
-        """Whom a verified address of a provider means: one, except where administrators say otherwise."""
 
     async def get(self, user: UserId) -> User:
         """Raises NotFound."""

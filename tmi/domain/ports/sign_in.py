@@ -26,7 +26,7 @@ class Codes(Protocol):
     """Authorization codes: each is good once and for a moment."""
 
     async def issue(self, code: str, grant: AuthorizationCode, ttl: timedelta) -> None:
-        """Remember a code."""
+        """Remember a code, unless the user is gone: then it is good for nothing."""
 
     async def redeem(self, code: str) -> AuthorizationCode | Refused:
         """Take a code out, once. One that comes back ends the sign-in that was begun with it."""

@@ -1,0 +1,44 @@
+"""Who wants in at the same moment is looked up together, each of them once."""
+
+import asyncio
+from collections.abc import Sequence
+from uuid import UUID, uuid4
+
+import pytest
+
+from api.live.admission import Admission
+from api.tokens import Tokens, new_signing_key
+from persistence.memory.access import MemoryAccessControl
+from persistence.memory.collaborations import MemoryTickets
+from persistence.memory.store import MemoryStore
+from tmi.domain.errors import Unauthenticated
+from tmi.domain.ids import DiagramId, SignInId, UserId
+from tmi.domain.ports import Entrant, Standing
+
+ONE, TWO = UserId(UUID(int=1)), UserId(UUID(int=2))
+
+
+class Counted(MemoryAccessControl):
+    """Keeps what it was asked for."""
+
+    def __init__(self, store: MemoryStore) -> None:
+        super().__init__(store)
+        self.asked: list[list[Entrant]] = []
+
+    async def standings(self, entrants: Sequence[Entrant]) -> Sequence[Standing]:
+        self.asked.append(list(entrants))
+        return await super().standings(entrants)
+
+
+@pytest.mark.parametrize("users", [(ONE,), (ONE, ONE, TWO, ONE)])
+async def test_each_is_asked_for_once_in_one_query(users: Sequence[UserId]) -> None:
+    store = MemoryStore()
+    access = Counted(store)
+    admission = Admission(Tokens([new_signing_key()], "http://tmi.test"), access, MemoryTickets(store))
+    sign_in, diagram = SignInId(uuid4()), DiagramId(uuid4())
+    answers = await asyncio.gather(
+        *(admission.member(user, sign_in, diagram) for user in users), return_exceptions=True
+    )
+    assert all(isinstance(answer, Unauthenticated) for answer in answers), answers
+    distinct = [Entrant(user, sign_in, diagram) for user in dict.fromkeys(users)]
+    assert [distinct] == access.asked
