@@ -31,7 +31,7 @@ from rooms.effects import (
 )
 from rooms.peer import Follower, Member, Peer
 from rooms.ticker import Ticker
-from tmi.domain.ids import UserId
+from tmi.domain.ids import SignInId, UserId
 from tmi.domain.roles import Role
 
 log = logging.getLogger(__name__)
@@ -47,7 +47,7 @@ RoomT = TypeVar("RoomT", bound=Audience)
 class Session:
     """One member's presence in one room: what a socket holds on to, whoever hosts the room."""
 
-    __slots__ = ("number", "peer", "runner")
+    __slots__ = ("has_edited", "number", "peer", "runner")
 
     def __init__(self, runner: "Runner[Any]", number: SessionNumber, peer: Peer) -> None:
         self.runner = runner
@@ -55,13 +55,18 @@ class Session:
         self.number = number
         """The room's number for it."""
         self.peer = peer
+        self.has_edited = False
+        """Since that was gathered last (`Runner.edited`)."""
 
     def receive(self, message: Message) -> None:
         """Hand a message to the room. A client's fault closes its peer with 4400; nothing is raised."""
+        if isinstance(message, Update):
+            self.has_edited = True
         self.runner.receive(self.number, message)
 
     def receive_update(self, update: bytes) -> None:
         """Hand over what an Update message carries; as `receive`, and cheaper."""
+        self.has_edited = True
         if not self.runner.room.hold(self.number, update):
             self.runner.receive(self.number, Update(update))
 
@@ -125,6 +130,16 @@ class Runner(Generic[RoomT]):
     def clients(self) -> Sequence[SessionNumber]:
         """The sessions of this node's own clients."""
         return [number for number, session in self._sessions.items() if session.peer.framing is not None]
+
+    def edited(self) -> set[SignInId]:
+        """The sign-ins of this node's clients that sent edits since this was asked last."""
+        found = [session for session in self._sessions.values() if session.has_edited]
+        if not found:
+            return set()
+        members = self.room.members
+        for session in found:
+            session.has_edited = False
+        return {members[session.number].sign_in for session in found if session.number in members}
 
     # --- from the sockets -----------------------------------------------------------------------
 

@@ -5,6 +5,7 @@ import contextlib
 import logging
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
+from datetime import timedelta
 from typing import Any
 from uuid import UUID
 
@@ -15,6 +16,7 @@ from rooms.expiry import Expiry
 from rooms.handing_over import HandingOver, Successors, best_successor
 from rooms.hosted import Hosted
 from rooms.hosting import Runner, Session
+from rooms.idling import Idling
 from rooms.journal import Journal
 from rooms.limits import RoomsLimits
 from rooms.memory import memory_of
@@ -41,6 +43,7 @@ from tmi.domain.ids import CollaborationId, DiagramId, Fence, NodeId, Seq, SignI
 from tmi.domain.model import Node
 from tmi.domain.ports import (
     AccessControl,
+    BrowserSessions,
     Coordinator,
     Signal,
     Signals,
@@ -144,6 +147,14 @@ class Rooms:
         watch = Expiry(terms, self._rights.sign_ins_here, self._rights.is_over)
         self._rights.on_newcomer = watch.watch
         return watch
+
+    def idling(self, store: BrowserSessions, idle: timedelta) -> Idling:
+        """Whoever runs it sees to it that no socket outlives a browser's session that nobody uses."""
+
+        def edited() -> set[SignInId]:
+            return {sign_in for runner in self._hosted.with_clients for sign_in in runner.edited()}
+
+        return Idling(store, idle, edited, self._rights.sign_ins_ended)
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator["Rooms"]:

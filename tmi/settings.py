@@ -283,7 +283,9 @@ class Settings(BaseSettings):
     browser_session_s: Seconds = 12 * 3600.0
     """How long a browser stays signed in by its cookie, however busy it is."""
     browser_idle_s: Seconds = 2 * 3600.0
-    """A browser that asks nothing over REST for so long has to sign in again."""
+    """A browser that asks nothing over REST and edits nothing for so long has to sign in again; its sockets
+    are closed 4401.
+    """
     client_credentials_for_all: bool = False
     """Let everybody make client credentials for programs, not administrators alone."""
     client_credentials_per_user_max: Annotated[int, Field(ge=0, le=1000)] = 20

@@ -1,6 +1,7 @@
 """Browsers' cookies in memory."""
 
-from datetime import timedelta
+from collections.abc import Sequence
+from datetime import datetime, timedelta
 
 from persistence.memory.store import MemoryStore
 from persistence.secrets import digest
@@ -30,3 +31,22 @@ class MemoryBrowserSessions:
             return None
         self._store.browser_sessions[digest(secret)] = (sign_in, self._store.clock() + idle)
         return Visitor(session.user, sign_in, session.expires_at)
+
+    async def edited(self, sign_ins: Sequence[SignInId], idle: timedelta, late: timedelta) -> None:
+        """Edits on sockets are uses of these sign-ins' sessions."""
+        self._store.visit()
+        now, sessions = self._store.clock(), self._store.browser_sessions
+        for secret, (sign_in, idle_until) in sessions.items():
+            if sign_in in sign_ins and idle_until > now - late:
+                sessions[secret] = (sign_in, now + idle)
+
+    async def end_idle(self, late: timedelta, at_most: int) -> Sequence[SignInId]:
+        """End sign-ins whose browser went unused for too long."""
+        self._store.visit()
+        used_until: dict[SignInId, datetime] = {}
+        for sign_in, idle_until in self._store.browser_sessions.values():
+            used_until[sign_in] = max(idle_until, used_until.get(sign_in, idle_until))
+        latest = self._store.clock() - late
+        idle = [key for key, until in used_until.items() if until <= latest and self._store.standing(key)]
+        ending = set(idle[:at_most])
+        return self._store.end_sessions(lambda key, _: key in ending)

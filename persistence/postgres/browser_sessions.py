@@ -1,5 +1,6 @@
 """Browsers' cookies on PostgreSQL."""
 
+from collections.abc import Sequence
 from datetime import timedelta
 
 from persistence.postgres.database import PostgresDatabase
@@ -17,6 +18,24 @@ WHERE b.secret_hash = $1 AND b.idle_until > now()
   AND s.id = b.sign_in_id AND s.ended_at IS NULL AND s.expires_at > now()
 RETURNING s.id, s.user_id, s.expires_at
 """
+
+EDITED = """
+UPDATE browser_sessions SET idle_until = now() + $2::interval WHERE secret_hash IN (
+    SELECT secret_hash FROM browser_sessions
+    WHERE sign_in_id = ANY($1::uuid[]) AND idle_until > now() - $3::interval FOR UPDATE SKIP LOCKED)
+"""
+"""Whoever has a row locked prolongs it as well, or deletes it."""
+
+END_IDLE = """
+UPDATE sign_ins SET ended_at = now() WHERE id IN (
+    SELECT s.id FROM browser_sessions b JOIN sign_ins s ON s.id = b.sign_in_id
+    WHERE b.idle_until <= now() - $1::interval AND s.ended_at IS NULL AND s.expires_at > now()
+      AND NOT EXISTS (
+        SELECT FROM browser_sessions o WHERE o.sign_in_id = s.id AND o.idle_until > now() - $1::interval)
+    LIMIT $2 FOR UPDATE OF s SKIP LOCKED)
+RETURNING id
+"""
+"""The row goes with the next purge."""
 
 
 class PostgresBrowserSessions:
@@ -36,3 +55,11 @@ class PostgresBrowserSessions:
             return None
         row = found[0]
         return Visitor(UserId(row["user_id"]), SignInId(row["id"]), row["expires_at"])
+
+    async def edited(self, sign_ins: Sequence[SignInId], idle: timedelta, late: timedelta) -> None:
+        """Edits on sockets are uses of these sign-ins' sessions."""
+        await self._database.fetch(EDITED, list(sign_ins), idle, late)
+
+    async def end_idle(self, late: timedelta, at_most: int) -> Sequence[SignInId]:
+        """End sign-ins whose browser went unused for too long."""
+        return [SignInId(row["id"]) for row in await self._database.fetch(END_IDLE, late, at_most)]

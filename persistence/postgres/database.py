@@ -296,7 +296,11 @@ WITH codes AS (
     RETURNING 1
 ), browsers AS (
     DELETE FROM browser_sessions WHERE secret_hash IN (
-        SELECT secret_hash FROM browser_sessions WHERE idle_until < now() LIMIT $1 FOR UPDATE SKIP LOCKED)
+        SELECT secret_hash FROM browser_sessions b
+        WHERE idle_until < now() AND NOT EXISTS (
+            SELECT FROM sign_ins s
+            WHERE s.id = b.sign_in_id AND s.ended_at IS NULL AND s.expires_at > now())
+        LIMIT $1 FOR UPDATE SKIP LOCKED)
     RETURNING 1
 ), tickets AS (
     DELETE FROM tickets WHERE ticket_hash IN (
@@ -319,7 +323,8 @@ SELECT (SELECT count(*) FROM codes) + (SELECT count(*) FROM tokens) + (SELECT co
        + (SELECT count(*) FROM used) + (SELECT count(*) FROM keys) + (SELECT count(*) FROM browsers) AS purged
 """
 """A sign-in goes after the last of its tokens, so that one batch never cascades into thousands. A used token
-stays while its sign-in stands: whoever has a copy may wait before they use it.
+stays while its sign-in stands: whoever has a copy may wait before they use it. A browser's session stays
+until its sign-in has ended, which `BrowserSessions.end_idle` sees to.
 """
 
 

@@ -283,3 +283,13 @@ async def test_what_expired_is_purged_in_batches_and_the_rest_stays(database: Po
     assert max(purged) <= 4
     assert 0 == purged[-1]
     assert standing == await sign_ins.get(standing.id)
+
+
+async def test_an_idle_browser_is_purged_after_its_sign_in_and_not_before(database: PostgresDatabase) -> None:
+    ports = postgres_ports(database)
+    sign_in = await ports.sign_ins.start((await ports.user()).id, None, timedelta(hours=1))
+    await ports.browser_sessions.begin("secret", sign_in.id, timedelta(seconds=-10))
+
+    assert 0 == await database.purge_expired()
+    assert [sign_in.id] == list(await ports.browser_sessions.end_idle(timedelta(0), 10))
+    assert 1 == await database.purge_expired()

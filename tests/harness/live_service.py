@@ -114,6 +114,7 @@ async def live_service(
     collab_ttl: timedelta = timedelta(minutes=10),
     rooms_limits: RoomsLimits | None = None,
     access_over: Callable[[MemoryStore], AccessControl] = MemoryAccessControl,
+    browser_idle: timedelta = timedelta(hours=1),
 ) -> AsyncIterator[LiveService]:
     """Run the service on a free port; it is drained at the end."""
     store = MemoryStore()
@@ -121,7 +122,7 @@ async def live_service(
     access = access_over(store)
     tokens = Tokens([new_signing_key()], "http://tmi.test", collab_ttl=collab_ttl)
     rooms = Rooms(log, LocalCoordinator(log, "test"), access, rooms_limits)
-    cookies = SessionCookies(MemoryBrowserSessions(store), timedelta(hours=1))
+    cookies = SessionCookies(MemoryBrowserSessions(store), browser_idle)
     live = LiveEndpoint(rooms, tokens, access, MemoryTickets(store), live_options, cookies=cookies)
     calls: list[str] = []
     async with rooms.running():

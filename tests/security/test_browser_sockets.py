@@ -1,14 +1,17 @@
 """Live sockets that a page opens by its session cookie: from pages of ours alone."""
 
+import asyncio
 from collections.abc import AsyncIterator, Mapping
+from datetime import timedelta
 
 import pytest
 
 from api.live.options import LiveOptions
 from crdt import y_websocket
+from persistence.memory.browser_sessions import MemoryBrowserSessions
 from rooms import closing
-from tests.harness.live_service import LiveService, live_service
-from tests.harness.raw_websocket import Answer, connected, upgrade_head, upgraded
+from tests.harness.live_service import LiveService, an_update, live_service
+from tests.harness.raw_websocket import CLOSE, Answer, RawWebSocket, connected, upgrade_head, upgraded
 from tmi.domain.ids import DiagramId
 from tmi.domain.roles import Role
 
@@ -142,3 +145,67 @@ async def test_its_sockets_close_with_the_sign_in(service: LiveService) -> None:
         service.store.sign_ins[sign_in].ended = True
         await service.rooms.sign_in_ended(sign_in)
         assert closing.SIGN_IN_ENDED == (await raw.receive_close()).close_code
+
+
+IDLE = timedelta(seconds=0.4)
+AWARENESS = y_websocket.awareness(b"\1\5\1\4null")
+
+
+@pytest.fixture
+async def forgetful() -> AsyncIterator[LiveService]:
+    """A service whose browsers are signed out after a moment without use."""
+    options = LiveOptions(sweep_s=3600, dev=True)
+    async with (
+        live_service(options, browser_idle=IDLE) as running,
+        running.rooms.idling(MemoryBrowserSessions(running.store), IDLE).running(),
+    ):
+        yield running
+
+
+async def again_and_again(raw: RawWebSocket, *messages: bytes) -> None:
+    while not raw.writer.is_closing():
+        for message in messages:
+            raw.send_binary(message)
+        await asyncio.sleep(0.02)
+
+
+async def signed_out(raw: RawWebSocket, key: bytes) -> bool:
+    """Wait for the end: of the socket, or with a key of the document on it."""
+    while (received := await raw.receive()).opcode != CLOSE:
+        if key and received.payload.startswith(key + b"\2\1"):
+            return True
+    return not key and closing.SIGN_IN_ENDED == received.close_code
+
+
+@pytest.mark.parametrize("is_hocuspocus", [False, True])
+async def test_a_socket_is_closed_when_nobody_uses_its_browser(
+    forgetful: LiveService, is_hocuspocus: bool
+) -> None:
+    """Edits are use; cursors and syncs, which pages send by themselves, are not. Programs are not asked."""
+    service = forgetful
+    diagram = await service.diagram(bob=Role.WRITER, eve=Role.WRITER)
+    alice, bob = [{**OURS, "Cookie": f"{COOKIE}={await service.cookie(name)}"} for name in ("alice", "bob")]
+    key = bytes([36]) + str(diagram).encode() if is_hocuspocus else b""
+    path = "/collab" if is_hocuspocus else f"/collab/{diagram}"
+    by_token = f"/collab/{diagram}?token={await service.token('eve')}"
+    async with (
+        asyncio.timeout(5),
+        upgraded(service.port, path, alice) as watching,
+        upgraded(service.port, path, bob) as editing,
+        upgraded(service.port, by_token) as program,
+    ):
+        for raw in (watching, editing):
+            if is_hocuspocus:
+                raw.send_binary(key + b"\x02\x00\x00")
+                assert (await raw.receive_binary()).startswith(key + b"\x02\x02")
+        by_itself = y_websocket.sync_step1(b"\0"), y_websocket.sync_step2(b"\0\0"), AWARENESS
+        watches = asyncio.create_task(again_and_again(watching, *(key + one for one in by_itself)))
+        edits = asyncio.create_task(again_and_again(editing, key + y_websocket.update(an_update("k"))))
+        assert await signed_out(watching, key)
+        watches.cancel()
+        assert forgetful.store.standing(service.people["bob"].sign_in), "who edits is not idle"
+
+        edits.cancel()
+        assert await signed_out(editing, key)
+        program.send_binary(y_websocket.sync_step1(b"\0"))
+        assert (await program.receive_binary())[:1] == b"\0", "it is still served"

@@ -125,9 +125,9 @@ async def build(
         await stack.enter_async_context(_signals(database, rooms, sessions, key_ring))
         await stack.enter_async_context(rooms.expiry(PostgresSignInTerms(database)).running())
         tickets = PostgresTickets(database)
-        cookies = SessionCookies(
-            PostgresBrowserSessions(database), timedelta(seconds=settings.browser_idle_s)
-        )
+        browsers, idle = PostgresBrowserSessions(database), timedelta(seconds=settings.browser_idle_s)
+        await stack.enter_async_context(rooms.idling(browsers, idle).running())
+        cookies = SessionCookies(browsers, idle)
         live = LiveEndpoint(
             rooms, tokens, access, tickets, live_options(settings), configuration.connections_of, cookies
         )

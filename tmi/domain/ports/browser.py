@@ -1,5 +1,6 @@
 """Sessions that a browser keeps as a cookie."""
 
+from collections.abc import Sequence
 from datetime import timedelta
 from typing import Protocol
 
@@ -16,4 +17,14 @@ class BrowserSessions(Protocol):
     async def use(self, secret: str, idle: timedelta) -> Visitor | None:
         """Whose a secret is, which counts as a use. None if unknown, unused for too long, or if its sign-in
         has ended or expired.
+        """
+
+    async def edited(self, sign_ins: Sequence[SignInId], idle: timedelta, late: timedelta) -> None:
+        """Edits on sockets are uses of these sign-ins' sessions, also of one that went unused for too long by
+        less than `late`. Sign-ins that no browser has are passed over.
+        """
+
+    async def end_idle(self, late: timedelta, at_most: int) -> Sequence[SignInId]:
+        """End sign-ins whose browser went unused for too long by `late` or more, and return those: nobody
+        else ends them as well.
         """
