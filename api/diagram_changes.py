@@ -87,16 +87,20 @@ def _rolled_back(diagram: Diagram, shown: Shown, past: Mapping[str, Json]) -> Wa
     metadata = diagram.metadata
     if "metadata" in past:
         metadata = {entry["key"]: entry["value"] for entry in past["metadata"]}
+    cells = past.get("cells", shown.cells)
     fields = DiagramFields(
         past.get("name", diagram.name),
         past.get("description", diagram.description),
-        diagram.image,
+        # No trail keeps pictures. One of other cells would mislead; editors make a new one.
+        diagram.image if cells == shown.cells else None,
         past.get("include_in_report", diagram.include_in_report),
         past.get("timmy_enabled", diagram.timmy_enabled),
         metadata,
     )
-    meta = {key: value for key, value in past.get("meta", {}).items() if shown.meta.get(key) != value}
-    return Wanted(fields, past.get("cells", shown.cells), meta)
+    then = past.get("meta", shown.meta)
+    keys = then.keys() | shown.meta.keys()
+    meta = {key: then.get(key) for key in keys if shown.meta.get(key) != then.get(key)}
+    return Wanted(fields, cells, meta)
 
 
 def _document(diagram: Diagram, shown: Shown) -> dict[str, Json]:

@@ -44,10 +44,17 @@ _ATTRIBUTES = {**nh3.ALLOWED_ATTRIBUTES, **{tag: names | _PAINT for tag, names i
 _SCHEMES = {"http", "https", "mailto"}
 
 _UNSEEN = re.compile(
-    "[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u061c\u180e\u200b\u2028\u2029\u202a-\u202e\u2060-\u206f\ufeff"
-    "\ufff9-\ufffb\ufdd0-\ufdef\ufffe\uffff\ud800-\udfff\U000e0000-\U000e0001]"
+    "[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180e\u200b\u200e\u200f"
+    "\u2028\u2029\u202a-\u202e\u2060-\u206f\u3164\ufeff\uffa0\ufff9-\ufffb\ufdd0-\ufdef\ufffe\uffff"
+    "\ud800-\udfff\U000e0000-\U000e007f]"
 )
-"""Noncharacters are among them: two of those mark places below."""
+"""Noncharacters are among them: two of those mark places below. Joiners (U+200C, U+200D) and variation
+selectors are not, since scripts and emoji need them.
+"""
+_FLAG = re.compile("\U0001f3f4[\U000e0020-\U000e007e]{1,6}\U000e007f")
+"""A flag of a part of a country, all that tag characters are good for (Unicode TS 51, annex C)."""
+_BLANK = re.compile("[\\s\u200c\u200d\u2800\ufe00-\ufe0f\U000e0100-\U000e01ef]+")
+"""What shows nothing by itself."""
 
 _VALUE = r"""\s*=\s*(?:[^\s"'=<>`]+|'[^']*'|"[^"]*")"""
 _TAG = rf"</?[A-Za-z][A-Za-z0-9-]*(?:\s+[A-Za-z_:][\w:.-]*(?:{_VALUE})?)*\s*/?>"
@@ -70,7 +77,7 @@ _MOST_INDENTED = 3
 
 def checked(text: str) -> str:
     """The text itself. Raises ValueError for a character that is not seen and changes what is."""
-    found = _UNSEEN.search(text)
+    found = _UNSEEN.search(_FLAG.sub("", text) if "\U0001f3f4" in text else text)
     if found is not None:
         raise ValueError(f"it holds the character U+{ord(found[0]):04X}, which is not seen")
     return text
@@ -90,8 +97,8 @@ def plain(text: str) -> str:
 
 
 def not_empty(text: str) -> str:
-    """The text itself. Raises ValueError for nothing but space."""
-    if not text.strip():
+    """The text itself. Raises ValueError for nothing that is seen."""
+    if _BLANK.fullmatch(text) or not text:
         raise ValueError("nothing is left of it without its HTML and space")
     return text
 

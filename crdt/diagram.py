@@ -121,18 +121,22 @@ def _edits_of_cells(document: Document, cells: Sequence[Json]) -> "list[Edit]":
 
 
 def reconcile_meta(document: Document, entries: Mapping[str, Json]) -> bytes | None:
-    """Set these entries of `meta` and leave the others; returns the update or None. Raises BadInput."""
+    """Set these entries of `meta`, take out those that are None here, and leave the others; returns the
+    update or None. Raises BadInput.
+    """
     edits = _edits_of_meta(document, entries)
     return document.transact(lambda doc: _perform(doc.get(META, type=Map), edits)) if edits else None
 
 
 def _edits_of_meta(document: Document, entries: Mapping[str, Json]) -> "list[Edit]":
     held = read_meta(document)
-    return [
-        Put((key,), storable(value))
-        for key, value in tidy(dict(entries)).items()
-        if key not in held or not same(held[key], value)
-    ]
+    edits: list[Edit] = []
+    for key, value in tidy(dict(entries)).items():
+        if value is None:
+            edits += [Remove((key,))] if key in held else []
+        elif key not in held or not same(held[key], value):
+            edits.append(Put((key,), storable(value)))
+    return edits
 
 
 # --- edits ----------------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ from persistence.memory.store import AccountRow, MemoryStore
 from persistence.memory.users import lose_address
 from persistence.secrets import digest
 from tmi.domain.errors import BadInput, NotFound
-from tmi.domain.events import Event
+from tmi.domain.events import HANDED_OVER, LEFT, Event
 from tmi.domain.ids import DiagramId, ThreatModelId, UserId
 from tmi.domain.model import ADMINISTRATORS_GROUP, Account, AuditEntry, User
 from tmi.domain.ports import AccountChange, AccountFilter, Page
@@ -70,6 +70,7 @@ class MemoryAccounts:
         """Delete an account, and the threat models that have no owner left. Raises NotFound."""
         self._store.visit()
         present, gone = self._user(user), []
+        changed: set[ThreatModelId] = set()
         told: list[Event] = []
         for model in list(self._store.threat_models.values()):
             kept = tuple(grant for grant in model.grants if not self._names(grant, present))
@@ -77,6 +78,7 @@ class MemoryAccounts:
                 continue
             if any(grant.role is Role.OWNER for grant in kept):
                 self._put(model.id, kept)
+                changed.add(model.id)
                 continue
             gone += [diagram.id for diagram in self._store.diagrams_of(model.id)]
             self._store.remove_model(model.id)
@@ -88,9 +90,12 @@ class MemoryAccounts:
                 present.provider_id,
             ):
                 self._store.threat_models[model.id] = replace(model, security_reviewer=None)
+                if model.id not in changed:
+                    self._put(model.id, model.grants)
+                    changed.add(model.id)
         self._store.remove_user(user)
         self._store.write_audit(entry)
-        write(self._store, *told)
+        write(self._store, *told, *self._told(entry, sorted(changed), LEFT))
         return gone
 
     async def transfer(
@@ -114,7 +119,11 @@ class MemoryAccounts:
                 self._store.charged_to[model.id] = target
             moved.append(model.id)
         self._store.write_audit(entry)
+        write(self._store, *self._told(entry, moved, HANDED_OVER))
         return moved
+
+    def _told(self, entry: AuditEntry, models: Sequence[ThreatModelId], summary: str) -> list[Event]:
+        return [Event.of_people(entry, self._store.threat_models[model], summary) for model in models]
 
     def _handed_over(self, grant: Grant, before: User, after: User) -> Grant:
         if self._names(grant, after):

@@ -13,10 +13,11 @@ from persistence.postgres.audit import write
 from persistence.postgres.database import PooledConnection, PostgresDatabase, Record
 from persistence.postgres.diagrams import delete_diagrams
 from persistence.postgres.quotas import lock_usage, transfer_charge
+from persistence.postgres.threat_models import get_all
 from persistence.postgres.users import alone_with_address, take_address
 from persistence.secrets import digest
 from tmi.domain.errors import BadInput, NotFound
-from tmi.domain.events import Event
+from tmi.domain.events import HANDED_OVER, LEFT, Event
 from tmi.domain.ids import DiagramId, ThreatModelId, UserId
 from tmi.domain.model import ADMINISTRATORS_GROUP, Account, AuditEntry
 from tmi.domain.ports import AccountChange, AccountFilter, Page
@@ -110,6 +111,8 @@ DIAGRAMS = "SELECT id FROM diagrams WHERE threat_model_id = ANY($1::uuid[]) ORDE
 TOUCH = """
 UPDATE threat_models SET version = version + 1, modified_at = clock_timestamp() WHERE id = ANY($1::uuid[])
 """
+
+REVIEWED = f"SELECT t.id FROM threat_models t WHERE t.id = ANY($2::uuid[]) AND {REVIEWS}"
 
 LEAVE = f"""
 UPDATE threat_models t
@@ -212,6 +215,7 @@ class PostgresAccounts:
             if await connection.fetchval(LOCK_USER, user) is None:
                 raise NotFound("There is no such user.")
             concerned = _ids(await connection.fetch(CONCERNED, user))
+            reviewed = _ids(await connection.fetch(REVIEWED, user, concerned))
             named = _ids(await connection.fetch(UNNAME, user, concerned))
             orphans = _ids(await connection.fetch(ORPHANS, named))
             gone = [DiagramId(key) for key in _ids(await connection.fetch(DIAGRAMS, orphans))]
@@ -221,9 +225,11 @@ class PostgresAccounts:
                 Event.of_lost_model(entry, ThreatModelId(row["id"]), row["version"])
                 for row in await connection.fetch(DELETE_MODELS, orphans)
             ]
-            await connection.execute(LEAVE, user, concerned, named)
+            changed = sorted({*named, *reviewed} - {*orphans})
+            await connection.execute(LEAVE, user, concerned, changed)
             await connection.execute("DELETE FROM users WHERE id = $1", user)
             await write(connection, entry)
+            told += await _told(connection, entry, changed, LEFT)
             await events.write(connection, *told)
         return gone
 
@@ -243,6 +249,7 @@ class PostgresAccounts:
             charged = await transfer_charge(connection, source, target, models) if with_charge else []
             await connection.execute(TOUCH, [model for model in models if model not in charged])
             await write(connection, entry)
+            await events.write(connection, *await _told(connection, entry, models, HANDED_OVER))
         return [ThreatModelId(model) for model in models]
 
 
@@ -260,6 +267,12 @@ class PostgresChallenges:
         """Take it out, once: False if it is another one, or past its time."""
         found = await self._database.fetch(MEET, user, digest(challenge))
         return bool(found) and bool(found[0]["valid"])
+
+
+async def _told(
+    connection: PooledConnection, entry: AuditEntry, models: Sequence[UUID], summary: str
+) -> list[Event]:
+    return [Event.of_people(entry, model, summary) for model in await get_all(connection, models)]
 
 
 async def _get(connection: PooledConnection, user: UserId) -> Account:

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from typing import Any
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import asyncpg
 import orjson
@@ -149,7 +149,9 @@ ALL_GRANTS = """(
                   ORDER BY g.position)
            FROM grants g WHERE g.threat_model_id = t.id)"""
 
-MODEL = f"SELECT {COLUMNS.format(grants=ALL_GRANTS + '::text')} FROM threat_models t WHERE t.id = $1"
+_WHOLE = f"SELECT {COLUMNS.format(grants=ALL_GRANTS + '::text')} FROM threat_models t"
+MODEL = f"{_WHOLE} WHERE t.id = $1"
+MODELS = f"{_WHOLE} WHERE t.id = ANY($1::uuid[]) ORDER BY t.id"
 
 LIST = f"""{{which}}
 SELECT counted.total, m.*
@@ -341,6 +343,11 @@ async def get(connection: PooledConnection, model: ThreatModelId) -> ThreatModel
     if found is None:
         raise NotFound("There is no such threat model.")
     return _summary(found).model
+
+
+async def get_all(connection: PooledConnection, models: Sequence[UUID]) -> Sequence[ThreatModel]:
+    """Those of `models` that there are, deleted or not, in one statement."""
+    return [_summary(row).model for row in await connection.fetch(MODELS, models)]
 
 
 def _summary(row: Record) -> ThreatModelSummary:

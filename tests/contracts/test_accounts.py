@@ -9,6 +9,7 @@ import pytest
 from tests.contracts.conftest import Ports
 from tests.contracts.test_access_control import grant, holders
 from tmi.domain.errors import BadInput, Conflict, Forbidden, LastOwner, NotFound
+from tmi.domain.events import HANDED_OVER, LEFT, ChangeType, Event, ObjectType
 from tmi.domain.ids import AuditId, GroupId, UserId
 from tmi.domain.model import ADMINISTRATORS_GROUP, EVERYONE_GROUP, AuditEntry, Group, ThreatModel, User
 from tmi.domain.ports import (
@@ -165,8 +166,41 @@ async def test_a_reviewer_whose_account_goes_reviews_nothing(ports: Ports) -> No
 
     await ports.accounts.delete(bob.id, entry())
 
-    reviewed = [(await ports.threat_models.get(model.id)).security_reviewer for model in models]
+    after = [await ports.threat_models.get(model.id) for model in models]
+    assert [1, 0] == [now.version - before.version for now, before in zip(after, models, strict=True)]
+    reviewed = [model.security_reviewer for model in after]
     assert [None, carol.provider_id] == [one and one.provider_id for one in reviewed]
+
+
+async def newest(ports: Ports, model: ThreatModel) -> Event:
+    """The last event of a threat model itself, with its state."""
+    found, _ = await ports.trail.of_object(model.id, ObjectType.THREAT_MODEL, model.id, Page(1, 0))
+    return (await ports.trail.get(found[0].event.id)).event
+
+
+async def test_trails_tell_of_transfers_and_of_accounts_that_go(ports: Ports) -> None:
+    alice, bob, carol = [await ports.user(name) for name in ("alice", "bob", "carol")]
+    model = await ports.model(alice, grant("user", "tmi", "bob@tmi.local", Role.READER))
+    other = await ports.model(bob)
+
+    made = entry("transfer")
+    await ports.accounts.transfer(alice.id, carol.id, made)
+    after = await ports.threat_models.get(model.id)
+    told = await newest(ports, model)
+    assert (ChangeType.UPDATED, HANDED_OVER, after.version) == (told.change, told.summary, told.version)
+    assert (made.email, made.actor) == (told.actor.email, told.actor.user)
+    assert told.state is not None
+    roles = {grant["provider_id"]: grant["role"] for grant in told.state["authorization"]}
+    assert {"alice@tmi.local": "writer", "bob@tmi.local": "reader", "carol@tmi.local": "owner"} == roles
+    assert ChangeType.CREATED is (await newest(ports, other)).change
+
+    await ports.accounts.delete(alice.id, entry("gone"))
+    after = await ports.threat_models.get(model.id)
+    told = await newest(ports, model)
+    assert (ChangeType.UPDATED, LEFT, after.version) == (told.change, told.summary, told.version)
+    assert told.state is not None
+    left = sorted(grant["provider_id"] for grant in told.state["authorization"])
+    assert ["bob@tmi.local", "carol@tmi.local"] == left
 
 
 async def test_what_an_unverified_address_owns_is_neither_counted_nor_handed_over_nor_deleted(

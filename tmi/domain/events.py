@@ -85,6 +85,10 @@ class Deed:
     """What else webhooks call it: a change of metadata is one of its object, too."""
 
 
+LEFT = "authorization: an account is gone"
+HANDED_OVER = "authorization: another owner"
+"""What the trails of threat models say of what is done to accounts."""
+
 PATCHED_BY_SYSTEM = Deed(SYSTEM, ChangeType.PATCHED)
 
 
@@ -151,6 +155,12 @@ class Event:
         deed = Deed(actor, ChangeType.DELETED, "with the account of its last owner")
         event = cls.of(deed, model, ObjectType.THREAT_MODEL, model, version, {})
         return replace(event, state=None)
+
+    @classmethod
+    def of_people(cls, entry: AuditEntry, model: ThreatModel, summary: str) -> Self:
+        """The event of a threat model whose people change by what is done to accounts, as `entry` tells."""
+        actor = Actor(entry.actor, entry.provider, entry.provider_id, entry.email, entry.name)
+        return cls.of_model(Deed(actor, ChangeType.UPDATED, summary), model)
 
     @classmethod
     def of_diagram(

@@ -141,6 +141,33 @@ async def test_a_diagram_is_rolled_back_by_an_edit_of_the_live_document(
     assert ["created", "updated", "updated", *["rolled_back"] * 3] == changes
 
 
+async def test_a_rollback_takes_out_colors_that_were_not_there_and_pictures_of_other_cells(
+    rest: RestClient,
+) -> None:
+    alice = await rest.sign_in("alice")
+    model = (await rest.create_model(alice))["id"]
+    diagram = (await rest.create_diagram(alice, model))["id"]
+    path = f"/threat_models/{model}/diagrams/{diagram}"
+    colors = [{"position": 1, "color": "#aabbcc"}]
+    body = {"name": "One", "type": "DFD-1.0.0", "cells": [node(1, "a")], "color_palette": colors}
+    picture = {"svg": "PHN2Zz4="}
+    assert 200 == (await rest.call("PUT", path, alice, json_body={**body, "image": picture})).status
+    renamed = {"op": "replace", "path": "/name", "value": "Two"}
+    patch = "application/json-patch+json"
+    answer = await rest.call("PATCH", path, alice, json_body=[renamed], content_type=patch)
+    assert 200 == answer.status, answer.data
+    created, one, _ = await trail(rest, alice, path)
+
+    await roll_back(rest, alice, model, one)  # the same cells: the picture shows them
+    now = (await rest.call("GET", path, alice)).json
+    assert ("One", colors, picture["svg"]) == (now["name"], now["color_palette"], now["image"]["svg"])
+    await roll_back(rest, alice, model, created)
+    now = (await rest.call("GET", path, alice)).json
+    assert ([], None, None) == (now["cells"], now.get("color_palette"), now.get("image"))
+    await roll_back(rest, alice, model, one)
+    assert colors == (await rest.call("GET", path, alice)).json["color_palette"]
+
+
 async def test_an_entry_whose_state_is_past_its_retention_is_gone(
     rest: RestClient, store: MemoryStore
 ) -> None:

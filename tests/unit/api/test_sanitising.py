@@ -16,13 +16,20 @@ DANGEROUS = {"script", "style", "iframe", "object", "embed", "form", "pre", "tem
 @pytest.mark.parametrize(
     "character",
     ["\x00", "\x07", "\x1b", "\x7f", "\x85", "\u200b", "\u2028", "\u202a", "\u202e", "\u2066", "\u2069",
-     "\u2060", "\ufeff", "\ufff9", "\ufdd0", "\uffff", "\U000e0001"],
+     "\u2060", "\ufeff", "\ufff9", "\ufdd0", "\uffff", "\U000e0001", "\u00ad", "\u034f", "\u115f",
+     "\u200e", "\u200f", "\u3164", "\uffa0", "\U000e0041", "\U000e007f"],
     ids=lambda character: f"U+{ord(character):04X}",
 )  # fmt: skip
 def test_a_character_that_is_not_seen_is_refused_by_name(character: str) -> None:
     for check in (sanitising.checked, sanitising.plain, sanitising.markdown):
         with pytest.raises(ValueError, match=re.escape(f"U+{ord(character):04X}")):
             check(f"pay{character}load")
+
+
+@pytest.mark.parametrize("text", ["", " ", "\u200d", "\u200c \u2800", "\ufe0f\n", "\U000e0100"])
+def test_a_name_of_which_nothing_is_seen_is_none(text: str) -> None:
+    with pytest.raises(ValueError, match="nothing is left"):
+        sanitising.not_empty(text)
 
 
 @pytest.mark.parametrize(
