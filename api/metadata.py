@@ -13,7 +13,7 @@ from api.deeds import deed
 from api.documented import operation
 from tmi.domain.children import Entity, listed
 from tmi.domain.errors import BadInput, Conflict, NotFound
-from tmi.domain.events import ChangeType
+from tmi.domain.events import ChangeType, Deed
 from tmi.domain.ids import ChildId
 from tmi.domain.kinds import DIAGRAM_KIND, KINDS
 from tmi.domain.roles import Action
@@ -179,8 +179,16 @@ async def _change(entity: Entity, make: Callable[[Values], Values], told: str = 
             raise BadInput(f"there would be more than {schemas.MAX_METADATA} keys")
         return after
 
-    work = services().metadata.change(entity, bounded, replace(deed(ChangeType.PATCHED), also=told))
-    return await context().to_the_end(work)
+    done = replace(deed(ChangeType.PATCHED), also=told)
+    return await context().to_the_end(_written(entity, bounded, done))
+
+
+async def _written(entity: Entity, make: Callable[[Values], Values], done: Deed) -> Values:
+    if entity.kind is not None:
+        return await services().metadata.change(entity, make, done)
+    # In the queue of those who write the threat model itself, or each of these would send them back to read.
+    async with context().queue_of(entity.threat_model):
+        return await services().metadata.change(entity, make, done)
 
 
 def _added(before: Values, given: Values) -> Values:

@@ -8,7 +8,9 @@ import pytest
 
 from persistence.postgres.database import PostgresDatabase
 from persistence.postgres.signing_keys import PostgresSigningKeys
-from tests.rest import VERIFIER, RestClient, group_grant, over_postgres, user_grant
+from tests.rest import VERIFIER, Json, RestClient, group_grant, over_postgres, user_grant
+from tests.security.test_role_matrix_entities import BODIES
+from tmi.domain.kinds import BY_NAME
 
 
 @pytest.fixture
@@ -150,6 +152,53 @@ async def test_a_request_costs_no_query_for_its_sign_in_and_a_logout_elsewhere_i
         while 401 != (await there.call("GET", "/oauth2/userinfo", token)).status:
             assert time.monotonic() - began < 1
 
+
+
+WRITERS = 50
+PATCH = "application/json-patch+json"
+
+
+@pytest.mark.parametrize("name", ["threat_model", "diagram", *BODIES])
+async def test_fifty_writers_lose_nothing_and_with_one_if_match_one_of_them_wins(
+    rest: RestClient, name: str
+) -> None:
+    alice = await rest.sign_in("alice")
+    path = f"/threat_models/{(await rest.create_model(alice))['id']}"
+    if name == "diagram":
+        path += f"/diagrams/{(await rest.create_diagram(alice, path.rpartition('/')[2]))['id']}"
+    elif name in BODIES:
+        made = await rest.call("POST", f"{path}/{BY_NAME[name].plural}", alice, json_body=BODIES[name])
+        path += f"/{BY_NAME[name].plural}/{made.json['id']}"
+
+    async def patch(operation: Json, headers: dict[str, str] | None = None) -> int:
+        answer = await rest.call(
+            "PATCH", path, alice, json_body=[operation], content_type=PATCH, headers=headers
+        )
+        return answer.status
+
+    def adding(n: int) -> Json:
+        return {"op": "add", "path": "/metadata/-", "value": {"key": f"k{n}", "value": str(n)}}
+
+    async def tell(n: int) -> int:
+        body = {"key": f"m{n}", "value": "v"}
+        return (await rest.call("POST", f"{path}/metadata", alice, json_body=body)).status
+
+    wanted = {f"m{n}" for n in range(WRITERS)}
+    tag = (await rest.call("GET", path, alice)).headers.get("ETag")
+    assert (tag is None) == (name in ("note", "repository"))  # the contract gives those no version
+    if tag is not None:
+        changes = [{"op": "replace", "path": "/name", "value": f"Name {n}"} for n in range(WRITERS)]
+        statuses = await asyncio.gather(*(patch(change, {"If-Match": tag}) for change in changes))
+        assert [200, *[409] * (WRITERS - 1)] == sorted(statuses)
+        shown = (await rest.call("GET", path, alice)).json
+        assert f"Name {statuses.index(200)}" == shown["name"]
+    work = [tell(n) for n in range(WRITERS)]
+    if name in ("threat_model", "diagram", "threat"):
+        work += [patch(adding(n)) for n in range(WRITERS)]
+        wanted |= {f"k{n}" for n in range(WRITERS)}
+    statuses = await asyncio.gather(*work)
+    assert [201] * WRITERS + [200] * (len(work) - WRITERS) == statuses
+    assert wanted == {entry["key"] for entry in (await rest.call("GET", f"{path}/metadata", alice)).json}
 
 
 async def test_what_is_in_a_threat_model_is_written_by_many_deleted_and_restored(rest: RestClient) -> None:

@@ -27,11 +27,22 @@ class DiagramFields:
 
     def on_top_of(self, read: "DiagramFields", present: "DiagramFields") -> "DiagramFields":
         """What to store where others may have written since `read`: a field that this write leaves as it was
-        read stays as it is at present.
+        read stays as it is at present, and so does a key of the metadata.
         """
         kept = {
             one.name: getattr(present, one.name)
             for one in fields(self)
             if getattr(self, one.name) == getattr(read, one.name)
         }
-        return replace(self, **kept)
+        return replace(self, **{"metadata": self._metadata_on_top_of(read, present), **kept})
+
+    def _metadata_on_top_of(self, read: "DiagramFields", present: "DiagramFields") -> Mapping[str, str]:
+        merged = dict(present.metadata)
+        for key in read.metadata.keys() | self.metadata.keys():
+            if self.metadata.get(key) == read.metadata.get(key):
+                continue
+            if key in self.metadata:
+                merged[key] = self.metadata[key]
+            else:
+                merged.pop(key, None)
+        return merged
