@@ -72,6 +72,7 @@ async def change_user(user_id: str) -> Response:
     e-mail do not mean this account any more, and those that name the new one do once it is `email_verified`.
     """
     await administrator()
+    person()  # an address may be what makes somebody an administrator, or lets them into threat models
     user = UserId(parse_uuid(user_id))
     given = await bodies.read_model(schemas.AccountInput)
     change = AccountChange(given.email, given.name, given.email_verified)
@@ -89,6 +90,7 @@ async def delete_user(user_id: str) -> Response:
     Its open editors are closed.
     """
     await administrator()
+    person()
     user = UserId(parse_uuid(user_id))
     await context().to_the_end(delete_account(user, audit.entry("user.deleted", old=str(user))))
     return bodies.no_content()
@@ -108,6 +110,7 @@ async def transfer(user_id: str) -> Response:
     That account stays a writer there.
     """
     await administrator()
+    person()
     return await transferred(UserId(parse_uuid(user_id)), with_charge=True)
 
 

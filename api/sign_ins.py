@@ -52,10 +52,10 @@ async def list_mine() -> Response:
 @routes.delete("/me/sign_ins")
 @tag(["Account"])
 @operation_id("endMyOtherSignIns")
-@operation(answers={204: None}, errors=(401, 503))
+@operation(answers={204: None}, errors=(401, 403, 503))
 async def end_others() -> Response:
     """End all sign-ins of the caller but the one that asks"""
-    sign_in = caller()
+    sign_in = person()
     await context().to_the_end(_end_all(sign_in.user.id, sign_in.id))
     return bodies.no_content()
 

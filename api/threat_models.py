@@ -32,8 +32,8 @@ from tmi.domain.roles import Action, Grant, Principal
 routes = Blueprint("threat_models", __name__)
 
 TRIES = 10
-PAUSE_MAX_S = 0.02
 """How often a write without If-Match is put on top of one that came first on another node."""
+PAUSE_MAX_S = 0.02
 ROOMS_TOLD_WITHIN_S = 2.0
 """How long an answer waits for open rooms to follow a change of roles; they go on following after that."""
 

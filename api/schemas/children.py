@@ -27,9 +27,10 @@ from api.schemas.base import LINE, UUID_PATTERN, Input, Moment, Output, Query, U
 from api.schemas.parameters import JsonPatch, PageQuery
 from tmi.domain import kinds
 from tmi.domain.children import Draft
+from tmi.domain.diagrams import METADATA_MAX
 from tmi.domain.kinds import SEVERITIES, Choice, Flag, Kind, Number, Record, Reference, Several, Shape, Text
 
-MAX_METADATA = 100
+MAX_METADATA = METADATA_MAX
 MAX_FILTER_VALUES = 50
 SCORE_STEP = 0.1
 _TOLERANCE = 1e-6

@@ -20,7 +20,7 @@ from tests.harness.service import Service
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
-ROOMS = 12
+ROOMS = 24
 KINDS = ("y-websocket-3.1", "hocuspocus-4.8")
 EDITS_PER_SECOND = 100
 BACK_S = 8

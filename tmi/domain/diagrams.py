@@ -3,6 +3,11 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 
+from tmi.domain.errors import Conflict
+
+METADATA_MAX = 100
+"""Keys."""
+
 
 @dataclass(frozen=True, slots=True)
 class DiagramImage:
@@ -27,7 +32,7 @@ class DiagramFields:
 
     def on_top_of(self, read: "DiagramFields", present: "DiagramFields") -> "DiagramFields":
         """What to store where others may have written since `read`: a field that this write leaves as it was
-        read stays as it is at present, and so does a key of the metadata.
+        read stays as it is at present, and so does a key of the metadata. Raises Conflict for too many keys.
         """
         kept = {
             one.name: getattr(present, one.name)
@@ -45,4 +50,6 @@ class DiagramFields:
                 merged[key] = self.metadata[key]
             else:
                 merged.pop(key, None)
+        if len(merged) > max(METADATA_MAX, len(present.metadata)):
+            raise Conflict(f"others have added metadata; there would be more than {METADATA_MAX} keys")
         return merged

@@ -3,7 +3,10 @@
 `api/errors.py` is the only place that maps them to HTTP statuses and close codes.
 """
 
-from tmi.domain.model import Node
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from tmi.domain.model import Node
 
 
 class TmiError(Exception):
@@ -104,7 +107,7 @@ class Draining(Unavailable):
 class OwnedElsewhere(Unavailable):
     """Another node owns this room: `owner`."""
 
-    def __init__(self, owner: Node) -> None:
+    def __init__(self, owner: "Node") -> None:
         super().__init__(f"node {owner.name} owns this room")
         self.owner = owner
 

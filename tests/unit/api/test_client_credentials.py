@@ -236,5 +236,9 @@ async def test_a_program_does_nothing_that_outlives_its_credential(rest: RestCli
         ("POST", administrators, {"user_internal_uuid": eve}),
         ("POST", "/me/transfer", {"target_user_id": eve}),
         ("DELETE", "/me", None),
+        ("DELETE", "/me/sign_ins", None),
+        ("PATCH", f"/admin/users/{eve}", {"email": f"{ADMINISTRATOR}@tmi.local", "email_verified": True}),
+        ("POST", f"/admin/users/{eve}/transfer", {"target_user_id": eve}),
+        ("DELETE", f"/admin/users/{eve}", None),
     ):
         assert 403 == (await rest.call(method, path, program, json_body=body)).status, path
