@@ -226,7 +226,7 @@ async def test_a_leftover_of_a_killed_service_is_ended_first(data: Path, leftove
 
 async def test_a_leftover_that_stands_still_is_ended_as_well(data: Path, leftover: int) -> None:
     for pid in processes_of(data / "postgres"):
-        with contextlib.suppress(ProcessLookupError):  # a backend ends once it has noticed that its client was killed
+        with contextlib.suppress(ProcessLookupError):  # backends end by themselves, too
             os.kill(pid, signal.SIGSTOP)
     async with running(data):
         assert not is_running(leftover)
