@@ -140,6 +140,11 @@ class Room(Audience):
         return self._unsaved.seq - self._unsaved.committed_seq + len(self._held)
 
     @property
+    def is_to_be_taken(self) -> bool:
+        """There is something for the next batch."""
+        return not self.is_over and self._unsaved.can_be_taken
+
+    @property
     def unsaved_bytes(self) -> int:
         """Their size, without those that wait for the end of their tick."""
         return self._unsaved.size
@@ -295,7 +300,7 @@ class Room(Audience):
         effects = self._number(applied.journal, author, origin)
         effects.extend(self._relay_later(applied.relay, seat if applied.relay == update else None, now))
         if seat.wants_acknowledgements:
-            self._unsaved.wait(seat.number, syncs, updates)
+            self._wait(effects, seat.number, syncs, updates)
         if applied.gap:
             effects.extend(self._ask_for_gap(seat))
         return effects
@@ -328,7 +333,7 @@ class Room(Audience):
             self._relay_later(applied.relay, seat if applied.relay == applied.journal else None, now)
             effects = self._number(applied.journal, seat.author, Origin.UPDATE)
             if seat.wants_acknowledgements:
-                self._unsaved.wait(seat.number, 0, 1)
+                self._wait(effects, seat.number, 0, 1)
             return effects
         if applied is not None and applied.adds:
             effects.extend(self._number_together(applied, edits))
@@ -387,8 +392,15 @@ class Room(Audience):
             return NOTHING
         if self._unsaved.seq == self._unsaved.committed_seq:
             return (Acknowledge(seat.number, syncs, updates),)
-        self._unsaved.wait(seat.number, syncs, updates)
-        return NOTHING
+        effects: list[Effect] = []
+        self._wait(effects, seat.number, syncs, updates)
+        return effects
+
+    def _wait(self, effects: list[Effect], number: SessionNumber, syncs: int, updates: int) -> None:
+        """Acknowledge messages with the commit of the last number; the journal hurries from the first one on."""
+        if not self._unsaved.messages and _JOURNAL not in effects and self._unsaved.can_be_taken:
+            effects.append(_JOURNAL)
+        self._unsaved.wait(number, syncs, updates)
 
     def edit(
         self,
