@@ -50,8 +50,8 @@ class JournalLimits:
     20 % off a room with 100 edits a second; against one commit for each edit 40 %.
     """
     unawaited_interval_s: float = 0.100
-    """While nobody waits for a word: what a crash could cost then is no longer than what a client's own network
-    may keep back. Its clients have these edits, too, and offer them when they are back.
+    """While nobody waits for a word. A crash may undo what is not committed, until clients, who have all of
+    it, offer it again.
     """
     retry_min_s: float = 0.05
     retry_max_s: float = 1.0
@@ -109,7 +109,8 @@ class Journal:
             limits = self._limits
             is_awaited = runner.is_awaited or self._hurried > 0
             # How many wait, and what that means, is found out then.
-            self._look_by(self._begun_at + (limits.busy_interval_s if is_awaited else limits.unawaited_interval_s))
+            interval_s = limits.busy_interval_s if is_awaited else limits.unawaited_interval_s
+            self._look_by(self._begun_at + interval_s)
 
     @property
     def in_flight(self) -> int:

@@ -51,6 +51,9 @@ from tmi.domain.ports import LoggedUpdate, Origin, RoomBatch
 
 _JOURNAL = Journal()
 
+_STILL_BUSY = 0.75
+"""A room ceases to be busy a little below where it began."""
+
 _HEARD_BYTES = 64
 """What it takes to keep a message besides its bytes, about."""
 
@@ -397,7 +400,7 @@ class Room(Audience):
         return effects
 
     def _wait(self, effects: list[Effect], number: SessionNumber, syncs: int, updates: int) -> None:
-        """Acknowledge messages with the commit of the last number; the journal hurries from the first one on."""
+        """Acknowledge messages with the commit of the last number; from the first on the journal hurries."""
         if not self._unsaved.messages and _JOURNAL not in effects and self._unsaved.can_be_taken:
             effects.append(_JOURNAL)
         self._unsaved.wait(number, syncs, updates)
@@ -435,6 +438,16 @@ class Room(Audience):
         return self.document.apply(update).journal
 
     # --- fan-out --------------------------------------------------------------------------------
+
+    def tick_s(self, now: float, *, is_ticking: bool) -> float | None:
+        """See `Audience.tick_s`."""
+        members, share = len(self._sessions), _STILL_BUSY if is_ticking else 1.0
+        edits = self._edits.tick_s(now, members, share)
+        if edits is not None:
+            return edits
+        cursors = self._cursors.tick_s(now, members, share)
+        # An edit among cursors waits no longer than among edits.
+        return None if cursors is None else cursors / 2
 
     def flush(self, now: float) -> Effects:
         """Send out what is due; says when to call again if something has to wait."""
