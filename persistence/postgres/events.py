@@ -105,9 +105,8 @@ FROM events e WHERE e.id = $1
 """
 
 CHANGES = """
-SELECT n.number, d.before::text AS before, d.after::text AS after, d.omitted
-FROM unnest($1::bigint[]) AS n (number)
-JOIN events e USING (number) JOIN event_states s USING (number)
+SELECT e.number, d.before::text AS before, d.after::text AS after, d.omitted
+FROM events e JOIN event_states s ON s.number = e.number
 LEFT JOIN LATERAL (
     SELECT b.state FROM event_states b WHERE b.object_id = s.object_id AND b.number < s.number
         AND e.change_type <> 'created'
@@ -129,7 +128,7 @@ CROSS JOIN LATERAL (
         ) differing
     ) counted
 ) d
-WHERE e.change_type = 'created' OR b.state IS NOT NULL
+WHERE e.number = ANY($1::bigint[]) AND (e.change_type = 'created' OR b.state IS NOT NULL)
 """
 """As `Difference.between` has it: of what did not change, no byte is sent."""
 
