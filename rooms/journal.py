@@ -169,6 +169,7 @@ class Journal:
                     await self._commit(taken)
                 finally:
                     self._under_way.remove(begun_at)
+            del taken  # otherwise it keeps closed rooms until the next commit
             self._look()
 
     def _look(self) -> None:
