@@ -77,7 +77,7 @@ def interpret(diagram: Diagram, shown: Shown, change: Json) -> Wanted:
     else:
         after = patch.patched(before, change["patch"], "diagram")
     after = checked(_Patched, after).model_dump()
-    _check_cells(after["cells"], known)
+    check_cells(after["cells"], known)
     fields = _fields(diagram, after, shown.seq)
     return Wanted(fields, after["cells"], _meta(shown, after))
 
@@ -127,7 +127,7 @@ def _document(diagram: Diagram, shown: Shown) -> dict[str, Json]:
     }
 
 
-def _check_cells(cells: Sequence[Json], known: Mapping[str, bytes]) -> None:
+def check_cells(cells: Sequence[Json], known: Mapping[str, bytes]) -> None:
     """Raises BadInput for what has changed and is none of the contract's cells."""
     for at, cell in enumerate(cells):
         if not isinstance(cell, dict):

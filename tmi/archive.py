@@ -35,10 +35,12 @@ from api.schemas import CHILD_BODIES, DiagramDetails, ImageInput, MetadataInput,
 from crdt.diagram import read_cells, reconcile
 from crdt.document import Document
 from persistence.postgres.archive import COLUMNS, PostgresArchives, Rows
+from tmi import drafts
 from tmi.domain.errors import BadInput, TmiError
 from tmi.domain.events import ChangeType, ObjectType
 from tmi.domain.ids import ThreatModelId
 from tmi.domain.kinds import BY_NAME, KINDS
+from tmi.domain.model import User
 
 Json = Any
 Row = dict[str, Json]
@@ -107,14 +109,20 @@ def _diagram(row: Row, tables: Mapping[str, Rows], people: Mapping[str, Row], *,
 
 
 async def imported(
-    archives: PostgresArchives, data: bytes, *, new_ids: bool, tell: Callable[[str], None] = lambda _: None
+    archives: PostgresArchives,
+    data: bytes,
+    *,
+    new_ids: bool,
+    owner: User | None = None,
+    tell: Callable[[str], None] = lambda _: None,
 ) -> tuple[ThreatModelId, int]:
     """Store a file's threat model, all of it or nothing; its id and alias here. `tell` is called with what is
     left out.
 
-    Raises BadInput for what is no such file, and Conflict where its ids are taken.
+    `owner`: of one that was written by hand (`tmi/drafts.py`). Raises BadInput for what is no such file, and
+    Conflict where its ids are taken.
     """
-    file = _parsed(data)
+    file = _parsed(data, owner)
     if new_ids:
         file = _renewed(file)
     try:
@@ -126,13 +134,19 @@ async def imported(
     return ThreatModelId(UUID(file["threat_model"]["id"])), taken
 
 
-def _parsed(data: bytes) -> dict[str, Json]:
+def _parsed(data: bytes, owner: User | None) -> dict[str, Json]:
     if len(data) > MAX_BYTES:
         raise BadInput(f"the file is larger than {MAX_BYTES // 1024 // 1024} MiB")
     try:
         file = orjson.loads(data)
     except orjson.JSONDecodeError as error:
         raise BadInput(f"the file is no JSON: {error}") from None
+    if isinstance(file, dict) and drafts.is_draft(file):
+        if owner is None:
+            raise BadInput("tmi export did not write this file: say with --owner whose it is to be")
+        return {"format": FORMAT, "version": VERSION, **drafts.completed(file, owner)}
+    if owner is not None:
+        raise BadInput("an exported file says itself who owns it; leave the owner out")
     if not isinstance(file, dict) or file.get("format") != FORMAT:
         raise BadInput("the file is no exported threat model")
     if file.get("version") != VERSION:

@@ -157,8 +157,13 @@ async def test_what_is_deleted_comes_along_if_that_is_wanted_and_nothing_is_lost
 
     again = json.loads(await house.export(history=True, deleted=True))
     assert [] == told
-    assert {**file, "exported_at": ""} == {**again, "exported_at": ""}
-    assert [1, 1] == [(await house.call("GET", f"{path}/{plural}"))["total"] for plural in ("notes", "diagrams")]
+    for one in (file, again):
+        del one["exported_at"]
+        for diagram in one["diagrams"]:
+            del diagram["document"]  # the same document has several encodings; its cells and updates do not
+    assert file == again
+    for plural in ("notes", "diagrams"):
+        assert 1 == (await house.call("GET", f"{path}/{plural}"))["total"]
     for plural, key in (("notes", note), ("diagrams", drawn)):
         await house.call("POST", f"{path}/{plural}/{key}/restore")
     after = await house.everything(house.model)
@@ -169,7 +174,7 @@ async def test_what_is_deleted_comes_along_if_that_is_wanted_and_nothing_is_lost
     assert ([], 2) == (changed["cells"], changed["update_vector"])
 
 
-async def test_a_deleted_threat_model_is_exported_where_that_is_wanted_and_stays_deleted(house: House) -> None:
+async def test_a_deleted_threat_model_is_exported_where_that_is_wanted_as_deleted(house: House) -> None:
     before = await house.everything(house.model)
     await house.call("DELETE", f"/threat_models/{house.model}")
     with pytest.raises(NotFound):
@@ -299,7 +304,7 @@ async def test_a_file_is_cleaned_as_what_clients_write_is(house: House) -> None:
     assert "care" == found["threats"][0]["mitigation"]
 
 
-async def test_past_states_in_a_file_are_cleaned_and_left_out_where_they_break_the_rules(house: House) -> None:
+async def test_past_states_in_a_file_are_cleaned_or_left_out_if_they_break_rules(house: House) -> None:
     path = f"/threat_models/{house.model}"
     (note,) = (await house.everything(house.model))["notes"]
     await house.call("PATCH", f"{path}/notes/{note['id']}", [RENAME], content_type=PATCH)
@@ -315,7 +320,8 @@ async def test_past_states_in_a_file_are_cleaned_and_left_out_where_they_break_t
     await house.forget()
     told: list[str] = []
     await imported(house.archives, json.dumps(good).encode(), new_ids=False, tell=told.append)
-    places = [good["events"].index(events[key]) for key in (("asset", "created"), ("diagram", "updated"), ("threat", "created"))]
+    wrong = (("asset", "created"), ("diagram", "updated"), ("threat", "created"))
+    places = [good["events"].index(events[key]) for key in wrong]
     assert [f"events.{at}" for at in sorted(places)] == [words.split()[0] for words in told]
 
     shown = {
