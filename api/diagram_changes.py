@@ -109,7 +109,7 @@ def _past_image(past: Mapping[str, Json]) -> DiagramImage | None:
     image = past.get("image") if "cells" in past else None
     if image is None or "svg" not in image:
         return None
-    return DiagramImage(image["svg"], image["update_vector"])
+    return DiagramImage(image["svg"], image.get("update_vector"))
 
 
 def _document(diagram: Diagram, shown: Shown) -> dict[str, Json]:
