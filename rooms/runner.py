@@ -3,6 +3,7 @@
 import asyncio
 from collections import deque
 from collections.abc import Callable, Sequence
+from typing import ClassVar
 
 from crdt.document import Document
 from rooms.effects import Effects, Journal, SessionNumber
@@ -39,7 +40,6 @@ class RoomRunner(Runner[Room]):
         self._nodes: dict[SessionNumber, Follower] = {}
         self._saving: deque[tuple[Seq, asyncio.Future[bool]]] = deque()
         """Who waits for the commit of which update, in order."""
-        self._perform_one[Journal] = self._journal
 
     def follow(self, follower: Follower) -> Session:
         """Let a node in that follows the room; the room's phase must be OPEN."""
@@ -135,3 +135,5 @@ class RoomRunner(Runner[Room]):
 
     def _journal(self, _effect: Journal) -> None:
         self._on_journal(self)
+
+    performing: ClassVar = {**Runner.performing, Journal: _journal}
