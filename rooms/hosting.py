@@ -237,7 +237,7 @@ class Runner(Generic[RoomT]):
 
     def perform(self, effects: Iterable[Effect]) -> None:
         """Do what the room asks for, in order."""
-        table = self.performing
+        table = self.PERFORMERS
         for effect in effects:
             table[type(effect)](self, effect)
 
@@ -341,7 +341,9 @@ class Runner(Generic[RoomT]):
         if not self.room.is_over:
             self.perform(self.room.flush(self._ticker.now()))
 
-    performing: ClassVar[Mapping[type[Effect], Callable[..., None]]] = {
+    # Functions of the class: bound methods in an instance would make a cycle, in which a closed room keeps
+    # its document until the collector comes by.
+    PERFORMERS: ClassVar[Mapping[type[Effect], Callable[..., None]]] = {
         Send: _send,
         SendState: _send_state,
         Broadcast: _broadcast,
@@ -353,6 +355,3 @@ class Runner(Generic[RoomT]):
         Close: _close,
         FlushAt: _schedule_flush,
     }
-    """What does which effect. Of the class: a table of its own methods would keep a runner, and the document
-    of its room, until the garbage collector finds the circle and frees many of them at once.
-    """

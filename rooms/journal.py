@@ -141,19 +141,15 @@ class Journal:
             # Another worker may take what is ready, or begin a commit, while this one waits for its turn.
             while (wait_s := self._next_at() - loop.time()) > 0:
                 await asyncio.sleep(min(wait_s, self._limits.busy_interval_s))
-            await self._commit_next()
-
-    async def _commit_next(self) -> None:
-        # Not in `_work`, which would keep rooms that are over until there is something else to commit.
-        taken = self._take()
-        if not taken:
-            return
-        self._begun_at = begun_at = asyncio.get_running_loop().time()
-        self._under_way.append(begun_at)
-        try:
-            await self._commit(taken)
-        finally:
-            self._under_way.remove(begun_at)
+            taken = self._take()
+            if taken:
+                self._begun_at = begun_at = loop.time()
+                self._under_way.append(begun_at)
+                try:
+                    await self._commit(taken)
+                finally:
+                    self._under_way.remove(begun_at)
+                del taken  # otherwise it keeps closed rooms until the next commit
 
     def _next_at(self) -> float:
         """When the next commit may begin."""

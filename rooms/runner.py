@@ -2,11 +2,11 @@
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import ClassVar
 
 from crdt.document import Document
-from rooms.effects import Effects, Journal, SessionNumber
+from rooms.effects import Effect, Effects, Journal, SessionNumber
 from rooms.hosting import Runner, Session
 from rooms.nodes.following import ReplicaRunner
 from rooms.pacing import Fading
@@ -136,4 +136,7 @@ class RoomRunner(Runner[Room]):
     def _journal(self, _effect: Journal) -> None:
         self._on_journal(self)
 
-    performing: ClassVar = {**Runner.performing, Journal: _journal}
+    PERFORMERS: ClassVar[Mapping[type[Effect], Callable[..., None]]] = {
+        **Runner.PERFORMERS,
+        Journal: _journal,
+    }

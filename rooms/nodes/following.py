@@ -3,10 +3,10 @@
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
-from rooms.effects import Forward
+from rooms.effects import Effect, Forward
 from rooms.hosting import Runner, Session
 from rooms.nodes.messages import Answered, Asked, Census, Counted, Lost
 from rooms.nodes.replica import Replica
@@ -143,4 +143,7 @@ class ReplicaRunner(Runner[Replica]):
         if self._upstream is not None:
             self._upstream(effect.message)  # type: ignore[arg-type]  # see Forward
 
-    performing: ClassVar = {**Runner.performing, Forward: _forward}
+    PERFORMERS: ClassVar[Mapping[type[Effect], Callable[..., None]]] = {
+        **Runner.PERFORMERS,
+        Forward: _forward,
+    }
