@@ -77,6 +77,10 @@ class LiveEndpoint:
         """Have somebody told where and why a socket, or a document on one, was refused."""
         self._admission.on_refused = refused
 
+    def use_offered(self, is_offered: Callable[[str], bool]) -> None:
+        """Have somebody tell by which identity providers people may have come."""
+        self._admission.is_offered = is_offered
+
     def matches(self, path: str) -> bool:
         """Whether an upgrade of this path (without its query) is for here."""
         return path == _PREFIX or path.startswith(_PREFIX + "/") or is_ticket_path(path)

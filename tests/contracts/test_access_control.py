@@ -108,7 +108,7 @@ async def test_an_address_that_the_provider_does_not_vouch_for_means_nobody(port
     assert None is (await ports.access.to_diagram(mallory.id, diagram.id)).role
     assert {mallory.id: None} == await ports.access.to_diagram_of_all([mallory.id], diagram.id)
     standing = await ports.access.standings([Entrant(mallory.id, session.id, diagram.id)])
-    assert [Standing(True, True, None)] == list(standing)
+    assert [Standing(True, True, None, "corp")] == list(standing)
     assert ([], 0) == await ports.threat_models.visible_to(mallory.id, Page(10, 0))
     assert Role.READER is await role_of(ports, mallory, grant("user", "corp", "666", Role.READER))
 
@@ -322,12 +322,12 @@ async def test_many_entrants_are_told_how_they_stand_in_their_order(ports: Ports
         Entrant(alice.id, of_alice.id, diagram.id),
     ]
     assert [
-        Standing(True, True, Role.OWNER),
-        Standing(True, True, None),
-        Standing(False, True, None),
-        Standing(False, True, Role.OWNER),
-        Standing(True, False, None),
-        Standing(False, False, None),
-        Standing(True, True, Role.OWNER),
+        Standing(True, True, Role.OWNER, "tmi"),
+        Standing(True, True, None, "tmi"),
+        Standing(False, True, None, None),
+        Standing(False, True, Role.OWNER, None),
+        Standing(True, False, None, "tmi"),
+        Standing(False, False, None, None),
+        Standing(True, True, Role.OWNER, "tmi"),
     ] == list(await ports.access.standings(asked))
     assert [] == list(await ports.access.standings([]))

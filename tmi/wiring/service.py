@@ -201,6 +201,7 @@ async def build(
         )
         app = create_app(services)
         live.use_refused(app.refusals.refused_at)
+        live.use_offered(app.is_offered)
         yield Service(
             app,
             live,
