@@ -16,7 +16,7 @@ from api.context import context, model_for, services
 from api.deeds import deed
 from api.documented import operation
 from api.errors import Gone
-from api.trail import entry_of
+from api.trail import entries, entry_of
 from crdt.diagram import read_cells, read_meta
 from crdt.document import Document
 from rooms.editing import Edit
@@ -53,8 +53,8 @@ async def roll_back(threat_model_id: str, entry_id: str) -> Response:
         raise Gone
     restored, version = await context().to_the_end(_rolled_back(model, recorded))
     made = await _entry(recorded.event, version)
-    entry = schemas.TrailEntry.of(made).model_dump(exclude_none=True)
-    return bodies.answer({"restored_entity": restored, "audit_entry": entry})
+    (entry,) = await entries([made])
+    return bodies.answer({"restored_entity": restored, "audit_entry": entry.model_dump(exclude_none=True)})
 
 
 async def _rolled_back(model: ThreatModelId, recorded: Recorded) -> tuple[Json, int]:

@@ -74,8 +74,8 @@ UPDATE threat_model_aliases SET last = CASE
 RETURNING last
 """
 _STATES = """
-INSERT INTO event_states (number, created_at, state)
-SELECT e.number, e.created_at, s.state
+INSERT INTO event_states (number, created_at, object_id, state)
+SELECT e.number, e.created_at, e.object_id, s.state
 FROM unnest($1::uuid[], $2::text[]) AS g (id, state) JOIN events e ON e.id = g.id,
      LATERAL (SELECT g.state::jsonb AS state) s
 """

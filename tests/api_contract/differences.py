@@ -117,7 +117,31 @@ def page(ours: Digest, theirs: Digest) -> str:
     added = [f"`{operation}`" for operation in ours if operation not in theirs]
     is_whole = theirs.keys() <= ours.keys()
     head = _HEAD + (f"None of its {len(theirs)} operations is missing.\n\n" if is_whole else "")
-    return f"{head}{chr(10).join(lines)}\n\n## More than the contract\n\n{', '.join(added)}.\n"
+    further = ["| fields of answers | where |", "|---|---|"]
+    for where, fields in sorted(_further(ours, theirs).items(), key=lambda row: row[1]):
+        further.append(f"| {_cell([f'`{one}`' for one in fields])} | {_cell([f'`{one}`' for one in where])} |")
+    return (
+        f"{head}{chr(10).join(lines)}\n\n## More than the contract\n\n{', '.join(added)}.\n\n{chr(10).join(further)}\n"
+    )
+
+
+def _further(ours: Digest, theirs: Digest) -> dict[tuple[str, ...], list[str]]:
+    """Fields of answers that the contract does not name, by their operations; none of those in such a field.
+
+    Where the contract names no field of an answer, it leaves all of them open.
+    """
+    where: dict[str, set[str]] = {}
+    for operation, facts in theirs.items():
+        for status, fields in ours.get(operation, {"values": {}})["values"].items():
+            known = facts["values"].get(status, {})
+            for name in fields:
+                parent = re.sub(r"(\[\]|\.?[^.\[\]]+)$", "", name)
+                if status[0] == "2" and known and name not in known and (not parent or parent in known):
+                    where.setdefault(name, set()).add(operation)
+    further: dict[tuple[str, ...], list[str]] = {}
+    for name in sorted(where):
+        further.setdefault(tuple(sorted(where[name])), []).append(name)
+    return further
 
 
 def _cell(parts: Sequence[str]) -> str:

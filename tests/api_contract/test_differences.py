@@ -21,6 +21,7 @@ async def test_no_operation_of_the_contract_is_missing_and_the_page_says_so() ->
     ours, told = await served(), f"None of its {len(contract())} operations is missing."
     assert set() == contract().keys() - ours.keys()
     assert told in PAGE.read_text()
+    assert "| `changes`<br>`changes_omitted`<br>`update_vector` |" in PAGE.read_text()
     del ours["GET /threat_models"]
     assert told not in page(ours, contract())
 

@@ -9,6 +9,7 @@ event stands.
 A state holds what its readers may see, in the contract's names, and never a secret.
 """
 
+import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields, replace
 from datetime import UTC, datetime, timedelta
@@ -25,6 +26,8 @@ State = Mapping[str, Any]
 """The fields of an entity as JSON values, datetimes and UUIDs."""
 
 SUMMARY_MAX = 500
+CHANGES_MAX_BYTES = 16 * 1024
+"""Of the fields that an event changed, before and after it, so much is told with it in a list."""
 TELL_AFTER = timedelta(seconds=15)
 
 
@@ -230,6 +233,32 @@ class Recorded:
     """The state after it can still be rebuilt."""
 
 
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """What an event changed of the state that the trail keeps: its fields that differ, before and after."""
+
+    before: State
+    after: State
+    omitted: tuple[str, ...] = ()
+    """Fields that differ as well, and are too large to be told."""
+
+    @classmethod
+    def between(cls, before: State, after: State) -> Self:
+        """The small fields first, as long as they fit into `CHANGES_MAX_BYTES`."""
+        left = CHANGES_MAX_BYTES
+        told: list[str] = []
+        omitted: list[str] = []
+        sizes = [(_size(before, key) + _size(after, key), key) for key in differing(before, after)]
+        for size, key in sorted(sizes):
+            left -= size
+            (told if left >= 0 else omitted).append(key)
+        return cls(
+            {key: before[key] for key in told if key in before},
+            {key: after[key] for key in told if key in after},
+            tuple(sorted(omitted)),
+        )
+
+
 def told_until(now: datetime) -> datetime:
     """The beginning of the minute whose edits of cells are not to be told of yet: a REST write of the minute
     before may still be about to write its own event.
@@ -253,6 +282,10 @@ def _summary_of(edits: CellsEdited, users: Mapping[UserId, User]) -> str:
         return told
     user = users.get(edits.author)
     return f"{told}, brought by {'an account that is gone' if user is None else user.email}"[:SUMMARY_MAX]
+
+
+def _size(state: State, key: str) -> int:
+    return len(json.dumps(state[key], ensure_ascii=False).encode()) if key in state else 0
 
 
 def differing(before: State, after: State) -> list[str]:

@@ -1,13 +1,13 @@
 """The audit trail of threat models: what was written together with each change."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol
 from uuid import UUID
 
-from tmi.domain.events import ChangeType, ObjectType, Recorded
+from tmi.domain.events import ChangeType, Difference, ObjectType, Recorded
 from tmi.domain.ids import DiagramId, EventId, Seq, ThreatModelId
 from tmi.domain.ports.rooms import StoredDocument
 from tmi.domain.ports.threat_models import Page
@@ -55,6 +55,11 @@ class Trail(Protocol):
 
     async def get(self, event: EventId) -> Recorded:
         """An event with its state, if that is kept. Raises NotFound."""
+
+    async def changes(self, numbers: Sequence[int]) -> Mapping[int, Difference]:
+        """What these events changed, by one statement: for those whose state is kept, and the one before it.
+        An object that is created had nothing before.
+        """
 
     async def purge(self, before: datetime, states_before: datetime, rows: int) -> int:
         """Delete up to `rows` events that are older, and as many states; returns how many went."""
