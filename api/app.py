@@ -221,7 +221,7 @@ async def _require_a_host() -> None:
 
 
 async def _with_security_headers(response: Response) -> Response:
-    hsts = headers.strict_transport(scheme(), context().services.options.hsts_max_age_s)
+    hsts = context().services.options.hsts.headers(scheme())
     for name, value in {**headers.ALWAYS, **hsts}.items():
         response.headers.setdefault(name, value)
     return response
