@@ -119,6 +119,7 @@ class Context:
 
     async def finish(self, timeout_s: float) -> None:
         """Wait for work that outlived its request, then cancel what is left."""
+        self.refusals.tell_left_out()
         if self._unfinished:
             _, late = await asyncio.wait(self._unfinished, timeout=timeout_s)
             for task in late:

@@ -84,15 +84,15 @@ for _child in CHILDREN:
     _add_child(*_child)
 
 
-async def _tell(model: ThreatModelId) -> None:
-    """See to it that the trail has all edits of cells up to the last full minute."""
-    await services().cell_edits.tell_of(model, told_until(datetime.now(UTC)))
+async def _tell(model: ThreatModelId, diagram: DiagramId | None = None) -> None:
+    """See to it that the trail has all edits of cells, or of one diagram's, up to the last full minute."""
+    await services().cell_edits.tell_of(model, told_until(datetime.now(UTC)), diagram)
 
 
 async def _of_object(model: ThreatModelId, object_type: ObjectType, key: UUID) -> Response:
     query = bodies.read_query(schemas.PageQuery)
     if object_type is ObjectType.DIAGRAM:
-        await _tell(model)
+        await _tell(model, DiagramId(key))
     page = Page(query.limit, query.offset)
     found, total = await services().trail.of_object(model, object_type, key, page)
     if not total:

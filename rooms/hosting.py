@@ -7,7 +7,7 @@ counted, and ends the one session it happened in.
 import logging
 from collections import Counter
 from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
-from typing import Any, Generic, TypeVar, cast
+from typing import Any, ClassVar, Generic, TypeVar, cast
 
 from crdt import y_websocket
 from crdt.document import EMPTY_UPDATE
@@ -108,18 +108,6 @@ class Runner(Generic[RoomT]):
         """How many SyncStep1s of whom wait for their turn."""
         self._wires: dict[Hashable, tuple[bytes, bytes]] = {}
         """States as they were last framed."""
-        self._perform_one: dict[type[Effect], Callable[..., None]] = {
-            Send: self._send,
-            SendState: self._send_state,
-            Broadcast: self._broadcast,
-            Subscribe: self._subscribe,
-            Unsubscribe: self._unsubscribe,
-            Acknowledge: self._acknowledge,
-            Refuse: self._refuse,
-            ChangeRole: self._change_role,
-            Close: self._close,
-            FlushAt: self._schedule_flush,
-        }
 
     @property
     def peers_here(self) -> int:
@@ -249,9 +237,9 @@ class Runner(Generic[RoomT]):
 
     def perform(self, effects: Iterable[Effect]) -> None:
         """Do what the room asks for, in order."""
-        table = self._perform_one
+        table = self.PERFORMERS
         for effect in effects:
-            table[type(effect)](effect)
+            table[type(effect)](self, effect)
 
     def _send(self, effect: Send) -> None:
         session = self._sessions.get(effect.session)
@@ -352,3 +340,18 @@ class Runner(Generic[RoomT]):
         self._flush_at = None
         if not self.room.is_over:
             self.perform(self.room.flush(self._ticker.now()))
+
+    # Functions of the class: bound methods in an instance would make a cycle, in which a closed room keeps
+    # its document until the collector comes by.
+    PERFORMERS: ClassVar[Mapping[type[Effect], Callable[..., None]]] = {
+        Send: _send,
+        SendState: _send_state,
+        Broadcast: _broadcast,
+        Subscribe: _subscribe,
+        Unsubscribe: _unsubscribe,
+        Acknowledge: _acknowledge,
+        Refuse: _refuse,
+        ChangeRole: _change_role,
+        Close: _close,
+        FlushAt: _schedule_flush,
+    }

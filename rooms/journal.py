@@ -149,6 +149,7 @@ class Journal:
                     await self._commit(taken)
                 finally:
                     self._under_way.remove(begun_at)
+                del taken  # otherwise it keeps closed rooms until the next commit
 
     def _next_at(self) -> float:
         """When the next commit may begin."""

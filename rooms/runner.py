@@ -2,10 +2,11 @@
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import ClassVar
 
 from crdt.document import Document
-from rooms.effects import Effects, Journal, SessionNumber
+from rooms.effects import Effect, Effects, Journal, SessionNumber
 from rooms.hosting import Runner, Session
 from rooms.nodes.following import ReplicaRunner
 from rooms.pacing import Fading
@@ -39,7 +40,6 @@ class RoomRunner(Runner[Room]):
         self._nodes: dict[SessionNumber, Follower] = {}
         self._saving: deque[tuple[Seq, asyncio.Future[bool]]] = deque()
         """Who waits for the commit of which update, in order."""
-        self._perform_one[Journal] = self._journal
 
     def follow(self, follower: Follower) -> Session:
         """Let a node in that follows the room; the room's phase must be OPEN."""
@@ -135,3 +135,8 @@ class RoomRunner(Runner[Room]):
 
     def _journal(self, _effect: Journal) -> None:
         self._on_journal(self)
+
+    PERFORMERS: ClassVar[Mapping[type[Effect], Callable[..., None]]] = {
+        **Runner.PERFORMERS,
+        Journal: _journal,
+    }

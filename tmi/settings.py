@@ -167,7 +167,7 @@ class Settings(BaseSettings):
     dev_insecure_host: bool = False
     """Let `dev` listen elsewhere."""
 
-    # limits of REST, counted by all nodes together
+    # limits of requests, counted by all nodes together
     trusted_proxies: Annotated[tuple[Network, ...], NoDecode] = ()
     """Networks of proxies whose X-Forwarded-For and -Proto are believed, separated by commas: 10.0.0.0/8."""
     user_requests_per_min: Annotated[int, Field(ge=0)] = 12_000
@@ -175,7 +175,7 @@ class Settings(BaseSettings):
     user_requests_per_hour: Annotated[int, Field(ge=0)] = 0
     """The same in an hour; 0 for no limit."""
     address_requests_per_min: Annotated[int, Field(ge=0)] = 60_000
-    """From one IPv4 address or IPv6 /64, of all its users together."""
+    """From one IPv4 address or IPv6 /64, of all its users together, upgrades to sockets included."""
     sign_in_requests_per_min: Annotated[int, Field(ge=0)] = 600
     """From one address, of what signs in (/oauth2)."""
 

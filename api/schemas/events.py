@@ -114,6 +114,8 @@ class RollbackOutput(Output):
 
     restored_entity: dict[str, Any]
     audit_entry: TrailEntry
+    left_out: list[str] | None = None
+    """Fields that could not be brought back, since they named what is not in the threat model any more."""
 
 
 class TrailPage(Output):

@@ -10,7 +10,7 @@ import orjson
 
 from persistence.memory.store import MemoryStore
 from tmi.domain.errors import NotFound
-from tmi.domain.events import ChangeType, Difference, Event, ObjectType, Recorded
+from tmi.domain.events import ChangeType, Difference, Event, ObjectType, Recorded, State
 from tmi.domain.ids import EventId, ThreatModelId
 from tmi.domain.ports import EventFilter, EventPage, Page
 from tmi.domain.webhooks import notices_of
@@ -69,12 +69,21 @@ class MemoryTrail:
         return matching[page.offset : page.offset + page.limit], len(matching)
 
     async def get(self, event: EventId) -> Recorded:
-        """An event with its state, if that is kept. Raises NotFound."""
+        """An event with its state, if that is kept; see the port. Raises NotFound."""
         self._store.visit()
         for number, found in self._store.events.items():
             if found.id == event:
-                return replace(_recorded(number, found), event=found)
+                state = self._state_by_then(found) if found.seq is not None else None
+                return replace(_recorded(number, found), event=replace(found, state=found.state or state))
         raise NotFound("There is no such audit entry.")
+
+    def _state_by_then(self, event: Event) -> State | None:
+        states = (
+            earlier.state
+            for earlier in reversed(self._store.events.values())
+            if earlier.object_id == event.object_id and earlier.at <= event.at
+        )
+        return next((state for state in states if state is not None), None)
 
     async def changes(self, numbers: Sequence[int]) -> Mapping[int, Difference]:
         """What these events changed, where that is known."""

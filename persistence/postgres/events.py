@@ -100,7 +100,11 @@ OBJECT_TOTAL = f"SELECT count(*) FROM (SELECT FROM events e {OF_OBJECT} LIMIT {C
 OBJECT_PAGE = f"SELECT {COLUMNS} FROM events e {OF_OBJECT} ORDER BY e.number DESC LIMIT $4 OFFSET $5"
 
 GET = f"""
-SELECT {COLUMNS}, (SELECT s.state FROM event_states s WHERE s.number = e.number) AS state
+SELECT {COLUMNS}, coalesce(
+    (SELECT s.state FROM event_states s WHERE s.number = e.number),
+    (SELECT s.state FROM event_states s WHERE e.seq IS NOT NULL AND s.object_id = e.object_id
+         AND s.created_at <= e.created_at ORDER BY s.number DESC LIMIT 1)
+) AS state
 FROM events e WHERE e.id = $1
 """
 
@@ -220,7 +224,7 @@ class PostgresTrail:
         return [_recorded(row) for row in rows], int(total[0]["count"])
 
     async def get(self, event: EventId) -> Recorded:
-        """An event with its state, if that is kept. Raises NotFound."""
+        """An event with its state, if that is kept; see the port. Raises NotFound."""
         rows = await self._database.read(GET, event)
         if not rows:
             raise NotFound("There is no such audit entry.")

@@ -17,7 +17,7 @@ from enum import Enum
 from typing import Any, Literal, Self
 from uuid import UUID, uuid4, uuid5
 
-from tmi.domain.diagrams import DiagramFields
+from tmi.domain.diagrams import DiagramFields, DiagramImage
 from tmi.domain.ids import DiagramId, EventId, Seq, ThreatModelId, UserId
 from tmi.domain.model import AuditEntry, Diagram, ThreatModel, User
 from tmi.domain.roles import Grant, Principal
@@ -28,6 +28,8 @@ State = Mapping[str, Any]
 SUMMARY_MAX = 500
 CHANGES_MAX_BYTES = 16 * 1024
 """Of the fields that an event changed, before and after it, so much is told with it in a list."""
+IMAGE_MAX_BYTES = 32 * 1024
+"""A diagram's picture, in base64, up to which the trail keeps it: it would take that much with each event."""
 TELL_AFTER = timedelta(seconds=15)
 
 
@@ -93,6 +95,11 @@ HANDED_OVER = "authorization: another owner"
 """What the trails of threat models say of what is done to accounts."""
 
 PATCHED_BY_SYSTEM = Deed(SYSTEM, ChangeType.PATCHED)
+
+
+def forgotten(field: str) -> Deed:
+    """What the service does to a child that named something which is purged."""
+    return Deed(SYSTEM, ChangeType.PATCHED, f"{field}: what it named is gone for good")
 
 
 @dataclass(frozen=True, slots=True)
@@ -312,7 +319,7 @@ def threat_model_state(model: ThreatModel) -> State:
 
 def diagram_state(diagram: Diagram) -> State:
     """What the trail keeps of a diagram; its cells are in its document's log."""
-    return {
+    state = {
         "name": diagram.name,
         "type": diagram.type,
         "description": diagram.description,
@@ -320,6 +327,14 @@ def diagram_state(diagram: Diagram) -> State:
         "timmy_enabled": diagram.timmy_enabled,
         "metadata": [{"key": key, "value": diagram.metadata[key]} for key in sorted(diagram.metadata)],
     }
+    return state if diagram.image is None else {**state, "image": _image_state(diagram.image)}
+
+
+def _image_state(image: DiagramImage) -> State:
+    """A picture that is not large; of another its size."""
+    vector = {"update_vector": image.update_vector}
+    size = len(image.svg or "")
+    return {**vector, "bytes": size} if size > IMAGE_MAX_BYTES else {**vector, "svg": image.svg}
 
 
 def diagram_fields(diagram: Diagram) -> State:

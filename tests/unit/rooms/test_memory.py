@@ -1,7 +1,9 @@
 """Rooms are closed early when they take too much memory: only those that nobody would miss."""
 
 import asyncio
-from collections.abc import AsyncIterator
+import gc
+import weakref
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import replace
 
 import pytest
@@ -42,6 +44,14 @@ class Crowd:
 
     def open_diagrams(self) -> list[DiagramId]:
         return [runner.room.diagram for runner in self.world.rooms.runners]
+
+
+@pytest.fixture
+def no_collector() -> Iterator[None]:
+    gc.collect()
+    gc.disable()
+    yield
+    gc.enable()
 
 
 @pytest.fixture
@@ -129,3 +139,15 @@ async def test_clients_of_a_room_are_bounded(world: World) -> None:
         assert one.session is not None
         one.session.leave()
         await world.editor().join()
+
+
+@pytest.mark.usefixtures("no_collector")
+async def test_a_closed_room_is_gone_at_once_without_the_collector(crowd: Crowd) -> None:
+    first = await crowd.visit()
+    (room,) = [weakref.ref(runner) for runner in crowd.world.rooms.runners]
+    for _ in range(4):
+        await crowd.visit()
+    await until(lambda: first not in crowd.open_diagrams())
+    for editor in crowd.editors:  # who has left forgets the session, as sockets do
+        editor.session = None
+    await until(lambda: room() is None)

@@ -54,7 +54,9 @@ class Trail(Protocol):
         """A page of the events of one object, newest first, and their total; none where nothing is known."""
 
     async def get(self, event: EventId) -> Recorded:
-        """An event with its state, if that is kept. Raises NotFound."""
+        """An event with its state, if that is kept. Edits of cells have none of their own: they have the
+        newest that their diagram had by then. Raises NotFound.
+        """
 
     async def changes(self, numbers: Sequence[int]) -> Mapping[int, Difference]:
         """What these events changed, by one statement: for those whose state is kept, and the one before it.
@@ -88,9 +90,12 @@ class CellEdits(Protocol):
     Each update is told of once, whoever asks, how often, and however many at once.
     """
 
-    async def tell_of(self, model: ThreatModelId, until: datetime) -> int:
-        """Add what was edited in a threat model's diagrams before `until`, the beginning of a minute, to its
-        trail; returns the number of new events. Takes at most 200 diagrams and 50,000 updates of each.
+    async def tell_of(
+        self, model: ThreatModelId, until: datetime, diagram: DiagramId | None = None
+    ) -> int:
+        """Add what was edited in a threat model's diagrams, or in one of them, before `until`, the beginning
+        of a minute, to its trail; returns the number of new events. Takes at most 200 diagrams and 50,000
+        updates of each.
         """
 
     async def tell_next(self, after: DiagramId | None, diagrams: int, until: datetime) -> DiagramId | None:
