@@ -129,6 +129,8 @@ class Settings(BaseSettings):
     """How long browsers are to speak https alone with this host (Strict-Transport-Security); 0: not told.
     Told over https only, and not with `dev`.
     """
+    hsts_include_subdomains: bool = False
+    """Whether they are to do so with all hosts below this one, too: only where each of them has https."""
 
     workers: Annotated[int, Field(ge=1, le=64)] = 1
     """Processes that share the port and the rooms; without `redis_url` they have an embedded Valkey."""
