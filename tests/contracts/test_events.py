@@ -274,6 +274,19 @@ async def test_fields_that_are_too_large_are_named_alone(ports: Ports) -> None:
     assert Difference({"name": "b"}, {"name": "c"}, ("content",)) == rewritten
 
 
+async def test_what_is_made_anew_under_an_old_id_is_made_of_nothing(ports: Ports) -> None:
+    alice = await ports.user()
+    model = await ports.model(alice)
+    note, deed = BY_NAME["note"], patched(alice)
+    (child,) = await ports.children.create(model.id, note, [Draft({"name": "a", "content": "b"})], deed)
+    await ports.children.mark(model.id, note, [child.id], deed, deleted=True)
+    assert 1 == await ports.bin.purge(datetime.now(UTC) + timedelta(days=1), 10)
+    draft = Draft({"name": "a", "content": "new"})
+    await ports.children.change(model.id, note, [ChildChange(child.id, lambda _: draft, draft)], deed)
+    again = (await changed(ports, model.id))[-1]
+    assert Difference({}, {"name": "a", "content": "new", "metadata": []}) == again
+
+
 async def test_without_the_state_before_it_nothing_is_told_of_a_change(ports: Ports) -> None:
     alice = await ports.user()
     model = await ports.model(alice)
