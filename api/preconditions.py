@@ -4,11 +4,13 @@ import re
 
 from quart import request
 
+from api import schemas
 from api.context import services
 from api.errors import PreconditionRequired
 from tmi.domain.errors import BadInput
 
-_IF_MATCH = re.compile(r'\*|(W/)?"?([0-9]{1,10})"?')
+_IF_MATCH = re.compile(schemas.IF_MATCH)
+_MOST_DIGITS = 10
 _NO_VERSION = 0
 """What no version equals. A weak tag never matches: If-Match compares strongly (section 13.1.1)."""
 
@@ -24,12 +26,12 @@ def expected_version(*, of_deletion: bool = False) -> int | None:
         if services().options.if_match_required and not of_deletion:
             raise PreconditionRequired
         return None
-    match = _IF_MATCH.fullmatch(text.strip())
-    if match is None:
+    if _IF_MATCH.fullmatch(text) is None:
         raise BadInput('If-Match takes a version, as in If-Match: "3"')
-    if match[1]:
-        return _NO_VERSION
-    return None if match[2] is None else int(match[2])
+    version = re.sub("[^0-9]", "", text)
+    if not version:
+        return None
+    return _NO_VERSION if "W" in text or len(version) > _MOST_DIGITS else int(version)
 
 
 def etag(version: int | None) -> dict[str, str]:

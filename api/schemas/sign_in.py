@@ -2,33 +2,41 @@
 
 from typing import Annotated, Literal
 
-from pydantic import StringConstraints
+from pydantic import Field, StringConstraints
 
-from api.schemas.base import OPAQUE, SCOPE, Input, LoginHint, Output, PkceText, Query
+from api.schemas.base import OPAQUE, PROVIDER_ID, SCOPE, Input, LoginHint, Output, PkceText, Query
+
+GRANT_TYPES = ("authorization_code", "refresh_token", "client_credentials")
+"""Another is answered in OAuth's own words: `unsupported_grant_type`."""
 
 
 class AuthorizeQuery(Query):
     """An OAuth authorization request."""
 
-    idp: Annotated[str, StringConstraints(max_length=100, pattern=r"^[a-zA-Z][a-zA-Z0-9_-]*$")] | None = None
+    idp: Annotated[str, StringConstraints(max_length=100, pattern=PROVIDER_ID)] | None = None
     client_callback: Annotated[str, StringConstraints(max_length=1000)] | None = None
     state: Annotated[str, StringConstraints(max_length=256, pattern=r"^[a-zA-Z0-9_~.+/=-]*$")] | None = None
     login_hint: LoginHint | None = None
     scope: Annotated[str, StringConstraints(max_length=256, pattern=SCOPE)] | None = None
     code_challenge: PkceText | None = None
-    code_challenge_method: str | None = None
+    code_challenge_method: Annotated[str, Field(json_schema_extra={"enum": ["S256"]})] | None = None
 
 
 class TokenQuery(Query):
     """At which identity provider the code was issued."""
 
-    idp: Annotated[str, StringConstraints(max_length=100, pattern=r"^[a-zA-Z][a-zA-Z0-9_-]*$")] | None = None
+    idp: Annotated[str, StringConstraints(max_length=100, pattern=PROVIDER_ID)] | None = None
 
 
 class TokenRequest(Input):
     """An OAuth token request (RFC 6749, sections 4.1.3 and 6)."""
 
-    grant_type: Annotated[str, StringConstraints(max_length=100)] | None = None
+    grant_type: (
+        Annotated[
+            str, StringConstraints(max_length=100), Field(json_schema_extra={"enum": list(GRANT_TYPES)})
+        ]
+        | None
+    ) = None
     code: Annotated[str, StringConstraints(max_length=8192, pattern=r"^[\x20-\x7E]+$")] | None = None
     code_verifier: PkceText | None = None
     redirect_uri: Annotated[str, StringConstraints(max_length=1000)] | None = None
