@@ -115,7 +115,7 @@ async def test_a_bound_wider_than_the_contracts_is_noticed() -> None:
 
 
 def test_of_a_value_more_words_and_repetitions_are_noticed_and_a_form_bounds_its_length() -> None:
-    theirs = {"enum": ["a"], "type": ["string"]}
+    theirs: values.Facts = {"enum": ["a"], "type": ["string"]}
     assert ["taken are also b"] == [*values.taken({"enum": ["a", "b"], "type": ["string"]}, theirs)]
     assert ["taken are also any word"] == [*values.taken({"type": ["string"]}, theirs)]
     theirs = {"maxLength": 36, "type": ["string"], "format": "uuid"}
