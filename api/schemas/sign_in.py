@@ -4,17 +4,32 @@ from typing import Annotated, Literal
 
 from pydantic import Field, StringConstraints
 
-from api.schemas.base import OPAQUE, PROVIDER_ID, SCOPE, Input, LoginHint, Output, PkceText, Query
+from api.schemas.base import (
+    OPAQUE,
+    PROVIDER_ID,
+    SCOPE,
+    Input,
+    LoginHint,
+    OAuthInput,
+    OAuthQuery,
+    Output,
+    PkceText,
+)
 
 GRANT_TYPES = ("authorization_code", "refresh_token", "client_credentials")
 """Another is answered in OAuth's own words: `unsupported_grant_type`."""
 
 
-class AuthorizeQuery(Query):
-    """An OAuth authorization request."""
+class AuthorizeQuery(OAuthQuery):
+    """An OAuth authorization request (RFC 6749, section 4.1.1). The address of the client is
+    `client_callback`, or `redirect_uri`, as clients of other servers call it.
+    """
 
     idp: Annotated[str, StringConstraints(max_length=100, pattern=PROVIDER_ID)] | None = None
     client_callback: Annotated[str, StringConstraints(max_length=1000)] | None = None
+    redirect_uri: Annotated[str, StringConstraints(max_length=1000)] | None = None
+    response_type: Annotated[str, StringConstraints(max_length=100)] | None = None
+    prompt: Annotated[str, StringConstraints(max_length=100)] | None = None
     state: Annotated[str, StringConstraints(max_length=256, pattern=r"^[a-zA-Z0-9_~.+/=-]*$")] | None = None
     login_hint: LoginHint | None = None
     scope: Annotated[str, StringConstraints(max_length=256, pattern=SCOPE)] | None = None
@@ -22,13 +37,13 @@ class AuthorizeQuery(Query):
     code_challenge_method: Annotated[str, Field(json_schema_extra={"enum": ["S256"]})] | None = None
 
 
-class TokenQuery(Query):
+class TokenQuery(OAuthQuery):
     """At which identity provider the code was issued."""
 
     idp: Annotated[str, StringConstraints(max_length=100, pattern=PROVIDER_ID)] | None = None
 
 
-class TokenRequest(Input):
+class TokenRequest(OAuthInput):
     """An OAuth token request (RFC 6749, sections 4.1.3 and 6)."""
 
     grant_type: (

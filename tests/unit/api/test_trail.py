@@ -49,6 +49,50 @@ async def test_the_trail_says_who_did_what_to_a_threat_model_and_its_diagrams(re
     assert entry == await listed(rest, bob, path)
 
 
+async def test_each_entry_shows_by_a_json_patch_what_it_changed(rest: RestClient) -> None:
+    alice = await rest.sign_in("alice")
+    model = (await rest.create_model(alice, description="Text"))["id"]
+    path = f"/threat_models/{model}"
+    await rest.patch(alice, model, {"op": "remove", "path": "/description"})
+    metadata = {"key": "k", "value": "1"}
+    assert 201 == (await rest.call("POST", f"{path}/metadata", alice, json_body=metadata)).status
+    note = {"name": "Note", "content": "x" * 20_000}
+    answer = await rest.call("POST", f"{path}/notes", alice, json_body=note)
+    assert 201 == answer.status, answer.data
+    long, added, removed, created = (await listed(rest, alice, f"{path}/audit_trail"))["audit_entries"]
+
+    test = {"op": "test", "path": "/description", "value": "Text"}
+    assert [test, {"op": "replace", "path": "/description", "value": None}] == removed["changes"]
+    assert [{"op": "add", "path": "/metadata/0", "value": metadata}] == added["changes"]
+    assert {"op": "add", "path": "/name", "value": "Shop"} in created["changes"]
+    assert {"add"} == {step["op"] for step in created["changes"]}
+    assert {"op": "add", "path": "/name", "value": "Note"} in long["changes"]
+    assert ["content"] == long["changes_omitted"]
+    assert "changes_omitted" not in removed
+    for entry in (long, removed):
+        assert entry == await listed(rest, alice, f"{path}/audit_trail/{entry['id']}")
+    of_note = await listed(rest, alice, f"{path}/notes/{answer.json['id']}/audit_trail")
+    assert [long] == of_note["audit_entries"]
+
+
+async def test_edits_of_cells_and_trails_of_administrators_show_no_changes(rest: RestClient) -> None:
+    alice, admin = await rest.sign_in("alice"), await rest.sign_in(ADMINISTRATOR)
+    model = await rest.create_model(alice)
+    shown = await listed(rest, admin, f"/admin/audit/threat_models?threat_model_id={model['id']}")
+    (entry,) = shown["entries"]
+    assert entry == await listed(rest, admin, f"/admin/audit/threat_models/{entry['id']}")
+    assert "changes" not in entry
+
+    diagram = await rest.create_diagram(alice, model["id"])
+    path = f"/threat_models/{model['id']}/diagrams/{diagram['id']}"
+    node = {"id": str(uuid4()), "shape": "process", "x": 0, "y": 0, "width": 80, "height": 40}
+    add = [{"op": "add", "path": "/cells/-", "value": node}]
+    answer = await rest.call("PATCH", path, alice, json_body=add, content_type="application/json-patch+json")
+    assert 200 == answer.status, answer.data
+    patched, _ = (await listed(rest, alice, f"{path}/audit_trail"))["audit_entries"]
+    assert ("cells", []) == (patched["change_summary"], patched["changes"])
+
+
 async def test_the_trail_is_paged_by_cursor_and_filtered(rest: RestClient) -> None:
     alice = await rest.sign_in("alice")
     model = await rest.create_model(alice)
