@@ -27,7 +27,8 @@ REFUSED: tuple[tuple[str, str, str], ...] = (
     (r"PUT .*/metadata/{key}", r"The key is not that of the path", "A rule between a path and a body."),
     (r"GET .*audit.*", r"The cursor is none of this service's", "Only this service makes cursors."),
     (r"(POST|PUT) .*", r"(.*_id: )?There is no such .*", "What is there is not in a schema."),
-    (r"(GET /oauth2/|GET /session/).*", r".*", "What it names began, or is set up, elsewhere."),
+    (r"(GET|POST) /(oauth2|session)/.*", r".*", "What it names began, or is set up, elsewhere."),
+    (r"POST .*/subscriptions", r"The URL.*", "Where a webhook may lead is judged by its host."),
     (r"POST .*/client_credentials", r"Expires_at is past", "Only a clock knows."),
 )
 ALSO_IDS = re.compile(r"/(bulk|automation|reencrypt)$")
