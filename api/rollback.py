@@ -39,14 +39,15 @@ _NEWEST = Page(20, 0)
 @tag(["Audit trail"])
 @operation_id("rollbackToVersion")
 @operation(
-    answers={200: schemas.RollbackOutput}, errors=(400, 401, 403, 404, 409, 410, 413, 415, 429, 503)
+    answers={200: schemas.RollbackOutput}, errors=(400, 401, 403, 404, 409, 410, 413, 429, 503)
 )
 async def roll_back(threat_model_id: str, entry_id: str) -> Response:
     """Bring an object back to what it was after an entry of the audit trail
 
     That is a new change with an entry of its own; nothing of the trail goes. Roles stay as they are. What is
     deleted has to be restored first. A diagram or an asset that is not there any more cannot be named again:
-    `left_out` says which fields that concerns.
+    `left_out` says which fields that concerns. The cells of a diagram are brought back if the entry tells of
+    cells.
     """
     model = await model_for(threat_model_id, Action.WRITE)
     recorded = await entry_of(model, entry_id)
