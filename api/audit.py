@@ -3,7 +3,7 @@
 An entry of a change is written by the adapter in the transaction of the change: make it with `entry`, hand it
 over, and call `logged` once the change is committed. What changes nothing else (a sign-in) is recorded by
 `note`. Refusals are recorded behind the request's back and at a bounded rate: nobody may fill the database by
-being refused.
+being refused. Those past the bound are counted: an entry of their own says how many there were.
 
 Never put a secret into an entry: no token, code, ticket or challenge, and no query string.
 """
@@ -16,15 +16,20 @@ from uuid import uuid4
 
 from quart import g, request
 
+from tmi.domain.audit import logged, refused
 from tmi.domain.errors import DatabaseUnavailable
 from tmi.domain.ids import AuditId
 from tmi.domain.model import AuditEntry, User
 from tmi.domain.ports import Audit
 
+__all__ = ["Refusals", "entry", "logged", "note"]
+
 log = logging.getLogger("tmi.audit")
 
 REFUSALS_PER_S = 10.0
 REFUSALS_BURST = 100
+LEFT_OUT_EVERY_S = 10.0
+"""So often, at most, an entry tells how many refusals were not recorded."""
 _VALUE_MAX = 1000
 _PATH_MAX = 1024
 
@@ -57,43 +62,6 @@ def entry(
     )
 
 
-def _nobodys(method: str, path: str, what: str, summary: str) -> AuditEntry:
-    """What was refused to somebody who is not known, outside of a REST request."""
-    return AuditEntry(
-        id=AuditId(uuid4()),
-        at=datetime.now(UTC),
-        actor=None,
-        provider="",
-        provider_id="",
-        email="",
-        name="",
-        method=method,
-        path=path[:_PATH_MAX],
-        what=what,
-        old=None,
-        new=None,
-        summary=summary[:_VALUE_MAX],
-    )
-
-
-def logged(made: AuditEntry) -> None:
-    """Write the log line of an entry that is committed."""
-    log.info(
-        "audit %s",
-        made.what,
-        extra={
-            "audit": str(made.id),
-            "what": made.what,
-            "actor": None if made.actor is None else str(made.actor),
-            "method": made.method,
-            "path": made.path,
-            "old": made.old,
-            "new": made.new,
-            "summary": made.summary,
-        },
-    )
-
-
 async def note(audit: Audit, made: AuditEntry) -> None:
     """Record what changes nothing else. Raises DatabaseUnavailable."""
     await audit.record(made)
@@ -110,6 +78,7 @@ class Refusals:
         self._seen_at: float | None = None
         self.left_out = 0
         """Refusals that came too fast to be recorded."""
+        self._untold = 0
 
     def refused(self, what: str, summary: str) -> None:
         """Record that this request was refused, once and if there is room for it."""
@@ -122,7 +91,8 @@ class Refusals:
     def refused_at(self, path: str, summary: str) -> None:
         """Record that a live socket was refused to somebody whose name nobody knows, if there is room."""
         if self._has_room():
-            self._begin(self._record(_nobodys("GET", path, "socket.refused", summary)))
+            made = refused("socket.refused", summary[:_VALUE_MAX], "GET", path[:_PATH_MAX])
+            self._begin(self._record(made))
 
     def _has_room(self) -> bool:
         now = asyncio.get_running_loop().time()
@@ -131,9 +101,19 @@ class Refusals:
         self._seen_at = now
         if self._left < 1:
             self.left_out += 1
+            self._untold += 1
+            if self._untold == 1:
+                asyncio.get_running_loop().call_later(LEFT_OUT_EVERY_S, self.tell_left_out)
             return False
         self._left -= 1
         return True
+
+    def tell_left_out(self) -> None:
+        """Record how many refusals were not recorded since this was told last, if any."""
+        count, self._untold = self._untold, 0
+        if count:
+            summary = f"{count} refusals came too fast to be recorded one by one"
+            self._begin(self._record(refused("refusals.left_out", summary, new=str(count))))
 
     def is_noted(self) -> None:
         """The refusal of this request is in the audit already."""

@@ -67,9 +67,9 @@ _BROWSER_SECRET = re.compile(r"[A-Za-z0-9_-]{43}")
 async def authorize() -> Response:
     """Begin to sign in
 
-    Redirects to the identity provider `idp`, and in the end to `client_callback` with `code` and `state`, or
-    with `error`. The development provider `tmi` signs in whom `login_hint` names: `alice` becomes
-    `alice@tmi.local`. Browsers get a page where a choice is left.
+    Redirects to the identity provider `idp`, and in the end to `client_callback` (or `redirect_uri`) with
+    `code` and `state`, or with `error`. The development provider `tmi` signs in whom `login_hint` names:
+    `alice` becomes `alice@tmi.local`. Browsers get a page where a choice is left.
     """
     try:
         return await _authorized()
@@ -105,16 +105,36 @@ async def _authorized() -> Response:
         require_provider(idp)
     pending = PendingAuthorization(
         provider=idp or "",
-        redirect_uri=checked_callback(query.client_callback, services().options),
+        redirect_uri=checked_callback(_callback_of(query), services().options),
         client_state=query.state,
         code_challenge=_checked_challenge(query),
         scope=query.scope or "openid",
     )
+    if (refusal := _cannot_be_done(query)) is not None:
+        return _refused(pending, refusal)
     if idp is None:
         return pages.choose_provider(_choices(), _parameters(query))
     if idp == DEVELOPMENT_PROVIDER:
         return await _developer(query, pending)
     return await _sent_to(services().identity_providers[idp], pending)
+
+
+def _callback_of(query: schemas.AuthorizeQuery) -> str | None:
+    """Raises OAuthError."""
+    given = {query.client_callback, query.redirect_uri} - {None}
+    if len(given) > 1:
+        raise OAuthError("invalid_request", "client_callback and redirect_uri differ; one is enough")
+    return given.pop() if given else None
+
+
+def _cannot_be_done(query: schemas.AuthorizeQuery) -> OAuthError | None:
+    """What a client asks for that there is not here, which it is told at its address (RFC 6749, 4.1.2.1)."""
+    if query.response_type not in (None, "code"):
+        return OAuthError("unsupported_response_type", "there is response_type=code only")
+    if query.prompt is not None and "none" in query.prompt.split(" "):
+        # OpenID Connect Core, section 3.1.2.6. Nobody is remembered here from one sign-in to the next.
+        return OAuthError("login_required", "nobody can sign in here without being asked")
+    return None
 
 
 def _default_provider(query: schemas.AuthorizeQuery) -> str | None:

@@ -27,7 +27,7 @@ def checked_callback(callback: str | None, options: ApiOptions) -> str:
         return callback
     listed = "one that TMI_CLIENT_CALLBACKS lists"
     local = "an address at 127.0.0.1, localhost or [::1], without fragment, or " if options.dev else ""
-    raise OAuthError("invalid_request", f"client_callback is to be {local}{listed}")
+    raise OAuthError("invalid_request", f"client_callback (or redirect_uri) is to be {local}{listed}")
 
 
 def _is_allowed(callback: str, options: ApiOptions) -> bool:

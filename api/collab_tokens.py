@@ -5,7 +5,7 @@ from urllib.parse import urlencode
 from quart import Blueprint, Response
 from quart_schema import operation_id, tag
 
-from api import bodies, schemas
+from api import audit, bodies, schemas
 from api.context import allowed, base_url, caller, parse_diagram_id, services
 from api.documented import operation
 from tmi.domain.ids import DiagramId
@@ -41,6 +41,8 @@ async def create_collab_token() -> Response:
         y_websocket_url=endpoint,
         hocuspocus_url=f"{endpoint}{hint}",
     )
+    place = "all diagrams" if diagram is None else f"diagram {diagram}"
+    await audit.note(services().audit, audit.entry("collab_token.issued", place, new=str(sign_in.id)))
     return bodies.answer(answer, headers={"Cache-Control": "no-store"})
 
 

@@ -13,7 +13,7 @@ from datetime import UTC, datetime, timedelta
 from quart import Blueprint, Response
 from quart_schema import operation_id, tag
 
-from api import bodies, schemas
+from api import audit, bodies, schemas
 from api.collab_tokens import socket_base
 from api.context import caller, context, model_for, parse_diagram_id, parse_uuid, services
 from api.documented import operation
@@ -47,7 +47,14 @@ async def begin(threat_model_id: str, diagram_id: str) -> Response:
     201 for a new one, 200 for an existing one.
     """
     model, diagram = await _place(threat_model_id, diagram_id)
-    session, is_new = await services().collaborations.begin(model, diagram, caller().user.id)
+    return await context().to_the_end(_begin(model, diagram))
+
+
+async def _begin(model: ThreatModelId, diagram: DiagramId) -> Response:
+    made = audit.entry("collaboration.begun", f"diagram {diagram}")
+    session, is_new = await services().collaborations.begin(model, diagram, caller().user.id, made)
+    if is_new:
+        audit.logged(made)
     return await _answer(session, 201 if is_new else 200)
 
 
@@ -79,7 +86,7 @@ async def end(threat_model_id: str, diagram_id: str) -> Response:
         role = await services().access.to_threat_model(caller().user.id, model)
         if not may(role, Action.END_COLLABORATION):
             raise Forbidden("only the host or an owner ends a session")
-    await context().to_the_end(_end(session.id))
+    await context().to_the_end(_end(session))
     return bodies.no_content()
 
 
@@ -117,6 +124,8 @@ async def ticket() -> Response:
     secret = secrets.token_urlsafe(32)
     grant = Ticket(sign_in.user.id, sign_in.id, session.id, session.threat_model_id, session.diagram_id)
     await services().tickets.issue(secret, grant, TICKET_TTL)
+    made = audit.entry("ticket.issued", f"diagram {session.diagram_id}", new=str(session.id))
+    await audit.note(services().audit, made)
     return bodies.answer(schemas.TicketAnswer(ticket=secret))
 
 
@@ -133,9 +142,11 @@ async def _session(model: ThreatModelId, diagram: DiagramId) -> Collaboration:
     return session
 
 
-async def _end(session: CollaborationId) -> None:
-    if await services().collaborations.end(session):
-        await services().rooms.collaboration_ended(session)
+async def _end(session: Collaboration) -> None:
+    made = audit.entry("collaboration.ended", f"diagram {session.diagram_id}", old=str(session.id))
+    if await services().collaborations.end(session.id, made):
+        audit.logged(made)
+        await services().rooms.collaboration_ended(session.id)
 
 
 async def _answer(session: Collaboration, status: int = 200) -> Response:

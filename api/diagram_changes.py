@@ -77,7 +77,7 @@ def interpret(diagram: Diagram, shown: Shown, change: Json) -> Wanted:
     else:
         after = patch.patched(before, change["patch"], "diagram")
     after = checked(_Patched, after).model_dump()
-    _check_cells(after["cells"], known)
+    check_cells(after["cells"], known)
     fields = _fields(diagram, after, shown.seq)
     return Wanted(fields, after["cells"], _meta(shown, after))
 
@@ -91,8 +91,7 @@ def _rolled_back(diagram: Diagram, shown: Shown, past: Mapping[str, Json]) -> Wa
     fields = DiagramFields(
         past.get("name", diagram.name),
         past.get("description", diagram.description),
-        # No trail keeps pictures. One of other cells would mislead; editors make a new one.
-        diagram.image if cells == shown.cells else None,
+        _past_image(past) or (diagram.image if cells == shown.cells else None),
         past.get("include_in_report", diagram.include_in_report),
         past.get("timmy_enabled", diagram.timmy_enabled),
         metadata,
@@ -101,6 +100,16 @@ def _rolled_back(diagram: Diagram, shown: Shown, past: Mapping[str, Json]) -> Wa
     keys = then.keys() | shown.meta.keys()
     meta = {key: then.get(key) for key in keys if shown.meta.get(key) != then.get(key)}
     return Wanted(fields, cells, meta)
+
+
+def _past_image(past: Mapping[str, Json]) -> DiagramImage | None:
+    """The picture of the cells of then, with the update that it shows, if the trail keeps it. Where it does
+    not, the present one would mislead if the cells are others; editors make a new one.
+    """
+    image = past.get("image") if "cells" in past else None
+    if image is None or "svg" not in image:
+        return None
+    return DiagramImage(image["svg"], image.get("update_vector"))
 
 
 def _document(diagram: Diagram, shown: Shown) -> dict[str, Json]:
@@ -118,7 +127,7 @@ def _document(diagram: Diagram, shown: Shown) -> dict[str, Json]:
     }
 
 
-def _check_cells(cells: Sequence[Json], known: Mapping[str, bytes]) -> None:
+def check_cells(cells: Sequence[Json], known: Mapping[str, bytes]) -> None:
     """Raises BadInput for what has changed and is none of the contract's cells."""
     for at, cell in enumerate(cells):
         if not isinstance(cell, dict):

@@ -65,6 +65,11 @@ class Metrics:
         """Tell what comes of webhooks' deliveries here, and what waits in the database."""
         self._registry.register(_Webhooks(read))
 
+    def show_audit(self, left_out: Callable[[], int]) -> None:
+        """Tell how many refusals the audit has only as a number."""
+        text = "Refusals that came too fast for an audit entry of their own."
+        self._registry.register(_Counted("tmi_audit_left_out", text, left_out))
+
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         """Measure the loop's lag."""
@@ -127,6 +132,14 @@ class _Webhooks(Collector):
         yield _gauge("tmi_webhook_pending", "Deliveries that wait, on all nodes, to 10,000.", backlog.pending)
         text = "How long the oldest delivery that waits has."
         yield _gauge("tmi_webhook_oldest_pending_seconds", text, backlog.oldest_s)
+
+
+class _Counted(Collector):
+    def __init__(self, name: str, text: str, read: Callable[[], int]) -> None:
+        self._name, self._text, self._read = name, text, read
+
+    def collect(self) -> Iterable[Metric]:
+        yield _counter(self._name, self._text, self._read())
 
 
 class _Read(Collector):

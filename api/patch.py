@@ -7,6 +7,7 @@ it takes. A `move` makes nothing larger, but deeper: a result that is nested dee
 refused before anything recurses into it.
 """
 
+import copy
 from collections.abc import Callable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from typing import Any
@@ -23,6 +24,8 @@ Json = Any
 
 COPIED_MAX_BYTES = 4 * 1024 * 1024
 """What the `copy` operations of one patch may copy together."""
+COMPARED_MAX, STEPS_MAX = 100, 20
+"""A field with more entries than that, or more steps from what it was, is replaced as a whole."""
 _MISFITS = (
     jsonpatch.JsonPatchException,
     JsonPointerException,
@@ -79,6 +82,36 @@ def patched(
         raise BadInput(f"the patch does not fit the {words}: {str(error)[:200]}") from None
     except _MISFITS:
         raise BadInput(f"the patch does not fit the {words}") from None
+
+
+def made(before: Mapping[str, Json], after: Mapping[str, Json]) -> list[dict[str, Json]]:
+    """The patch that makes one object of another, field by field in their order. What it replaces or removes
+    is named by a `test` before that, so that it tells of both.
+    """
+    document: dict[str, Json] = copy.deepcopy(dict(before))
+    steps: list[dict[str, Json]] = []
+    for field in sorted(before.keys() | after.keys()):
+        for operation in _of_field(field, before, after):
+            if operation["op"] in ("remove", "replace"):
+                there = JsonPointer(operation["path"]).resolve(document)
+                steps.append({"op": "test", "path": operation["path"], "value": copy.deepcopy(there)})
+            steps.append(operation)
+            document = jsonpatch.JsonPatch([copy.deepcopy(operation)]).apply(document, in_place=True)
+    return steps
+
+
+def _of_field(name: str, before: Mapping[str, Json], after: Mapping[str, Json]) -> list[dict[str, Json]]:
+    path = JsonPointer.from_parts([name]).path
+    if name not in after:
+        return [{"op": "remove", "path": path}]
+    if name not in before:
+        return [{"op": "add", "path": path, "value": after[name]}]
+    old, new = before[name], after[name]
+    if isinstance(old, list | dict) and type(old) is type(new) and max(len(old), len(new)) <= COMPARED_MAX:
+        operations: list[dict[str, Json]] = jsonpatch.make_patch({name: old}, {name: new}).patch
+        if len(operations) <= STEPS_MAX:
+            return operations
+    return [] if old == new else [{"op": "replace", "path": path, "value": new}]
 
 
 def _applied(document: dict[str, Json], operations: Sequence[Mapping[str, Json]]) -> dict[str, Json]:

@@ -16,7 +16,7 @@ from api.context import context, model_for, services
 from api.deeds import deed
 from api.documented import operation
 from api.errors import Gone
-from api.trail import entry_of
+from api.trail import entries, entry_of
 from crdt.diagram import read_cells, read_meta
 from crdt.document import Document
 from rooms.editing import Edit
@@ -45,37 +45,41 @@ async def roll_back(threat_model_id: str, entry_id: str) -> Response:
     """Bring an object back to what it was after an entry of the audit trail
 
     That is a new change with an entry of its own; nothing of the trail goes. Roles stay as they are. What is
-    deleted has to be restored first.
+    deleted has to be restored first. A diagram or an asset that is not there any more cannot be named again:
+    `left_out` says which fields that concerns. The cells of a diagram are brought back if the entry tells of
+    cells.
     """
     model = await model_for(threat_model_id, Action.WRITE)
     recorded = await entry_of(model, entry_id)
     if not recorded.is_kept:
         raise Gone
-    restored, version = await context().to_the_end(_rolled_back(model, recorded))
+    restored, version, left_out = await context().to_the_end(_rolled_back(model, recorded))
     made = await _entry(recorded.event, version)
-    entry = schemas.TrailEntry.of(made).model_dump(exclude_none=True)
-    return bodies.answer({"restored_entity": restored, "audit_entry": entry})
+    (entry,) = await entries([made])
+    answer = {"restored_entity": restored, "audit_entry": entry.model_dump(exclude_none=True)}
+    return bodies.answer({**answer, "left_out": left_out} if left_out else answer)
 
 
-async def _rolled_back(model: ThreatModelId, recorded: Recorded) -> tuple[Json, int]:
-    """What it is now, as `GET` shows it, and its version."""
+async def _rolled_back(model: ThreatModelId, recorded: Recorded) -> tuple[Json, int, list[str]]:
+    """What it is now, as `GET` shows it, its version, and the fields that could not be brought back."""
     event = recorded.event
     if event.object_type is ObjectType.DIAGRAM:
-        return await _diagram(model, event)
+        return *await _diagram(model, event), []
     if event.state is None:
         raise Gone
     if event.object_type is ObjectType.THREAT_MODEL:
         after = await threat_models.rolled_back(model, event.state)
-        return schemas.ThreatModelOutput.of(after).model_dump(exclude_none=True), after.version
+        return schemas.ThreatModelOutput.of(after).model_dump(exclude_none=True), after.version, []
     return await _child(model, event, event.state)
 
 
-async def _child(model: ThreatModelId, event: Event, state: State) -> tuple[Json, int]:
+async def _child(model: ThreatModelId, event: Event, state: State) -> tuple[Json, int, list[str]]:
     kind = BY_NAME[event.object_type.value]
     draft = Draft.from_state(kind, state)
-    change = ChildChange(ChildId(event.object_id), lambda _: draft)
+    change = ChildChange(ChildId(event.object_id), lambda _: draft, leaves_out_lost=True)
     (child,) = await services().children.change(model, kind, [change], deed(ChangeType.ROLLED_BACK))
-    return shown(child), child.version
+    left_out = sorted(name for name in draft.references(kind) if name not in child.fields)
+    return shown(child), child.version, left_out
 
 
 async def _diagram(model: ThreatModelId, event: Event) -> tuple[Json, int]:

@@ -18,13 +18,14 @@ from itertools import islice
 
 from cachetools import TTLCache
 
+from tmi.domain.audit import logged
 from tmi.domain.errors import DatabaseUnavailable
 from tmi.domain.ids import SignInId
 from tmi.domain.ports import BrowserSessions
 
 log = logging.getLogger(__name__)
 
-AT_ONCE = 1_000
+AT_ONCE = 200
 _ROUND_MAX_S = 5.0
 _HELD_MAX_S = 60.0
 _SHARE = 8
@@ -85,4 +86,6 @@ class Idling:
 
     async def _end(self) -> None:
         while ended := await self._store.end_idle(self._late, AT_ONCE):
-            await self._ended(ended)
+            for one in ended:
+                logged(one.entry)
+            await self._ended([one.sign_in for one in ended])

@@ -2,10 +2,11 @@
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import ClassVar
 
 from crdt.document import Document
-from rooms.effects import Effects, Journal, SessionNumber
+from rooms.effects import Effect, Effects, Journal, SessionNumber
 from rooms.hosting import Runner, Session
 from rooms.nodes.following import ReplicaRunner
 from rooms.pacing import Fading
@@ -39,7 +40,6 @@ class RoomRunner(Runner[Room]):
         self._nodes: dict[SessionNumber, Follower] = {}
         self._saving: deque[tuple[Seq, asyncio.Future[bool]]] = deque()
         """Who waits for the commit of which update, in order."""
-        self._perform_one[Journal] = self._journal
 
     def follow(self, follower: Follower) -> Session:
         """Let a node in that follows the room; the room's phase must be OPEN."""
@@ -95,7 +95,19 @@ class RoomRunner(Runner[Room]):
         answer: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
         self._saving.append((seq, answer))
         self._tell_saved()
+        self.hurry()
         return answer
+
+    @property
+    def is_awaited(self) -> bool:
+        """Somebody waits for its next commit."""
+        room = self.room
+        return room.unacknowledged > 0 or bool(self._saving) or not room.is_open
+
+    def hurry(self) -> None:
+        """Somebody waits for the next commit by now: tell the journal."""
+        if self.room.is_to_be_taken:
+            self._on_journal(self)
 
     def _tell_saved(self) -> None:
         room = self.room
@@ -108,6 +120,7 @@ class RoomRunner(Runner[Room]):
         """See `Runner.end`."""
         super().end(how)
         self._tell_saved()
+        self.hurry()
 
     def bring(
         self, number: SessionNumber, update: bytes, author: UserId | None, origin: Origin
@@ -135,3 +148,8 @@ class RoomRunner(Runner[Room]):
 
     def _journal(self, _effect: Journal) -> None:
         self._on_journal(self)
+
+    PERFORMERS: ClassVar[Mapping[type[Effect], Callable[..., None]]] = {
+        **Runner.PERFORMERS,
+        Journal: _journal,
+    }

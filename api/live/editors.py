@@ -67,7 +67,7 @@ class Editors:
         async with self._news.joining(model):
             session = await self._rooms.join(diagram, member, document)
             self._diagrams.setdefault(model, set()).add(diagram)
-        if False:
+        if (member.user, model) in self._shut_out:
             self._news.look_soon([(member.user, model)])  # there may be a role again, of a group for example
         return session
 

@@ -6,10 +6,10 @@ import logging
 import math
 import re
 from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import replace
 
 from api.cookies import NAME, SessionCookies, full_name, read
 from api.errors import INTERNAL, Problem, problem_of
-from api.headers import strict_transport
 from api.live.admission import Admission, check_origin, diagram_of, is_ticket_path
 from api.live.editors import Editors
 from api.live.hocuspocus import HocuspocusSocket
@@ -26,11 +26,12 @@ from api.live.upgrade import (
     response,
 )
 from api.live.y_websocket import YWebsocketSocket
+from api.rates import Counts
 from api.tokens import CollabClaims, Tokens
 from rooms import closing
 from rooms.peer import Member
 from rooms.service import Rooms
-from tmi.domain.errors import Draining, Forbidden, TmiError, Unavailable
+from tmi.domain.errors import Draining, Forbidden, TmiError, TooManyRequests, Unavailable
 from tmi.domain.ids import CollaborationId, DiagramId, UserId
 from tmi.domain.ports import AccessControl, Tallies, Tickets
 
@@ -64,6 +65,7 @@ class LiveEndpoint:
         self._cookies = cookies
         self._handshakes = 0
         self._draining = False
+        self._count: Callable[[Counts, str, str], Awaitable[None]] | None = None
         self.sockets = Sockets(
             self._options.sweep_s,
             self._options.documents_per_user_max,
@@ -80,6 +82,14 @@ class LiveEndpoint:
         """Have somebody told where and why a socket, or a document on one, was refused."""
         self._admission.on_refused = refused
 
+    def use_offered(self, is_offered: Callable[[str], bool]) -> None:
+        """Have somebody tell by which identity providers people may have come."""
+        self._admission.is_offered = is_offered
+
+    def use_rates(self, count: Callable[[Counts, str, str], Awaitable[None]]) -> None:
+        """Have each upgrade counted by its path and address, which may raise TooManyRequests."""
+        self._count = count
+
     def matches(self, path: str) -> bool:
         """Whether an upgrade of this path (without its query) is for here."""
         return path == _PREFIX or path.startswith(_PREFIX + "/") or is_ticket_path(path)
@@ -93,14 +103,15 @@ class LiveEndpoint:
 
         `rest` is what the client sent after its request; `connection` is not being read meanwhile.
         """
+        counts = Counts()
         try:
             key = check_upgrade(head)
             async with asyncio.timeout(self._options.handshake_timeout_s):
-                socket = await self._admit(head, connection)
+                socket = await self._admit(head, connection, counts)
         except TmiError as error:
             self._admission.refused(head.path, error)
             problem = UPGRADE_REQUIRED if isinstance(error, UpgradeRequired) else problem_of(error)
-            self.refuse(connection, problem, head)
+            self.refuse(connection, replace(problem, headers={**problem.headers, **counts.headers()}), head)
         except TimeoutError:
             self.refuse(connection, problem_of(Unavailable("the checks took too long")), head)
         except Exception:
@@ -116,13 +127,13 @@ class LiveEndpoint:
         """Answer with an HTTP error and let the connection go; `head` where it is known."""
         if connection.is_closing():
             return
-        more = strict_transport(self._scheme(head, connection), self._options.hsts_max_age_s)
+        more = self._options.hsts.headers(self._scheme(head, connection))
         connection.write(response(problem, more))
         connection.close()
 
     def transport_headers(self, peer: object, forwarded_proto: list[str], own: str) -> Mapping[str, str]:
         """What an answer says of https: `own` is its connection's scheme, `peer` as asyncio has it."""
-        return strict_transport(self._told_scheme(peer, forwarded_proto, own), self._options.hsts_max_age_s)
+        return self._options.hsts.headers(self._told_scheme(peer, forwarded_proto, own))
 
     async def share(self, tallies: Tallies) -> None:
         """Exchange with other nodes, for ever, what counts against limits that are theirs, too."""
@@ -168,8 +179,14 @@ class LiveEndpoint:
         host = str(peer[0]) if isinstance(peer, tuple) and peer else ""
         return self._options.trusted_proxies.scheme(host, forwarded_proto, own)
 
-    async def _admit(self, head: RequestHead, connection: asyncio.Transport) -> LiveSocket:
+    async def _admit(self, head: RequestHead, connection: asyncio.Transport, counts: Counts) -> LiveSocket:
         address = self._address(head, connection)
+        if self._count is not None:
+            try:
+                await self._count(counts, head.path, address)
+            except TooManyRequests:
+                self.sockets.refusals["address_rate"] += 1
+                raise
         check_origin(head, self._options)
         if self._draining:
             raise Draining

@@ -119,6 +119,18 @@ class Query(BaseModel):
         return value
 
 
+class OAuthInput(Input):
+    """A body of OAuth: what a client adds to it is ignored (RFC 6749, section 3.2)."""
+
+    model_config = ConfigDict(strict=True, extra="ignore", frozen=True)
+
+
+class OAuthQuery(Query):
+    """Parameters of an OAuth request: unknown ones are ignored (RFC 6749, section 3.1)."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+
 class Output(BaseModel):
     """Something that this service answers; it made the values itself. What has no value is left out."""
 

@@ -6,7 +6,7 @@ from uuid import UUID
 
 from pydantic import AwareDatetime, BeforeValidator, Field, StringConstraints
 
-from api.schemas.base import LINE, Input, Output, SeenLine, SeenText
+from api.schemas.base import LINE, Input, OAuthInput, Output, SeenLine, SeenText
 from tmi.domain.model import SignIn
 from tmi.domain.sign_ins import ClientCredential
 
@@ -108,7 +108,7 @@ _Token = Annotated[str, StringConstraints(min_length=1, max_length=4096, pattern
 """As long as an access token may be: the contract's 1,000 and 2,000 would refuse good ones."""
 
 
-class RevocationRequest(Input):
+class RevocationRequest(OAuthInput):
     """Which token to revoke (RFC 7009, section 2.1). A hint is not needed; any word is one."""
 
     token: _Token
@@ -117,7 +117,7 @@ class RevocationRequest(Input):
     client_secret: Annotated[str, StringConstraints(max_length=256)] | None = None
 
 
-class IntrospectionRequest(Input):
+class IntrospectionRequest(OAuthInput):
     """Which token to tell of (RFC 7662, section 2.1)."""
 
     token: _Token

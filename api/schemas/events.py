@@ -1,10 +1,11 @@
 """The audit trail of threat models."""
 
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Annotated, Any, Literal, Self
 from uuid import UUID
 
-from pydantic import Field, StringConstraints
+from pydantic import Field, StringConstraints, WithJsonSchema
 
 from api.schemas.accounts import AuditActor
 from api.schemas.base import EMAIL, LINE, Moment, Output, Query, UuidText
@@ -40,8 +41,28 @@ class LastEventId(Query):
     last_event_id: str | None = None
 
 
+PATCH_STEP: dict[str, Any] = {
+    "type": "object",
+    "description": "An operation of a JSON Patch (RFC 6902, section 4).",
+    "required": ["op", "path"],
+    "properties": {
+        "op": {"type": "string", "enum": ["test", "add", "replace", "remove", "move"]},
+        "path": {"type": "string"},
+        "from": {"type": "string"},
+        "value": {},
+    },
+}
+
+
 class TrailEntry(Output):
-    """An entry of the audit trail."""
+    """An entry of the audit trail.
+
+    `changes` is a JSON Patch (RFC 6902) from what the object was before to what it was after. What it
+    replaces or removes is named by a `test`, so it tells of both. What was created is made of an empty
+    object; what is deleted or restored changes none of its fields. Cells are no field, and their edits have
+    no `changes`. Absent where one of the two states is past its retention, in event streams, and for
+    administrators.
+    """
 
     id: UUID
     threat_model_id: UUID
@@ -55,10 +76,15 @@ class TrailEntry(Output):
     actor: AuditActor
     change_summary: str | None = None
     created_at: datetime
+    changes: list[Annotated[dict[str, Any], WithJsonSchema(PATCH_STEP)]] | None = None
+    changes_omitted: list[str] | None = None
+    """Fields that changed as well, and are left out of `changes`: they take more than 16 KiB in all."""
 
     @classmethod
-    def of(cls, recorded: Recorded) -> Self:
-        """An event as JSON."""
+    def of(
+        cls, recorded: Recorded, changes: list[dict[str, Any]] | None = None, omitted: Sequence[str] = ()
+    ) -> Self:
+        """An event as JSON, with what it changed if that is known."""
         event = recorded.event
         return cls.model_validate(
             {
@@ -77,6 +103,8 @@ class TrailEntry(Output):
                 ),
                 "change_summary": event.summary,
                 "created_at": event.at,
+                "changes": changes,
+                "changes_omitted": list(omitted) or None,
             }
         )
 
@@ -86,10 +114,12 @@ class RollbackOutput(Output):
 
     restored_entity: dict[str, Any]
     audit_entry: TrailEntry
+    left_out: list[str] | None = None
+    """Fields that could not be brought back, since they named what is not in the threat model any more."""
 
 
 class TrailPage(Output):
-    """A page of a threat model's trail, newest first."""
+    """A page of a threat model's trail, newest first. `total` is counted up to 100,000."""
 
     audit_entries: list[TrailEntry]
     total: int
@@ -99,7 +129,7 @@ class TrailPage(Output):
 
 
 class ObjectTrail(Output):
-    """A page of the trail of one object, newest first."""
+    """A page of the trail of one object, newest first. `total` is counted up to 100,000."""
 
     audit_entries: list[TrailEntry]
     total: int
@@ -108,7 +138,7 @@ class ObjectTrail(Output):
 
 
 class AdminTrailPage(Output):
-    """A page of the trails of all threat models, newest first."""
+    """A page of the trails of all threat models, newest first. `total` is counted up to 100,000."""
 
     entries: list[TrailEntry]
     total: int

@@ -4,14 +4,19 @@ from typing import Annotated, Literal
 
 from pydantic import StringConstraints
 
-from api.schemas.base import OPAQUE, SCOPE, Input, LoginHint, Output, PkceText, Query
+from api.schemas.base import OPAQUE, SCOPE, Input, LoginHint, OAuthInput, OAuthQuery, Output, PkceText
 
 
-class AuthorizeQuery(Query):
-    """An OAuth authorization request."""
+class AuthorizeQuery(OAuthQuery):
+    """An OAuth authorization request (RFC 6749, section 4.1.1). The address of the client is
+    `client_callback`, or `redirect_uri`, as clients of other servers call it.
+    """
 
     idp: Annotated[str, StringConstraints(max_length=100, pattern=r"^[a-zA-Z][a-zA-Z0-9_-]*$")] | None = None
     client_callback: Annotated[str, StringConstraints(max_length=1000)] | None = None
+    redirect_uri: Annotated[str, StringConstraints(max_length=1000)] | None = None
+    response_type: Annotated[str, StringConstraints(max_length=100)] | None = None
+    prompt: Annotated[str, StringConstraints(max_length=100)] | None = None
     state: Annotated[str, StringConstraints(max_length=256, pattern=r"^[a-zA-Z0-9_~.+/=-]*$")] | None = None
     login_hint: LoginHint | None = None
     scope: Annotated[str, StringConstraints(max_length=256, pattern=SCOPE)] | None = None
@@ -19,13 +24,13 @@ class AuthorizeQuery(Query):
     code_challenge_method: str | None = None
 
 
-class TokenQuery(Query):
+class TokenQuery(OAuthQuery):
     """At which identity provider the code was issued."""
 
     idp: Annotated[str, StringConstraints(max_length=100, pattern=r"^[a-zA-Z][a-zA-Z0-9_-]*$")] | None = None
 
 
-class TokenRequest(Input):
+class TokenRequest(OAuthInput):
     """An OAuth token request (RFC 6749, sections 4.1.3 and 6)."""
 
     grant_type: Annotated[str, StringConstraints(max_length=100)] | None = None

@@ -62,7 +62,9 @@ class MemoryAccessControl:
         diagram = self._store.diagrams.get(entrant.diagram)
         model = None if diagram is None else diagram.threat_model_id
         role = None if model is None else self._role(entrant.user, model)
-        return Standing(session is not None and session.user == entrant.user, model, role)
+        signed_in = session is not None and session.user == entrant.user
+        provider = self._store.users[entrant.user].provider if signed_in else None
+        return Standing(signed_in, model, role, provider)
 
     def _model_of(self, diagram: DiagramId) -> ThreatModelId:
         found = self._store.diagrams.get(diagram)

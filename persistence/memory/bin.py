@@ -5,8 +5,9 @@ from datetime import datetime
 
 from persistence.memory.events import write as write_event
 from persistence.memory.store import MemoryStore
+from tmi.domain.children import event_of
 from tmi.domain.errors import Conflict, NotFound
-from tmi.domain.events import Deed, Event
+from tmi.domain.events import Deed, Event, forgotten
 from tmi.domain.ids import DiagramId, ThreatModelId
 from tmi.domain.model import Diagram, ThreatModel
 
@@ -68,6 +69,7 @@ class MemoryBin:
         ][:rows]
         for child in children:
             del self._store.children[child.id]
+        for child in children:
             if child.kind == "asset":
                 self._forget("asset_id", str(child.id))
         return len(models) + len(diagrams) + len(children)
@@ -76,7 +78,11 @@ class MemoryBin:
         for child in list(self._store.children.values()):
             if child.fields.get(field) == key:
                 fields = {name: value for name, value in child.fields.items() if name != field}
-                self._store.children[child.id] = replace(child, fields=fields)
+                after = replace(
+                    child, fields=fields, version=child.version + 1, modified_at=self._store.clock()
+                )
+                self._store.children[child.id] = after
+                write_event(self._store, event_of(forgotten(field), after))
 
 
 def _is_old(deleted_at: datetime | None, before: datetime) -> bool:

@@ -5,7 +5,8 @@ from datetime import datetime, timedelta
 
 from persistence.memory.store import MemoryStore
 from persistence.secrets import digest
-from tmi.domain.browser import Visitor
+from tmi.domain.audit import happened
+from tmi.domain.browser import IdleEnd, Visitor
 from tmi.domain.ids import SignInId
 
 
@@ -40,7 +41,7 @@ class MemoryBrowserSessions:
             if sign_in in sign_ins and idle_until > now - late:
                 sessions[secret] = (sign_in, now + idle)
 
-    async def end_idle(self, late: timedelta, at_most: int) -> Sequence[SignInId]:
+    async def end_idle(self, late: timedelta, at_most: int) -> Sequence[IdleEnd]:
         """End sign-ins whose browser went unused for too long."""
         self._store.visit()
         used_until: dict[SignInId, datetime] = {}
@@ -49,4 +50,11 @@ class MemoryBrowserSessions:
         latest = self._store.clock() - late
         idle = [key for key, until in used_until.items() if until <= latest and self._store.standing(key)]
         ending = set(idle[:at_most])
-        return self._store.end_sessions(lambda key, _: key in ending)
+        ended = [self._ended(key) for key in self._store.end_sessions(lambda key, _: key in ending)]
+        for one in ended:
+            self._store.write_audit(one.entry)
+        return ended
+
+    def _ended(self, key: SignInId) -> IdleEnd:
+        user = self._store.users[self._store.sign_ins[key].user]
+        return IdleEnd(key, happened("sign_in.idle", user, "nobody used the browser", old=str(key)))

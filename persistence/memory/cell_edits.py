@@ -20,10 +20,13 @@ class MemoryCellEdits:
     def __init__(self, store: MemoryStore) -> None:
         self._store = store
 
-    async def tell_of(self, model: ThreatModelId, until: datetime) -> int:
-        """Tell of what was edited in a threat model's diagrams before `until`."""
+    async def tell_of(
+        self, model: ThreatModelId, until: datetime, diagram: DiagramId | None = None
+    ) -> int:
+        """Tell of what was edited in a threat model's diagrams, or in one, before `until`."""
         self._store.visit()
-        return sum(self._tell(diagram, until) for diagram in self._store.diagrams_of(model))
+        found = self._store.diagrams_of(model)
+        return sum(self._tell(one, until) for one in found if diagram in (None, one.id))
 
     async def tell_next(self, after: DiagramId | None, diagrams: int, until: datetime) -> DiagramId | None:
         """The same for the next so many diagrams of all."""

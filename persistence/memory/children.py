@@ -1,14 +1,14 @@
 """Children of threat models in memory."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 from uuid import UUID, uuid4
 
 from persistence.memory.events import write as write_event
 from persistence.memory.store import MemoryStore
-from tmi.domain.children import Child, ChildChange, ChildFilter, Draft, event_of
-from tmi.domain.errors import BadInput, Conflict, NotFound
+from tmi.domain.children import Child, ChildChange, ChildFilter, Draft, event_of, left_out, refuse
+from tmi.domain.errors import Conflict, NotFound
 from tmi.domain.events import ChangeType, Deed
 from tmi.domain.ids import ChildId, DiagramId, ThreatModelId
 from tmi.domain.kinds import BY_NAME, SEVERITIES, Kind, Reference
@@ -80,13 +80,15 @@ class MemoryChildren:
     ) -> Sequence[Child]:
         """Store new children under the next aliases. Raises NotFound and BadInput."""
         self._store.visit()
-        made = self._create(model, kind, {ChildId(uuid4()): draft for draft in drafts})
+        made = self._create(model, kind, {ChildId(uuid4()): draft for draft in drafts}, deed)
         write_event(self._store, *(event_of(deed, child) for child in made))
         return made
 
-    def _create(self, model: ThreatModelId, kind: Kind, drafts: Mapping[ChildId, Draft]) -> list[Child]:
+    def _create(
+        self, model: ThreatModelId, kind: Kind, drafts: Mapping[ChildId, Draft], deed: Deed
+    ) -> list[Child]:
         self._store.threat_model(model)
-        self._check_references(model, kind, [(draft, None) for draft in drafts.values()])
+        refuse(kind, self._lost(model, kind, [draft.references(kind) for draft in drafts.values()]))
         if drafts.keys() & self._store.children.keys():
             raise Conflict("an id is taken by something else")
         made = []
@@ -101,7 +103,7 @@ class MemoryChildren:
                 alias,
                 dict(draft.fields),
                 dict(draft.metadata),
-                False,
+                deed.by_program,
                 now,
                 now,
                 None,
@@ -152,9 +154,12 @@ class MemoryChildren:
         if any(child.deleted_at is not None for child in before.values()):
             raise NotFound(f"There is no such {kind.name}.")
         drafts = {change.id: change.make(before[change.id]) for change in changes if change.id in before}
-        self._check_references(model, kind, [(drafts[key], before[key].draft) for key in drafts])
+        named = {key: draft.references(kind, before[key].draft) for key, draft in drafts.items()}
+        lost = self._lost(model, kind, named.values())
+        without = {c.id: left_out(kind, c, named[c.id], lost) for c in changes if c.id in named}
+        drafts = {key: draft.without(without[key]) for key, draft in drafts.items()}
         new = {c.id: c.new for c in changes if c.new is not None and c.id not in before}
-        after = {child.id: child for child in self._create(model, kind, new)}
+        after = {child.id: child for child in self._create(model, kind, new, deed)}
         for key, draft in drafts.items():
             child = replace(
                 before[key],
@@ -164,7 +169,7 @@ class MemoryChildren:
                 modified_at=self._store.clock(),
             )
             self._store.children[key] = after[key] = child
-        write_event(self._store, *(event_of(deed, after[key], before[key]) for key in drafts))
+        write_event(self._store, *(event_of(deed, after[key], before[key], without[key]) for key in drafts))
         created = replace(deed, change=ChangeType.CREATED)
         write_event(self._store, *(event_of(created, after[key]) for key in new))
         return [after[change.id] for change in changes]
@@ -205,15 +210,17 @@ class MemoryChildren:
             raise NotFound(f"There is no such {kind.name}.")
         return found
 
-    def _check_references(
-        self, model: ThreatModelId, kind: Kind, drafts: Sequence[tuple[Draft, Draft | None]]
-    ) -> None:
-        for draft, before in drafts:
-            for name, key in draft.references(kind, before).items():
+    def _lost(
+        self, model: ThreatModelId, kind: Kind, references: Iterable[Mapping[str, str]]
+    ) -> dict[str, set[str]]:
+        lost: dict[str, set[str]] = {}
+        for one in references:
+            for name, key in one.items():
                 shape = kind.field(name).shape
                 assert isinstance(shape, Reference)
                 if not self._is_there(model, shape.to, UUID(key)):
-                    raise BadInput(f"{name}: there is no such {shape.to} in this threat model")
+                    lost.setdefault(name, set()).add(key)
+        return lost
 
     def _is_there(self, model: ThreatModelId, kind: str, key: UUID) -> bool:
         if kind == "diagram":

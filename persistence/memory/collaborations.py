@@ -10,7 +10,7 @@ from persistence.memory.store import MemoryStore
 from persistence.secrets import digest
 from tmi.domain.errors import NotFound
 from tmi.domain.ids import CollaborationId, DiagramId, ThreatModelId, UserId
-from tmi.domain.model import Collaboration, Ticket
+from tmi.domain.model import AuditEntry, Collaboration, Ticket
 
 
 class MemoryCollaborations:
@@ -20,7 +20,7 @@ class MemoryCollaborations:
         self._store = store
 
     async def begin(
-        self, model: ThreatModelId, diagram: DiagramId, host: UserId
+        self, model: ThreatModelId, diagram: DiagramId, host: UserId, entry: AuditEntry | None = None
     ) -> tuple[Collaboration, bool]:
         """The session of a diagram, and whether it was begun just now. Raises NotFound."""
         self._store.visit()
@@ -39,6 +39,8 @@ class MemoryCollaborations:
             started_at=self._store.clock(),
         )
         self._store.collaborations[diagram] = begun
+        if entry is not None:
+            self._store.write_audit(entry)
         return begun, True
 
     async def of_diagram(self, model: ThreatModelId, diagram: DiagramId) -> Collaboration | None:
@@ -62,13 +64,15 @@ class MemoryCollaborations:
         ]
         return sorted(found, key=lambda one: one.started_at, reverse=True)[:limit]
 
-    async def end(self, collaboration: CollaborationId) -> bool:
+    async def end(self, collaboration: CollaborationId, entry: AuditEntry | None = None) -> bool:
         """End a session and forget its tickets. False if there was none."""
         self._store.visit()
         try:
             del self._store.collaborations[_named(self._store, collaboration).diagram_id]
         except NotFound:
             return False
+        if entry is not None:
+            self._store.write_audit(entry)
         return True
 
     def _of(self, model: ThreatModelId, diagram: DiagramId) -> Collaboration | None:

@@ -1,6 +1,6 @@
 """The audit trail in memory."""
 
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import replace
 from datetime import datetime
@@ -10,7 +10,7 @@ import orjson
 
 from persistence.memory.store import MemoryStore
 from tmi.domain.errors import NotFound
-from tmi.domain.events import Event, ObjectType, Recorded
+from tmi.domain.events import ChangeType, Difference, Event, ObjectType, Recorded, State
 from tmi.domain.ids import EventId, ThreatModelId
 from tmi.domain.ports import EventFilter, EventPage, Page
 from tmi.domain.webhooks import notices_of
@@ -69,12 +69,38 @@ class MemoryTrail:
         return matching[page.offset : page.offset + page.limit], len(matching)
 
     async def get(self, event: EventId) -> Recorded:
-        """An event with its state, if that is kept. Raises NotFound."""
+        """An event with its state, if that is kept; see the port. Raises NotFound."""
         self._store.visit()
         for number, found in self._store.events.items():
             if found.id == event:
-                return replace(_recorded(number, found), event=found)
+                state = self._state_by_then(found) if found.seq is not None else None
+                return replace(_recorded(number, found), event=replace(found, state=found.state or state))
         raise NotFound("There is no such audit entry.")
+
+    def _state_by_then(self, event: Event) -> State | None:
+        states = (
+            earlier.state
+            for earlier in reversed(self._store.events.values())
+            if earlier.object_id == event.object_id and earlier.at <= event.at
+        )
+        return next((state for state in states if state is not None), None)
+
+    async def changes(self, numbers: Sequence[int]) -> Mapping[int, Difference]:
+        """What these events changed, where that is known."""
+        self._store.visit()
+        found = {number: self._change(number) for number in numbers}
+        return {number: change for number, change in found.items() if change is not None}
+
+    def _change(self, number: int) -> Difference | None:
+        event = self._store.events.get(number)
+        if event is None or event.state is None:
+            return None
+        if event.change is ChangeType.CREATED:
+            return Difference.between({}, event.state)
+        for earlier, before in reversed(self._store.events.items()):
+            if earlier < number and before.object_id == event.object_id and before.state is not None:
+                return Difference.between(before.state, event.state)
+        return None
 
     async def purge(self, before: datetime, states_before: datetime, rows: int) -> int:
         """Delete up to `rows` events that are older, and as many states; returns how many went."""

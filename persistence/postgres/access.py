@@ -38,6 +38,7 @@ GROUP BY g.user_id
 
 STANDINGS = """
 SELECT s.id IS NOT NULL AS signed_in, d.threat_model_id,
+       (SELECT u.provider FROM users u WHERE u.id = s.user_id) AS provider,
        (SELECT max(g.role) FROM user_grants g
         WHERE g.user_id = a.user_id AND g.threat_model_id = d.threat_model_id) AS role
 FROM unnest($1::uuid[], $2::uuid[], $3::uuid[]) WITH ORDINALITY AS a (user_id, sign_in_id, diagram_id, place)
@@ -100,7 +101,8 @@ class PostgresAccessControl:
 
 def _standing(row: Record) -> Standing:
     model = row["threat_model_id"]
-    return Standing(row["signed_in"], None if model is None else ThreatModelId(model), _role(row["role"]))
+    key = None if model is None else ThreatModelId(model)
+    return Standing(row["signed_in"], key, _role(row["role"]), row["provider"])
 
 
 def _role(value: int | None) -> Role | None:

@@ -5,13 +5,16 @@ from datetime import datetime
 from uuid import UUID
 
 from persistence.postgres import events
+from persistence.postgres.children import COLUMNS, child_of
 from persistence.postgres.database import PooledConnection, PostgresDatabase, Record
 from persistence.postgres.diagrams import delete_diagrams, restore
 from persistence.postgres.quotas import lock_usage
 from persistence.postgres.threat_models import get
+from tmi.domain.children import event_of
 from tmi.domain.errors import Conflict, NotFound
-from tmi.domain.events import Deed, Event
+from tmi.domain.events import Deed, Event, forgotten
 from tmi.domain.ids import DiagramId, ThreatModelId
+from tmi.domain.kinds import THREAT
 from tmi.domain.model import Diagram, ThreatModel
 
 LOCK_MODEL = "SELECT deleted_at FROM threat_models WHERE id = $1 FOR UPDATE"
@@ -47,20 +50,27 @@ WHERE c.deleted_at < $1 ORDER BY c.deleted_at LIMIT $2
 FOR KEY SHARE OF t SKIP LOCKED FOR UPDATE OF c SKIP LOCKED
 """
 DELETE_CHILDREN = "DELETE FROM children WHERE id = ANY($1::uuid[])"
-FORGET = """
-UPDATE children c SET fields = c.fields - $3
-FROM (
-    SELECT id FROM children
-    WHERE threat_model_id = ANY($1::uuid[]) AND kind = 'threat' AND fields->>$3 = ANY($2::text[])
-    ORDER BY id FOR NO KEY UPDATE
-) t WHERE c.id = t.id
+FORGET = f"""
+WITH c AS (
+    UPDATE children AS c
+    SET fields = c.fields - $3, version = c.version + 1, modified_at = clock_timestamp()
+    FROM (
+        SELECT id FROM children
+        WHERE threat_model_id = ANY($1::uuid[]) AND kind = 'threat' AND fields->>$3 = ANY($2::text[])
+        ORDER BY id FOR NO KEY UPDATE
+    ) t WHERE c.id = t.id
+    RETURNING c.*
+)
+SELECT {COLUMNS}, c.content FROM c ORDER BY c.id
 """
 """Threats that name what is gone for good name nothing any more. Before that is deleted, since deletion locks
-the usage of who is charged, which writers of children lock after those.
+the usage of who is charged, which writers of children lock after those. Their events come last.
 """
 
 DIAGRAMS_AT_ONCE = 10
 """Logs may be long: so many threat models or diagrams go in one transaction."""
+EVENTS_AT_ONCE = 500
+"""A diagram may be named by every threat of its threat model."""
 
 
 class PostgresBin:
@@ -112,20 +122,33 @@ class PostgresBin:
             found = await connection.fetch(OLD_DIAGRAMS, before, few)
             diagrams = _ids(found)
             if diagrams:
-                await _forget(connection, "diagram_id", found)
+                told = await _forget(connection, "diagram_id", found)
                 await delete_diagrams(connection, diagrams)
+                await _tell(connection, told)
         async with self._database.transaction() as connection:
             children = await connection.fetch(OLD_CHILDREN, before, rows)
-            await _forget(connection, "asset_id", [row for row in children if row["kind"] == "asset"])
+            told = await _forget(
+                connection, "asset_id", [row for row in children if row["kind"] == "asset"]
+            )
             await connection.execute(DELETE_CHILDREN, _ids(children))
+            gone = {*_ids(children)}
+            await _tell(connection, [event for event in told if event.object_id not in gone])
         return len(models) + len(diagrams) + len(children)
 
 
-async def _forget(connection: PooledConnection, field: str, gone: Sequence[Record]) -> None:
-    if gone:
-        models = {row["threat_model_id"] for row in gone}
-        keys = [str(row["id"]) for row in gone]
-        await connection.execute(FORGET, list(models), keys, field)
+async def _forget(connection: PooledConnection, field: str, gone: Sequence[Record]) -> list[Event]:
+    """Take out what names things that go; the events of that."""
+    if not gone:
+        return []
+    models = {row["threat_model_id"] for row in gone}
+    keys = [str(row["id"]) for row in gone]
+    found = await connection.fetch(FORGET, list(models), keys, field)
+    return [event_of(forgotten(field), child_of(row, THREAT)) for row in found]
+
+
+async def _tell(connection: PooledConnection, told: Sequence[Event]) -> None:
+    for first in range(0, len(told), EVENTS_AT_ONCE):
+        await events.write(connection, *told[first : first + EVENTS_AT_ONCE])
 
 
 def _ids(found: Sequence[Record]) -> list[UUID]:

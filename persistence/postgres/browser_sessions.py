@@ -3,9 +3,11 @@
 from collections.abc import Sequence
 from datetime import timedelta
 
+from persistence.postgres import audit, rows
 from persistence.postgres.database import PostgresDatabase
 from persistence.secrets import digest
-from tmi.domain.browser import Visitor
+from tmi.domain.audit import happened
+from tmi.domain.browser import IdleEnd, Visitor
 from tmi.domain.ids import SignInId, UserId
 
 BEGIN = """
@@ -27,13 +29,15 @@ UPDATE browser_sessions SET idle_until = now() + $2::interval WHERE secret_hash 
 """Whoever has a row locked prolongs it as well, or deletes it."""
 
 END_IDLE = """
+WITH ended AS (
 UPDATE sign_ins SET ended_at = now() WHERE id IN (
     SELECT s.id FROM browser_sessions b JOIN sign_ins s ON s.id = b.sign_in_id
     WHERE b.idle_until <= now() - $1::interval AND s.ended_at IS NULL AND s.expires_at > now()
       AND NOT EXISTS (
         SELECT FROM browser_sessions o WHERE o.sign_in_id = s.id AND o.idle_until > now() - $1::interval)
     LIMIT $2 FOR UPDATE OF s SKIP LOCKED)
-RETURNING id
+RETURNING id, user_id)
+SELECT ended.id AS sign_in_id, u.* FROM ended JOIN users u ON u.id = ended.user_id
 """
 """The row goes with the next purge."""
 
@@ -60,6 +64,15 @@ class PostgresBrowserSessions:
         """Edits on sockets are uses of these sign-ins' sessions."""
         await self._database.fetch(EDITED, list(sign_ins), idle, late)
 
-    async def end_idle(self, late: timedelta, at_most: int) -> Sequence[SignInId]:
+    async def end_idle(self, late: timedelta, at_most: int) -> Sequence[IdleEnd]:
         """End sign-ins whose browser went unused for too long."""
-        return [SignInId(row["id"]) for row in await self._database.fetch(END_IDLE, late, at_most)]
+        async with self._database.transaction() as connection:
+            found = await connection.fetch(END_IDLE, late, at_most)
+            ended = [(SignInId(row["sign_in_id"]), rows.user(row)) for row in found]
+            told = [
+                IdleEnd(key, happened("sign_in.idle", user, "nobody used the browser", old=str(key)))
+                for key, user in ended
+            ]
+            for one in told:
+                await audit.write(connection, one.entry)
+        return told

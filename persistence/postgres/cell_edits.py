@@ -34,6 +34,7 @@ UPDATES_MAX = 50_000
 """Of one diagram at a time; read without their bytes, each takes a microsecond or two."""
 
 OF_MODEL = "SELECT id, threat_model_id FROM diagrams WHERE threat_model_id = $1 ORDER BY id LIMIT $2"
+ONE = "SELECT id, threat_model_id FROM diagrams WHERE id = $1 AND threat_model_id = $2"
 NEXT = "SELECT id, threat_model_id FROM diagrams WHERE id > $1 ORDER BY id LIMIT $2"
 
 DUE = """
@@ -93,9 +94,15 @@ class PostgresCellEdits:
     def __init__(self, database: PostgresDatabase) -> None:
         self._database = database
 
-    async def tell_of(self, model: ThreatModelId, until: datetime) -> int:
-        """Tell of what was edited in a threat model's diagrams before `until`."""
-        return await self._tell(await self._database.read(OF_MODEL, model, DIAGRAMS_MAX), until)
+    async def tell_of(
+        self, model: ThreatModelId, until: datetime, diagram: DiagramId | None = None
+    ) -> int:
+        """Tell of what was edited in a threat model's diagrams, or in one, before `until`."""
+        if diagram is None:
+            found = await self._database.read(OF_MODEL, model, DIAGRAMS_MAX)
+        else:
+            found = await self._database.read(ONE, diagram, model)
+        return await self._tell(found, until)
 
     async def tell_next(self, after: DiagramId | None, diagrams: int, until: datetime) -> DiagramId | None:
         """The same for the next so many diagrams of all; returns the last of them, None after the last."""

@@ -14,8 +14,8 @@ import orjson
 
 from persistence.postgres import events
 from persistence.postgres.database import PooledConnection, PostgresDatabase, Record
-from tmi.domain.children import Child, ChildChange, ChildFilter, Draft, event_of
-from tmi.domain.errors import BadInput, Conflict, NotFound
+from tmi.domain.children import Child, ChildChange, ChildFilter, Draft, event_of, left_out, refuse
+from tmi.domain.errors import Conflict, NotFound
 from tmi.domain.events import ChangeType, Deed
 from tmi.domain.ids import ChildId, ThreatModelId
 from tmi.domain.kinds import DIAGRAM_KIND, SEVERITIES, Kind, Reference
@@ -35,8 +35,8 @@ WITH counted AS (
     ON CONFLICT (threat_model_id, kind) DO UPDATE SET last_alias = n.last_alias + $3
     RETURNING last_alias
 ), c AS (
-    INSERT INTO children (id, threat_model_id, kind, alias, fields, content, metadata)
-    SELECT u.id, $1, $2, counted.last_alias - $3 + u.place, u.fields, u.content, u.metadata
+    INSERT INTO children (id, threat_model_id, kind, alias, fields, content, metadata, auto_generated)
+    SELECT u.id, $1, $2, counted.last_alias - $3 + u.place, u.fields, u.content, u.metadata, $8
     FROM counted,
          unnest($4::uuid[], $5::jsonb[], $6::text[], $7::jsonb[]) WITH ORDINALITY
          AS u (id, fields, content, metadata, place)
@@ -158,7 +158,7 @@ class PostgresChildren:
         if not drafts:
             return []
         async with self._database.transaction() as connection:
-            made = await _create(connection, model, kind, {ChildId(uuid4()): draft for draft in drafts})
+            made = await _create(connection, model, kind, {ChildId(uuid4()): d for d in drafts}, deed)
             await events.write(connection, *(event_of(deed, child) for child in made))
             return made
 
@@ -193,14 +193,15 @@ class PostgresChildren:
             if any(child.deleted_at is not None for child in before.values()):
                 raise NotFound(f"There is no such {kind.name}.")
             drafts = {change.id: change.make(before[change.id]) for change in changes if change.id in before}
-            await _check_references(
-                connection, model, kind, [(drafts[key], before[key].draft) for key in drafts]
-            )
+            named = {key: draft.references(kind, before[key].draft) for key, draft in drafts.items()}
+            lost = await _lost(connection, model, kind, named.values())
+            without = {c.id: left_out(kind, c, named[c.id], lost) for c in changes if c.id in named}
+            drafts = {key: draft.without(without[key]) for key, draft in drafts.items()}
             found = await connection.fetch(UPDATE, list(drafts), *_columns(kind, drafts.values()))
             after = {child.id: child for child in (child_of(row, kind) for row in found)}
             new = {c.id: c.new for c in changes if c.new is not None and c.id not in before}
-            after |= {child.id: child for child in await _create(connection, model, kind, new)}
-            written = [event_of(deed, after[key], before[key]) for key in drafts]
+            after |= {child.id: child for child in await _create(connection, model, kind, new, deed)}
+            written = [event_of(deed, after[key], before[key], without[key]) for key in drafts]
             created = replace(deed, change=ChangeType.CREATED)
             written += [event_of(created, after[key]) for key in new]
             await events.write(connection, *written)
@@ -247,15 +248,21 @@ def _which(wanted: ChildFilter) -> tuple[str, Sequence[Any]]:
 
 
 async def _create(
-    connection: PooledConnection, model: ThreatModelId, kind: Kind, drafts: Mapping[ChildId, Draft]
+    connection: PooledConnection,
+    model: ThreatModelId,
+    kind: Kind,
+    drafts: Mapping[ChildId, Draft],
+    deed: Deed,
 ) -> list[Child]:
     """New children by their ids. Raises NotFound, BadInput and Conflict."""
     if not drafts:
         return []
-    await _check_references(connection, model, kind, [(draft, None) for draft in drafts.values()])
+    refuse(kind, await _lost(connection, model, kind, [d.references(kind) for d in drafts.values()]))
     columns = _columns(kind, drafts.values())
     try:
-        found = await connection.fetch(CREATE, model, kind.name, len(drafts), list(drafts), *columns)
+        found = await connection.fetch(
+            CREATE, model, kind.name, len(drafts), list(drafts), *columns, deed.by_program
+        )
     except asyncpg.UniqueViolationError:
         raise Conflict("an id is taken by something else") from None
     if not found:
@@ -280,23 +287,24 @@ async def _locked(
     return locked
 
 
-async def _check_references(
-    connection: PooledConnection,
-    model: ThreatModelId,
-    kind: Kind,
-    drafts: Sequence[tuple[Draft, Draft | None]],
-) -> None:
-    """Raises BadInput where a draft names, other than before, what is not in the threat model."""
+async def _lost(
+    connection: PooledConnection, model: ThreatModelId, kind: Kind, references: Iterable[Mapping[str, str]]
+) -> dict[str, set[str]]:
+    """By field, what is named and is not in the threat model; what is there is locked."""
     named: dict[str, set[str]] = {}
-    for draft, before in drafts:
-        for name, key in draft.references(kind, before).items():
+    for one in references:
+        for name, key in one.items():
             named.setdefault(name, set()).add(key)
+    lost = {}
     for name in sorted(named):
         shape = kind.field(name).shape
         assert isinstance(shape, Reference)
         found = await connection.fetch(REFERRED[shape.to], [UUID(key) for key in named[name]], model)
-        if len(found) != len(named[name]):
-            raise BadInput(f"{name}: there is no such {shape.to} in this threat model")
+        there = {row["id"] for row in found}
+        gone = {key for key in named[name] if UUID(key) not in there}
+        if gone:
+            lost[name] = gone
+    return lost
 
 
 def _columns(kind: Kind, drafts: Iterable[Draft]) -> tuple[list[str], list[str | None], list[str]]:

@@ -8,11 +8,12 @@ from collections.abc import Sequence
 from datetime import timedelta
 from uuid import uuid4
 
+from persistence.postgres import audit
 from persistence.postgres.database import PostgresDatabase, Record
 from persistence.secrets import digest
 from tmi.domain.errors import NotFound
 from tmi.domain.ids import CollaborationId, DiagramId, SignInId, ThreatModelId, UserId
-from tmi.domain.model import Collaboration, Ticket
+from tmi.domain.model import AuditEntry, Collaboration, Ticket
 
 BEGIN = """
 INSERT INTO collaborations AS c (id, diagram_id, host_id)
@@ -70,7 +71,7 @@ class PostgresCollaborations:
         self._database = database
 
     async def begin(
-        self, model: ThreatModelId, diagram: DiagramId, host: UserId
+        self, model: ThreatModelId, diagram: DiagramId, host: UserId, entry: AuditEntry | None = None
     ) -> tuple[Collaboration, bool]:
         """The session of a diagram, and whether it was begun just now. Raises NotFound."""
         key = uuid4()
@@ -79,6 +80,8 @@ class PostgresCollaborations:
             if found is None:
                 raise NotFound("There is no such diagram.")
             row = await connection.fetchrow(GET, found)
+            if entry is not None and found == key:
+                await audit.write(connection, entry)
         assert row is not None
         return _collaboration(row), found == key
 
@@ -100,9 +103,13 @@ class PostgresCollaborations:
         """The newest sessions of diagrams on whose threat model a user has a role."""
         return [_collaboration(row) for row in await self._database.read(VISIBLE_TO, user, limit)]
 
-    async def end(self, collaboration: CollaborationId) -> bool:
+    async def end(self, collaboration: CollaborationId, entry: AuditEntry | None = None) -> bool:
         """End a session and forget its tickets. False if there was none."""
-        return bool(await self._database.fetch(END, collaboration))
+        async with self._database.transaction() as connection:
+            was_there = await connection.fetchval(END, collaboration) is not None
+            if was_there and entry is not None:
+                await audit.write(connection, entry)
+        return was_there
 
 
 class PostgresTickets:

@@ -14,7 +14,7 @@ How to call it
     reverse.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from datetime import datetime
 from uuid import UUID
@@ -24,7 +24,15 @@ import orjson
 from persistence.postgres.database import PooledConnection, PostgresDatabase, Record
 from persistence.postgres.listening import listening
 from tmi.domain.errors import NotFound
-from tmi.domain.events import Actor, ChangeType, Event, ObjectType, Recorded
+from tmi.domain.events import (
+    CHANGES_MAX_BYTES,
+    Actor,
+    ChangeType,
+    Difference,
+    Event,
+    ObjectType,
+    Recorded,
+)
 from tmi.domain.ids import EventId, Seq, ThreatModelId, UserId
 from tmi.domain.ports import COUNTED_MAX, EventFilter, EventPage, Page
 from tmi.domain.webhooks import notices_of
@@ -55,8 +63,8 @@ WITH given AS (
     ON CONFLICT (id) DO NOTHING
     RETURNING number, id, threat_model_id
 ), kept AS (
-    INSERT INTO event_states (number, created_at, state)
-    SELECT w.number, g.created_at, g.state FROM written w JOIN given g ON g.id = w.id
+    INSERT INTO event_states (number, created_at, object_id, state)
+    SELECT w.number, g.created_at, g.object_id, g.state FROM written w JOIN given g ON g.id = w.id
     WHERE g.state IS NOT NULL
 )
 INSERT INTO webhook_deliveries (id, subscription_id, event_type, payload)
@@ -92,9 +100,41 @@ OBJECT_TOTAL = f"SELECT count(*) FROM (SELECT FROM events e {OF_OBJECT} LIMIT {C
 OBJECT_PAGE = f"SELECT {COLUMNS} FROM events e {OF_OBJECT} ORDER BY e.number DESC LIMIT $4 OFFSET $5"
 
 GET = f"""
-SELECT {COLUMNS}, (SELECT s.state FROM event_states s WHERE s.number = e.number) AS state
+SELECT {COLUMNS}, coalesce(
+    (SELECT s.state FROM event_states s WHERE s.number = e.number),
+    (SELECT s.state FROM event_states s WHERE e.seq IS NOT NULL AND s.object_id = e.object_id
+         AND s.created_at <= e.created_at ORDER BY s.number DESC LIMIT 1)
+) AS state
 FROM events e WHERE e.id = $1
 """
+
+CHANGES = """
+SELECT e.number, d.before::text AS before, d.after::text AS after, d.omitted
+FROM events e JOIN event_states s ON s.number = e.number
+LEFT JOIN LATERAL (
+    SELECT b.state FROM event_states b WHERE b.object_id = s.object_id AND b.number < s.number
+        AND e.change_type <> 'created'
+    ORDER BY b.number DESC LIMIT 1
+) b ON true
+CROSS JOIN LATERAL (
+    SELECT coalesce(jsonb_object_agg(key, old) FILTER (WHERE old IS NOT NULL AND total <= $2), '{}')
+               AS before,
+           coalesce(jsonb_object_agg(key, new) FILTER (WHERE new IS NOT NULL AND total <= $2), '{}')
+               AS after,
+           coalesce(array_agg(key ORDER BY key) FILTER (WHERE total > $2), '{}') AS omitted
+    FROM (
+        SELECT key, old, new, sum(size) OVER (ORDER BY size, key) AS total
+        FROM (
+            SELECT key, o.value AS old, n.value AS new,
+                coalesce(octet_length(o.value::text), 0) + coalesce(octet_length(n.value::text), 0) AS size
+            FROM jsonb_each(coalesce(b.state, '{}')) o FULL JOIN jsonb_each(s.state) n USING (key)
+            WHERE coalesce(o.value, 'null') <> coalesce(n.value, 'null')
+        ) differing
+    ) counted
+) d
+WHERE e.number = ANY($1::bigint[]) AND (e.change_type = 'created' OR b.state IS NOT NULL)
+"""
+"""As `Difference.between` has it: of what did not change, no byte is sent."""
 
 LAST_NUMBER = 2**63 - 1
 
@@ -184,11 +224,21 @@ class PostgresTrail:
         return [_recorded(row) for row in rows], int(total[0]["count"])
 
     async def get(self, event: EventId) -> Recorded:
-        """An event with its state, if that is kept. Raises NotFound."""
+        """An event with its state, if that is kept; see the port. Raises NotFound."""
         rows = await self._database.read(GET, event)
         if not rows:
             raise NotFound("There is no such audit entry.")
         return _recorded(rows[0], rows[0]["state"])
+
+    async def changes(self, numbers: Sequence[int]) -> Mapping[int, Difference]:
+        """What these events changed, where that is known."""
+        found = await self._database.read(CHANGES, numbers, CHANGES_MAX_BYTES)
+        return {
+            row["number"]: Difference(
+                orjson.loads(row["before"]), orjson.loads(row["after"]), tuple(row["omitted"])
+            )
+            for row in found
+        }
 
     async def purge(self, before: datetime, states_before: datetime, rows: int) -> int:
         """Delete up to `rows` events that are older, and as many states; returns how many went."""

@@ -3,10 +3,10 @@
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, ClassVar, Literal
 
-from rooms.effects import Forward
+from rooms.effects import Effect, Forward
 from rooms.hosting import Runner, Session
 from rooms.nodes.messages import Answered, Asked, Census, Counted, Lost
 from rooms.nodes.replica import Replica
@@ -38,7 +38,6 @@ class ReplicaRunner(Runner[Replica]):
         self._upstream: Callable[[Asked], None] | None = None
         self._questions: deque[tuple[int, asyncio.Future[Literal[True] | None]]] = deque()
         self._censuses: deque[asyncio.Future[Sequence[Member] | None]] = deque()
-        self._perform_one[Forward] = self._forward
 
     def join(self, member: Member, peer: Peer) -> Session:
         """Let a peer in, and tell the owner."""
@@ -143,3 +142,8 @@ class ReplicaRunner(Runner[Replica]):
     def _forward(self, effect: Forward) -> None:
         if self._upstream is not None:
             self._upstream(effect.message)  # type: ignore[arg-type]  # see Forward
+
+    PERFORMERS: ClassVar[Mapping[type[Effect], Callable[..., None]]] = {
+        **Runner.PERFORMERS,
+        Forward: _forward,
+    }

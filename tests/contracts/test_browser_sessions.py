@@ -6,6 +6,7 @@ from datetime import timedelta
 from tests.contracts.conftest import Ports
 from tmi.domain.browser import Visitor
 from tmi.domain.model import SignIn
+from tmi.domain.ports import AuditFilter
 
 HOUR = timedelta(hours=1)
 PAST = timedelta(seconds=-1)
@@ -86,7 +87,9 @@ async def test_sign_ins_of_idle_browsers_are_ended_once(ports: Ports) -> None:
 
     ended = [await ports.browser_sessions.end_idle(timedelta(seconds=5), 10) for _ in range(2)]
 
-    assert [[idle.id], []] == [list(one) for one in ended]
+    assert [[idle.id], []] == [[one.sign_in for one in some] for some in ended]
+    (kept,) = (await ports.audit.page(AuditFilter(what="sign_in.idle"), 10, None, newer=False)).entries
+    assert (ended[0][0].entry.id, idle.user.id, str(idle.id)) == (kept.id, kept.actor, kept.old)
     standing = [await ports.sign_ins.get(one.id) for one in (idle, used, of_a_program)]
     assert [False, True, True] == [one is not None for one in standing]
 
@@ -121,5 +124,5 @@ async def test_edits_are_uses_unless_they_come_too_late(ports: Ports) -> None:
     await ports.browser_sessions.edited(every, HOUR, timedelta(seconds=20))
 
     ended = await ports.browser_sessions.end_idle(timedelta(seconds=5), 10)
-    assert [used.id] == list(ended), "thirty seconds are more than twenty"
+    assert [used.id] == [one.sign_in for one in ended], "thirty seconds are more than twenty"
     assert None is not await ports.browser_sessions.use("idle", HOUR)

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from uuid import uuid4
 
@@ -146,6 +147,37 @@ async def test_a_clock_that_falls_back_loses_no_edit(house: House) -> None:
     assert 0 == await ports.cell_edits.tell_of(diagram.threat_model_id, minute(1))
     assert 1 == await ports.cell_edits.tell_of(diagram.threat_model_id, minute(2))
     assert [3] == [r.event.seq for r in await house.told(diagram)]
+
+
+async def test_one_diagram_is_told_of_alone(house: House) -> None:
+    ports = house.ports
+    alice = await ports.user("alice")
+    model = await ports.model(alice)
+    one, other = [await ports.diagrams.create(model.id, name, "DFD-1.0.0", None) for name in "ab"]
+    for diagram in (one, other):
+        await house.edit(diagram.id, (1, alice.id, Origin.UPDATE))
+    assert 0 == await ports.cell_edits.tell_of((await ports.diagram()).threat_model_id, minute(1), one.id)
+    assert 1 == await ports.cell_edits.tell_of(model.id, minute(1), one.id)
+    assert [1, 0] == [len(await house.told(diagram)) for diagram in (one, other)]
+    assert 1 == await ports.cell_edits.tell_of(model.id, minute(1))
+
+
+async def test_edits_have_the_newest_state_that_their_diagram_had_by_then(house: House) -> None:
+    ports = house.ports
+    alice = await ports.user("alice")
+    diagram = await ports.diagram()
+    deed = Deed(Actor.of(alice), ChangeType.UPDATED)
+    # In the order in which they are written, which is not that of their times.
+    for at_s, name in ((10, "early"), (70, "late"), (30, "later written")):
+        event = Event.of_diagram(deed, replace(diagram, name=name))
+        await house.write(replace(event, at=NOON + timedelta(seconds=at_s)))
+    await house.edit(diagram.id, *[(at_s, alice.id, Origin.UPDATE) for at_s in (5, 65, 125)])
+    assert 3 == await ports.cell_edits.tell_of(diagram.threat_model_id, minute(3))
+    told = [r for r in await house.told(diagram) if r.event.change is ChangeType.PATCHED]
+    states = [(await ports.trail.get(recorded.event.id)).event.state for recorded in told]
+    assert [None, "later written", "later written"] == [state and state["name"] for state in states]
+    assert {None} == {recorded.event.state for recorded in told}
+    assert {} == await ports.trail.changes([recorded.number for recorded in told])
 
 
 async def test_all_diagrams_are_gone_through_some_at_a_time(house: House) -> None:

@@ -1,6 +1,7 @@
 """The ports `Children`, `Contents`, `Metadata` and `Bin`."""
 
 import asyncio
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 from uuid import UUID, uuid4
@@ -10,7 +11,7 @@ import pytest
 from tests.contracts.conftest import Ports
 from tmi.domain.children import Child, ChildChange, ChildFilter, Draft, Entity
 from tmi.domain.errors import BadInput, Conflict, NotFound, Unauthenticated
-from tmi.domain.events import SYSTEM, ChangeType, Deed
+from tmi.domain.events import SYSTEM, ChangeType, Deed, ObjectType
 from tmi.domain.ids import ChildId, DiagramId, ThreatModelId
 from tmi.domain.kinds import ASSET, DOCUMENT, KINDS, NOTE, THREAT, Kind
 from tmi.domain.model import ThreatModel
@@ -228,6 +229,48 @@ async def test_what_a_threat_named_before_it_was_deleted_may_stay(ports: Ports) 
     (after,) = await ports.children.change(model.id, THREAT, [change], UPDATED)
 
     assert str(asset.id) == after.fields["asset_id"]
+
+
+async def test_a_reference_to_what_is_gone_is_left_out_where_that_is_wanted_and_told_of(ports: Ports) -> None:
+    model = await a_model(ports)
+    gone, kept = await made(ports, model.id, ASSET, draft(ASSET), draft(ASSET))
+    (threat,) = await made(ports, model.id, THREAT)
+    await ports.children.mark(model.id, ASSET, [gone.id], DELETED, deleted=True)
+    diagram = await ports.diagrams.create(model.id, "Flow", "DFD-1.0.0", None)
+
+    async def become(**fields: Any) -> tuple[Child, str | None]:
+        wanted = to(draft(THREAT, **fields))
+        change = ChildChange(threat.id, wanted, leaves_out_lost=True)
+        (after,) = await ports.children.change(model.id, THREAT, [change], UPDATED)
+        found, _ = await ports.trail.of_object(model.id, ObjectType.THREAT, threat.id, ALL)
+        return after, found[0].event.summary
+
+    after, summary = await become(asset_id=str(gone.id), diagram_id=str(diagram.id), name="New")
+    assert ({"diagram_id": str(diagram.id)}, "New") == (
+        {name: after.fields[name] for name in ("asset_id", "diagram_id") if name in after.fields},
+        after.fields["name"],
+    )
+    assert "diagram_id, name; left out, since it is not there any more: asset_id" == summary
+    after, summary = await become(asset_id=str(kept.id))
+    assert (str(kept.id), "asset_id, diagram_id, name") == (after.fields["asset_id"], summary)
+    after, summary = await become(asset_id=str(uuid4()), diagram_id=str(uuid4()))
+    told = "asset_id; left out, since it is not there any more: asset_id, diagram_id"
+    assert (after.fields.keys(), told) == (FIELDS["threat"].keys(), summary)
+
+
+async def test_what_a_program_makes_is_known_as_that_whoever_changes_it(ports: Ports) -> None:
+    model = await a_model(ports)
+    by_program = replace(CREATED, by_program=True)
+    (robots,) = await ports.children.create(model.id, NOTE, [draft(NOTE)], by_program)
+    (persons,) = await made(ports, model.id, NOTE)
+    assert [True, False] == [robots.auto_generated, persons.auto_generated]
+    new = ChildId(uuid4())
+    changes = [ChildChange(key, to(draft(NOTE, name="New")), draft(NOTE)) for key in (persons.id, new)]
+    after = await ports.children.change(model.id, NOTE, changes, replace(UPDATED, by_program=True))
+    assert [False, True] == [child.auto_generated for child in after]
+    (after_all,) = await ports.children.change(model.id, NOTE, [replace(changes[0], id=robots.id)], UPDATED)
+    assert (True, "New") == (after_all.auto_generated, after_all.fields["name"])
+    assert after_all == await ports.children.get(model.id, NOTE, robots.id)
 
 
 async def test_a_deleted_child_is_gone_until_it_is_restored(ports: Ports) -> None:
@@ -628,7 +671,34 @@ async def test_what_was_deleted_long_ago_goes_for_good_and_the_rest_stays(ports:
         await ports.children.mark(model.id, ASSET, [asset.id], RESTORED, deleted=False)
     kept = await ports.children.get(model.id, THREAT, threat.id)
     assert not {"asset_id", "diagram_id"} & kept.fields.keys()
+    assert (3, True) == (kept.version, kept.modified_at > threat.modified_at)
     assert [living.id] == list(await ports.diagrams.ids_of(model.id))
+
+
+async def test_a_threat_that_named_what_goes_for_good_has_an_event_of_the_service(ports: Ports) -> None:
+    model = await a_model(ports)
+    diagram = await ports.diagrams.create(model.id, "Flow", "DFD-1.0.0", None)
+    (asset,) = await made(ports, model.id, ASSET)
+    named = draft(THREAT, asset_id=str(asset.id), diagram_id=str(diagram.id))
+    threat, lost, _ = await made(ports, model.id, THREAT, named, named, draft(THREAT))
+    await ports.diagrams.delete(model.id, diagram.id)
+    await ports.children.mark(model.id, ASSET, [asset.id], DELETED, deleted=True)
+    await ports.children.mark(model.id, THREAT, [lost.id], DELETED, deleted=True)
+    before = (await ports.trail.page(EventFilter(model.id), 100, None, newer=False)).events
+
+    assert 3 == await ports.bin.purge(asset.modified_at + timedelta(days=1), 100)
+
+    after = (await ports.trail.page(EventFilter(model.id), 100, None, newer=False)).events
+    told = [(r.event.object_id, r.event.summary, r.event.version) for r in after[: len(after) - len(before)]]
+    gone = "what it named is gone for good"
+    # One that goes itself is told of as long as it is there.
+    assert (threat.id, f"asset_id: {gone}", 3) == told[0]
+    assert {(threat.id, f"diagram_id: {gone}", 2), (lost.id, f"diagram_id: {gone}", 3)} == {*told[1:]}
+    assert {(SYSTEM, ChangeType.PATCHED)} == {(r.event.actor, r.event.change) for r in after[:3]}
+    changes = await ports.trail.changes([r.number for r in after[:3]])
+    assert {"asset_id": str(asset.id)} in [change.before for change in changes.values()]
+    state = (await ports.trail.get(after[0].event.id)).event.state
+    assert (threat.id, {"metadata": [], **FIELDS["threat"]}) == (after[0].event.object_id, state)
 
 
 # --- the list of threat models ------------------------------------------------------------------

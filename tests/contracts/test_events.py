@@ -1,6 +1,7 @@
 """The ports `Trail` and `Feed`, and what the repositories write into the trail."""
 
 import asyncio
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from uuid import uuid4
 
@@ -10,12 +11,26 @@ import pytest
 from persistence.postgres import events
 from persistence.postgres.database import PostgresDatabase
 from persistence.postgres.events import PostgresFeed
+from persistence.postgres.migrate import migrate, shipped
 from tests.contracts.conftest import Ports, postgres_ports
 from tests.contracts.test_access_control import grant
 from tests.contracts.test_accounts import entry
+from tests.rest import over_postgres
+from tmi.domain.children import ChildChange, Draft
 from tmi.domain.errors import Conflict, NotFound
-from tmi.domain.events import SYSTEM, Actor, ChangeType, Deed, Event, ObjectType, Recorded
+from tmi.domain.events import (
+    CHANGES_MAX_BYTES,
+    SYSTEM,
+    Actor,
+    ChangeType,
+    Deed,
+    Difference,
+    Event,
+    ObjectType,
+    Recorded,
+)
 from tmi.domain.ids import EventId, ThreatModelId
+from tmi.domain.kinds import BY_NAME
 from tmi.domain.model import ThreatModel, User
 from tmi.domain.ports import EventFilter, Page, ThreatModelChange
 from tmi.domain.roles import Role
@@ -208,6 +223,82 @@ async def test_who_listens_hears_of_every_threat_model_that_changed(ports: Ports
     assert heard.empty()
 
 
+async def changed(ports: Ports, model: ThreatModelId) -> list[Difference | None]:
+    """What the events of a threat model changed, oldest first."""
+    numbers = [recorded.number for recorded in reversed(await trail_of(ports, model))]
+    told = await ports.trail.changes(numbers)
+    return [told.get(number) for number in numbers]
+
+
+async def test_what_an_event_changed_is_told_from_the_states_before_and_after_it(ports: Ports) -> None:
+    alice = await ports.user()
+    model = await ports.model(alice)
+    model = await rename(ports, model, alice, "Other")
+    change = ThreatModelChange(description="Text", metadata={"k": "1"})
+    model = await ports.threat_models.update(model.id, model.version, change, None, patched(alice))
+    change = ThreatModelChange(clear_description=True)
+    model = await ports.threat_models.update(model.id, model.version, change, None, patched(alice))
+    await ports.threat_models.delete(model.id, Actor.of(alice))
+
+    created, renamed, described, cleared, deleted = await changed(ports, model.id)
+    assert created is not None
+    assert ({}, "Shop", "STRIDE") == (
+        created.before, created.after["name"], created.after["threat_model_framework"],
+    )  # fmt: skip
+    assert Difference({"name": "Shop"}, {"name": "Other"}) == renamed
+    described_now = {"description": "Text", "metadata": [{"key": "k", "value": "1"}]}
+    assert Difference({"description": None, "metadata": []}, described_now) == described
+    assert Difference({"description": "Text"}, {"description": None}) == cleared
+    assert Difference({}, {}) == deleted
+    assert {} == await ports.trail.changes([2**40])
+
+
+async def test_fields_that_are_too_large_are_named_alone(ports: Ports) -> None:
+    alice = await ports.user()
+    model = await ports.model(alice)
+    note = BY_NAME["note"]
+    deed = patched(alice)
+    long = "ü" * (CHANGES_MAX_BYTES // 4)  # in UTF-8 half of what is told
+    draft = Draft({"name": "a", "content": long})
+    (child,) = await ports.children.create(model.id, note, [draft], replace(deed, change=ChangeType.CREATED))
+
+    async def become(**fields: str) -> None:
+        change = ChildChange(child.id, lambda _: Draft(fields))
+        await ports.children.change(model.id, note, [change], deed)
+
+    await become(name="b", content=long)
+    await become(name="c", content=long + "!")
+    created, renamed, rewritten = (await changed(ports, model.id))[1:]
+    assert Difference({}, {"name": "a", "content": long, "metadata": []}) == created
+    assert Difference({"name": "a"}, {"name": "b"}) == renamed
+    assert Difference({"name": "b"}, {"name": "c"}, ("content",)) == rewritten
+
+
+async def test_what_is_made_anew_under_an_old_id_is_made_of_nothing(ports: Ports) -> None:
+    alice = await ports.user()
+    model = await ports.model(alice)
+    note, deed = BY_NAME["note"], patched(alice)
+    (child,) = await ports.children.create(model.id, note, [Draft({"name": "a", "content": "b"})], deed)
+    await ports.children.mark(model.id, note, [child.id], deed, deleted=True)
+    assert 1 == await ports.bin.purge(datetime.now(UTC) + timedelta(days=1), 10)
+    draft = Draft({"name": "a", "content": "new"})
+    await ports.children.change(model.id, note, [ChildChange(child.id, lambda _: draft, draft)], deed)
+    again = (await changed(ports, model.id))[-1]
+    assert Difference({}, {"name": "a", "content": "new", "metadata": []}) == again
+
+
+async def test_without_the_state_before_it_nothing_is_told_of_a_change(ports: Ports) -> None:
+    alice = await ports.user()
+    model = await ports.model(alice)
+    for name in ("one", "two"):
+        model = await rename(ports, model, alice, name)
+    far = NOW - timedelta(days=9)
+    assert 1 == await ports.trail.purge(far, datetime.now(UTC) + timedelta(days=1), 1)
+    none, unknown, known = await changed(ports, model.id)
+    assert (None, None) == (none, unknown)
+    assert Difference({"name": "one"}, {"name": "two"}) == known
+
+
 # --- on PostgreSQL alone ------------------------------------------------------------------------
 
 
@@ -258,6 +349,88 @@ async def test_an_event_of_one_threat_model_waits_for_none_of_another(database_u
                 await events.write(second, event_of(ThreatModelId(uuid4())))
     finally:
         await database.close()
+
+
+async def test_a_state_that_an_earlier_version_writes_knows_its_object(database_url: str) -> None:
+    database = await PostgresDatabase.connect(database_url)
+    try:
+        ports = postgres_ports(database)
+        alice = await ports.user()
+        model = await ports.model(alice)
+        earlier = events.WRITE.replace("created_at, object_id, state)", "created_at, state)")
+        earlier = earlier.replace("g.created_at, g.object_id, g.state", "g.created_at, g.state")
+        assert len(earlier) == len(events.WRITE) - len("object_id, g.object_id, ")
+        event = Event.of_model(patched(alice), replace(model, name="Old"))
+        await database.fetch(earlier, *[[value] for value in events._columns(event)], [], [], [])
+        await rename(ports, model, alice, "New")
+        _, old, new = await changed(ports, model.id)
+        assert Difference({"name": "Shop"}, {"name": "Old"}) == old
+        assert Difference({"name": "Old"}, {"name": "New"}) == new
+    finally:
+        await database.close()
+
+
+async def test_states_of_before_the_migration_know_their_objects(empty_database_url: str) -> None:
+    model = ThreatModelId(uuid4())
+    connection = await asyncpg.connect(empty_database_url)
+    try:
+        await migrate(connection, [migration for migration in shipped() if migration.name < "0036"])
+        for change in ("created", "patched"):
+            number = await connection.fetchval(
+                "INSERT INTO events (id, created_at, threat_model_id, object_type, object_id, change_type,"
+                " provider, provider_id, email, name) VALUES ($1, now(), $2, 'note', $2, $3, '', '', '', '')"
+                " RETURNING number", uuid4(), model, change,
+            )  # fmt: skip
+            await connection.execute(
+                "INSERT INTO event_states VALUES ($1, now(), jsonb_build_object('name', $2::text))",
+                number, change,
+            )  # fmt: skip
+    finally:
+        await connection.close()
+    database = await PostgresDatabase.connect(empty_database_url)
+    try:
+        assert "0036_states_by_object" == (await database.migrate())[0]
+        created, patched_ = await changed(postgres_ports(database), model)
+        assert Difference({}, {"name": "created"}) == created
+        assert Difference({"name": "created"}, {"name": "patched"}) == patched_
+        with pytest.raises(asyncpg.RestrictViolationError):
+            await database.fetch("UPDATE event_states SET state = '{}'")
+    finally:
+        await database.close()
+
+
+async def test_a_page_with_what_its_events_changed_takes_as_many_statements_however_long_it_is(
+    database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+    for name in ("fetch", "fetchrow", "fetchval"):
+        count_calls(monkeypatch, name, asked)
+    database = await PostgresDatabase.connect(database_url)
+    try:
+        async with over_postgres(database) as rest:
+            alice = await rest.sign_in("alice")
+            model = (await rest.create_model(alice))["id"]
+            for n in range(12):
+                await rest.patch(alice, model, {"op": "replace", "path": "/name", "value": f"name {n}"})
+            counts = []
+            for limit in (2, 2, 12):
+                asked.clear()
+                answer = await rest.call("GET", f"/threat_models/{model}/audit_trail?limit={limit}", alice)
+                assert [2] * limit == [len(entry["changes"]) for entry in answer.json["audit_entries"]]
+                counts.append(len(asked))
+            assert counts[1] == counts[2] <= 8
+    finally:
+        await database.close()
+
+
+def count_calls(monkeypatch: pytest.MonkeyPatch, name: str, asked: list[str]) -> None:
+    real = getattr(asyncpg.Connection, name)
+
+    async def counted(connection: object, sql: str, *arguments: object, **more: object) -> object:
+        asked.append(sql)
+        return await real(connection, sql, *arguments, **more)
+
+    monkeypatch.setattr(asyncpg.Connection, name, counted)
 
 
 async def test_what_is_written_cannot_be_changed(database_url: str) -> None:

@@ -291,5 +291,6 @@ async def test_an_idle_browser_is_purged_after_its_sign_in_and_not_before(databa
     await ports.browser_sessions.begin("secret", sign_in.id, timedelta(seconds=-10))
 
     assert 0 == await database.purge_expired()
-    assert [sign_in.id] == list(await ports.browser_sessions.end_idle(timedelta(0), 10))
+    ended = await ports.browser_sessions.end_idle(timedelta(0), 10)
+    assert [sign_in.id] == [one.sign_in for one in ended]
     assert 1 == await database.purge_expired()

@@ -144,10 +144,11 @@ async def test_who_loses_the_role_otherwise_is_told_nothing_more(service: LiveSe
         write(service.store, Event.of_diagram(Deed(SYSTEM, ChangeType.PATCHED, "secret"), diagrams))
         assert ["secret"] == await summaries(alice, 1)
         users[bob_id] = bob_was
-        service.editors.hear(None)
-        await asyncio.sleep(0.01)
-        write(service.store, Event.of_diagram(Deed(SYSTEM, ChangeType.PATCHED, "open"), diagrams))
-        assert ["open"] == await summaries(bob, 1)
+        async with upgraded(service.port, "/collab") as third:
+            again = await opened(service, third, diagram, "bob")
+            await asyncio.sleep(0.01)
+            write(service.store, Event.of_diagram(Deed(SYSTEM, ChangeType.PATCHED, "open"), diagrams))
+            assert ["open"] == await summaries(again, 1) == await summaries(bob, 1)
 
 
 async def test_an_editor_that_reads_too_slowly_misses_events_and_is_told_so(service: LiveService) -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Iterator
+from uuid import uuid4
 
 import httpx
 import pytest
@@ -10,7 +11,7 @@ from werkzeug.datastructures import Headers
 
 from api.metrics import check_reader
 from crdt import y_websocket
-from tests.harness.raw_websocket import upgraded
+from tests.harness.raw_websocket import connected, upgrade_head, upgraded
 from tests.harness.rest import Rest
 from tests.harness.service import Service
 from tests.security.test_rates import Author
@@ -23,7 +24,8 @@ HERE = {"Host": "127.0.0.1:8080"}
 @pytest.fixture(scope="module")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     folder = tmp_path_factory.mktemp("metrics")
-    with Service(folder / "data", {"TMI_SOCKETS_PER_ADDRESS_MAX": "2"}) as service:
+    limits = {"TMI_SOCKETS_PER_ADDRESS_MAX": "2", "TMI_ADDRESS_REQUESTS_PER_MIN": "60"}
+    with Service(folder / "data", limits) as service:
         yield service
 
 
@@ -114,3 +116,23 @@ def test_with_a_token_whoever_brings_it_may_ask() -> None:
 def test_with_a_token_nobody_may_without_it(given: str) -> None:
     with pytest.raises(Unauthenticated):
         check_reader("127.0.0.1", Headers({**HERE, "Authorization": given}), TOKEN)
+
+
+async def test_upgrades_count_for_their_address_like_other_requests(service: Service) -> None:
+    refused = None
+    for _ in range(130):  # a minute may end meanwhile
+        async with connected(service.port) as raw:
+            raw.send(upgrade_head(f"/collab/{uuid4()}?token=guessed"))
+            answer = await raw.answer()
+            if answer.status == 429:
+                refused = answer
+                break
+            assert 401 == answer.status
+            assert "60" == answer.headers["x-ratelimit-limit"]
+    assert refused is not None
+    assert b"requests of this address" in refused.body
+    assert ("60", "0") == (refused.headers["x-ratelimit-limit"], refused.headers["x-ratelimit-remaining"])
+    assert 1 <= int(refused.headers["retry-after"]) <= 60
+    async with httpx.AsyncClient(trust_env=False) as http:
+        assert 429 == (await http.get(f"{service.url}/config")).status_code
+    assert 1 <= figures(service)["tmi_refusals_total", "address_rate"]

@@ -1,4 +1,4 @@
-"""What happens to a threat model, as the stock provider and readers of server-sent events meet it on two nodes."""
+"""Events of a threat model on two nodes, as the stock provider and readers of streams meet them."""
 
 import asyncio
 import json
@@ -64,7 +64,9 @@ async def told(driver: NodeDriver, name: str, count: int, within_s: float = 20) 
 
 
 @asynccontextmanager
-async def stream(rest: Rest, person: Person, place: Place, last: str = "") -> AsyncIterator[AsyncIterator[str]]:
+async def stream(
+    rest: Rest, person: Person, place: Place, last: str = ""
+) -> AsyncIterator[AsyncIterator[str]]:
     """The lines of a stream of events that has begun."""
     headers = {**person.headers, "Last-Event-ID": last}
     async with rest.http.stream("GET", f"/threat_models/{place.model}/events", headers=headers) as answer:
@@ -125,7 +127,8 @@ async def _a_change_by_rest_reaches_editors_and_streams_of_another_node(
             for name, person_name in names.items():
                 if person_name == "alice":
                     assert 3 == len(await told(driver, name, 3))
-            assert ["threat_model", "threat"] == [(await next_event(lines))[1]["object_type"] for _ in range(2)]
+            of = [(await next_event(lines))[1]["object_type"] for _ in range(2)]
+            assert ["threat_model", "threat"] == of
         for name, person_name in names.items():
             if person_name == "bob":
                 await driver.wait([name], "denied", WITHIN_S + SLACK_S)

@@ -120,7 +120,7 @@ ATTEMPTS = (
     code("invalid_grant", "a callback with a query", redirect_uri=CALLBACK + "?x=1"),
     code("invalid_grant", "a callback in upper case", redirect_uri=CALLBACK.upper()),
     code("invalid_request", "no code", code=NONE),
-    code("invalid_request", "a refresh token beside the method", code_challenge_method="plain"),
+    code("invalid_request", "a method, no verifier", code_verifier=NONE, code_challenge_method="plain"),
     code("invalid_grant", "a refresh token as a code", code="<refresh_token>"),
     # refresh tokens
     refresh("invalid_grant", "a token that was used", refresh_token="<used_refresh_token>"),

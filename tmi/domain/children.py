@@ -1,13 +1,18 @@
 """Children of threat models: threats, assets, documents, notes and repositories (see `kinds`)."""
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any, NamedTuple, Self
 
-from tmi.domain.events import Deed, Event, ObjectType, State, differing
+from tmi.domain.errors import BadInput
+from tmi.domain.events import SUMMARY_MAX, Deed, Event, ObjectType, State, differing
 from tmi.domain.ids import ChildId, ThreatModelId
 from tmi.domain.kinds import BY_NAME, Kind, Reference
+
+LEFT_OUT = "left out, since it is not there any more:"
+"""What the trail says before the references that a rollback could not bring back."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +27,10 @@ class Draft:
         """What the trail keeps of a child, to be written again."""
         given = {f.name: state[f.name] for f in kind.fields if state.get(f.name) is not None}
         return cls(given, {entry["key"]: entry["value"] for entry in state.get("metadata", ())})
+
+    def without(self, names: Iterable[str]) -> "Draft":
+        """The same without some fields."""
+        return Draft({k: v for k, v in self.fields.items() if k not in names}, self.metadata)
 
     def references(self, kind: Kind, before: "Draft | None" = None) -> Mapping[str, str]:
         """By field, the ids of diagrams and assets that it names, if `before` did not name them already."""
@@ -48,6 +57,7 @@ class Child:
     fields: Mapping[str, Any]
     metadata: Mapping[str, str]
     auto_generated: bool
+    """A program made it; that stays, whoever changes it."""
     created_at: datetime
     modified_at: datetime
     deleted_at: datetime | None
@@ -88,6 +98,30 @@ class ChildChange:
     make: Callable[[Child], Draft]
     new: Draft | None = None
     """What it is to be where there is none of this id; None: there has to be one."""
+    leaves_out_lost: bool = False
+    """A reference to what is not in the threat model any more is left out and told of, not refused."""
+
+
+Lost = Mapping[str, AbstractSet[str]]
+"""By field, ids that are named and are not in the threat model."""
+
+
+def left_out(kind: Kind, change: ChildChange, named: Mapping[str, str], lost: Lost) -> list[str]:
+    """The fields that a change leaves out, of those that name something anew. Raises BadInput where it is not
+    to leave any out.
+    """
+    names = sorted(name for name, key in named.items() if key in lost.get(name, ()))
+    if not change.leaves_out_lost:
+        refuse(kind, names)
+    return names
+
+
+def refuse(kind: Kind, lost: Iterable[str]) -> None:
+    """Raises BadInput if there is a field that names what is not there."""
+    for name in lost:
+        shape = kind.field(name).shape
+        assert isinstance(shape, Reference)
+        raise BadInput(f"{name}: there is no such {shape.to} in this threat model")
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,10 +179,17 @@ def child_state(child: Child) -> State:
     return {**child.fields, "metadata": listed(child.metadata)}
 
 
-def event_of(deed: Deed, child: Child, before: Child | None = None) -> Event:
-    """The event of a change to a child, which was `before`, and is now as given."""
+def event_of(deed: Deed, child: Child, before: Child | None = None, lost: Sequence[str] = ()) -> Event:
+    """The event of a change to a child, which was `before`, and is now as given. `lost`: references that the
+    change left out.
+    """
     state = child_state(child)
     changed = [] if before is None else differing(child_state(before), state)
-    return Event.of(
+    event = Event.of(
         deed, child.threat_model_id, ObjectType(child.kind), child.id, child.version, state, changed
     )
+    if not lost:
+        return event
+    words = [event.summary] if event.summary else []
+    summary = "; ".join([*words, f"{LEFT_OUT} {', '.join(lost)}"])
+    return replace(event, summary=summary[:SUMMARY_MAX])

@@ -52,7 +52,9 @@ def _limit(what: str) -> Changeable:
 CHANGEABLE: Mapping[str, Changeable] = {
     "user_requests_per_min": _limit("What one user may ask over REST in a minute"),
     "user_requests_per_hour": _limit("What one user may ask over REST in an hour"),
-    "address_requests_per_min": _limit("REST requests from one IPv4 address or IPv6 /64 in a minute"),
+    "address_requests_per_min": _limit(
+        "Requests, upgrades to sockets included, from one IPv4 address or IPv6 /64 in a minute"
+    ),
     "sign_in_requests_per_min": _limit("Requests that sign in, from one address in a minute"),
     "user_threat_models_max": _limit("Threat models that one user may have"),
     "user_diagrams_max": _limit("Diagrams that one user may have in all threat models"),

@@ -9,6 +9,7 @@ event stands.
 A state holds what its readers may see, in the contract's names, and never a secret.
 """
 
+import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields, replace
 from datetime import UTC, datetime, timedelta
@@ -16,7 +17,7 @@ from enum import Enum
 from typing import Any, Literal, Self
 from uuid import UUID, uuid4, uuid5
 
-from tmi.domain.diagrams import DiagramFields
+from tmi.domain.diagrams import DiagramFields, DiagramImage
 from tmi.domain.ids import DiagramId, EventId, Seq, ThreatModelId, UserId
 from tmi.domain.model import AuditEntry, Diagram, ThreatModel, User
 from tmi.domain.roles import Grant, Principal
@@ -25,6 +26,10 @@ State = Mapping[str, Any]
 """The fields of an entity as JSON values, datetimes and UUIDs."""
 
 SUMMARY_MAX = 500
+CHANGES_MAX_BYTES = 16 * 1024
+"""Of the fields that an event changed, before and after it, so much is told with it in a list."""
+IMAGE_MAX_BYTES = 32 * 1024
+"""A diagram's picture, in base64, up to which the trail keeps it: it would take that much with each event."""
 TELL_AFTER = timedelta(seconds=15)
 
 
@@ -83,6 +88,8 @@ class Deed:
     """In words; None: the fields that change."""
     also: str | None = None
     """What else webhooks call it: a change of metadata is one of its object, too."""
+    by_program: bool = False
+    """A program does it: what it makes is `auto_generated`."""
 
 
 LEFT = "authorization: an account is gone"
@@ -90,6 +97,11 @@ HANDED_OVER = "authorization: another owner"
 """What the trails of threat models say of what is done to accounts."""
 
 PATCHED_BY_SYSTEM = Deed(SYSTEM, ChangeType.PATCHED)
+
+
+def forgotten(field: str) -> Deed:
+    """What the service does to a child that named something which is purged."""
+    return Deed(SYSTEM, ChangeType.PATCHED, f"{field}: what it named is gone for good")
 
 
 @dataclass(frozen=True, slots=True)
@@ -230,6 +242,32 @@ class Recorded:
     """The state after it can still be rebuilt."""
 
 
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """What an event changed of the state that the trail keeps: its fields that differ, before and after."""
+
+    before: State
+    after: State
+    omitted: tuple[str, ...] = ()
+    """Fields that differ as well, and are too large to be told."""
+
+    @classmethod
+    def between(cls, before: State, after: State) -> Self:
+        """The small fields first, as long as they fit into `CHANGES_MAX_BYTES`."""
+        left = CHANGES_MAX_BYTES
+        told: list[str] = []
+        omitted: list[str] = []
+        sizes = [(_size(before, key) + _size(after, key), key) for key in differing(before, after)]
+        for size, key in sorted(sizes):
+            left -= size
+            (told if left >= 0 else omitted).append(key)
+        return cls(
+            {key: before[key] for key in told if key in before},
+            {key: after[key] for key in told if key in after},
+            tuple(sorted(omitted)),
+        )
+
+
 def told_until(now: datetime) -> datetime:
     """The beginning of the minute whose edits of cells are not to be told of yet: a REST write of the minute
     before may still be about to write its own event.
@@ -253,6 +291,10 @@ def _summary_of(edits: CellsEdited, users: Mapping[UserId, User]) -> str:
         return told
     user = users.get(edits.author)
     return f"{told}, brought by {'an account that is gone' if user is None else user.email}"[:SUMMARY_MAX]
+
+
+def _size(state: State, key: str) -> int:
+    return len(json.dumps(state[key], ensure_ascii=False).encode()) if key in state else 0
 
 
 def differing(before: State, after: State) -> list[str]:
@@ -279,7 +321,7 @@ def threat_model_state(model: ThreatModel) -> State:
 
 def diagram_state(diagram: Diagram) -> State:
     """What the trail keeps of a diagram; its cells are in its document's log."""
-    return {
+    state = {
         "name": diagram.name,
         "type": diagram.type,
         "description": diagram.description,
@@ -287,6 +329,14 @@ def diagram_state(diagram: Diagram) -> State:
         "timmy_enabled": diagram.timmy_enabled,
         "metadata": [{"key": key, "value": diagram.metadata[key]} for key in sorted(diagram.metadata)],
     }
+    return state if diagram.image is None else {**state, "image": _image_state(diagram.image)}
+
+
+def _image_state(image: DiagramImage) -> State:
+    """A picture that is not large; of another its size."""
+    vector = {"update_vector": image.update_vector}
+    size = len(image.svg or "")
+    return {**vector, "bytes": size} if size > IMAGE_MAX_BYTES else {**vector, "svg": image.svg}
 
 
 def diagram_fields(diagram: Diagram) -> State:

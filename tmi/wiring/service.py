@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import partial
 
 from api.app import RestApp, create_app
 from api.configuration import Configuration
@@ -19,6 +20,7 @@ from api.live.editors import Editors
 from api.live.endpoint import LiveEndpoint
 from api.metrics import Metrics
 from api.news import News
+from api.rates import count_address
 from api.services import Health, Services
 from api.sessions import SessionCache
 from api.storage_quota import StorageBoundAccess
@@ -200,6 +202,9 @@ async def build(
         )
         app = create_app(services)
         live.use_refused(app.refusals.refused_at)
+        live.use_offered(app.is_offered)
+        metrics.show_audit(lambda: app.refusals.left_out)
+        live.use_rates(partial(count_address, services))
         yield Service(
             app,
             live,

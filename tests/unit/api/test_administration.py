@@ -1,5 +1,6 @@
 """Accounts, groups and the audit over REST."""
 
+import asyncio
 import csv
 import io
 import json
@@ -240,7 +241,41 @@ async def test_refusals_are_recorded_at_a_bounded_rate(rest: RestClient) -> None
     for _ in range(300):
         assert 403 == (await rest.call("GET", f"/threat_models/{model['id']}", eve)).status
     answer = await rest.call("GET", "/admin/audit/system?field_path=access.refused", admin)
-    assert 100 <= answer.json["total"] < 300
+    recorded = answer.json["total"]
+    assert 100 <= recorded < 300
+    refusals = rest.app.extensions["tmi"].refusals
+    assert 300 - recorded == refusals.left_out
+    refusals.tell_left_out()
+    refusals.tell_left_out()
+    await asyncio.sleep(0)
+    (told,) = await audited(rest, admin, "?field_path=refusals.left_out")
+    assert str(300 - recorded) == told["new_value_redacted"]
+
+
+async def test_what_opens_sockets_and_sessions_is_in_the_audit_without_its_secrets(
+    rest: RestClient, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    admin, alice = await rest.sign_in(ADMINISTRATOR), await rest.sign_in("alice")
+    model = await rest.create_model(alice)
+    diagram = (await rest.create_diagram(alice, model["id"]))["id"]
+    path = f"/threat_models/{model['id']}/diagrams/{diagram}/collaborate"
+    session = (await rest.call("POST", path, alice)).json["session_id"]
+    assert 200 == (await rest.call("POST", path, alice)).status
+    ticket = (await rest.call("GET", f"/ws/ticket?session_id={session}", alice)).json["ticket"]
+    token = await rest.call("POST", "/collab/tokens", alice, json_body={"diagram_id": diagram})
+    assert 204 == (await rest.call("DELETE", path, alice)).status
+    entries = await audited(rest, admin)
+    wanted = ["collaboration.ended", "collab_token.issued", "ticket.issued", "collaboration.begun"]
+    told = [entry for entry in entries if entry["field_path"] in wanted]
+    assert wanted == [entry["field_path"] for entry in told]
+    assert {("alice@tmi.local", f"diagram {diagram}")} == {
+        (entry["actor"]["email"], entry["change_summary"]) for entry in told
+    }
+    lines = [vars(record) for record in caplog.records if record.name == "tmi.audit"]
+    assert wanted[::-1] == [line["what"] for line in lines if line["what"] in wanted]
+    for secret in (ticket, token.json["token"]):
+        assert secret not in f"{entries}{lines}"
 
 
 @pytest.mark.parametrize(

@@ -122,6 +122,7 @@ async def test_a_reader_is_told_of_what_happens_from_now_on(rest: RestClient) ->
             event["change_type"], event["object_type"], event["object_id"],
         )  # fmt: skip
     entry = (await rest.call("GET", f"/threat_models/{model}/audit_trail", bob)).json["audit_entries"][0]
+    assert entry.pop("changes")  # what changed is told by the trail alone
     assert {**entry, "number": event["number"]} == event
 
 

@@ -3,10 +3,12 @@
 What each kind takes comes from the table of kinds.
 """
 
+import json
 from collections.abc import AsyncIterator
 from typing import Any
 from uuid import uuid4
 
+import jsonpatch
 import pytest
 
 from api import patch as patching
@@ -289,3 +291,40 @@ async def test_moves_nest_nothing_deeper_than_json_may_be(world: World) -> None:
     answer = await world.patch(path, *operations)
     assert (400, "The patch does not fit the diagram") == (answer.status, answer.json["error_description"])
     assert before == await world.get(path)
+
+
+# --- patches that are made -----------------------------------------------------------------------
+
+
+MADE: list[tuple[Json, Json, int]] = [
+    ({}, {"name": "a", "gone": None}, 2),
+    ({"name": "a"}, {}, 2),
+    ({"name": "a", "same": [1]}, {"name": "b", "same": [1]}, 2),
+    ({"text": None}, {"text": ""}, 2),
+    ({"a/b~c": 1}, {"a/b~c": [1]}, 2),
+    ({"list": ["a", "c"]}, {"list": ["a", "b", "c"]}, 1),
+    ({"list": [{"key": "a", "value": "1"}, {"key": "b"}]}, {"list": [{"key": "b", "value": "2"}]}, 6),
+    ({"list": ["a", "b", "c"]}, {"list": ["c", "a", "b"]}, 1),
+    ({"person": {"id": 1, "name": "a"}}, {"person": {"id": 1, "name": "b"}}, 2),
+    ({"person": None}, {"person": {"id": 1}}, 2),
+    ({"list": [*range(100)]}, {"list": [*range(100, 200)]}, 2),
+    ({"list": [*range(101)]}, {"list": [*range(102)]}, 2),
+    ({"same": {"a": [1, 2]}}, {"same": {"a": [1, 2]}}, 0),
+]
+
+
+@pytest.mark.parametrize(("before", "after", "steps"), MADE)
+def test_a_patch_that_is_made_leads_from_one_to_the_other_and_tests_what_it_takes_away(
+    before: Json, after: Json, steps: int
+) -> None:
+    old, new = json.dumps(before), json.dumps(after)
+    made = patching.made(before, after)
+    assert (old, new) == (json.dumps(before), json.dumps(after))
+    assert steps == len(made)
+    assert after == jsonpatch.JsonPatch(made).apply(before)
+    for place, step in enumerate(made):
+        if step["op"] in ("replace", "remove"):
+            assert ("test", step["path"]) == (made[place - 1]["op"], made[place - 1]["path"])
+            wrong = [*made[: place - 1], made[place - 1] | {"value": "something else"}]
+            with pytest.raises(jsonpatch.JsonPatchTestFailed):
+                jsonpatch.JsonPatch(wrong).apply(before)

@@ -104,7 +104,9 @@ async def test_any_other_callback_is_refused_and_nobody_is_redirected(
         {"state": "x" * 257},
         {"state": "<script>"},
         {"scope": "\x00"},
-        {"response_type": "token"},
+        {"redirect_uri": f"{CALLBACK}/else"},
+        {"response_type": "x" * 101},
+        {"client_callback": None, "redirect_uri": "http://evil.example/", "response_type": "token"},
     ],
     ids=str,
 )
@@ -113,6 +115,54 @@ async def test_a_faulty_authorization_request_is_refused(
 ) -> None:
     answer = await rest.authorize(**changes)
     assert (answer.status, answer.json["error"]) == (400, "invalid_request")
+
+
+@pytest.mark.parametrize(
+    ("changes", "error"),
+    [
+        ({"response_type": "token"}, "unsupported_response_type"),
+        ({"response_type": "code id_token"}, "unsupported_response_type"),
+        ({"response_type": ""}, "unsupported_response_type"),
+        ({"prompt": "none"}, "login_required"),
+    ],
+    ids=str,
+)
+async def test_a_client_is_told_what_there_is_not(
+    rest: RestClient, changes: dict[str, str], error: str
+) -> None:
+    answer = await rest.authorize(**changes)
+    location = urlsplit(answer.headers["Location"])
+    told = parse_qs(location.query)
+    assert (302, CALLBACK) == (answer.status, location._replace(query="").geturl())
+    assert ([error], ["xyz"]) == (told["error"], told["state"])
+    assert "code" not in told
+
+
+async def test_a_stock_client_signs_in_with_all_that_it_adds(rest: RestClient) -> None:
+    answer = await rest.authorize(
+        client_callback=None,
+        redirect_uri=CALLBACK,
+        response_type="code",
+        client_id="editor",
+        nonce="n-0S6_WzA2Mj",
+        prompt="login",
+        resource="https://tmi.test",
+    )
+    (code,) = parse_qs(urlsplit(answer.headers["Location"]).query)["code"]
+    form = urlencode(
+        {
+            "grant_type": "authorization_code",
+            "code": code,
+            "code_verifier": VERIFIER,
+            "redirect_uri": CALLBACK,
+            "client_id": "editor",
+            "resource": "https://tmi.test",
+        }
+    )
+    answer = await rest.call(
+        "POST", "/oauth2/token", data=form.encode(), content_type="application/x-www-form-urlencoded"
+    )
+    assert (200, "bearer") == (answer.status, answer.json["token_type"])
 
 
 async def test_a_repeated_parameter_is_refused(rest: RestClient) -> None:
@@ -233,7 +283,6 @@ async def test_another_redirect_uri_than_the_authorizations_is_refused(
         ("invalid_request", {"grant_type": "refresh_token", "refresh_token": 7}),
         ("invalid_grant", {"grant_type": "refresh_token", "refresh_token": "unknown"}),
         ("unsupported_grant_type", {"grant_type": "password", "client_id": "x"}),
-        ("invalid_request", {"grant_type": "refresh_token", "username": "alice"}),
     ],
     ids=str,
 )

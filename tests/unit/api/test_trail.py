@@ -1,12 +1,15 @@
 """The audit trail over REST."""
 
 from collections.abc import AsyncIterator
+from datetime import timedelta
 from uuid import uuid4
 
 import pytest
 
 from persistence.memory.store import MemoryStore
 from tests.rest import ADMINISTRATOR, Json, RestClient, over_memory, user_grant
+from tmi.domain.ids import Seq
+from tmi.domain.ports import LoggedUpdate, Origin
 
 
 @pytest.fixture
@@ -47,6 +50,50 @@ async def test_the_trail_says_who_did_what_to_a_threat_model_and_its_diagrams(re
     assert actor.items() <= entry["actor"].items()
     path = f"/threat_models/{model['id']}/audit_trail/{entry['id']}"
     assert entry == await listed(rest, bob, path)
+
+
+async def test_each_entry_shows_by_a_json_patch_what_it_changed(rest: RestClient) -> None:
+    alice = await rest.sign_in("alice")
+    model = (await rest.create_model(alice, description="Text"))["id"]
+    path = f"/threat_models/{model}"
+    await rest.patch(alice, model, {"op": "remove", "path": "/description"})
+    metadata = {"key": "k", "value": "1"}
+    assert 201 == (await rest.call("POST", f"{path}/metadata", alice, json_body=metadata)).status
+    note = {"name": "Note", "content": "x" * 20_000}
+    answer = await rest.call("POST", f"{path}/notes", alice, json_body=note)
+    assert 201 == answer.status, answer.data
+    long, added, removed, created = (await listed(rest, alice, f"{path}/audit_trail"))["audit_entries"]
+
+    test = {"op": "test", "path": "/description", "value": "Text"}
+    assert [test, {"op": "replace", "path": "/description", "value": None}] == removed["changes"]
+    assert [{"op": "add", "path": "/metadata/0", "value": metadata}] == added["changes"]
+    assert {"op": "add", "path": "/name", "value": "Shop"} in created["changes"]
+    assert {"add"} == {step["op"] for step in created["changes"]}
+    assert {"op": "add", "path": "/name", "value": "Note"} in long["changes"]
+    assert ["content"] == long["changes_omitted"]
+    assert "changes_omitted" not in removed
+    for entry in (long, removed):
+        assert entry == await listed(rest, alice, f"{path}/audit_trail/{entry['id']}")
+    of_note = await listed(rest, alice, f"{path}/notes/{answer.json['id']}/audit_trail")
+    assert [long] == of_note["audit_entries"]
+
+
+async def test_edits_of_cells_and_trails_of_administrators_show_no_changes(rest: RestClient) -> None:
+    alice, admin = await rest.sign_in("alice"), await rest.sign_in(ADMINISTRATOR)
+    model = await rest.create_model(alice)
+    shown = await listed(rest, admin, f"/admin/audit/threat_models?threat_model_id={model['id']}")
+    (entry,) = shown["entries"]
+    assert entry == await listed(rest, admin, f"/admin/audit/threat_models/{entry['id']}")
+    assert "changes" not in entry
+
+    diagram = await rest.create_diagram(alice, model["id"])
+    path = f"/threat_models/{model['id']}/diagrams/{diagram['id']}"
+    node = {"id": str(uuid4()), "shape": "process", "x": 0, "y": 0, "width": 80, "height": 40}
+    add = [{"op": "add", "path": "/cells/-", "value": node}]
+    answer = await rest.call("PATCH", path, alice, json_body=add, content_type="application/json-patch+json")
+    assert 200 == answer.status, answer.data
+    patched, _ = (await listed(rest, alice, f"{path}/audit_trail"))["audit_entries"]
+    assert ("cells", []) == (patched["change_summary"], patched["changes"])
 
 
 async def test_the_trail_is_paged_by_cursor_and_filtered(rest: RestClient) -> None:
@@ -90,6 +137,23 @@ async def test_the_trail_of_a_diagram_is_paged_by_offset_and_outlives_it(rest: R
     other = await rest.create_model(alice)
     elsewhere = f"/threat_models/{other['id']}/diagrams/{diagram['id']}/audit_trail"
     assert 404 == (await rest.call("GET", elsewhere, alice)).status
+
+
+async def test_the_trail_of_one_diagram_tells_of_its_edits_alone() -> None:
+    store = MemoryStore()
+    async with over_memory(store=store) as rest:
+        alice = await rest.sign_in("alice")
+        model = (await rest.create_model(alice))["id"]
+        diagrams = [(await rest.create_diagram(alice, model))["id"] for _ in range(2)]
+        for log in store.logs.values():
+            update = LoggedUpdate(Seq(1), None, Origin.UPDATE, b"")
+            log.rows.append((log.fence, update))
+            log.times.append(store.clock() - timedelta(minutes=5))
+        path = f"/threat_models/{model}"
+        assert 2 == (await listed(rest, alice, f"{path}/diagrams/{diagrams[0]}/audit_trail"))["total"]
+        assert [1, 0] == [log.told for log in store.logs.values()]
+        assert 5 == (await listed(rest, alice, f"{path}/audit_trail"))["total"]
+        assert [1, 1] == [log.told for log in store.logs.values()]
 
 
 async def test_a_diagram_whose_events_are_gone_has_an_empty_trail() -> None:

@@ -35,6 +35,8 @@ class Standing:
     threat_model: ThreatModelId | None
     """The diagram's; None: there is no such diagram."""
     role: Role | None
+    provider: str | None
+    """The identity provider that the user came by; None where the session does not stand."""
 
     @property
     def exists(self) -> bool:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from datetime import timedelta
 from typing import Protocol
 
-from tmi.domain.browser import Visitor
+from tmi.domain.browser import IdleEnd, Visitor
 from tmi.domain.ids import SignInId
 
 
@@ -24,7 +24,7 @@ class BrowserSessions(Protocol):
         less than `late`. Sign-ins that no browser has are passed over.
         """
 
-    async def end_idle(self, late: timedelta, at_most: int) -> Sequence[SignInId]:
-        """End sign-ins whose browser went unused for too long by `late` or more, and return those: nobody
-        else ends them as well.
+    async def end_idle(self, late: timedelta, at_most: int) -> Sequence[IdleEnd]:
+        """End sign-ins whose browser went unused for too long by `late` or more, write that into the system
+        audit, and return those: nobody else ends them as well.
         """

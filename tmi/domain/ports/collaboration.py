@@ -5,16 +5,17 @@ from datetime import timedelta
 from typing import Protocol
 
 from tmi.domain.ids import CollaborationId, DiagramId, ThreatModelId, UserId
-from tmi.domain.model import Collaboration, Ticket
+from tmi.domain.model import AuditEntry, Collaboration, Ticket
 
 
 class Collaborations(Protocol):
     """Collaboration sessions, at most one of each diagram."""
 
     async def begin(
-        self, model: ThreatModelId, diagram: DiagramId, host: UserId
+        self, model: ThreatModelId, diagram: DiagramId, host: UserId, entry: AuditEntry | None = None
     ) -> tuple[Collaboration, bool]:
         """The session of a diagram, and whether it was begun just now. One without a host gets this one.
+        `entry` goes into the system audit with a new one.
 
         Raises NotFound, also when the diagram belongs to another threat model.
         """
@@ -30,8 +31,8 @@ class Collaborations(Protocol):
     async def visible_to(self, user: UserId, limit: int) -> Sequence[Collaboration]:
         """The newest sessions of diagrams on whose threat model a user has a role."""
 
-    async def end(self, collaboration: CollaborationId) -> bool:
-        """End a session and forget its tickets. False if there was none."""
+    async def end(self, collaboration: CollaborationId, entry: AuditEntry | None = None) -> bool:
+        """End a session and forget its tickets. False if there was none, and then `entry` isn't written."""
 
 
 class Tickets(Protocol):

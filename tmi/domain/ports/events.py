@@ -1,13 +1,13 @@
 """The audit trail of threat models: what was written together with each change."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol
 from uuid import UUID
 
-from tmi.domain.events import ChangeType, ObjectType, Recorded
+from tmi.domain.events import ChangeType, Difference, ObjectType, Recorded
 from tmi.domain.ids import DiagramId, EventId, Seq, ThreatModelId
 from tmi.domain.ports.rooms import StoredDocument
 from tmi.domain.ports.threat_models import Page
@@ -54,7 +54,14 @@ class Trail(Protocol):
         """A page of the events of one object, newest first, and their total; none where nothing is known."""
 
     async def get(self, event: EventId) -> Recorded:
-        """An event with its state, if that is kept. Raises NotFound."""
+        """An event with its state, if that is kept. Edits of cells have none of their own: they have the
+        newest that their diagram had by then. Raises NotFound.
+        """
+
+    async def changes(self, numbers: Sequence[int]) -> Mapping[int, Difference]:
+        """What these events changed, by one statement: for those whose state is kept, and the one before it.
+        An object that is created had nothing before.
+        """
 
     async def purge(self, before: datetime, states_before: datetime, rows: int) -> int:
         """Delete up to `rows` events that are older, and as many states; returns how many went."""
@@ -83,9 +90,12 @@ class CellEdits(Protocol):
     Each update is told of once, whoever asks, how often, and however many at once.
     """
 
-    async def tell_of(self, model: ThreatModelId, until: datetime) -> int:
-        """Add what was edited in a threat model's diagrams before `until`, the beginning of a minute, to its
-        trail; returns the number of new events. Takes at most 200 diagrams and 50,000 updates of each.
+    async def tell_of(
+        self, model: ThreatModelId, until: datetime, diagram: DiagramId | None = None
+    ) -> int:
+        """Add what was edited in a threat model's diagrams, or in one of them, before `until`, the beginning
+        of a minute, to its trail; returns the number of new events. Takes at most 200 diagrams and 50,000
+        updates of each.
         """
 
     async def tell_next(self, after: DiagramId | None, diagrams: int, until: datetime) -> DiagramId | None:
