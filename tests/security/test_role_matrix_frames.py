@@ -1,6 +1,7 @@
-"""Role x frame: what each role may send into a room, and what of each protocol a room never sees.
+"""Role x frame: what each role may send into a room, and what of each protocol a room never sees; and who has
+no role, or none any more, whose frames come to nothing.
 
-Both tables are compared with the program: a message type without a row fails, and so does a frame that a
+All tables are compared with the program: a message type without a row fails, and so does a frame that a
 decoder takes though no table knows it, whatever its numbers.
 """
 
@@ -18,7 +19,8 @@ from crdt.awareness import Entry
 from crdt.document import Document
 from crdt.lib0 import var_string
 from crdt.messages import Awareness, Message, QueryAwareness, SyncStep1, SyncStep2, Update
-from rooms.effects import Acknowledge, Broadcast, Refuse, Send
+from rooms import closing
+from rooms.effects import Acknowledge, Broadcast, Close, Refuse, Send
 from rooms.peer import Member
 from rooms.room import Room, RoomLimits
 from tests.harness.live_service import LiveService, an_update, live_service
@@ -42,43 +44,67 @@ def delete(document: Document) -> bytes:
     return doc.get_update(before)
 
 
-ANSWERED, ACKNOWLEDGED_LATER, ACKNOWLEDGED, REFUSED, SHOWN = (
+ANSWERED, ACKNOWLEDGED_LATER, ACKNOWLEDGED, REFUSED, SHOWN, UNHEARD = (
     "answered",
     "later",
     "acknowledged",
     "refused",
     "shown",
+    "unheard",
 )
 
-MATRIX: dict[tuple[type[Message], str], dict[Role, str]] = {
-    (SyncStep1, "the state is sent"): {Role.READER: ANSWERED, Role.WRITER: ANSWERED, Role.OWNER: ANSWERED},
+NOBODY = None
+"""Who has no role; in a room, who has lost the last one."""
+
+MATRIX: dict[tuple[type[Message], str], dict[Role | None, str]] = {
+    (SyncStep1, "the state is sent"): {
+        NOBODY: UNHEARD,
+        Role.READER: ANSWERED,
+        Role.WRITER: ANSWERED,
+        Role.OWNER: ANSWERED,
+    },
     (SyncStep2, "an edit"): {
+        NOBODY: UNHEARD,
         Role.READER: REFUSED,
         Role.WRITER: ACKNOWLEDGED_LATER,
         Role.OWNER: ACKNOWLEDGED_LATER,
     },
     (SyncStep2, "a deletion"): {
+        NOBODY: UNHEARD,
         Role.READER: REFUSED,
         Role.WRITER: ACKNOWLEDGED_LATER,
         Role.OWNER: ACKNOWLEDGED_LATER,
     },
     (SyncStep2, "nothing new"): {
+        NOBODY: UNHEARD,
         Role.READER: ACKNOWLEDGED,
         Role.WRITER: ACKNOWLEDGED,
         Role.OWNER: ACKNOWLEDGED,
     },
     (Update, "an edit"): {
+        NOBODY: UNHEARD,
         Role.READER: REFUSED,
         Role.WRITER: ACKNOWLEDGED_LATER,
         Role.OWNER: ACKNOWLEDGED_LATER,
     },
     (Update, "a deletion"): {
+        NOBODY: UNHEARD,
         Role.READER: REFUSED,
         Role.WRITER: ACKNOWLEDGED_LATER,
         Role.OWNER: ACKNOWLEDGED_LATER,
     },
-    (Awareness, "its own"): {Role.READER: SHOWN, Role.WRITER: SHOWN, Role.OWNER: SHOWN},
-    (QueryAwareness, "everybody"): {Role.READER: ANSWERED, Role.WRITER: ANSWERED, Role.OWNER: ANSWERED},
+    (Awareness, "its own"): {
+        NOBODY: UNHEARD,
+        Role.READER: SHOWN,
+        Role.WRITER: SHOWN,
+        Role.OWNER: SHOWN,
+    },
+    (QueryAwareness, "everybody"): {
+        NOBODY: UNHEARD,
+        Role.READER: ANSWERED,
+        Role.WRITER: ANSWERED,
+        Role.OWNER: ANSWERED,
+    },
 }
 
 
@@ -93,15 +119,15 @@ def message(kind: type[Message], what: str, document: Document) -> Message:
 
 def test_the_matrix_has_a_row_for_every_message() -> None:
     assert set(get_args(Message)) == {kind for kind, _ in MATRIX}
-    assert all(set(Role) == set(row) for row in MATRIX.values())
+    assert all({NOBODY, *Role} == set(row) for row in MATRIX.values())
 
 
 @pytest.mark.parametrize(
     ("kind", "what", "role", "expected"),
-    [(kind, what, role, row[role]) for (kind, what), row in MATRIX.items() for role in Role],
+    [(kind, what, role, row[role]) for (kind, what), row in MATRIX.items() for role in (NOBODY, *Role)],
 )
 def test_a_role_may_send_what_the_matrix_says(
-    kind: type[Message], what: str, role: Role, expected: str
+    kind: type[Message], what: str, role: Role | None, expected: str
 ) -> None:
     document = Document.load(None, [edit(7)])
     room = Room(DiagramId(UUID(int=1)), Fence(1), document, Seq(1), RoomLimits())
@@ -109,11 +135,16 @@ def test_a_role_may_send_what_the_matrix_says(
     room.receive(other, SyncStep1(b"\x00"), 0.0)
     room.receive(other, Awareness(awareness.encode([Entry(9, 1, b"{}")])), 0.0)
     room.flush(0.0)
-    number = room.join(Member(UserId(UUID(int=1)), SignInId(UUID(int=1)), role))
+    number = room.join(Member(UserId(UUID(int=1)), SignInId(UUID(int=1)), role or Role.WRITER))
     before = document.encode()
+    if role is NOBODY:
+        ends = room.change_role(number, NOBODY, 0.5)
+        assert [closing.NO_LONGER_ALLOWED] == [effect.code for effect in ends if isinstance(effect, Close)]
+        assert not room.hold(number, edit(8))
 
     effects = [*room.receive(number, message(kind, what, document), 1.0), *room.flush(1.0)]
 
+    assert (expected == UNHEARD) == (effects == [])
     assert (expected == ACKNOWLEDGED_LATER) == (document.encode() != before)
     assert (expected == ACKNOWLEDGED_LATER) == (room.take_batch() is not None)
     assert (expected == REFUSED) == any(isinstance(effect, Refuse) for effect in effects)
