@@ -10,5 +10,8 @@ def actor() -> Actor:
 
 
 def deed(change: ChangeType, summary: str | None = None) -> Deed:
-    """What the caller does; `summary` in words, or None for the names of the fields that change."""
-    return Deed(actor(), change, summary)
+    """What the caller does; `summary` in words, or None for the names of the fields that change.
+
+    Whoever acts by a client credential is a program; accounts of the provider `automation` always do.
+    """
+    return Deed(actor(), change, summary, by_program=caller().credential is not None)

@@ -77,7 +77,7 @@ def interpret(diagram: Diagram, shown: Shown, change: Json) -> Wanted:
     else:
         after = patch.patched(before, change["patch"], "diagram")
     after = checked(_Patched, after).model_dump()
-    _check_cells(after["cells"], known)
+    check_cells(after["cells"], known)
     fields = _fields(diagram, after, shown.seq)
     return Wanted(fields, after["cells"], _meta(shown, after))
 
@@ -109,7 +109,7 @@ def _past_image(past: Mapping[str, Json]) -> DiagramImage | None:
     image = past.get("image") if "cells" in past else None
     if image is None or "svg" not in image:
         return None
-    return DiagramImage(image["svg"], image["update_vector"])
+    return DiagramImage(image["svg"], image.get("update_vector"))
 
 
 def _document(diagram: Diagram, shown: Shown) -> dict[str, Json]:
@@ -127,7 +127,7 @@ def _document(diagram: Diagram, shown: Shown) -> dict[str, Json]:
     }
 
 
-def _check_cells(cells: Sequence[Json], known: Mapping[str, bytes]) -> None:
+def check_cells(cells: Sequence[Json], known: Mapping[str, bytes]) -> None:
     """Raises BadInput for what has changed and is none of the contract's cells."""
     for at, cell in enumerate(cells):
         if not isinstance(cell, dict):

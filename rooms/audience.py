@@ -111,6 +111,13 @@ class Audience(ABC):
     def flush(self, now: float) -> Effects:
         """Send out what is due; says when to call again if something has to wait."""
 
+    def tick_s(self, now: float, *, is_ticking: bool) -> float | None:  # noqa: ARG002
+        """How far apart it is worth looking for messages, in seconds; None while each is to be read at once.
+
+        `is_ticking`: they are looked for in this way already.
+        """
+        return None
+
     @abstractmethod
     def _settle(self, now: float) -> list[Effect]:
         """Apply what has arrived: the document is as its editors see it."""

@@ -134,6 +134,7 @@ class HandingOver:
         self._hosted.moving[diagram] = runner
         standing_down = self._stand_down(runner)
         runner.room.hand_over()
+        runner.hurry()
         owner: Node | None = None
         is_saved = False
         try:

@@ -1,5 +1,6 @@
 """The documents that a process has in memory: rooms that it owns, and replicas of rooms that others own."""
 
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import chain
@@ -22,6 +23,8 @@ class Hosted:
     """Rooms that another node is about to own."""
     following: dict[DiagramId, ReplicaRunner] = field(default_factory=dict)
     """Replicas of rooms that other nodes own, or owned until a moment ago."""
+    over: deque[Runner[Any]] = field(default_factory=deque)
+    """What nobody needs any more, and is not freed yet."""
 
     @property
     def rooms(self) -> Iterator[RoomRunner]:

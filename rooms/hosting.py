@@ -29,6 +29,7 @@ from rooms.effects import (
     Subscribe,
     Unsubscribe,
 )
+from rooms.gathering import Gathering, Source
 from rooms.peer import Follower, Member, Peer
 from rooms.ticker import Ticker
 from tmi.domain.ids import SignInId, UserId
@@ -39,6 +40,8 @@ log = logging.getLogger(__name__)
 _LARGE_BYTES = 256 * 1024
 _ASKING_MAX = 16
 _WIRES_MAX = 4
+_RESOLUTION_S = 0.001
+"""Of the loop's clock and timers."""
 _WIRES_KEPT_S = 3.0
 
 RoomT = TypeVar("RoomT", bound=Audience)
@@ -47,7 +50,7 @@ RoomT = TypeVar("RoomT", bound=Audience)
 class Session:
     """One member's presence in one room: what a socket holds on to, whoever hosts the room."""
 
-    __slots__ = ("has_edited", "number", "peer", "runner")
+    __slots__ = ("has_edited", "number", "peer", "runner", "source")
 
     def __init__(self, runner: "Runner[Any]", number: SessionNumber, peer: Peer) -> None:
         self.runner = runner
@@ -57,6 +60,8 @@ class Session:
         self.peer = peer
         self.has_edited = False
         """Since that was gathered last (`Runner.edited`)."""
+        self.source: Source | None = None
+        """The socket, where nothing but this session depends on when it is read."""
 
     def receive(self, message: Message) -> None:
         """Hand a message to the room. A client's fault closes its peer with 4400; nothing is raised."""
@@ -69,11 +74,15 @@ class Session:
         self.has_edited = True
         if not self.runner.room.hold(self.number, update):
             self.runner.receive(self.number, Update(update))
+        elif self.source is not None and self.source.gathering is None:
+            self.runner.gather(self.source)
 
     def receive_awareness(self, data: bytes) -> None:
         """Hand over what an Awareness message carries; as `receive`, and cheaper."""
         if not self.runner.room.hold_awareness(self.number, data):
             self.runner.receive(self.number, Awareness(data))
+        elif self.source is not None and self.source.gathering is None:
+            self.runner.gather(self.source)
 
     def pause(self) -> None:
         """The socket's write buffer has passed its high mark: no more broadcasts until `resume`."""
@@ -104,6 +113,9 @@ class Runner(Generic[RoomT]):
         self._followers: dict[SessionNumber, Follower] = {}
         """The subscribed ones."""
         self._flush_at: float | None = None
+        self._gathering: Gathering | None = None
+        """While the room is busy: who is read when its tick is due."""
+        self._gather_at = 0.0
         self._asking: Counter[SessionNumber] = Counter()
         """How many SyncStep1s of whom wait for their turn."""
         self._wires: dict[Hashable, tuple[bytes, bytes]] = {}
@@ -200,6 +212,7 @@ class Runner(Generic[RoomT]):
 
     def hand_to(self, other: "Runner[Any]", numbers: Collection[SessionNumber]) -> None:
         """Let another runner go on with these sessions; its document's side is up to the caller."""
+        self._stop_gathering()
         for number in numbers:
             session = self._sessions.pop(number)
             session.runner = other
@@ -211,6 +224,49 @@ class Runner(Generic[RoomT]):
             self._groups.setdefault(session.peer.framing, {})[session.number] = session.peer
         if asking:
             self._asking[session.number] = asking
+
+    # --- reading by ticks -----------------------------------------------------------------------
+
+    def gather(self, source: Source) -> None:
+        """Read this source when a tick is due, if the room is busy."""
+        if self._gathering is None:
+            now = self._ticker.now()
+            tick_s = self.room.tick_s(now, is_ticking=False)
+            if tick_s is None:
+                return
+            self._gathering = Gathering()
+            self._gather_later(now + tick_s)
+        self._gathering.add(source)
+
+    def _gather_later(self, when: float) -> None:
+        self._gather_at = when
+        self._ticker.at(when, self._gather)
+
+    def _gather(self) -> None:
+        if self._gathering is None or self._ticker.now() < self._gather_at - _RESOLUTION_S:
+            return  # a flush has done it
+        self._gather_and_flush(self._gathering)
+
+    def _gather_and_flush(self, gathering: Gathering) -> None:
+        now = self._ticker.now()
+        tick_s = None if self.room.is_over else self.room.tick_s(now, is_ticking=True)
+        if tick_s is None:
+            self._stop_gathering()
+        else:
+            self._gather_later(now + tick_s)
+            self._flush_at = 0.0  # whatever comes is seen to below
+            try:
+                gathering.read()
+            finally:
+                self._flush_at = None
+        if not self.room.is_over:
+            # A timer may be early by less than its resolution: what is due within it goes out now.
+            self.perform(self.room.flush(now + _RESOLUTION_S))
+
+    def _stop_gathering(self) -> None:
+        gathering, self._gathering = self._gathering, None
+        if gathering is not None:
+            gathering.close()
 
     # --- from the service -----------------------------------------------------------------------
 
@@ -338,7 +394,9 @@ class Runner(Generic[RoomT]):
     def _flush(self) -> None:
         # A flush that was overtaken by an earlier one finds nothing due, and costs next to nothing.
         self._flush_at = None
-        if not self.room.is_over:
+        if self._gathering is not None:
+            self._gather_and_flush(self._gathering)
+        elif not self.room.is_over:
             self.perform(self.room.flush(self._ticker.now()))
 
     # Functions of the class: bound methods in an instance would make a cycle, in which a closed room keeps

@@ -63,5 +63,14 @@ class Pacer:
         copies_per_s = self._level / _MEMORY_S * members
         if copies_per_s <= self._quiet_copies_per_s:
             return now
-        factor = _AWAITED if self.is_awaited else _CROWDED if copies_per_s > _CROWDED_COPIES_PER_S else 1.0
-        return max(now, self.flushed_at + self._interval_s * factor)
+        return max(now, self.flushed_at + self._interval(copies_per_s))
+
+    def tick_s(self, now: float, members: int, share: float = 1.0) -> float | None:
+        """How far apart flushes are now; None while this share of what counts as busy is not reached."""
+        copies_per_s = self._level * exp((self._seen_at - now) / _MEMORY_S) / _MEMORY_S * members
+        return None if copies_per_s <= self._quiet_copies_per_s * share else self._interval(copies_per_s)
+
+    def _interval(self, copies_per_s: float) -> float:
+        if self.is_awaited:
+            return self._interval_s * _AWAITED
+        return self._interval_s * (_CROWDED if copies_per_s > _CROWDED_COPIES_PER_S else 1.0)

@@ -51,6 +51,9 @@ from tmi.domain.ports import LoggedUpdate, Origin, RoomBatch
 
 _JOURNAL = Journal()
 
+_STILL_BUSY = 0.75
+"""A room ceases to be busy a little below where it began."""
+
 _HEARD_BYTES = 64
 """What it takes to keep a message besides its bytes, about."""
 
@@ -138,6 +141,11 @@ class Room(Audience):
     def unsaved(self) -> int:
         """How many accepted updates are not committed."""
         return self._unsaved.seq - self._unsaved.committed_seq + len(self._held)
+
+    @property
+    def is_to_be_taken(self) -> bool:
+        """There is something for the next batch."""
+        return not self.is_over and self._unsaved.can_be_taken
 
     @property
     def unsaved_bytes(self) -> int:
@@ -295,7 +303,7 @@ class Room(Audience):
         effects = self._number(applied.journal, author, origin)
         effects.extend(self._relay_later(applied.relay, seat if applied.relay == update else None, now))
         if seat.wants_acknowledgements:
-            self._unsaved.wait(seat.number, syncs, updates)
+            self._wait(effects, seat.number, syncs, updates)
         if applied.gap:
             effects.extend(self._ask_for_gap(seat))
         return effects
@@ -328,7 +336,7 @@ class Room(Audience):
             self._relay_later(applied.relay, seat if applied.relay == applied.journal else None, now)
             effects = self._number(applied.journal, seat.author, Origin.UPDATE)
             if seat.wants_acknowledgements:
-                self._unsaved.wait(seat.number, 0, 1)
+                self._wait(effects, seat.number, 0, 1)
             return effects
         if applied is not None and applied.adds:
             effects.extend(self._number_together(applied, edits))
@@ -387,8 +395,15 @@ class Room(Audience):
             return NOTHING
         if self._unsaved.seq == self._unsaved.committed_seq:
             return (Acknowledge(seat.number, syncs, updates),)
-        self._unsaved.wait(seat.number, syncs, updates)
-        return NOTHING
+        effects: list[Effect] = []
+        self._wait(effects, seat.number, syncs, updates)
+        return effects
+
+    def _wait(self, effects: list[Effect], number: SessionNumber, syncs: int, updates: int) -> None:
+        """Acknowledge messages with the commit of the last number; from the first on the journal hurries."""
+        if not self._unsaved.messages and _JOURNAL not in effects and self._unsaved.can_be_taken:
+            effects.append(_JOURNAL)
+        self._unsaved.wait(number, syncs, updates)
 
     def edit(
         self,
@@ -423,6 +438,16 @@ class Room(Audience):
         return self.document.apply(update).journal
 
     # --- fan-out --------------------------------------------------------------------------------
+
+    def tick_s(self, now: float, *, is_ticking: bool) -> float | None:
+        """See `Audience.tick_s`."""
+        members, share = len(self._sessions), _STILL_BUSY if is_ticking else 1.0
+        edits = self._edits.tick_s(now, members, share)
+        if edits is not None:
+            return edits
+        cursors = self._cursors.tick_s(now, members, share)
+        # An edit among cursors waits no longer than among edits.
+        return None if cursors is None else cursors / 2
 
     def flush(self, now: float) -> Effects:
         """Send out what is due; says when to call again if something has to wait."""

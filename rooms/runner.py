@@ -95,7 +95,19 @@ class RoomRunner(Runner[Room]):
         answer: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
         self._saving.append((seq, answer))
         self._tell_saved()
+        self.hurry()
         return answer
+
+    @property
+    def is_awaited(self) -> bool:
+        """Somebody waits for its next commit."""
+        room = self.room
+        return room.unacknowledged > 0 or bool(self._saving) or not room.is_open
+
+    def hurry(self) -> None:
+        """Somebody waits for the next commit by now: tell the journal."""
+        if self.room.is_to_be_taken:
+            self._on_journal(self)
 
     def _tell_saved(self) -> None:
         room = self.room
@@ -108,6 +120,7 @@ class RoomRunner(Runner[Room]):
         """See `Runner.end`."""
         super().end(how)
         self._tell_saved()
+        self.hurry()
 
     def bring(
         self, number: SessionNumber, update: bytes, author: UserId | None, origin: Origin

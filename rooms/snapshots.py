@@ -100,18 +100,22 @@ class Snapshotter:
         while True:
             await self._wake.wait()
             self._wake.clear()
-            while self._due:
-                diagram, runner = self._due.popitem()
-                if diagram not in self._encoded:
-                    self._encode(diagram, runner)
-                    await asyncio.sleep(0)
-            for diagram, encoded in list(self._encoded.items()):
-                room = encoded.runner.room
-                committed = encoded.seq <= room.committed_seq
-                if committed or room.is_over:
-                    del self._encoded[diagram]
-                if committed:
-                    await self._write(encoded)
+            await self._take_due()
+
+    async def _take_due(self) -> None:
+        # Not in `_work`, which would keep the last room and its state for as long as nothing else is due.
+        while self._due:
+            diagram, runner = self._due.popitem()
+            if diagram not in self._encoded:
+                self._encode(diagram, runner)
+                await asyncio.sleep(0)
+        for diagram, encoded in list(self._encoded.items()):
+            room = encoded.runner.room
+            committed = encoded.seq <= room.committed_seq
+            if committed or room.is_over:
+                del self._encoded[diagram]
+            if committed:
+                await self._write(encoded)
 
     def _encode(self, diagram: DiagramId, runner: RoomRunner) -> None:
         room = runner.room

@@ -6,7 +6,12 @@ Yjs state in base64, its `seq`, and for readers its `cells`; with history every 
 the threat model's `events`.
 
 People are named by provider and id there. On import, who has an account here is found again; edits of others
-have no author here, and nobody gets an account by an import. What is deleted is left out.
+have no author here, and nobody gets an account by an import. What is deleted is left out, or comes along with
+its `deleted_at`, and is as deleted where it is imported.
+
+What is imported follows the rules for what clients write: what breaks them is refused, and Markdown is made
+safe. So are past states in `events`, since a rollback brings them back. But nobody can correct these: those
+that break a rule are left out, as if they were past their retention.
 
 Ids are kept, so that a file restores what was; where they are taken, that is refused. Or all ids of objects
 are made anew, wherever they are named: in fields, in past states, and in the cells, by an edit of each
@@ -18,20 +23,24 @@ import binascii
 from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
 from importlib.metadata import version
-from typing import Any
+from typing import Any, NamedTuple
 from uuid import UUID, uuid4
 
 import orjson
+from pydantic import BaseModel
 
 from api import sanitising
 from api.bodies import checked
-from api.schemas import CHILD_BODIES, ThreatModelInput
+from api.schemas import CHILD_BODIES, DiagramDetails, ImageInput, MetadataInput, ThreatModelInput
 from crdt.diagram import read_cells, reconcile
 from crdt.document import Document
 from persistence.postgres.archive import COLUMNS, PostgresArchives, Rows
+from tmi import drafts
 from tmi.domain.errors import BadInput, TmiError
+from tmi.domain.events import ChangeType, ObjectType
 from tmi.domain.ids import ThreatModelId
 from tmi.domain.kinds import BY_NAME, KINDS
+from tmi.domain.model import User
 
 Json = Any
 Row = dict[str, Json]
@@ -46,9 +55,11 @@ _SERVER = 4
 # --- export ---------------------------------------------------------------------------------------
 
 
-async def exported(archives: PostgresArchives, model: ThreatModelId, *, history: bool) -> bytes:
-    """The file of a threat model. Raises NotFound."""
-    tables = await archives.read(model, history=history)
+async def exported(
+    archives: PostgresArchives, model: ThreatModelId, *, history: bool, deleted: bool = False
+) -> bytes:
+    """The file of a threat model, with what is `deleted` in it if that is wanted. Raises NotFound."""
+    tables = await archives.read(model, history=history, deleted=deleted)
     people = {row["id"]: _without(row, "id") for row in tables["people"]}
     (threat_model,) = tables["threat_models"]
     threat_model["created_by"] = people.get(threat_model["created_by"])
@@ -97,16 +108,25 @@ def _diagram(row: Row, tables: Mapping[str, Rows], people: Mapping[str, Row], *,
 # --- import ---------------------------------------------------------------------------------------
 
 
-async def imported(archives: PostgresArchives, data: bytes, *, new_ids: bool) -> tuple[ThreatModelId, int]:
-    """Store a file's threat model, all of it or nothing; its id and alias here.
+async def imported(
+    archives: PostgresArchives,
+    data: bytes,
+    *,
+    new_ids: bool,
+    owner: User | None = None,
+    tell: Callable[[str], None] = lambda _: None,
+) -> tuple[ThreatModelId, int]:
+    """Store a file's threat model, all of it or nothing; its id and alias here. `tell` is called with what is
+    left out.
 
-    Raises BadInput for what is no such file, and Conflict where its ids are taken.
+    `owner`: of one that was written by hand (`tmi/drafts.py`). Raises BadInput for what is no such file, and
+    Conflict where its ids are taken.
     """
-    file = _parsed(data)
+    file = _parsed(data, owner)
     if new_ids:
         file = _renewed(file)
     try:
-        tables = await _tables(archives, file)
+        tables = await _tables(archives, file, tell)
     except (KeyError, TypeError, AttributeError, ValueError, IndexError) as error:
         raise BadInput(f"the file is damaged: {type(error).__name__}: {str(error)[:200]}") from None
     alias = None if new_ids else file["threat_model"].get("alias")
@@ -114,13 +134,19 @@ async def imported(archives: PostgresArchives, data: bytes, *, new_ids: bool) ->
     return ThreatModelId(UUID(file["threat_model"]["id"])), taken
 
 
-def _parsed(data: bytes) -> dict[str, Json]:
+def _parsed(data: bytes, owner: User | None) -> dict[str, Json]:
     if len(data) > MAX_BYTES:
         raise BadInput(f"the file is larger than {MAX_BYTES // 1024 // 1024} MiB")
     try:
         file = orjson.loads(data)
     except orjson.JSONDecodeError as error:
         raise BadInput(f"the file is no JSON: {error}") from None
+    if isinstance(file, dict) and drafts.is_draft(file):
+        if owner is None:
+            raise BadInput("tmi export did not write this file: say with --owner whose it is to be")
+        return {"format": FORMAT, "version": VERSION, **drafts.completed(file, owner)}
+    if owner is not None:
+        raise BadInput("an exported file says itself who owns it; leave the owner out")
     if not isinstance(file, dict) or file.get("format") != FORMAT:
         raise BadInput("the file is no exported threat model")
     if file.get("version") != VERSION:
@@ -130,7 +156,9 @@ def _parsed(data: bytes) -> dict[str, Json]:
     return file
 
 
-async def _tables(archives: PostgresArchives, file: dict[str, Json]) -> dict[str, Rows]:
+async def _tables(
+    archives: PostgresArchives, file: dict[str, Json], tell: Callable[[str], None]
+) -> dict[str, Rows]:
     model = file["threat_model"]["id"]
     who = await _who(archives, file)
     tables: dict[str, Rows] = {table: [] for table in COLUMNS}
@@ -149,8 +177,9 @@ async def _tables(archives: PostgresArchives, file: dict[str, Json]) -> dict[str
         _check_text(f"diagrams.{at}", _without(row, "document", "updates", "cells", "renaming"))
         tables["diagrams"].append({**row, "threat_model_id": model})
         tables["diagram_updates"] += _updates(row, who)
-    for row in file.get("events", ()):
-        tables["events"].append({**row, "threat_model_id": model, "actor_id": who(row)})
+    for at, row in enumerate(file.get("events", ())):
+        event = _checked_event(at, row, tell)
+        tables["events"].append({**event, "threat_model_id": model, "actor_id": who(row)})
     return tables
 
 
@@ -162,22 +191,74 @@ def _checked_child(kind: str, at: int, row: Row) -> Row:
         fields[apart] = row["content"]
     words = f"{BY_NAME[kind].plural}.{at} ({str(row.get('id'))[:64]})"
     try:
-        clean = checked(CHILD_BODIES[kind].input, fields).model_dump(exclude_none=True)
+        clean = _clean(CHILD_BODIES[kind].input, fields)
     except TmiError as error:
         raise BadInput(f"{words}: {error.detail}") from None
     _check_text(words, row)
-    kept = {**row, "fields": {name: clean.get(name, value) for name, value in row["fields"].items()}}
-    return kept if apart is None or apart not in clean else {**kept, "content": clean[apart]}
+    kept = {**row, "fields": {name: clean[name] for name in row["fields"] if name in clean}}
+    return kept if apart is None or apart not in fields else {**kept, "content": clean.get(apart)}
+
+
+def _clean(schema: type[BaseModel], given: Mapping[str, Json]) -> Row:
+    """What clients may write, made safe; without what then has no value. Raises what `checked` raises."""
+    clean = checked(schema, given).model_dump(exclude_none=True)
+    return {name: clean.get(name) for name, value in given.items() if name in clean or value is None}
+
+
+def _checked_event(at: int, row: Row, tell: Callable[[str], None]) -> Row:
+    """An entry of the trail, its state made safe, or without one. Raises BadInput."""
+    words = f"events.{at} ({str(row.get('id'))[:64]})"
+    _check_text(words, _without(row, "state"))
+    try:
+        object_type, _ = ObjectType(row["object_type"]), ChangeType(row["change_type"])
+    except ValueError as error:
+        raise BadInput(f"{words}: {error}") from None
+    if row.get("state") is None:
+        return row
+    try:
+        return {**row, "state": _checked_state(object_type, row["state"])}
+    except (TmiError, TypeError, AttributeError, KeyError) as error:
+        tell(f"{words}: its past state breaks the rules, and is left out: {str(error)[:200]}")
+        return {**row, "state": None}
+
+
+def _checked_state(object_type: ObjectType, state: Row) -> Row:
+    """What a rollback may bring back. Raises BadInput."""
+    _check_text("state", state)
+    kept = _STATES[object_type]
+    others = {name: value for name, value in state.items() if name in kept.others}
+    if object_type is ObjectType.DIAGRAM and others.get("image") is not None:
+        checked(ImageInput, _without(others["image"], "bytes"))
+    checked(MetadataInput, state.get("metadata", []))
+    return {**others, **_clean(kept.schema, _without(state, *kept.others))}
+
+
+class _Kept(NamedTuple):
+    """How the states of a kind of object are checked."""
+
+    schema: type[BaseModel]
+    others: frozenset[str] = frozenset({"metadata"})
+    """What no rollback brings back, and what is checked apart."""
+
+
+_STATES = {
+    **{ObjectType(kind.name): _Kept(CHILD_BODIES[kind.name].input) for kind in KINDS},
+    ObjectType.DIAGRAM: _Kept(DiagramDetails, frozenset({"metadata", "image"})),
+    ObjectType.THREAT_MODEL: _Kept(
+        ThreatModelInput,
+        frozenset({"metadata", "authorization", "security_reviewer", "status", "is_confidential"}),
+    ),
+}
 
 
 def _cleaned(model: Row) -> Row:
     """A threat model's row, its texts as clients may write them. Raises BadInput."""
-    given = {name: model.get(name) for name in ("name", "description")}
+    given = {name: model.get(name) for name in ("name", "description", "issue_uri")}
     try:
         clean = checked(ThreatModelInput, given)
     except TmiError as error:
         raise BadInput(f"threat_model: {error.detail}") from None
-    return {**model, "name": clean.name, "description": clean.description}
+    return {**model, "name": clean.name, "description": clean.description, "issue_uri": clean.issue_uri}
 
 
 def _check_text(words: str, node: Json) -> None:

@@ -278,28 +278,40 @@ def _echo_json(what: object) -> None:
 @click.argument("model", type=click.UUID, metavar="ID")
 @click.option("--output", "-o", type=click.File("wb"), default="-", help="[default: standard output]")
 @click.option("--history", is_flag=True, help="With every edit of its diagrams, and its audit trail.")
-def export_command(model: UUID, output: BinaryIO, history: bool) -> None:
+@click.option("--deleted", is_flag=True, help="With what is deleted and can be restored.")
+def export_command(model: UUID, output: BinaryIO, history: bool, deleted: bool) -> None:
     """Write threat model ID, with all that is in it, to a file that `tmi import` reads.
 
     Reads the database of the settings; the service may be running on it.
     """
 
     async def read(archives: PostgresArchives) -> bytes:
-        return await exported(archives, ThreatModelId(model), history=history)
+        return await exported(archives, ThreatModelId(model), history=history, deleted=deleted)
 
     output.write(_with_archives(read))
+
+
+def _complain(words: str) -> None:
+    click.echo(words, err=True)
 
 
 @main.command("import")
 @click.argument("file", type=click.File("rb"))
 @click.option("--new-ids", is_flag=True, help="Make new ids, so that it may be here twice.")
-def import_command(file: BinaryIO, new_ids: bool) -> None:
-    """Store the threat model of a FILE that `tmi export` wrote, all of it or nothing."""
+@click.option("--owner", metavar="EMAIL", help="Whose it is to be, where the file does not say.")
+def import_command(file: BinaryIO, new_ids: bool, owner: str | None) -> None:
+    """Store the threat model of a FILE, all of it or nothing.
 
-    async def write(archives: PostgresArchives) -> tuple[ThreatModelId, int]:
-        return await imported(archives, file.read(MAX_BYTES + 1), new_ids=new_ids)
+    `tmi export` writes such files; people write shorter ones, in the words of the API, as docs/security.json
+    is: `{"threat_model": {...}, "diagrams": [...], "threats": [...]}`.
+    """
 
-    model, alias = _with_archives(write)
+    async def write(database: PostgresDatabase) -> tuple[ThreatModelId, int]:
+        user = None if owner is None else await people.by_email(PostgresAccounts(database), owner)
+        archives, data = PostgresArchives(database), file.read(MAX_BYTES + 1)
+        return await imported(archives, data, new_ids=new_ids, owner=user, tell=_complain)
+
+    model, alias = _with_database(write)
     click.echo(f"Threat model {model} is here, with alias {alias}.")
 
 

@@ -3,7 +3,11 @@
 from typing import Any
 
 from tmi.domain.by_hand import by_hand
-from tmi.domain.model import Account, AuditEntry
+from tmi.domain.errors import Conflict, NotFound
+from tmi.domain.model import Account, AuditEntry, User
+from tmi.domain.ports import AccountFilter, Accounts, Page
+
+_NAMESAKES_MAX = 100
 
 
 def as_json(account: Account) -> dict[str, Any]:
@@ -41,3 +45,14 @@ def entry(account: Account, *, added: bool) -> AuditEntry:
     if added:
         return by_hand(command, "group.member_added", new=who)
     return by_hand(command, "group.member_removed", old=who)
+
+
+async def by_email(accounts: Accounts, email: str) -> User:
+    """The one account with this address, in any case. Raises NotFound, and Conflict if there are several."""
+    found, _ = await accounts.matching(AccountFilter(email=email), Page(_NAMESAKES_MAX, 0))
+    users = [account.user for account in found if account.user.email.lower() == email.lower()]
+    if not users:
+        raise NotFound(f"nobody has signed in as {email}; see tmi users list")
+    if len(users) > 1:
+        raise Conflict(f"{len(users)} accounts have the address {email}")
+    return users[0]

@@ -259,6 +259,11 @@ class HocuspocusSocket(LiveSocket):
             if len(self._documents) >= self.options.documents_per_socket_max:
                 raise BadFrame("too many documents on one socket")
             document = self._documents[key] = HocuspocusDocument(self, key, _now())
+            if len(self._documents) > 1:
+                # One room's tick may not decide when another room hears of something.
+                self.leave_gathering()
+                for session in self._sessions():
+                    session.source = None
         return document
 
     def _sessions(self) -> list[Session]:
@@ -321,6 +326,8 @@ class HocuspocusSocket(LiveSocket):
 
     def _start(self, document: HocuspocusDocument, session: Session) -> None:
         document.session, document.state, document.task = session, State.OPEN, None
+        if len(self._documents) == 1:
+            session.source = self
         self._release_handshake()
         document.tell_role()
         if self._paused_at is not None:
@@ -390,6 +397,7 @@ class HocuspocusSocket(LiveSocket):
             self._leave(document)
 
     def _leave(self, document: HocuspocusDocument) -> None:
+        self.leave_gathering()
         if self._last is document:
             self._last = None
         self._take_queue(document)

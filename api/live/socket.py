@@ -18,6 +18,7 @@ while all is well: no Python frame in between.
 
 import asyncio
 import logging
+import os
 from collections.abc import Callable
 from typing import Any, cast
 
@@ -28,6 +29,7 @@ from api.live.options import LiveOptions
 from api.live.rate import Rate
 from api.live.sockets import Sockets
 from rooms import closing
+from rooms.gathering import Gathering
 from tmi.domain.errors import BadFrame
 from tmi.domain.ids import UserId
 
@@ -39,6 +41,8 @@ INVALID_TEXT = 1007
 MESSAGE_TOO_BIG = 1009
 _NORMAL = 1000
 _FAILURE_LINGER_S = 0.5
+_GATHERED_MAX_BYTES = 64 * 1024
+"""Whoever sends more within a tick is read by the loop."""
 _REASON_MAX_BYTES = 123  # RFC 6455, section 5.5: a control frame carries 125 bytes, two of them the code
 
 _BINARY, _TEXT, _CONTINUATION = WSMsgType.BINARY, WSMsgType.TEXT, WSMsgType.CONTINUATION
@@ -66,6 +70,7 @@ class LiveSocket(WSListener):
         "_abort_timer",
         "_bytes_left",
         "_closing",
+        "_descriptor",
         "_early",
         "_early_close",
         "_edits_left",
@@ -80,6 +85,7 @@ class LiveSocket(WSListener):
         "_tcp",
         "_ws",
         "address",
+        "gathering",
         "moderation",
         "options",
         "serial",
@@ -110,6 +116,9 @@ class LiveSocket(WSListener):
         self.address: str | None = None
         """What the connection counts for; set once the socket will be handed over."""
         self.user: UserId | None = None
+        self.gathering: Gathering | None = None
+        """Who reads it, if that is not the loop."""
+        self._descriptor = -1
         self.serial = 0
         self._heard = True
         self._heard_at = 0.0
@@ -185,6 +194,7 @@ class LiveSocket(WSListener):
 
     def parser_failed(self) -> None:
         """picows has found a violation, sent its Close and will disconnect; read no more of it."""
+        self.leave_gathering()
         if not self._closing and self._tcp is not None:
             self._tcp.pause_reading()
             self._begin_closing(_FAILURE_LINGER_S)
@@ -197,6 +207,7 @@ class LiveSocket(WSListener):
 
     def _begin_closing(self, timeout_s: float) -> None:
         assert self._tcp is not None
+        self.leave_gathering()
         self._closing = True
         if self._rate.stop() and not self._tcp.is_closing():
             self._tcp.resume_reading()  # the answer to our Close is behind what is unread
@@ -245,6 +256,7 @@ class LiveSocket(WSListener):
         if self._abort_timer is not None:
             self._abort_timer.cancel()
         self._rate.stop()
+        self.leave_gathering()
         self._leave_address()
         self._sockets.discard(self)
         if not self._closing:
@@ -294,6 +306,56 @@ class LiveSocket(WSListener):
         if not self._closing and self._tcp is not None:
             self.write = self._tcp.write
             self._guarded(self.resumed)
+
+    # --- reading by ticks (rooms/gathering.py) --------------------------------------------------
+
+    def stop_reading(self) -> int | None:
+        """Be read by the loop no more; the descriptor to watch. None under TLS, which only the loop can read,
+        and while nothing is to be read.
+        """
+        tcp = self._tcp
+        if self._closing or tcp is None or tcp.is_closing() or self._rate.is_pausing:
+            return None
+        if tcp.get_extra_info("sslcontext") is not None:
+            return None
+        tcp.pause_reading()
+        descriptor: int = tcp.get_extra_info("socket").fileno()
+        self._descriptor = descriptor
+        return descriptor
+
+    def read_now(self) -> None:
+        """Read and handle what has arrived, within bounds. Whatever is unusual is left to the loop."""
+        assert self._tcp is not None
+        protocol = self._tcp.get_protocol()
+        assert isinstance(protocol, _Protocol)
+        read = 0
+        while self.gathering is not None:
+            buffer = protocol.get_buffer(-1)
+            try:
+                size = os.readv(self._descriptor, (buffer,))
+            except (BlockingIOError, InterruptedError):
+                return
+            except OSError:
+                size = 0  # the loop will find it, too
+            if size:
+                is_all = size < len(buffer)
+                protocol.taken(size)
+                if is_all:
+                    return
+            read += size
+            if not size or read > _GATHERED_MAX_BYTES:
+                self.leave_gathering()
+
+    def read_by_loop(self) -> None:
+        """Be read by the loop again."""
+        tcp = self._tcp
+        if tcp is not None and not tcp.is_closing() and not self._rate.is_pausing:
+            tcp.resume_reading()
+
+    def leave_gathering(self) -> None:
+        """Have the loop read this socket, if it does not."""
+        if self.gathering is not None:
+            self.gathering.remove(self)
 
     # --- details --------------------------------------------------------------------------------
 
@@ -377,6 +439,7 @@ class LiveSocket(WSListener):
         if pause_s <= 0 or self._tcp.is_closing():
             return
         patience_s = rate.patience_left_s(now)
+        self.leave_gathering()
         self._tcp.pause_reading()
         self._sockets.throttles += 1
         if pause_s > patience_s:
@@ -420,6 +483,12 @@ class _Protocol(WSProtocol):  # type: ignore[misc]  # see the import
     def buffer_updated(self, nbytes: int) -> None:
         super().buffer_updated(nbytes)
         self.listener.moderation.count()
+        if self.transport.is_close_frame_sent:
+            self.listener.parser_failed()
+
+    def taken(self, nbytes: int) -> None:
+        """So many bytes were read into the buffer by somebody else than the loop."""
+        super().buffer_updated(nbytes)
         if self.transport.is_close_frame_sent:
             self.listener.parser_failed()
 

@@ -46,6 +46,7 @@ class YWebsocketSocket(LiveSocket):
     async def join(self, rooms: Rooms, diagram: DiagramId, member: Member) -> None:
         """Take a seat in the room, before the upgrade. Raises what `Rooms.join` raises."""
         self._session = await rooms.join(diagram, member, self)
+        self._session.source = self
 
     # --- the socket -----------------------------------------------------------------------------
 

@@ -119,7 +119,7 @@ class RollbackOutput(Output):
 
 
 class TrailPage(Output):
-    """A page of a threat model's trail, newest first."""
+    """A page of a threat model's trail, newest first. `total` is counted up to 100,000."""
 
     audit_entries: list[TrailEntry]
     total: int
@@ -129,7 +129,7 @@ class TrailPage(Output):
 
 
 class ObjectTrail(Output):
-    """A page of the trail of one object, newest first."""
+    """A page of the trail of one object, newest first. `total` is counted up to 100,000."""
 
     audit_entries: list[TrailEntry]
     total: int
@@ -138,7 +138,7 @@ class ObjectTrail(Output):
 
 
 class AdminTrailPage(Output):
-    """A page of the trails of all threat models, newest first."""
+    """A page of the trails of all threat models, newest first. `total` is counted up to 100,000."""
 
     entries: list[TrailEntry]
     total: int

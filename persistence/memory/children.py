@@ -80,11 +80,13 @@ class MemoryChildren:
     ) -> Sequence[Child]:
         """Store new children under the next aliases. Raises NotFound and BadInput."""
         self._store.visit()
-        made = self._create(model, kind, {ChildId(uuid4()): draft for draft in drafts})
+        made = self._create(model, kind, {ChildId(uuid4()): draft for draft in drafts}, deed)
         write_event(self._store, *(event_of(deed, child) for child in made))
         return made
 
-    def _create(self, model: ThreatModelId, kind: Kind, drafts: Mapping[ChildId, Draft]) -> list[Child]:
+    def _create(
+        self, model: ThreatModelId, kind: Kind, drafts: Mapping[ChildId, Draft], deed: Deed
+    ) -> list[Child]:
         self._store.threat_model(model)
         refuse(kind, self._lost(model, kind, [draft.references(kind) for draft in drafts.values()]))
         if drafts.keys() & self._store.children.keys():
@@ -101,7 +103,7 @@ class MemoryChildren:
                 alias,
                 dict(draft.fields),
                 dict(draft.metadata),
-                False,
+                deed.by_program,
                 now,
                 now,
                 None,
@@ -157,7 +159,7 @@ class MemoryChildren:
         without = {c.id: left_out(kind, c, named[c.id], lost) for c in changes if c.id in named}
         drafts = {key: draft.without(without[key]) for key, draft in drafts.items()}
         new = {c.id: c.new for c in changes if c.new is not None and c.id not in before}
-        after = {child.id: child for child in self._create(model, kind, new)}
+        after = {child.id: child for child in self._create(model, kind, new, deed)}
         for key, draft in drafts.items():
             child = replace(
                 before[key],

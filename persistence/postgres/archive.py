@@ -23,7 +23,7 @@ COLUMNS: Mapping[str, tuple[str, ...]] = {
     "threat_models": (
         *("id", "alias", "name", "description", "threat_model_framework", "issue_uri", "is_confidential"),
         *("created_by", "created_at", "modified_at", "version", "last_diagram_alias", "status"),
-        *("status_updated", "security_reviewer", "metadata"),
+        *("status_updated", "security_reviewer", "metadata", "deleted_at"),
     ),
     "grants": (
         *("threat_model_id", "position", "principal_type", "provider", "provider_id", "email"),
@@ -31,11 +31,12 @@ COLUMNS: Mapping[str, tuple[str, ...]] = {
     ),
     "children": (
         *("id", "threat_model_id", "kind", "alias", "fields", "content", "metadata", "auto_generated"),
-        *("created_at", "modified_at", "version"),
+        *("created_at", "modified_at", "version", "deleted_at"),
     ),
     "diagrams": (
         *("id", "threat_model_id", "alias", "name", "type", "description", "created_at", "modified_at"),
         *("version", "image_svg", "image_update_vector", "include_in_report", "timmy_enabled", "metadata"),
+        "deleted_at",
     ),
     "diagram_updates": ("diagram_id", "seq", "fence", "author", "origin", "created_at", "data"),
     "diagram_snapshots": ("diagram_id", "seq", "fence", "state"),
@@ -46,16 +47,17 @@ COLUMNS: Mapping[str, tuple[str, ...]] = {
 }
 
 _READ = {
-    "threat_models": "t.id = $1 AND t.deleted_at IS NULL",
+    "threat_models": "t.id = $1 AND (t.deleted_at IS NULL OR $2)",
     "grants": "t.threat_model_id = $1 ORDER BY t.position",
-    "children": "t.threat_model_id = $1 AND t.deleted_at IS NULL ORDER BY t.kind, t.alias",
-    "diagrams": "t.threat_model_id = $1 AND t.deleted_at IS NULL ORDER BY t.alias",
+    "children": "t.threat_model_id = $1 AND (t.deleted_at IS NULL OR $2) ORDER BY t.kind, t.alias",
+    "diagrams": "t.threat_model_id = $1 AND (t.deleted_at IS NULL OR $2) ORDER BY t.alias",
 }
-_OF_DIAGRAMS = "SELECT id FROM diagrams WHERE threat_model_id = $1 AND deleted_at IS NULL"
+"""By the threat model, and whether what is deleted is wanted; `$3`: whether every update is."""
+_OF_DIAGRAMS = "SELECT id FROM diagrams WHERE threat_model_id = $1 AND (deleted_at IS NULL OR $2)"
 _LOGS = {
     "diagram_snapshots": f"t.diagram_id IN ({_OF_DIAGRAMS}) AND t.seq = (SELECT max(s.seq) "
     "FROM diagram_snapshots s WHERE s.diagram_id = t.diagram_id) ORDER BY t.diagram_id",
-    "diagram_updates": f"t.diagram_id IN ({_OF_DIAGRAMS}) AND ($2 OR t.seq > coalesce((SELECT max(s.seq) "
+    "diagram_updates": f"t.diagram_id IN ({_OF_DIAGRAMS}) AND ($3 OR t.seq > coalesce((SELECT max(s.seq) "
     "FROM diagram_snapshots s WHERE s.diagram_id = t.diagram_id), 0)) ORDER BY t.diagram_id, t.seq",
 }
 _EVENTS = """
@@ -90,6 +92,9 @@ ON CONFLICT DO NOTHING
 """
 """What the file's trail tells of edits in open editors is not told again."""
 
+_UNCLAIMED = "UPDATE diagrams SET deleted_fence = 0 WHERE id = ANY($1::uuid[])"
+"""A deleted diagram has no fence row, but what it begins with when it is restored."""
+
 _THERE = "SELECT id FROM events WHERE id = ANY($1::uuid[])"
 TIMEOUT_S = 600.0
 
@@ -100,15 +105,18 @@ class PostgresArchives:
     def __init__(self, database: PostgresDatabase) -> None:
         self._database = database
 
-    async def read(self, model: ThreatModelId, *, history: bool) -> dict[str, Rows]:
+    async def read(
+        self, model: ThreatModelId, *, history: bool, deleted: bool = False
+    ) -> dict[str, Rows]:
         """The rows by table, and `people`, who they name. Raises NotFound.
 
-        Of each diagram the newest snapshot and what came after it; with `history` every update.
+        Of each diagram the newest snapshot and what came after it; with `history` every update. With
+        `deleted` also what is deleted and can be restored, the threat model itself included.
         """
 
         async def work(connection: PooledConnection) -> dict[str, Rows]:
             async with connection.transaction(isolation="repeatable_read", readonly=True):
-                return await _read(connection, model, history=history)
+                return await _read(connection, model, history=history, deleted=deleted)
 
         return await self._database.read_with(work)
 
@@ -132,14 +140,17 @@ class PostgresArchives:
             raise BadInput(f"the database refuses the file's rows: {str(error)[:300]}") from None
 
 
-async def _read(connection: PooledConnection, model: ThreatModelId, *, history: bool) -> dict[str, Rows]:
+async def _read(
+    connection: PooledConnection, model: ThreatModelId, *, history: bool, deleted: bool
+) -> dict[str, Rows]:
     tables: dict[str, Rows] = {}
     for table, where in _READ.items():
-        tables[table] = await _rows(connection, f"{_selected(table)} WHERE {where}", model)
+        arguments: tuple[object, ...] = (model, deleted) if "$2" in where else (model,)
+        tables[table] = await _rows(connection, f"{_selected(table)} WHERE {where}", *arguments)
     if not tables["threat_models"]:
         raise NotFound("There is no such threat model.")
     for table, where in _LOGS.items():
-        arguments = (model, history) if "$2" in where else (model,)
+        arguments = (model, deleted, history) if "$3" in where else (model, deleted)
         tables[table] = await _rows(connection, f"{_selected(table)} WHERE {where}", *arguments)
     tables["events"] = await _rows(connection, _EVENTS, model) if history else []
     named = {row["created_by"] for row in tables["threat_models"]}
@@ -165,7 +176,9 @@ async def _write(connection: PooledConnection, tables: Mapping[str, Rows], alias
     await _insert(connection, "threat_models", [{**model, "alias": taken}])
     for table in ("grants", "children", "diagrams"):
         await _insert(connection, table, tables[table])
-    keys = [UUID(row["id"]) for row in tables["diagrams"]]
+    gone = [UUID(row["id"]) for row in tables["diagrams"] if row.get("deleted_at") is not None]
+    keys = [UUID(row["id"]) for row in tables["diagrams"] if row.get("deleted_at") is None]
+    await connection.execute(_UNCLAIMED, gone)
     await connection.execute(
         "INSERT INTO diagram_fences (diagram_id) SELECT * FROM unnest($1::uuid[])", keys
     )

@@ -35,8 +35,8 @@ WITH counted AS (
     ON CONFLICT (threat_model_id, kind) DO UPDATE SET last_alias = n.last_alias + $3
     RETURNING last_alias
 ), c AS (
-    INSERT INTO children (id, threat_model_id, kind, alias, fields, content, metadata)
-    SELECT u.id, $1, $2, counted.last_alias - $3 + u.place, u.fields, u.content, u.metadata
+    INSERT INTO children (id, threat_model_id, kind, alias, fields, content, metadata, auto_generated)
+    SELECT u.id, $1, $2, counted.last_alias - $3 + u.place, u.fields, u.content, u.metadata, $8
     FROM counted,
          unnest($4::uuid[], $5::jsonb[], $6::text[], $7::jsonb[]) WITH ORDINALITY
          AS u (id, fields, content, metadata, place)
@@ -158,7 +158,7 @@ class PostgresChildren:
         if not drafts:
             return []
         async with self._database.transaction() as connection:
-            made = await _create(connection, model, kind, {ChildId(uuid4()): draft for draft in drafts})
+            made = await _create(connection, model, kind, {ChildId(uuid4()): d for d in drafts}, deed)
             await events.write(connection, *(event_of(deed, child) for child in made))
             return made
 
@@ -200,7 +200,7 @@ class PostgresChildren:
             found = await connection.fetch(UPDATE, list(drafts), *_columns(kind, drafts.values()))
             after = {child.id: child for child in (child_of(row, kind) for row in found)}
             new = {c.id: c.new for c in changes if c.new is not None and c.id not in before}
-            after |= {child.id: child for child in await _create(connection, model, kind, new)}
+            after |= {child.id: child for child in await _create(connection, model, kind, new, deed)}
             written = [event_of(deed, after[key], before[key], without[key]) for key in drafts]
             created = replace(deed, change=ChangeType.CREATED)
             written += [event_of(created, after[key]) for key in new]
@@ -248,7 +248,11 @@ def _which(wanted: ChildFilter) -> tuple[str, Sequence[Any]]:
 
 
 async def _create(
-    connection: PooledConnection, model: ThreatModelId, kind: Kind, drafts: Mapping[ChildId, Draft]
+    connection: PooledConnection,
+    model: ThreatModelId,
+    kind: Kind,
+    drafts: Mapping[ChildId, Draft],
+    deed: Deed,
 ) -> list[Child]:
     """New children by their ids. Raises NotFound, BadInput and Conflict."""
     if not drafts:
@@ -256,7 +260,9 @@ async def _create(
     refuse(kind, await _lost(connection, model, kind, [d.references(kind) for d in drafts.values()]))
     columns = _columns(kind, drafts.values())
     try:
-        found = await connection.fetch(CREATE, model, kind.name, len(drafts), list(drafts), *columns)
+        found = await connection.fetch(
+            CREATE, model, kind.name, len(drafts), list(drafts), *columns, deed.by_program
+        )
     except asyncpg.UniqueViolationError:
         raise Conflict("an id is taken by something else") from None
     if not found:

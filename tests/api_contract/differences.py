@@ -23,7 +23,7 @@ Made by `python -m tests.api_contract.differences`; a test fails while this page
 The contract is the core of TMI's OpenAPI 1.8.22 (github.com/ericfitz/tmi, Apache-2.0), without what belongs to other
 products. Its facts are in `tests/api_contract/tmi-1.8.22.json`. Compared are paths, methods, parameters, media types, fields
 of bodies (all of the contract's are known, none is required that the contract does not require), statuses, headers of
-answers, and the fields that answers always have; of parameters and bodies their types, bounds, patterns, words, formats,
+answers, their fields, and those that they always have; of parameters and bodies their types, bounds, patterns, words, formats,
 defaults and whether they may be `null` (what the contract takes is taken), of answers types, words and `null` (what is
 answered is what the contract names). In what is not listed here, this API does all that the contract says.
 
@@ -89,9 +89,19 @@ def _otherwise_told(ours: dict[str, Json], theirs: dict[str, Json], status: str)
     for media_type in theirs["gives"].get(status, ()):
         if media_type not in ours["gives"].get(status, ()):
             yield f"answer {status}: {media_type} is never given"
+    known = ours["values"].get(status, {})
+    for field in theirs["values"].get(status, {}):
+        is_new = known and field not in known and (not _parent(field) or _parent(field) in known)
+        if is_new and field not in theirs["answers"][status]:
+            yield f"answer {status}: {field} is never given"
     for field, facts in theirs["values"].get(status, {}).items():
         for what in values.unexpected(ours["values"].get(status, {}).get(field, facts), facts):
             yield f"answer {status}: {field or 'the whole'} {what}"
+
+
+def _parent(field: str) -> str:
+    """`a.b` of `a.b[]`, `a` of `a.b`."""
+    return re.sub(r"(\[\]|\.?[^.\[\]]+)$", "", field)
 
 
 def _named(ours: Sequence[str], theirs: Sequence[str], lacking: str, required: str) -> Iterator[str]:
@@ -135,7 +145,7 @@ def _further(ours: Digest, theirs: Digest) -> dict[tuple[str, ...], list[str]]:
         for status, fields in ours.get(operation, {"values": {}})["values"].items():
             known = facts["values"].get(status, {})
             for name in fields:
-                parent = re.sub(r"(\[\]|\.?[^.\[\]]+)$", "", name)
+                parent = _parent(name)
                 if status[0] == "2" and known and name not in known and (not parent or parent in known):
                     where.setdefault(name, set()).add(operation)
     further: dict[tuple[str, ...], list[str]] = {}

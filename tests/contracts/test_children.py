@@ -1,6 +1,7 @@
 """The ports `Children`, `Contents`, `Metadata` and `Bin`."""
 
 import asyncio
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 from uuid import UUID, uuid4
@@ -255,6 +256,21 @@ async def test_a_reference_to_what_is_gone_is_left_out_where_that_is_wanted_and_
     after, summary = await become(asset_id=str(uuid4()), diagram_id=str(uuid4()))
     told = "asset_id; left out, since it is not there any more: asset_id, diagram_id"
     assert (after.fields.keys(), told) == (FIELDS["threat"].keys(), summary)
+
+
+async def test_what_a_program_makes_is_known_as_that_whoever_changes_it(ports: Ports) -> None:
+    model = await a_model(ports)
+    by_program = replace(CREATED, by_program=True)
+    (robots,) = await ports.children.create(model.id, NOTE, [draft(NOTE)], by_program)
+    (persons,) = await made(ports, model.id, NOTE)
+    assert [True, False] == [robots.auto_generated, persons.auto_generated]
+    new = ChildId(uuid4())
+    changes = [ChildChange(key, to(draft(NOTE, name="New")), draft(NOTE)) for key in (persons.id, new)]
+    after = await ports.children.change(model.id, NOTE, changes, replace(UPDATED, by_program=True))
+    assert [False, True] == [child.auto_generated for child in after]
+    (after_all,) = await ports.children.change(model.id, NOTE, [replace(changes[0], id=robots.id)], UPDATED)
+    assert (True, "New") == (after_all.auto_generated, after_all.fields["name"])
+    assert after_all == await ports.children.get(model.id, NOTE, robots.id)
 
 
 async def test_a_deleted_child_is_gone_until_it_is_restored(ports: Ports) -> None:

@@ -33,6 +33,7 @@ KEPT = """
 SELECT count(*) FROM events e JOIN event_states s ON s.number = e.number WHERE threat_model_id = $1
 """
 PATCH = "application/json-patch+json"
+RENAME = {"op": "replace", "path": "/name", "value": "New"}
 
 
 class House:
@@ -83,8 +84,14 @@ class House:
     async def log(self, diagram: str) -> Json:
         return [tuple(row.values()) for row in await self.database.read(LOG, UUID(diagram))]
 
-    async def export(self, *, history: bool = False) -> bytes:
-        return await exported(self.archives, ThreatModelId(UUID(self.model)), history=history)
+    async def export(self, *, history: bool = False, deleted: bool = False) -> bytes:
+        model = ThreatModelId(UUID(self.model))
+        return await exported(self.archives, model, history=history, deleted=deleted)
+
+    async def forget(self) -> None:
+        """All that happened."""
+        await self.database.fetch("DELETE FROM event_states")
+        await self.database.fetch("DELETE FROM events")
 
     async def destroy(self) -> None:
         await self.call("DELETE", f"/threat_models/{self.model}")
@@ -127,6 +134,60 @@ async def test_with_history_the_trail_comes_along(house: House) -> None:
     await house.database.fetch("DELETE FROM events")
     await imported(house.archives, json.dumps(file).encode(), new_ids=False)
     assert before == (await house.database.read(KEPT, UUID(house.model)))[0]["count"]
+
+
+async def test_what_is_deleted_comes_along_if_that_is_wanted_and_nothing_is_lost(house: House) -> None:
+    path = f"/threat_models/{house.model}"
+    drawn = (await house.rest.create_diagram(house.token, house.model))["id"]
+    put = {"name": "Old", "type": "DFD-1.0.0", "cells": [node()]}
+    await house.call("PUT", f"{path}/diagrams/{drawn}", put)
+    note = (await house.call("POST", f"{path}/notes", {"name": "Old", "content": "**gone**"}))["id"]
+    await house.call("PATCH", f"{path}/notes/{note}", [RENAME], content_type=PATCH)
+    before = await house.everything(house.model)
+    await house.call("DELETE", f"{path}/diagrams/{drawn}")
+    await house.call("DELETE", f"{path}/notes/{note}")
+    plain = json.loads(await house.export(history=True))
+    file = json.loads(await house.export(history=True, deleted=True))
+    assert [(1, 1), (2, 2)] == [(len(one["notes"]), len(one["diagrams"])) for one in (plain, file)]
+
+    await house.destroy()
+    await house.forget()
+    told: list[str] = []
+    await imported(house.archives, json.dumps(file).encode(), new_ids=False, tell=told.append)
+
+    again = json.loads(await house.export(history=True, deleted=True))
+    assert [] == told
+    for one in (file, again):
+        del one["exported_at"]
+        for diagram in one["diagrams"]:
+            del diagram["document"]  # the same document has several encodings; its cells and updates do not
+    assert file == again
+    for plural in ("notes", "diagrams"):
+        assert 1 == (await house.call("GET", f"{path}/{plural}"))["total"]
+    for plural, key in (("notes", note), ("diagrams", drawn)):
+        await house.call("POST", f"{path}/{plural}/{key}/restore")
+    after = await house.everything(house.model)
+    assert before["diagrams"][1]["cells"] == after["diagrams"][1]["cells"]
+    assert before["notes"][1]["content"] == after["notes"][1]["content"]
+    more = [{"op": "remove", "path": "/cells/0"}]
+    changed = await house.call("PATCH", f"{path}/diagrams/{drawn}", more, content_type=PATCH)
+    assert ([], 2) == (changed["cells"], changed["update_vector"])
+
+
+async def test_a_deleted_threat_model_is_exported_where_that_is_wanted_as_deleted(house: House) -> None:
+    before = await house.everything(house.model)
+    await house.call("DELETE", f"/threat_models/{house.model}")
+    with pytest.raises(NotFound):
+        await house.export()
+    await asyncio.sleep(0.1)
+    file = await house.export(deleted=True)
+    assert await PostgresBin(house.database).purge(datetime.now(UTC) + timedelta(days=1), 1000)
+    await imported(house.archives, file, new_ids=False)
+    assert 0 == (await house.call("GET", "/threat_models"))["total"]
+    await house.call("POST", f"/threat_models/{house.model}/restore")
+    after = await house.everything(house.model)
+    assert before["diagrams"][0]["cells"] == after["diagrams"][0]["cells"]
+    assert before["threats"] == after["threats"]
 
 
 @pytest.mark.parametrize("history", [False, True])
@@ -233,11 +294,50 @@ async def test_a_file_is_cleaned_as_what_clients_write_is(house: House) -> None:
         "notes": [{**note, "content": "text <img src=x onerror=alert(1)> **bold**"}],
         "threats": [{**threat, "fields": {**threat["fields"], "mitigation": "<script>x</script>care"}}],
     }
+    links = {**good["threat_model"], "issue_uri": "javascript:alert(1)"}
+    with pytest.raises(BadInput, match="issue_uri"):
+        await imported(house.archives, json.dumps({**good, "threat_model": links}).encode(), new_ids=False)
     await imported(house.archives, json.dumps({**good, **script}).encode(), new_ids=False)
     found = await house.everything(house.model)
     assert "Shop" == found["model"]["name"]
     assert 'text <img src="x"> **bold**' == found["notes"][0]["content"]
     assert "care" == found["threats"][0]["mitigation"]
+
+
+async def test_past_states_in_a_file_are_cleaned_or_left_out_if_they_break_rules(house: House) -> None:
+    path = f"/threat_models/{house.model}"
+    (note,) = (await house.everything(house.model))["notes"]
+    await house.call("PATCH", f"{path}/notes/{note['id']}", [RENAME], content_type=PATCH)
+    good = json.loads(await house.export(history=True))
+    events = {(one["object_type"], one["change_type"]): one for one in good["events"]}
+    script = "text <img src=x onerror=alert(1)> **bold**"
+    events["note", "created"]["state"]["content"] = script
+    events["threat_model", "created"]["state"]["name"] = "Old<script>alert(1)</script>"
+    events["diagram", "updated"]["state"]["image"] = {"svg": "<script>", "update_vector": 0}
+    events["threat", "created"]["state"]["description"] = "a\u202eb"
+    events["asset", "created"]["state"] = ["no state"]
+    await house.destroy()
+    await house.forget()
+    told: list[str] = []
+    await imported(house.archives, json.dumps(good).encode(), new_ids=False, tell=told.append)
+    wrong = (("asset", "created"), ("diagram", "updated"), ("threat", "created"))
+    places = [good["events"].index(events[key]) for key in wrong]
+    assert [f"events.{at}" for at in sorted(places)] == [words.split()[0] for words in told]
+
+    shown = {
+        (one["object_type"], one["change_type"]): one
+        for one in (await house.call("GET", f"{path}/audit_trail?limit=100"))["audit_entries"]
+    }
+    assert not {"version", "changes"} & shown["threat", "created"].keys()
+    for key in (("note", "created"), ("threat_model", "created")):
+        await house.call("POST", f"{path}/audit_trail/{shown[key]['id']}/rollback")
+    after = await house.everything(house.model)
+    assert ("Old", 'text <img src="x"> **bold**') == (after["model"]["name"], after["notes"][0]["content"])
+
+    for field, value in (("change_type", "hacked"), ("object_type", "user"), ("summary", "a\u202eb")):
+        bad = {**good, "events": [{**good["events"][0], field: value}]}
+        with pytest.raises(BadInput, match=r"events\.0"):
+            await imported(house.archives, json.dumps(bad).encode(), new_ids=False)
 
 
 async def tmi(database_url: str, *arguments: str) -> tuple[int, str, str]:
@@ -269,10 +369,10 @@ async def test_the_commands(house: House, database_url: str, tmp_path: Path) -> 
 
 COLUMNS_OF = "SELECT column_name FROM information_schema.columns WHERE table_name = $1"
 NOT_IN_FILES: dict[str, set[str]] = {
-    "threat_models": {"deleted_at", "charged_to"},
+    "threat_models": {"charged_to"},
     "grants": {"model_alias", "is_living"},
-    "children": {"deleted_at"},
-    "diagrams": {"deleted_at", "deleted_fence"},
+    "children": set(),
+    "diagrams": {"deleted_fence"},
     "diagram_updates": set(),
     "diagram_snapshots": {"created_at", "is_whole"},
     "events": {"number"},

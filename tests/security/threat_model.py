@@ -36,7 +36,8 @@ _HEAD = """# What could go wrong, and what is done about it
 The threat model of TMI itself, by STRIDE and per element of its data flows. It is kept in the API's own JSON,
 in [security.json](security.json), and this page is made of it (`python -m tests.security.threat_model`).
 Tests hold both to each other and to the code: every element has every category that its kind asks for, or a
-reason why not, and every test that is named exists.
+reason why not, and every test that is named exists. `tmi import docs/security.json --owner YOUR-EMAIL` brings
+it into a running service.
 """
 
 

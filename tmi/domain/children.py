@@ -57,6 +57,7 @@ class Child:
     fields: Mapping[str, Any]
     metadata: Mapping[str, str]
     auto_generated: bool
+    """A program made it; that stays, whoever changes it."""
     created_at: datetime
     modified_at: datetime
     deleted_at: datetime | None

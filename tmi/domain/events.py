@@ -88,6 +88,8 @@ class Deed:
     """In words; None: the fields that change."""
     also: str | None = None
     """What else webhooks call it: a change of metadata is one of its object, too."""
+    by_program: bool = False
+    """A program does it: what it makes is `auto_generated`."""
 
 
 LEFT = "authorization: an account is gone"

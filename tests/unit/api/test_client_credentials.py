@@ -152,6 +152,17 @@ async def test_an_automation_account_acts_by_its_credential_with_the_roles_it_is
     }  # fmt: skip
     await rest.patch(alice, model["id"], {"op": "add", "path": "/authorization/-", "value": grant})
     assert 200 == (await rest.call("GET", where, token)).status
+    grant["role"] = "writer"
+    await rest.patch(alice, model["id"], {"op": "replace", "path": "/authorization/1", "value": grant})
+    threat = {"name": "Theft", "threat_type": ["Spoofing"]}
+    for who, path, body, is_made_by_program in (
+        (token, "notes", {"name": "a", "content": "b"}, True), (alice, "threats", threat, False),
+        (token, "threats", threat, True),
+    ):  # fmt: skip
+        answer = await rest.call("POST", f"{where}/{path}", who, json_body=body)
+        assert (201, is_made_by_program) == (answer.status, answer.json["auto_generated"]), answer.data
+    answer = await rest.call("PUT", f"{where}/threats/{answer.json['id']}", alice, json_body=threat)
+    assert answer.json["auto_generated"] is True
     robots = (await rest.call("GET", "/admin/users?automation=true", admin)).json
     people = (await rest.call("GET", "/admin/users?automation=false", admin)).json
     assert ["ci-bot"] == [one["name"] for one in robots["users"]]

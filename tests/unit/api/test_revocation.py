@@ -110,9 +110,10 @@ async def test_who_is_nobody_may_not_ask(rest: RestClient, what: str) -> None:
 @pytest.mark.parametrize("what", ["revoke", "introspect"])
 async def test_a_faulty_request_is_refused_by_its_rfc(rest: RestClient, what: str) -> None:
     token = await rest.sign_in("alice")
-    for fields in ({}, {"token": ""}, {"token": "x" * 4097}, {"token": "a\x00b"}, {"token": "x", "y": "z"}):
+    for fields in ({}, {"token": ""}, {"token": "x" * 4097}, {"token": "a\x00b"}):
         answer = await asked(rest, what, token, **fields)
         assert (400, "invalid_request") == (answer.status, answer.json["error"])
+    assert 200 == (await asked(rest, what, token, token="x", unknown="y")).status
     twice = await rest.call(
         "POST", f"/oauth2/{what}", token, data=b"token=a&token=b", content_type=FORM
     )
