@@ -313,7 +313,9 @@ class Settings(BaseSettings):
     trail_retention_days: Annotated[int, Field(ge=1, le=36_500)] = 365
     """Entries of the audit trails of threat models are deleted after this long."""
     trail_states_retention_days: Annotated[int, Field(ge=1, le=36_500)] = 365
-    """What is needed to roll back to an entry is deleted after this long; with the entry at the latest."""
+    """What is needed to roll back to an entry, and to show what it changed, is deleted after this long; with
+    the entry at the latest.
+    """
     administrators: Annotated[tuple[UserName, ...], NoDecode] = ()
     """The first administrators, as provider:id or provider:e-mail, separated by commas."""
 
