@@ -210,7 +210,7 @@ async def version_of(rest: RestClient, token: str, path: str) -> int:
     model, _, child = path.removeprefix("/threat_models/").partition("/")
     trail = f"{path}/audit_trail" if child else f"/threat_models/{model}/audit_trail?object_type=threat_model"
     entries = (await rest.call("GET", trail, token)).json["audit_entries"]
-    return max(entry["version"] for entry in entries)
+    return max(int(entry["version"]) for entry in entries)
 
 
 @pytest.mark.parametrize("name", ["threat_model", *BODIES])
