@@ -265,7 +265,7 @@ class LiveSocket(WSListener):
         # The handshake is over; its headers were an eighth of an idle socket's memory.
         transport.request.headers.clear()
         self._ws = transport
-        self._tcp = tcp = transport.underlying_transport.itself
+        self._tcp = tcp = cast("_Connection", transport.underlying_transport).itself
         tcp.set_write_buffer_limits(high=self.options.write_high_bytes)
         self._heard_at = asyncio.get_running_loop().time()
         self._sockets.add(self)
