@@ -106,6 +106,11 @@ class RestApp(Quart):
         remembered: Context = self.extensions[EXTENSION]
         return remembered.refusals
 
+    def is_offered(self, provider: str) -> bool:
+        """Whether people who came by an identity provider are still let in."""
+        remembered: Context = self.extensions[EXTENSION]
+        return remembered.is_offered(provider)
+
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         """Serve one connection."""
         await super().__call__(edge.scope_without_version(scope), receive, send)
@@ -216,7 +221,7 @@ async def _require_a_host() -> None:
 
 
 async def _with_security_headers(response: Response) -> Response:
-    hsts = headers.strict_transport(scheme(), context().services.options.hsts_max_age_s)
+    hsts = context().services.options.hsts.headers(scheme())
     for name, value in {**headers.ALWAYS, **hsts}.items():
         response.headers.setdefault(name, value)
     return response

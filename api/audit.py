@@ -16,7 +16,7 @@ from uuid import uuid4
 
 from quart import g, request
 
-from tmi.domain.audit import logged
+from tmi.domain.audit import logged, refused
 from tmi.domain.errors import DatabaseUnavailable
 from tmi.domain.ids import AuditId
 from tmi.domain.model import AuditEntry, User
@@ -62,25 +62,6 @@ def entry(
     )
 
 
-def _nobodys(method: str, path: str, what: str, summary: str, *, new: str | None = None) -> AuditEntry:
-    """What was refused to somebody who is not known, outside of a REST request."""
-    return AuditEntry(
-        id=AuditId(uuid4()),
-        at=datetime.now(UTC),
-        actor=None,
-        provider="",
-        provider_id="",
-        email="",
-        name="",
-        method=method,
-        path=path[:_PATH_MAX],
-        what=what,
-        old=None,
-        new=new,
-        summary=summary[:_VALUE_MAX],
-    )
-
-
 async def note(audit: Audit, made: AuditEntry) -> None:
     """Record what changes nothing else. Raises DatabaseUnavailable."""
     await audit.record(made)
@@ -110,7 +91,8 @@ class Refusals:
     def refused_at(self, path: str, summary: str) -> None:
         """Record that a live socket was refused to somebody whose name nobody knows, if there is room."""
         if self._has_room():
-            self._begin(self._record(_nobodys("GET", path, "socket.refused", summary)))
+            made = refused("socket.refused", summary[:_VALUE_MAX], "GET", path[:_PATH_MAX])
+            self._begin(self._record(made))
 
     def _has_room(self) -> bool:
         now = asyncio.get_running_loop().time()
@@ -131,7 +113,7 @@ class Refusals:
         count, self._untold = self._untold, 0
         if count:
             summary = f"{count} refusals came too fast to be recorded one by one"
-            self._begin(self._record(_nobodys("", "", "refusals.left_out", summary, new=str(count))))
+            self._begin(self._record(refused("refusals.left_out", summary, new=str(count))))
 
     def is_noted(self) -> None:
         """The refusal of this request is in the audit already."""

@@ -48,7 +48,7 @@ class Context:
     def __init__(self, services: Services) -> None:
         self.services = services
         self.sessions = services.sessions or SessionCache(services.sign_ins)
-        self.sessions.admits = self.is_offered
+        self.sessions.admits = lambda user: self.is_offered(user.provider)
         self._queues: WeakValueDictionary[ThreatModelId, asyncio.Lock] = WeakValueDictionary()
         self._unfinished: set[asyncio.Task[Any]] = set()
         self.rebuilding = asyncio.Semaphore(REBUILT_AT_ONCE)
@@ -59,9 +59,9 @@ class Context:
         development = [DEVELOPMENT_PROVIDER] if self.services.options.dev else []
         return [*self.services.identity_providers, *development]
 
-    def is_offered(self, user: User) -> bool:
-        """Whether this user's provider still lets people in: it may have been taken out of the settings."""
-        return user.provider in (*self.provider_ids(), AUTOMATION_PROVIDER)
+    def is_offered(self, provider: str) -> bool:
+        """Whether a user's provider still lets people in: it may have been taken out of the settings."""
+        return provider in (*self.provider_ids(), AUTOMATION_PROVIDER)
 
     async def sign_in_of(self, token: str) -> SignIn:
         """Who an access token speaks for, if the session behind it still stands (as of a second ago).

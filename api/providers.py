@@ -83,7 +83,7 @@ def require_provider(idp: str) -> None:
 
 def is_offered(user: User) -> bool:
     """See `Context.is_offered`."""
-    return context().is_offered(user)
+    return context().is_offered(user.provider)
 
 
 def provider_ids() -> list[str]:

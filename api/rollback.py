@@ -46,7 +46,8 @@ async def roll_back(threat_model_id: str, entry_id: str) -> Response:
 
     That is a new change with an entry of its own; nothing of the trail goes. Roles stay as they are. What is
     deleted has to be restored first. A diagram or an asset that is not there any more cannot be named again:
-    `left_out` says which fields that concerns.
+    `left_out` says which fields that concerns. The cells of a diagram are brought back if the entry tells of
+    cells.
     """
     model = await model_for(threat_model_id, Action.WRITE)
     recorded = await entry_of(model, entry_id)

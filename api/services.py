@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from api.configuration import Configuration
 from api.cookies import SessionCookies
 from api.forwarding import TrustedProxies
+from api.headers import StrictTransport
 from api.identity.provider import IdentityProvider
 from api.metrics import Metrics
 from api.origins import Origins
@@ -83,8 +84,7 @@ class ApiOptions:
     """Whose pages may use the session cookie, and read answers."""
     browser_session_s: float = 12 * 3600.0
     """How long a browser stays signed in, however busy it is."""
-    hsts_max_age_s: int = 0
-    """How long browsers are to speak https alone with this host; 0: not told."""
+    hsts: StrictTransport = field(default_factory=StrictTransport)
     webhook_targets: TargetRules = field(default_factory=TargetRules)
     """Where webhooks may lead."""
     webhook_limits: WebhookLimits = field(default_factory=WebhookLimits)

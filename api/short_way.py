@@ -175,7 +175,7 @@ class ShortWay:
             lines.append("vary: Origin\r\n")
         proto = [told["x-forwarded-proto"]] if "x-forwarded-proto" in told else []
         scheme = options.trusted_proxies.scheme(peer, proto, own_scheme)
-        more = {**counts.headers(), **headers.strict_transport(scheme, options.hsts_max_age_s)}
+        more = {**counts.headers(), **options.hsts.headers(scheme)}
         lines += [f"{name.lower()}: {value}\r\n" for name, value in more.items()]
         lines.append("\r\n")
         return "".join(lines).encode() + body

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from tmi.domain.by_hand import by_hand
+from tmi.domain.audit import by_hand
 from tmi.domain.errors import Conflict, NotFound
 from tmi.domain.model import Account, AuditEntry, User
 from tmi.domain.ports import AccountFilter, Accounts, Page

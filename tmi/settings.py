@@ -129,6 +129,8 @@ class Settings(BaseSettings):
     """How long browsers are to speak https alone with this host (Strict-Transport-Security); 0: not told.
     Told over https only, and not with `dev`.
     """
+    hsts_include_subdomains: bool = False
+    """Whether they are to do so with all hosts below this one, too: only where each of them has https."""
 
     workers: Annotated[int, Field(ge=1, le=64)] = 1
     """Processes that share the port and the rooms; without `redis_url` they have an embedded Valkey."""
@@ -311,7 +313,9 @@ class Settings(BaseSettings):
     trail_retention_days: Annotated[int, Field(ge=1, le=36_500)] = 365
     """Entries of the audit trails of threat models are deleted after this long."""
     trail_states_retention_days: Annotated[int, Field(ge=1, le=36_500)] = 365
-    """What is needed to roll back to an entry is deleted after this long; with the entry at the latest."""
+    """What is needed to roll back to an entry, and to show what it changed, is deleted after this long; with
+    the entry at the latest.
+    """
     administrators: Annotated[tuple[UserName, ...], NoDecode] = ()
     """The first administrators, as provider:id or provider:e-mail, separated by commas."""
 

@@ -59,6 +59,8 @@ class Admission:
         self._desk = _Desk(access)
         self.on_refused: Callable[[str, str], None] = lambda _path, _why: None
         """Told where somebody was refused, and why."""
+        self.is_offered: Callable[[str], bool] = lambda _: True
+        """Whose sign-ins count: not those by an identity provider that was taken out of the settings."""
 
     def refused(self, path: str, error: TmiError) -> None:
         """Somebody was not let in: an attempt that the audit tells of, unless a token has just expired."""
@@ -114,7 +116,7 @@ class Admission:
         Raises Unauthenticated (the sign-in has ended), Forbidden, NotFound and DatabaseUnavailable.
         """
         standing, as_of = await self._desk.ask(Entrant(user, sign_in, diagram))
-        if not standing.signed_in:
+        if standing.provider is None or not self.is_offered(standing.provider):
             raise Unauthenticated("this sign-in has ended")
         if not standing.exists:
             raise NotFound("There is no such diagram.")

@@ -11,7 +11,6 @@ from typing import Any, cast
 
 from api.cookies import NAME, SessionCookies, full_name, read
 from api.errors import INTERNAL, Problem, problem_of
-from api.headers import strict_transport
 from api.live.admission import Admission, check_origin, diagram_of, is_ticket_path
 from api.live.deadlines import Deadlines
 from api.live.hocuspocus import HocuspocusSocket
@@ -86,6 +85,10 @@ class LiveEndpoint:
         """Have somebody told where and why a socket, or a document on one, was refused."""
         self._admission.on_refused = refused
 
+    def use_offered(self, is_offered: Callable[[str], bool]) -> None:
+        """Have somebody tell by which identity providers people may have come."""
+        self._admission.is_offered = is_offered
+
     def use_rates(self, count: Callable[[Counts, str, str], Awaitable[None]]) -> None:
         """Have each upgrade counted by its path and address, which may raise TooManyRequests."""
         self._count = count
@@ -144,13 +147,13 @@ class LiveEndpoint:
         """Answer with an HTTP error and let the connection go; `head` where it is known."""
         if connection.is_closing():
             return
-        more = strict_transport(self._scheme(head, connection), self._options.hsts_max_age_s)
+        more = self._options.hsts.headers(self._scheme(head, connection))
         connection.write(response(problem, more))
         connection.close()
 
     def transport_headers(self, peer: object, forwarded_proto: list[str], own: str) -> Mapping[str, str]:
         """What an answer says of https: `own` is its connection's scheme, `peer` as asyncio has it."""
-        return strict_transport(self._told_scheme(peer, forwarded_proto, own), self._options.hsts_max_age_s)
+        return self._options.hsts.headers(self._told_scheme(peer, forwarded_proto, own))
 
     async def share(self, tallies: Tallies) -> None:
         """Exchange with other nodes, for ever, what counts against limits that are theirs, too."""

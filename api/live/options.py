@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 
 from api.forwarding import TrustedProxies
+from api.headers import StrictTransport
 from api.origins import Origins
 
 KIB = 1024
@@ -26,8 +27,7 @@ class LiveOptions:
         return Origins(self.public_origin, self.allowed_origins)
 
     trusted_proxies: TrustedProxies = field(default_factory=TrustedProxies)
-    hsts_max_age_s: int = 0
-    """As in REST."""
+    hsts: StrictTransport = field(default_factory=StrictTransport)
 
     sockets_max: int = 20_000
     handshakes_max: int = 2_000

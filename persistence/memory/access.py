@@ -53,7 +53,9 @@ class MemoryAccessControl:
         session = self._store.standing(entrant.sign_in)
         diagram = self._store.diagrams.get(entrant.diagram)
         role = None if diagram is None else self._role(entrant.user, diagram.threat_model_id)
-        return Standing(session is not None and session.user == entrant.user, diagram is not None, role)
+        signed_in = session is not None and session.user == entrant.user
+        provider = self._store.users[entrant.user].provider if signed_in else None
+        return Standing(signed_in, diagram is not None, role, provider)
 
     def _model_of(self, diagram: DiagramId) -> ThreatModelId:
         found = self._store.diagrams.get(diagram)

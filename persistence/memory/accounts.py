@@ -8,7 +8,7 @@ from typing import Any
 from persistence.memory.access import means
 from persistence.memory.events import write
 from persistence.memory.store import AccountRow, MemoryStore
-from persistence.memory.users import lose_address
+from persistence.memory.users import lose_address, tell_changed
 from persistence.secrets import digest
 from tmi.domain.errors import BadInput, NotFound
 from tmi.domain.events import HANDED_OVER, LEFT, Event
@@ -51,7 +51,7 @@ class MemoryAccounts:
     async def change(self, user: UserId, change: AccountChange, entry: AuditEntry) -> Account:
         """Raises NotFound."""
         self._store.visit()
-        present = self._user(user)
+        present, before = self._user(user), dict(self._store.users)
         email = present.email if change.email is None else change.email
         verified = present.email_verified and email == present.email
         if verified if change.email_verified is None else change.email_verified:
@@ -64,6 +64,7 @@ class MemoryAccounts:
         )
         self._store.account(user).modified_at = self._store.clock()
         self._store.write_audit(entry)
+        tell_changed(self._store, before)
         return self._account(self._user(user))
 
     async def delete(self, user: UserId, entry: AuditEntry) -> Sequence[DiagramId]:

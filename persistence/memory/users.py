@@ -35,10 +35,7 @@ class MemoryUsers:
             user = User(UserId(uuid4()), provider, provider_id, email, name, now, email_verified)
         users[user.id] = user
         self._store.account(user.id).last_login = self._store.clock()
-        changed = tuple(key for key, known in before.items() if users[key] != known)
-        if changed:
-            for handle in list(self._store.listeners):
-                handle(Signal(Happened.PEOPLE_CHANGED, changed))
+        tell_changed(self._store, before)
         return user
 
     async def get(self, user: UserId) -> User:
@@ -59,6 +56,14 @@ def lose_address(store: MemoryStore, provider: str, email: str) -> None:
     """Whoever has this verified address has it no more."""
     for holder in _holders(store, provider, email):
         store.users[holder.id] = replace(holder, email_verified=False)
+
+
+def tell_changed(store: MemoryStore, before: Mapping[UserId, User]) -> None:
+    """Signal who of those that there were is not called as before."""
+    changed = tuple(key for key, known in before.items() if store.users[key] != known)
+    if changed:
+        for handle in list(store.listeners):
+            handle(Signal(Happened.PEOPLE_CHANGED, changed))
 
 
 def _holders(store: MemoryStore, provider: str, email: str) -> list[User]:

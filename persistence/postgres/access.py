@@ -30,6 +30,7 @@ GROUP BY g.user_id
 
 STANDINGS = """
 SELECT s.id IS NOT NULL AS signed_in, d.id IS NOT NULL AS exists,
+       (SELECT u.provider FROM users u WHERE u.id = s.user_id) AS provider,
        (SELECT max(g.role) FROM user_grants g
         WHERE g.user_id = a.user_id AND g.threat_model_id = d.threat_model_id) AS role
 FROM unnest($1::uuid[], $2::uuid[], $3::uuid[]) WITH ORDINALITY AS a (user_id, sign_in_id, diagram_id, place)
@@ -80,7 +81,9 @@ class PostgresAccessControl:
             [entrant.sign_in for entrant in entrants],
             [entrant.diagram for entrant in entrants],
         )
-        return [Standing(row["signed_in"], row["exists"], _role(row["role"])) for row in found]
+        return [
+            Standing(row["signed_in"], row["exists"], _role(row["role"]), row["provider"]) for row in found
+        ]
 
 
 def _role(value: int | None) -> Role | None:

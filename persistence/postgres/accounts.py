@@ -1,7 +1,8 @@
 """Accounts on PostgreSQL: what administrators see of users, and how an account goes.
 
 A threat model never loses its last owner by an account's end: it goes with the account instead. The order of
-locks is that of every write to a threat model, its row before its grants, and rows by id.
+locks: the account's row, memberships as where a group is deleted, and then that of every write to a threat
+model, its row before its grants, and rows by id.
 """
 
 from collections.abc import Sequence
@@ -72,6 +73,13 @@ WHERE id = $1 RETURNING provider, provider_id, email, email_verified
 
 LOCK_USER = "SELECT id FROM users WHERE id = $1 FOR UPDATE"
 LOCK_USERS = "SELECT id FROM users WHERE id = ANY($1::uuid[]) ORDER BY id FOR SHARE"
+
+LOCK_MEMBERSHIPS = """
+SELECT group_id FROM group_members WHERE user_id = $1 OR added_by = $1 ORDER BY group_id, user_id FOR UPDATE
+"""
+"""Its own, which go, and those of others that lose who added them: two who added each other may go at once.
+There come no more while the account's row is locked.
+"""
 
 NAMED = f"""
 SELECT t.id FROM threat_models t
@@ -214,6 +222,7 @@ class PostgresAccounts:
         async with self._database.transaction() as connection:
             if await connection.fetchval(LOCK_USER, user) is None:
                 raise NotFound("There is no such user.")
+            await connection.execute(LOCK_MEMBERSHIPS, user)
             concerned = _ids(await connection.fetch(CONCERNED, user))
             reviewed = _ids(await connection.fetch(REVIEWED, user, concerned))
             named = _ids(await connection.fetch(UNNAME, user, concerned))

@@ -74,7 +74,10 @@ TOUCH = """
 UPDATE threat_models SET version = version + 1, modified_at = clock_timestamp() WHERE id = ANY($1::uuid[])
 """
 
-MEMBER_IDS = "SELECT user_id FROM group_members WHERE group_id = $1 LIMIT 10000"
+LOCK_MEMBERS = "SELECT user_id FROM group_members WHERE group_id = $1 ORDER BY group_id, user_id FOR UPDATE"
+"""Before threat models, as where an account is deleted."""
+
+MEMBERS_TOLD_MAX = 10_000
 
 MEMBERS = """
 SELECT m.id AS membership, m.group_id, m.added_by, m.added_at, m.notes, a.email AS added_by_email,
@@ -153,15 +156,15 @@ class PostgresGroups:
                 raise NotFound("There is no such group.")
             if is_builtin:
                 raise Forbidden("a built-in group stays")
+            found = await connection.fetch(LOCK_MEMBERS, group)
             models = [row["id"] for row in await connection.fetch(NAMED, group)]
             await connection.execute(UNNAME, group)
             if await connection.fetchval(ORPHAN, models):
                 raise LastOwner("this group is the only owner of a threat model")
             await connection.execute(TOUCH, models)
-            members = [UserId(row["user_id"]) for row in await connection.fetch(MEMBER_IDS, group)]
             await connection.execute("DELETE FROM groups WHERE id = $1", group)
             await write(connection, entry)
-        return members
+        return [UserId(row["user_id"]) for row in found[:MEMBERS_TOLD_MAX]]
 
 
 class PostgresMemberships:

@@ -108,7 +108,7 @@ async def test_an_address_that_the_provider_does_not_vouch_for_means_nobody(port
     assert None is (await ports.access.to_diagram(mallory.id, diagram.id)).role
     assert {mallory.id: None} == await ports.access.to_diagram_of_all([mallory.id], diagram.id)
     standing = await ports.access.standings([Entrant(mallory.id, session.id, diagram.id)])
-    assert [Standing(True, True, None)] == list(standing)
+    assert [Standing(True, True, None, "corp")] == list(standing)
     assert ([], 0) == await ports.threat_models.visible_to(mallory.id, Page(10, 0))
     assert Role.READER is await role_of(ports, mallory, grant("user", "corp", "666", Role.READER))
 
@@ -170,31 +170,32 @@ async def test_people_who_change_addresses_with_each_other_at_once_wait_for_nobo
             assert [users[person].id] == await holders(ports, address, *users[:4])
 
 
-async def test_who_loses_an_address_to_another_or_brings_a_new_one_is_told_of(ports: Ports) -> None:
-    async def told(*sign_ins: Awaitable[User]) -> set[UUID]:
-        """Whose roles the sign-ins may have changed, by what every node hears."""
-        mark, heard = Signal(Happened.SETTINGS_CHANGED, (uuid4(),)), asyncio.Queue[Signal | None]()
-        people: set[UUID] = set()
-        async with ports.signals.hearing(heard.put_nowait), asyncio.timeout(5):
-            await asyncio.gather(*sign_ins)
-            await ports.signals.publish(mark)
-            while (signal := await heard.get()) != mark:
-                assert signal is not None
-                assert signal.happened is Happened.PEOPLE_CHANGED
-                people.update(signal.ids)
-        return people
+async def told(ports: Ports, *changes: Awaitable[object]) -> set[UUID]:
+    """Whose roles the changes may have changed, by what every node hears."""
+    mark, heard = Signal(Happened.SETTINGS_CHANGED, (uuid4(),)), asyncio.Queue[Signal | None]()
+    people: set[UUID] = set()
+    async with ports.signals.hearing(heard.put_nowait), asyncio.timeout(5):
+        await asyncio.gather(*changes)
+        await ports.signals.publish(mark)
+        while (signal := await heard.get()) != mark:
+            assert signal is not None
+            assert signal.happened is Happened.PEOPLE_CHANGED
+            people.update(signal.ids)
+    return people
 
+
+async def test_who_loses_an_address_to_another_or_brings_a_new_one_is_told_of(ports: Ports) -> None:
     def brings(number: int, address: str, *, verified: bool = True) -> Awaitable[User]:
         return ports.users.sign_in("corp", str(number), address, "X", email_verified=verified)
 
     people = [await brings(number, f"{number}@example.com") for number in range(4)]
     ids = [user.id for user in people]
 
-    assert set() == await told(brings(0, "0@example.com"), brings(9, "9@example.com"))
-    assert {ids[0]} == await told(brings(0, "new@example.com"))
-    assert {ids[0], ids[1]} == await told(brings(1, "NEW@example.com"))
-    assert {ids[0]} == await told(brings(0, "other@example.com", verified=False))
-    assert set(ids) <= await told(*(brings(number, "dave@example.com") for number in range(8)))
+    assert set() == await told(ports, brings(0, "0@example.com"), brings(9, "9@example.com"))
+    assert {ids[0]} == await told(ports, brings(0, "new@example.com"))
+    assert {ids[0], ids[1]} == await told(ports, brings(1, "NEW@example.com"))
+    assert {ids[0]} == await told(ports, brings(0, "other@example.com", verified=False))
+    assert set(ids) <= await told(ports, *(brings(number, "dave@example.com") for number in range(8)))
 
 
 async def test_the_first_owner_shown_is_none_whose_address_is_unverified(ports: Ports) -> None:
@@ -322,12 +323,12 @@ async def test_many_entrants_are_told_how_they_stand_in_their_order(ports: Ports
         Entrant(alice.id, of_alice.id, diagram.id),
     ]
     assert [
-        Standing(True, True, Role.OWNER),
-        Standing(True, True, None),
-        Standing(False, True, None),
-        Standing(False, True, Role.OWNER),
-        Standing(True, False, None),
-        Standing(False, False, None),
-        Standing(True, True, Role.OWNER),
+        Standing(True, True, Role.OWNER, "tmi"),
+        Standing(True, True, None, "tmi"),
+        Standing(False, True, None, None),
+        Standing(False, True, Role.OWNER, None),
+        Standing(True, False, None, "tmi"),
+        Standing(False, False, None, None),
+        Standing(True, True, Role.OWNER, "tmi"),
     ] == list(await ports.access.standings(asked))
     assert [] == list(await ports.access.standings([]))

@@ -1,13 +1,14 @@
 """The ports `Accounts`, `Challenges`, `Groups`, `Memberships` and `Audit`."""
 
 import asyncio
+from collections.abc import Awaitable
 from datetime import UTC, datetime, timedelta
 from uuid import uuid4
 
 import pytest
 
 from tests.contracts.conftest import Ports
-from tests.contracts.test_access_control import grant, holders
+from tests.contracts.test_access_control import grant, holders, told
 from tmi.domain.errors import BadInput, Conflict, Forbidden, LastOwner, NotFound
 from tmi.domain.events import HANDED_OVER, LEFT, ChangeType, Event, ObjectType
 from tmi.domain.ids import AuditId, GroupId, UserId
@@ -131,6 +132,20 @@ async def test_an_address_that_an_administrator_calls_verified_has_one_holder(
     assert not (await ports.users.get(bob.id)).email_verified
     roles = [await ports.access.to_threat_model(user.id, model.id) for user in (alice, bob)]
     assert [Role.WRITER, None] == roles
+
+
+async def test_who_loses_an_address_by_what_an_administrator_says_is_told_of(ports: Ports) -> None:
+    alice, bob = await ports.user("alice"), await ports.user("bob")
+
+    def says(user: User, change: AccountChange) -> Awaitable[object]:
+        return ports.accounts.change(user.id, change, entry())
+
+    taken = AccountChange(email="BOB@tmi.local", email_verified=True)
+    assert {alice.id, bob.id} == await told(ports, says(alice, taken))
+    assert set() == await told(ports, says(alice, taken))
+    assert {bob.id} == await told(ports, says(bob, AccountChange(name="Robert")))
+    assert {alice.id, bob.id} == await told(ports, says(bob, AccountChange(email_verified=True)))
+    assert {bob.id} == await told(ports, says(bob, AccountChange(email_verified=False)))
 
 
 async def test_administrators_who_change_addresses_meanwhile_wait_for_nobody_in_a_circle(

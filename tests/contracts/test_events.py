@@ -11,6 +11,7 @@ import pytest
 from persistence.postgres import events
 from persistence.postgres.database import PostgresDatabase
 from persistence.postgres.events import PostgresFeed
+from persistence.postgres.migrate import migrate, shipped
 from tests.contracts.conftest import Ports, postgres_ports
 from tests.contracts.test_access_control import grant
 from tests.contracts.test_accounts import entry
@@ -273,6 +274,19 @@ async def test_fields_that_are_too_large_are_named_alone(ports: Ports) -> None:
     assert Difference({"name": "b"}, {"name": "c"}, ("content",)) == rewritten
 
 
+async def test_what_is_made_anew_under_an_old_id_is_made_of_nothing(ports: Ports) -> None:
+    alice = await ports.user()
+    model = await ports.model(alice)
+    note, deed = BY_NAME["note"], patched(alice)
+    (child,) = await ports.children.create(model.id, note, [Draft({"name": "a", "content": "b"})], deed)
+    await ports.children.mark(model.id, note, [child.id], deed, deleted=True)
+    assert 1 == await ports.bin.purge(datetime.now(UTC) + timedelta(days=1), 10)
+    draft = Draft({"name": "a", "content": "new"})
+    await ports.children.change(model.id, note, [ChildChange(child.id, lambda _: draft, draft)], deed)
+    again = (await changed(ports, model.id))[-1]
+    assert Difference({}, {"name": "a", "content": "new", "metadata": []}) == again
+
+
 async def test_without_the_state_before_it_nothing_is_told_of_a_change(ports: Ports) -> None:
     alice = await ports.user()
     model = await ports.model(alice)
@@ -352,6 +366,35 @@ async def test_a_state_that_an_earlier_version_writes_knows_its_object(database_
         _, old, new = await changed(ports, model.id)
         assert Difference({"name": "Shop"}, {"name": "Old"}) == old
         assert Difference({"name": "Old"}, {"name": "New"}) == new
+    finally:
+        await database.close()
+
+
+async def test_states_of_before_the_migration_know_their_objects(empty_database_url: str) -> None:
+    model = ThreatModelId(uuid4())
+    connection = await asyncpg.connect(empty_database_url)
+    try:
+        await migrate(connection, [migration for migration in shipped() if migration.name < "0036"])
+        for change in ("created", "patched"):
+            number = await connection.fetchval(
+                "INSERT INTO events (id, created_at, threat_model_id, object_type, object_id, change_type,"
+                " provider, provider_id, email, name) VALUES ($1, now(), $2, 'note', $2, $3, '', '', '', '')"
+                " RETURNING number", uuid4(), model, change,
+            )  # fmt: skip
+            await connection.execute(
+                "INSERT INTO event_states VALUES ($1, now(), jsonb_build_object('name', $2::text))",
+                number, change,
+            )  # fmt: skip
+    finally:
+        await connection.close()
+    database = await PostgresDatabase.connect(empty_database_url)
+    try:
+        assert "0036_states_by_object" == (await database.migrate())[0]
+        created, patched_ = await changed(postgres_ports(database), model)
+        assert Difference({}, {"name": "created"}) == created
+        assert Difference({"name": "created"}, {"name": "patched"}) == patched_
+        with pytest.raises(asyncpg.RestrictViolationError):
+            await database.fetch("UPDATE event_states SET state = '{}'")
     finally:
         await database.close()
 

@@ -12,7 +12,7 @@ from tests.contracts.test_accounts import entry
 from tests.contracts.test_children import CREATED, DELETED, UPDATED, draft, to
 from tmi.domain.children import ChildChange
 from tmi.domain.errors import BadInput, Conflict, NotFound
-from tmi.domain.ids import ChildId, DiagramId, ThreatModelId
+from tmi.domain.ids import ChildId, DiagramId, GroupId, ThreatModelId, UserId
 from tmi.domain.kinds import ASSET, NOTE, THREAT, Kind
 from tmi.domain.model import User
 from tmi.domain.roles import Grant, Principal, Role
@@ -21,6 +21,7 @@ NAMES = ("alice", "bob", "carol")
 WRITERS = 9
 DEEDS = 90
 """Of each of them."""
+ROUNDS = 20
 
 DEADLOCKS = """
 SELECT pg_stat_force_next_flush(), deadlocks FROM pg_stat_database WHERE datname = current_database()
@@ -36,6 +37,18 @@ SELECT * FROM (
             WHERE t.charged_to = u.user_id) AS bytes_there
     FROM user_usage u) s
 WHERE (threat_models, diagrams, stored_bytes) <> (models_there, diagrams_there, bytes_there)
+"""
+GROUPS = """
+INSERT INTO groups (id, provider, provider_id, name)
+SELECT gen_random_uuid(), 'tmi', $1::text || '-' || n, 'A group' FROM generate_series(1, $2::int) AS s (n)
+"""
+EACH_ADDED_THE_NEXT = """
+WITH added AS (
+    INSERT INTO group_members (group_id, user_id, added_by)
+    SELECT g.id, ($1::uuid[])[n], ($1::uuid[])[n % 3 + 1] FROM groups g, generate_series(1, 3) AS s (n)
+    WHERE g.provider_id LIKE $2::text || '-%'
+    RETURNING group_id)
+SELECT DISTINCT a.group_id AS id FROM added a
 """
 
 
@@ -142,3 +155,35 @@ async def test_nobody_waits_in_a_circle_and_everybody_is_charged_for_what_is_the
         assert {deed.__name__ for deed in house._deeds} == house.done
     finally:
         await database.close()
+
+
+async def test_people_who_added_each_other_to_groups_leave_at_once_with_the_groups(database_url: str) -> None:
+    """An account takes the memberships of its user, and its user's name from those of others."""
+    database = await PostgresDatabase.connect(database_url, max_connections=WRITERS + 1)
+    ports = postgres_ports(database)
+    try:
+        for turn in range(ROUNDS):
+            people = [(await ports.user(f"{name}{turn}")).id for name in NAMES]
+            await database.fetch(GROUPS, f"g{turn}", 100)
+            added = await database.fetch(EACH_ADDED_THE_NEXT, people, f"g{turn}")
+            groups = [GroupId(row["id"]) for row in added]
+            shown = [Grant(Principal("group", "tmi", f"g{turn}-{n}"), Role.READER) for n in range(1, 4)]
+            await ports.model(await ports.user(f"dave{turn}"), *shown)
+
+            await asyncio.gather(
+                *(ports.accounts.delete(user, entry()) for user in people),
+                *(ports.groups.delete(group, entry()) for group in groups[:3]),
+                *(_join(ports, group, people[turn % 3], people[turn % 2]) for group in groups[2:5]),
+            )
+
+        ((_, deadlocks),) = await database.fetch(DEADLOCKS)
+        assert 0 == deadlocks
+        assert [] == await database.fetch("SELECT FROM group_members")
+    finally:
+        await database.close()
+
+
+async def _join(ports: Ports, group: GroupId, member: UserId, by: UserId) -> None:
+    with suppress(Conflict, NotFound):
+        await ports.memberships.remove(group, member, entry())
+        await ports.memberships.add(group, member, by, None, entry())

@@ -12,6 +12,7 @@ from urllib.parse import parse_qs, urlencode, urlsplit
 import pytest
 
 from api.forwarding import TrustedProxies
+from api.headers import StrictTransport
 from api.origins import Origins
 from persistence.memory.store import MemoryStore
 from tests.rest import OPTIONS, Answer, RestClient, over_memory
@@ -22,7 +23,7 @@ FOREIGN = "https://evil.example.net"
 HOST = {"Host": "tmi.example.org"}
 SESSION = "__Host-tmi_session"
 ATTEMPT = "__Host-tmi_sign_in"
-HTTPS = replace(OPTIONS, public_url=OURS, origins=Origins(OURS, frozenset({EDITOR})), hsts_max_age_s=60)
+HTTPS = replace(OPTIONS, public_url=OURS, origins=Origins(OURS, frozenset({EDITOR})))
 SAME_ORIGIN = {"Origin": OURS, "Sec-Fetch-Site": "same-origin"}
 
 
@@ -475,12 +476,22 @@ async def test_behind_a_trusted_proxy_that_says_https_it_is_https() -> None:
             assert answer.headers["Set-Cookie"].startswith(f"{name}=")
 
 
-async def test_browsers_are_told_to_stay_with_https_over_https_alone() -> None:
-    async with over_memory(HTTPS) as rest:
+@pytest.mark.parametrize(
+    ("hsts", "told"),
+    [
+        (StrictTransport(60), "max-age=60"),
+        (StrictTransport(60, subdomains=True), "max-age=60; includeSubDomains"),
+        (StrictTransport(0, subdomains=True), None),
+    ],
+)
+async def test_browsers_are_told_to_stay_with_https_over_https_alone(
+    hsts: StrictTransport, told: str | None
+) -> None:
+    async with over_memory(replace(HTTPS, hsts=hsts)) as rest:
         client = rest.app.test_client(use_cookies=False)
-        for scheme, told in (("https", "max-age=60; includeSubDomains"), ("http", None)):
+        for scheme, expected in (("https", told), ("http", None)):
             answer = await client.get("/nowhere", scheme=scheme)
-            assert told == answer.headers.get("Strict-Transport-Security")
+            assert expected == answer.headers.get("Strict-Transport-Security")
 
 
 # --- CORS ---------------------------------------------------------------------------------------

@@ -8,6 +8,7 @@ import pytest
 
 from api.live.options import LiveOptions
 from crdt import y_websocket
+from crdt.lib0 import var_string
 from persistence.memory.browser_sessions import MemoryBrowserSessions
 from rooms import closing
 from tests.harness.live_service import LiveService, an_update, live_service
@@ -145,6 +146,31 @@ async def test_its_sockets_close_with_the_sign_in(service: LiveService) -> None:
         service.store.sign_ins[sign_in].ended = True
         await service.rooms.sign_in_ended(sign_in)
         assert closing.SIGN_IN_ENDED == (await raw.receive_close()).close_code
+
+
+@pytest.mark.parametrize("offered", [True, False])
+async def test_who_came_by_a_provider_that_is_gone_comes_in_by_no_way(
+    service: LiveService, offered: bool
+) -> None:
+    service.live.use_offered(lambda provider: offered or provider != "tmi")
+    diagram, cookie = await a_place(service)
+    ways = {
+        "a cookie": (f"/collab/{diagram}", {**OURS, **cookie}),
+        "a collab token": (f"/collab/{diagram}?token={await service.token('alice', diagram)}", {}),
+        "a ticket": (await service.ticket("alice", diagram), {}),
+    }
+    answers = {}
+    for name, (path, headers) in ways.items():
+        async with connected(service.port) as raw:
+            raw.send(upgrade_head(path, headers))
+            answers[name] = (await raw.answer()).status
+    assert dict.fromkeys(ways, 101 if offered else 401) == answers
+
+    key = bytes([36]) + str(diagram).encode()
+    for headers, token in (({**OURS, **cookie}, ""), ({}, await service.token("alice"))):
+        async with upgraded(service.port, "/collab", headers) as raw:
+            raw.send_binary(key + b"\x02\x00" + var_string(token) + var_string("4"))
+            assert (await raw.receive_binary()).startswith(key + (b"\x02\x02" if offered else b"\x02\x01"))
 
 
 IDLE = timedelta(seconds=0.4)

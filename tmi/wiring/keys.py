@@ -11,7 +11,7 @@ from api.tokens import Tokens, new_signing_key, shared_signing_keys
 from persistence.postgres.database import PostgresDatabase
 from persistence.postgres.signals import PostgresSignals
 from persistence.postgres.signing_keys import PostgresKeyRotation, PostgresSigningKeys
-from tmi.domain.by_hand import by_hand
+from tmi.domain.audit import by_hand
 from tmi.domain.errors import StartupError
 from tmi.domain.ports import Happened, KeyRotation, Signal, Signals
 from tmi.domain.sign_ins import KeyTerm

@@ -2,6 +2,7 @@
 
 
 from api.forwarding import TrustedProxies
+from api.headers import StrictTransport
 from api.identity.provider import ProviderOptions
 from api.live.options import LiveOptions
 from api.origins import Origins
@@ -53,7 +54,7 @@ def api_options(settings: Settings) -> ApiOptions:
         dev=settings.dev,
         public_url=settings.public_url,
         trusted_proxies=TrustedProxies(settings.trusted_proxies),
-        hsts_max_age_s=_hsts_max_age_s(settings),
+        hsts=_strict_transport(settings),
         participants_max=settings.clients_per_room_max,
         max_body_bytes=settings.body_max_bytes,
         if_match_required=settings.if_match_required,
@@ -75,9 +76,10 @@ def _origins(settings: Settings) -> Origins:
     return Origins(settings.public_url, frozenset(settings.allowed_origins))
 
 
-def _hsts_max_age_s(settings: Settings) -> int:
+def _strict_transport(settings: Settings) -> StrictTransport:
     """Never in development: browsers would apply it to all else that runs on localhost."""
-    return 0 if settings.dev else settings.hsts_max_age_s
+    max_age_s = 0 if settings.dev else settings.hsts_max_age_s
+    return StrictTransport(max_age_s, settings.hsts_include_subdomains)
 
 
 def live_options(settings: Settings) -> LiveOptions:
@@ -87,7 +89,7 @@ def live_options(settings: Settings) -> LiveOptions:
         allowed_origins=frozenset(settings.allowed_origins),
         dev=settings.dev,
         trusted_proxies=TrustedProxies(settings.trusted_proxies),
-        hsts_max_age_s=_hsts_max_age_s(settings),
+        hsts=_strict_transport(settings),
         sockets_max=settings.sockets_max,
         documents_per_user_max=settings.documents_per_user_max,
         frame_max_bytes=settings.frame_max_bytes,

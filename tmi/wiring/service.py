@@ -203,6 +203,7 @@ async def build(
         )
         app = create_app(services)
         live.use_refused(app.refusals.refused_at)
+        live.use_offered(app.is_offered)
         metrics.show_audit(lambda: app.refusals.left_out)
         live.use_rates(partial(count_address, services))
         yield Service(

@@ -1,12 +1,15 @@
 """The audit trail over REST."""
 
 from collections.abc import AsyncIterator
+from datetime import timedelta
 from uuid import uuid4
 
 import pytest
 
 from persistence.memory.store import MemoryStore
 from tests.rest import ADMINISTRATOR, Json, RestClient, over_memory, user_grant
+from tmi.domain.ids import Seq
+from tmi.domain.ports import LoggedUpdate, Origin
 
 
 @pytest.fixture
@@ -134,6 +137,23 @@ async def test_the_trail_of_a_diagram_is_paged_by_offset_and_outlives_it(rest: R
     other = await rest.create_model(alice)
     elsewhere = f"/threat_models/{other['id']}/diagrams/{diagram['id']}/audit_trail"
     assert 404 == (await rest.call("GET", elsewhere, alice)).status
+
+
+async def test_the_trail_of_one_diagram_tells_of_its_edits_alone() -> None:
+    store = MemoryStore()
+    async with over_memory(store=store) as rest:
+        alice = await rest.sign_in("alice")
+        model = (await rest.create_model(alice))["id"]
+        diagrams = [(await rest.create_diagram(alice, model))["id"] for _ in range(2)]
+        for log in store.logs.values():
+            update = LoggedUpdate(Seq(1), None, Origin.UPDATE, b"")
+            log.rows.append((log.fence, update))
+            log.times.append(store.clock() - timedelta(minutes=5))
+        path = f"/threat_models/{model}"
+        assert 2 == (await listed(rest, alice, f"{path}/diagrams/{diagrams[0]}/audit_trail"))["total"]
+        assert [1, 0] == [log.told for log in store.logs.values()]
+        assert 5 == (await listed(rest, alice, f"{path}/audit_trail"))["total"]
+        assert [1, 1] == [log.told for log in store.logs.values()]
 
 
 async def test_a_diagram_whose_events_are_gone_has_an_empty_trail() -> None:

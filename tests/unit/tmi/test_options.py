@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 from pydantic import SecretStr
 
+from api.headers import StrictTransport
 from api.identity.provider import ProviderOptions
 from tmi.provider_settings import ProviderSettings
 from tmi.settings import Settings
@@ -91,3 +92,12 @@ def test_each_setting_of_an_identity_provider_arrives() -> None:
     assert "hidden" == made.client_secret
     same = {one.name for one in fields(ProviderOptions)} - {"client_secret", "issuer"}
     assert {name: getattr(given, name) for name in same} == {name: getattr(made, name) for name in same}
+
+
+@pytest.mark.parametrize(("dev", "age_s"), [(False, 60), (True, 0)])
+def test_browsers_are_told_of_https_as_set_and_never_in_development(dev: bool, age_s: int) -> None:
+    told = Settings.model_construct(hsts_max_age_s=60, hsts_include_subdomains=True, dev=dev)
+
+    expected = StrictTransport(age_s, subdomains=True)
+    assert (expected, expected) == (api_options(told).hsts, live_options(told).hsts)
+    assert not Settings.model_fields["hsts_include_subdomains"].default

@@ -35,6 +35,8 @@ class Standing:
     exists: bool
     """There is such a diagram."""
     role: Role | None
+    provider: str | None
+    """The identity provider that the user came by; None where the session does not stand."""
 
 
 class AccessControl(Protocol):

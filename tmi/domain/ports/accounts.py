@@ -67,7 +67,9 @@ class Accounts(Protocol):
         """Raises NotFound."""
 
     async def change(self, user: UserId, change: AccountChange, entry: AuditEntry) -> Account:
-        """Raises NotFound."""
+        """Change an account. An address that is verified by it has no other holder any more. Who has another
+        address or name by that, and who lost one, is signalled to every node. Raises NotFound.
+        """
 
     async def delete(self, user: UserId, entry: AuditEntry) -> Sequence[DiagramId]:
         """Delete an account with its sign-ins and its place in every authorization list. Threat models that
