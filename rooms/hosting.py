@@ -6,7 +6,7 @@ counted, and ends the one session it happened in.
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar, Generic, TypeVar, cast
 
 from crdt import y_websocket
@@ -130,6 +130,14 @@ class Runner(Generic[RoomT]):
     def clients(self) -> Sequence[SessionNumber]:
         """The sessions of this node's own clients."""
         return [number for number, session in self._sessions.items() if session.peer.framing is not None]
+
+    @property
+    def here(self) -> Iterator[tuple[Member, Peer]]:
+        """This node's own clients."""
+        members = self.room.members
+        for number, session in self._sessions.items():
+            if session.peer.framing is not None and number in members:
+                yield members[number], session.peer
 
     def edited(self) -> set[SignInId]:
         """The sign-ins of this node's clients that sent edits since this was asked last."""
