@@ -13,7 +13,7 @@ from api import bodies, patch, reads, schemas
 from api.context import caller, context, model_for, model_to_list, model_to_restore, parse_uuid, services
 from api.deeds import deed
 from api.documented import operation
-from api.preconditions import check_version, etag, expected_version
+from api.preconditions import etag, expected_version
 from tmi.domain.children import Child, ChildChange, Draft, listed, shown
 from tmi.domain.errors import BadInput, NotFound
 from tmi.domain.events import ChangeType
@@ -21,6 +21,7 @@ from tmi.domain.ids import ChildId, ThreatModelId
 from tmi.domain.kinds import KINDS, Kind
 from tmi.domain.ports import Page
 from tmi.domain.roles import Action
+from tmi.domain.versions import check_version
 
 View = TypeVar("View", bound=Callable[..., Any])
 
@@ -97,6 +98,8 @@ def _add_collection(routes: Blueprint, kind: Kind) -> None:
 def _add_reading_and_deleting(routes: Blueprint, kind: Kind) -> None:
     _, one, key = _paths(kind)
     forms = schemas.CHILD_BODIES[kind.name]
+    deleting = (*READ, 409) if kind.has_version else READ
+    headers = schemas.IfMatch if kind.has_version else None
 
     @routes.get(one, endpoint=f"get_{kind.name}")
     @tag([kind.plural.capitalize()])
@@ -114,12 +117,13 @@ def _add_reading_and_deleting(routes: Blueprint, kind: Kind) -> None:
     @routes.delete(one, endpoint=f"delete_{kind.name}")
     @tag([kind.plural.capitalize()])
     @operation_id(f"deleteThreatModel{kind.title}")
-    @operation(answers={204: None}, errors=READ)
+    @operation(headers=headers, answers={204: None}, errors=deleting)
     @described(f"Delete one of a threat model's {kind.plural}\n\nIt can be restored for a time.")
     async def delete(threat_model_id: str, **ids: str) -> Response:
         model = await model_for(threat_model_id, Action.WRITE)
+        expected = expected_version(of_deletion=True) if kind.has_version else None
         done = deed(ChangeType.DELETED)
-        work = services().children.mark(model, kind, [key(ids)], done, deleted=True)
+        work = services().children.mark(model, kind, [key(ids)], done, deleted=True, expected=expected)
         await context().to_the_end(work)
         return bodies.no_content()
 

@@ -13,6 +13,7 @@ from api import audit, bodies, schemas
 from api.configuration import Configuration
 from api.context import administrator, context, public, services
 from api.documented import operation
+from api.schemas.base import MAX_KEY, SETTING_KEY
 from tmi.domain.configuration import CHANGEABLE, SIGNALED, StoredSetting
 from tmi.domain.errors import BadInput, Conflict, NotFound
 from tmi.domain.model import AuditEntry
@@ -21,7 +22,7 @@ routes = Blueprint("configured", __name__)
 
 MIB = 1024 * 1024
 CONFIG_MAX_AGE_S = 60
-_KEY = re.compile(r"[a-z][a-z0-9_.]{0,255}")
+_KEY = re.compile(SETTING_KEY)
 _CONTRACT_MAX = 100
 """More than so many megabytes or participants the contract's clients do not understand."""
 
@@ -152,7 +153,7 @@ def _keys(config: Configuration) -> set[str]:
 
 
 def _check_key(key: str) -> None:
-    if not _KEY.fullmatch(key):
+    if len(key) > MAX_KEY or not _KEY.fullmatch(key):
         raise BadInput("a key has small letters, digits, dots and underscores")
 
 

@@ -184,14 +184,15 @@ async def _edited(
 @routes.delete("/threat_models/<threat_model_id>/diagrams/<diagram_id>")
 @tag(["Diagrams"])
 @operation_id("deleteThreatModelDiagram")
-@operation(answers={204: None}, errors=(400, 401, 403, 404, 503))
+@operation(headers=schemas.IfMatch, answers={204: None}, errors=(400, 401, 403, 404, 409, 503))
 async def delete_diagram(threat_model_id: str, diagram_id: str) -> Response:
     """Delete a diagram
 
     It can be restored for a time. Its open editors are closed.
     """
     model = await model_for(threat_model_id, Action.DELETE_DIAGRAM)
-    await context().to_the_end(_delete(model, parse_diagram_id(diagram_id), actor()))
+    expected = expected_version(of_deletion=True)
+    await context().to_the_end(_delete(model, parse_diagram_id(diagram_id), actor(), expected))
     return bodies.no_content()
 
 
@@ -211,8 +212,8 @@ async def restore_diagram(threat_model_id: str, diagram_id: str) -> Response:
     return _answer(diagram, seq, read_cells(document), read_meta(document))
 
 
-async def _delete(model: ThreatModelId, diagram: DiagramId, by: Actor) -> None:
-    await services().diagrams.delete(model, diagram, by)
+async def _delete(model: ThreatModelId, diagram: DiagramId, by: Actor, expected: int | None) -> None:
+    await services().diagrams.delete(model, diagram, by, expected=expected)
     services().rooms.deleted([diagram])
 
 

@@ -27,6 +27,7 @@ from api.context import is_public, public
 from api.documented import OPERATION
 from api.headers import VERSION
 from api.links import add_links
+from api.schemas.base import MAX_KEY, PROVIDER_ID, SETTING_KEY
 from tmi.domain.errors import NotFound
 
 OPENAPI_VERSION = "3.1.0"
@@ -122,6 +123,7 @@ class ContractProvider(OpenAPIProvider):
         for operations in paths.values():
             for operation in operations.values():
                 _complete(operation, extra, needs_sign_in=not is_public(view))
+                _bound_key(operation, rule.rule)
         return paths, components
 
     def build_request_body(
@@ -151,6 +153,7 @@ class ContractProvider(OpenAPIProvider):
         required = {name for name, field in model.model_fields.items() if field.is_required()}
         for parameter in parameters:
             parameter["required"] = parameter["name"] in required
+            parameter["schema"] = _without_null(parameter["schema"])
             for word in ("style", "explode"):
                 if word in parameter["schema"]:
                     parameter[word] = parameter["schema"].pop(word)
@@ -159,13 +162,18 @@ class ContractProvider(OpenAPIProvider):
     def build_headers_parameters(self, model: type[Any]) -> tuple[list[dict[str, Any]], dict[str, Any]]:
         """A request's headers, written as usual."""
         parameters, components = super().build_headers_parameters(model)
-        return [{**one, "name": one["name"].title()} for one in parameters], components
+        named = [
+            {**one, "name": one["name"].title(), "schema": _without_null(one["schema"])} for one in parameters
+        ]
+        return named, components
 
     def build_path_parameter(self, name: str, converter: BaseConverter) -> dict[str, Any]:
         """A path's ids are UUIDs."""
         parameter = super().build_path_parameter(name, converter)
-        if name.endswith("_id"):
+        if name.endswith(("_id", "_uuid")):
             parameter["schema"] = {"type": "string", "format": "uuid"}
+        elif name == "idp":
+            parameter["schema"] = {"type": "string", "maxLength": 100, "pattern": PROVIDER_ID}
         return parameter
 
     def operation_id(self, method: str, path: str, func: Callable[..., Any]) -> str | None:
@@ -212,6 +220,14 @@ def openapi() -> QuartSchema:
     )
 
 
+def _without_null(schema: dict[str, Any]) -> dict[str, Any]:
+    """What a parameter may be: one without a value is left out, for its text would be a value."""
+    some = [one for one in schema.get("anyOf", ()) if one != {"type": "null"}]
+    if len(some) != 1:
+        return schema
+    return {**{key: value for key, value in schema.items() if key != "anyOf"}, **some[0]}
+
+
 def _without_empty_defaults(node: Any) -> Any:
     """Without `"default": null`, which pydantic writes for what may be left out, and which often is no value
     that may be given.
@@ -256,12 +272,21 @@ def _complete(operation: dict[str, Any], extra: dict[str, Any], *, needs_sign_in
             if status < 400 and "content" in response:
                 response["content"] = _contents(response["content"], extra["produces"])
     is_counted = not operation.get("tags") or "Health" not in operation["tags"]
-    for status in (405, 500, *((429, 503) if is_counted else ())):
+    # 400: whatever is asked for, the Host header may be none.
+    for status in (400, 405, 500, *((429, 503) if is_counted else ())):
         operation["responses"].setdefault(status, {})
     operation["responses"] = {
         str(status): common_answers.reference(status) or answer
         for status, answer in sorted(operation["responses"].items())
     }
+
+
+def _bound_key(operation: dict[str, Any], rule: str) -> None:
+    """What a key in the path may be: of a setting, or of metadata."""
+    bounds = {"pattern": SETTING_KEY} if rule.startswith("/admin/settings/") else {}
+    for parameter in operation.get("parameters", ()):
+        if (parameter["name"], parameter["in"]) == ("key", "path"):
+            parameter["schema"] = {"type": "string", "maxLength": MAX_KEY, **bounds}
 
 
 def _contents(content: dict[str, Any], produces: tuple[str, ...]) -> dict[str, Any]:

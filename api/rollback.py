@@ -39,7 +39,7 @@ _NEWEST = Page(20, 0)
 @tag(["Audit trail"])
 @operation_id("rollbackToVersion")
 @operation(
-    answers={200: schemas.RollbackOutput}, errors=(400, 401, 403, 404, 409, 410, 413, 415, 429, 503)
+    answers={200: schemas.RollbackOutput}, errors=(400, 401, 403, 404, 409, 410, 413, 429, 503)
 )
 async def roll_back(threat_model_id: str, entry_id: str) -> Response:
     """Bring an object back to what it was after an entry of the audit trail

@@ -67,10 +67,19 @@ _BACKQUOTES = re.compile("`+")
 _ENTITY = re.compile(r"&amp;(?!#?\w+;)")
 _HARMLESS = re.compile(r"&lt;(?=[\s0-9=]|$)")
 _HELD = re.compile("\ufdd0([0-9]+)\ufdd1")
-_PICTURE = r"image/(?:png|gif|jpeg|webp)[;,]"
-_BAD_LINK = re.compile(
-    rf"(?:\]\(|\]:)(?:\s|<|&lt;)*(?:javascript|vbscript|data)\s*:(?!{_PICTURE})", re.IGNORECASE
+_SCRIPTS = {"javascript", "vbscript", "data"}
+_PICTURE = re.compile(r"image/(?:png|gif|jpeg|webp)[;,]", re.IGNORECASE)
+_LINK = re.compile(
+    r"(?P<before>(?:\]\(|(?P<definition>^(?:[^\]\n\\]|\\[^\n])*\]:))(?:\s|<|&lt;)*)"
+    r"(?P<scheme>[A-Za-z](?:\\?[A-Za-z0-9+.-]){0,63})\s*\\?:",
+    re.MULTILINE,
 )
+"""A link or an image, or a definition of one, whose destination has a scheme. A backslash before punctuation
+is not part of the destination (CommonMark, section 2.4). A definition's label ends with the first bracket of
+its line, and is looked for once a line.
+"""
+_ENDS_DEFINITION = re.compile(r"\S*[ \t]*(?:\n|$|[\"'(])")
+"""What follows a destination of a definition: nothing, or a title (section 4.7). Other text is text."""
 _ROUNDS = 6
 _MOST_INDENTED = 3
 
@@ -104,8 +113,10 @@ def not_empty(text: str) -> str:
 
 
 def markdown(text: str) -> str:
-    """Markdown with no HTML but that of the allow-list. Raises ValueError for characters that are not seen,
-    and for a link to a script.
+    """Markdown with no HTML but that of the allow-list. Links lead to the web, to an address of mail or to a
+    place beside: a scheme that is none of these gives way to a `#`, so that the link leads nowhere.
+
+    Raises ValueError for characters that are not seen, and for a link to a script.
     """
     checked(text)
     text = text.replace("\r\n", "\n").replace("\r", "\n")
@@ -119,14 +130,25 @@ def markdown(text: str) -> str:
 
 def _cleaned_once(text: str) -> str:
     held: list[str] = []
-    if "<" in text or "&" in text:
-        prepared = _prepared(text, held)
-        text = nh3.clean(prepared, tags=_TAGS, attributes=_ATTRIBUTES, url_schemes=_SCHEMES, link_rel=None)
+    has_html = "<" in text or "&" in text
+    if has_html or "](" in text or "]:" in text:
+        text = _prepared(text, held)
+    if has_html:
+        text = nh3.clean(text, tags=_TAGS, attributes=_ATTRIBUTES, url_schemes=_SCHEMES, link_rel=None)
         text = _ENTITY.sub("&", text.replace("&gt;", ">").replace("&nbsp;", "\u00a0"))
         text = _HARMLESS.sub("<", text)
-    if _BAD_LINK.search(text):
-        raise ValueError("it holds a link to a script")
+    text = _LINK.sub(_with_known_scheme, text)
     return _HELD.sub(lambda match: held[int(match[1])], text)
+
+
+def _with_known_scheme(link: re.Match[str]) -> str:
+    scheme, text, end = link["scheme"].replace("\\", "").lower(), link.string, link.end()
+    if scheme in _SCRIPTS:
+        if scheme == "data" and _PICTURE.match(text, end):
+            return link[0]
+        raise ValueError("it holds a link to a script")
+    is_text = link["definition"] and not _ENDS_DEFINITION.match(text, end)
+    return link[0] if scheme in _SCHEMES or is_text else f"{link['before']}#"
 
 
 def _prepared(text: str, held: list[str]) -> str:

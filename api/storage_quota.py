@@ -56,6 +56,12 @@ class StorageBoundAccess:
         """See the port."""
         return await self._access.to_threat_model(user, model, deleted=deleted)
 
+    async def to_threat_models(
+        self, pairs: Sequence[tuple[UserId, ThreatModelId]]
+    ) -> Sequence[Role | None]:
+        """See the port."""
+        return await self._access.to_threat_models(pairs)
+
     async def to_diagram_of_all(
         self, users: Sequence[UserId], diagram: DiagramId
     ) -> Mapping[UserId, Role | None]:

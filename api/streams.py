@@ -1,13 +1,11 @@
 """Readers of server-sent events: what happens to a threat model, within a second, on whatever node.
 
-What it holds true:
+What it holds true, besides what `api/news.py` does:
 
-- **One listener a process.** The trail's commits are heard once (`Feed.hearing`), and what is new in a
-  threat model is read once for all of its readers here, however many they are.
-- **Nothing is missed.** Numbers rise in the order of commits within a threat model. A reader that says which
-  it has (`Last-Event-ID`) is given what came since, page by page, then what comes.
-- **Nobody reads on who may not.** An event that may change roles is preceded by a look at them; so is
-  whatever is told of people and sign-ins (`Rooms.on_people`). A belt: all are looked at twice a minute.
+- **Nothing is missed.** A reader that says which event it has (`Last-Event-ID`) is given what came since,
+  page by page, then what comes.
+- **Nobody reads on who may not.** Whatever is told of people and sign-ins (`Rooms.on_people`) is followed by
+  a look at those whom it concerns. A belt: all are looked at twice a minute.
 - **A slow reader costs a queue.** When it is full the stream ends; the reader comes back with the number that
   it has.
 """
@@ -16,32 +14,26 @@ import asyncio
 import logging
 import random
 from collections import Counter, deque
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
-import orjson
-
-from api import bodies, schemas
-from tmi.domain.errors import DatabaseUnavailable, Draining, NotFound, TooManyRequests
-from tmi.domain.events import ChangeType, ObjectType, Recorded
+from api.news import PAGE, New, News, Pair
+from tmi.domain.errors import DatabaseUnavailable, Draining, TooManyRequests
 from tmi.domain.ids import SignInId, ThreatModelId, UserId
 from tmi.domain.model import SignIn
-from tmi.domain.ports import AccessControl, Feed, Happened, Signal, SignIns
-from tmi.domain.roles import Action, may
+from tmi.domain.ports import Feed, Happened, Signal, SignInTerms
 
 log = logging.getLogger(__name__)
 
-PAGE = 100
-"""Events read at once."""
-RETRY_S = 0.5
 LOOK_S = 0.5
 """How often it is looked whether sign-ins have expired and the node drains."""
 HEARTBEAT_S = 15.0
 """Of silence: proxies end connections on which nothing is said."""
 BELT_S = 30.0
 BEGIN_WITHIN_S = 30.0
+SIGN_INS_AT_ONCE = 5_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,13 +54,12 @@ Piece = tuple[int, bytes]
 class Stream:
     """One reader of one threat model."""
 
-    channel: "_Channel"
     model: ThreatModelId
     user: UserId
     sign_in: SignInId
     expires_at: datetime
-    after: int | None
-    """The number that the reader has; None: from now on."""
+    after: int
+    """The number that the reader has."""
     opened_at: float
     queue: deque[Piece] = field(default_factory=deque)
     is_ended: bool = False
@@ -78,88 +69,77 @@ class Stream:
     """Who sends it, once that has begun."""
 
 
-class _Channel:
-    """The readers of one threat model."""
-
-    def __init__(self) -> None:
-        self.streams: set[Stream] = set()
-        self.wake = asyncio.Event()
-        self.ready: asyncio.Future[int] = asyncio.get_running_loop().create_future()
-        """The number from which on `pump` reads."""
-        self.pump: asyncio.Task[None] | None = None
-
-
 class Streams:
     """The streams of this process. Use it inside `running()`."""
 
     def __init__(
         self,
+        news: News,
         feed: Feed,
-        access: AccessControl,
-        sign_ins: SignIns,
+        sign_ins: SignInTerms,
         is_draining: Callable[[], bool],
         limits: StreamLimits | None = None,
     ) -> None:
+        self._news = news
         self._feed = feed
-        self._access = access
         self._sign_ins = sign_ins
         self._is_draining = is_draining
         self._limits = limits or StreamLimits()
-        self._channels: dict[ThreatModelId, _Channel] = {}
+        self._streams: dict[ThreatModelId, set[Stream]] = {}
+        self._opening = 0
         self._users: Counter[UserId] = Counter()
+        """Of streams, those that are being opened included."""
         self._looks: set[asyncio.Task[None]] = set()
         self.cut = 0
         """Readers that were too slow."""
+        news.add(self)
 
     @property
     def count(self) -> int:
         """Streams that are open."""
-        return sum(len(channel.streams) for channel in self._channels.values())
+        return sum(map(len, self._streams.values()))
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator["Streams"]:
-        """Hear of new events while the body runs. Raises DatabaseUnavailable if that cannot be begun."""
-        async with self._feed.hearing(self._heard):
-            keeper = asyncio.create_task(self._keep(), name="event-streams")
-            try:
-                yield self
-            finally:
-                self._end(self._every())
-                pumps = [channel.pump for channel in self._channels.values() if channel.pump is not None]
-                tasks = [keeper, *pumps, *self._looks]
-                for task in tasks:
-                    task.cancel()
-                await asyncio.gather(*tasks, return_exceptions=True)
+        """Look at the readers now and then while the body runs."""
+        keeper = asyncio.create_task(self._keep(), name="event-streams")
+        try:
+            yield self
+        finally:
+            self._end(self._every())
+            tasks = [keeper, *self._looks]
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
 
     # --- one reader -----------------------------------------------------------------------------
 
     async def open(self, model: ThreatModelId, sign_in: SignIn, after: int | None) -> Stream:
-        """A stream of a threat model for who may read it. Whoever opens it reads it (`read`) at once.
+        """A stream of a threat model for who may read it, from the event with the number `after` on, or from
+        now on. Whoever opens it reads it (`read`) at once.
 
         Raises TooManyRequests, Draining and DatabaseUnavailable.
         """
         if self._is_draining():
             raise Draining
         user = sign_in.user.id
-        if self.count >= self._limits.streams:
+        if self.count + self._opening >= self._limits.streams:
             raise TooManyRequests("too many event streams are open here; try again later")
         if self._users[user] >= self._limits.streams_per_user:
             raise TooManyRequests("you have as many event streams as you may")
-        channel = self._channels.get(model)
-        if channel is None:
-            channel = self._channels[model] = _Channel()
-            channel.pump = asyncio.create_task(self._pump(model, channel), name=f"events-{model}")
-        now = asyncio.get_running_loop().time()
-        stream = Stream(channel, model, user, sign_in.id, sign_in.expires_at, after, now)
-        channel.streams.add(stream)
+        self._opening += 1
         self._users[user] += 1
         try:
-            last = await asyncio.shield(channel.ready)
+            async with self._news.joining(model) as last:
+                now = asyncio.get_running_loop().time()
+                since = last if after is None else after
+                stream = Stream(model, user, sign_in.id, sign_in.expires_at, since, now)
+                self._streams.setdefault(model, set()).add(stream)
         except BaseException:
-            self._close(stream)
+            self._leave(user)
             raise
-        if stream.after is None:
-            stream.after = last
+        finally:
+            self._opening -= 1
         # The role was looked up before the stream was among those that are looked at.
         self._look([stream])
         return stream
@@ -167,7 +147,6 @@ class Streams:
     async def read(self, stream: Stream) -> AsyncIterator[bytes]:
         """What is sent to a reader, until the stream ends."""
         stream.task = asyncio.current_task()
-        assert stream.after is not None
         sent = stream.after
         try:
             # Readers whose node goes do not all come back at the same moment. Clients keep the id, though
@@ -176,7 +155,7 @@ class Streams:
             yield f"retry: {wait_ms}\nid: {sent}\n\n".encode()
             while not stream.is_ended:
                 page = await self._feed.since(stream.model, sent, PAGE)
-                for number, wire in map(_piece, page):
+                for number, wire in map(_piece, map(New.of, page)):
                     yield wire
                     sent = number
                 if len(page) < PAGE:
@@ -205,78 +184,47 @@ class Streams:
         return stream.queue.popleft()
 
     def _close(self, stream: Stream) -> None:
-        channel = stream.channel
-        if stream not in channel.streams:
+        streams = self._streams.get(stream.model, set())
+        if stream not in streams:
             return
-        channel.streams.discard(stream)
-        self._users[stream.user] -= 1
-        if not self._users[stream.user]:
-            del self._users[stream.user]
-        if not channel.streams:
-            self._forget(stream.model, channel)
-            if channel.pump is not None:
-                channel.pump.cancel()
-            if not channel.ready.done():  # somebody may wait for it, whose stream was turned away meanwhile
-                channel.ready.set_exception(DatabaseUnavailable("events cannot be read just now"))
-                channel.ready.exception()
+        streams.discard(stream)
+        if not streams:
+            del self._streams[stream.model]
+        self._leave(stream.user)
 
-    def _forget(self, model: ThreatModelId, channel: "_Channel") -> None:
-        if self._channels.get(model) is channel:
-            del self._channels[model]
+    def _leave(self, user: UserId) -> None:
+        self._users[user] -= 1
+        if not self._users[user]:
+            del self._users[user]
 
-    # --- all readers of a threat model ----------------------------------------------------------
+    # --- all readers of a threat model: see `api.news.Audience` ----------------------------------
 
-    async def _pump(self, model: ThreatModelId, channel: _Channel) -> None:
-        """Read what is new in a threat model whenever there is something, for all who follow it."""
-        last = await self._begin(model, channel)
-        while last is not None:
-            await channel.wake.wait()
-            channel.wake.clear()
-            try:
-                last = await self._pass_on(model, channel, last)
-            except DatabaseUnavailable:
-                channel.wake.set()
-                await asyncio.sleep(RETRY_S)
-            except Exception:
-                log.exception("the events of threat model %s could not be read; its streams end", model)
-                self._forget(model, channel)
-                self._end(channel.streams)
-                return
+    def has(self, model: ThreatModelId) -> bool:
+        """Whether anybody reads what happens to a threat model."""
+        return model in self._streams
 
-    async def _begin(self, model: ThreatModelId, channel: _Channel) -> int | None:
-        try:
-            last = await self._feed.last(model)
-        except Exception as error:
-            if not channel.ready.done():
-                channel.ready.set_exception(error)
-                channel.ready.exception()  # nobody may be waiting
-            if not isinstance(error, DatabaseUnavailable):
-                log.exception("the events of threat model %s cannot be followed", model)
-            self._forget(model, channel)
-            return None
-        if not channel.ready.done():
-            channel.ready.set_result(last)
-        return last
+    def users(self, model: ThreatModelId) -> Iterable[UserId]:
+        """Who does."""
+        return {stream.user for stream in self._streams.get(model, ())}
 
-    async def _pass_on(self, model: ThreatModelId, channel: _Channel, last: int) -> int:
-        while True:
-            page = await self._feed.since(model, last, PAGE)
-            for recorded in page:
-                if recorded.event.object_type is ObjectType.THREAT_MODEL:
-                    await self._before(recorded, channel)
-                piece = _piece(recorded)
-                for stream in list(channel.streams):
-                    self._offer(stream, piece)
-                last = recorded.number
-                if _is_end(recorded):
-                    self._end(channel.streams)
-            if len(page) < PAGE:
-                return last
+    def looked(self, readable: Mapping[Pair, bool]) -> None:
+        """Turn away whoever may not read any more."""
+        for (user, model), is_readable in readable.items():
+            if not is_readable:
+                self._turn_away(s for s in list(self._streams.get(model, ())) if s.user == user)
 
-    async def _before(self, recorded: Recorded, channel: _Channel) -> None:
-        """Roles may be others after this event: whoever may not read any more does not get it."""
-        if not _is_end(recorded):
-            await self._check_roles(list(channel.streams))
+    def offer(self, model: ThreatModelId, new: New, after: int) -> None:  # noqa: ARG002
+        """Something has happened."""
+        streams = list(self._streams.get(model, ()))
+        piece = _piece(new) if streams else (0, b"")
+        for stream in streams:
+            self._offer(stream, piece)
+        if new.is_end:
+            self._end(streams)
+
+    def lose(self, model: ThreatModelId, after: int) -> None:  # noqa: ARG002
+        """The readers come back with the number that they have."""
+        self._end(self._streams.get(model, ()))
 
     def _offer(self, stream: Stream, piece: Piece) -> None:
         if stream.is_ended:
@@ -311,15 +259,8 @@ class Streams:
         elif signal.happened is Happened.PEOPLE_CHANGED:
             self._look([stream for stream in self._every() if stream.user in signal.ids])
 
-    def _heard(self, model: ThreatModelId | None) -> None:
-        if model is None:
-            for channel in self._channels.values():
-                channel.wake.set()
-        elif model in self._channels:
-            self._channels[model].wake.set()
-
     def _every(self) -> Iterable[Stream]:
-        return [stream for channel in self._channels.values() for stream in channel.streams]
+        return [stream for streams in self._streams.values() for stream in streams]
 
     def _look(self, streams: list[Stream]) -> None:
         if not streams:
@@ -329,33 +270,21 @@ class Streams:
         task.add_done_callback(self._looks.discard)
 
     async def _looked(self, streams: list[Stream]) -> None:
+        """While the database is away nothing is read either."""
         try:
-            await self._check_roles(streams)
+            await self._news.look({(stream.user, stream.model) for stream in streams})
             await self._check_sign_ins(streams)
         except Exception:
             log.exception("the readers of events could not be looked at; their streams end")
             self._turn_away(streams)
 
-    async def _check_roles(self, streams: list[Stream]) -> None:
-        """Turn away whoever may not read any more. While the database is away nothing is read either."""
-        for user, model in {(stream.user, stream.model) for stream in streams}:
-            if not await self._may_read(user, model):
-                self._turn_away(s for s in streams if (s.user, s.model) == (user, model))
-
-    async def _may_read(self, user: UserId, model: ThreatModelId) -> bool:
-        while True:
-            try:
-                return may(await self._access.to_threat_model(user, model), Action.READ)
-            except NotFound:
-                return False
-            except DatabaseUnavailable:
-                await asyncio.sleep(RETRY_S)
-
     async def _check_sign_ins(self, streams: list[Stream]) -> None:
-        for sign_in in {stream.sign_in for stream in streams}:
+        sign_ins = list({stream.sign_in for stream in streams})
+        for start in range(0, len(sign_ins), SIGN_INS_AT_ONCE):
+            some = sign_ins[start : start + SIGN_INS_AT_ONCE]
             with suppress(DatabaseUnavailable):
-                if await self._sign_ins.get(sign_in) is None:
-                    self._turn_away(stream for stream in streams if stream.sign_in == sign_in)
+                over = set(some) - (await self._sign_ins.ends(some)).keys()
+                self._turn_away(stream for stream in streams if stream.sign_in in over)
 
     def _turn_away(self, streams: Iterable[Stream]) -> None:
         """Nothing more, not even what waits for them."""
@@ -380,14 +309,6 @@ class Streams:
                 self._look(every)
 
 
-def _is_end(recorded: Recorded) -> bool:
-    """The threat model is gone."""
-    event = recorded.event
-    return event.object_type is ObjectType.THREAT_MODEL and event.change is ChangeType.DELETED
-
-
-def _piece(recorded: Recorded) -> Piece:
-    """An event in the words of server-sent events; JSON has no line breaks in it."""
-    data = schemas.TrailEntry.of(recorded).model_dump(exclude_none=True)
-    wire = orjson.dumps(data, default=bodies.plain, option=orjson.OPT_UTC_Z)
-    return recorded.number, b"id: %d\nevent: change\ndata: %s\n\n" % (recorded.number, wire)
+def _piece(new: New) -> Piece:
+    """An event in the words of server-sent events."""
+    return new.number, b"id: %d\nevent: change\ndata: %s\n\n" % (new.number, new.data)

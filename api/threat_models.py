@@ -21,13 +21,14 @@ from api.context import (
 )
 from api.deeds import actor, deed
 from api.documented import operation
-from api.preconditions import check_version, etag, expected_version
+from api.preconditions import etag, expected_version
 from tmi.domain.errors import Conflict, LastOwner, NotFound, Unavailable
 from tmi.domain.events import Actor, ChangeType, State
 from tmi.domain.ids import DiagramId, ThreatModelId
 from tmi.domain.model import AuditEntry, NewThreatModel, ThreatModel
 from tmi.domain.ports import ThreatModelChange
 from tmi.domain.roles import Action, Grant, Principal
+from tmi.domain.versions import check_version
 
 routes = Blueprint("threat_models", __name__)
 
@@ -147,14 +148,14 @@ async def patch_threat_model(threat_model_id: str) -> Response:
 @routes.delete("/threat_models/<threat_model_id>")
 @tag(["Threat models"])
 @operation_id("deleteThreatModel")
-@operation(answers={204: None}, errors=(400, 401, 403, 404, 503))
+@operation(headers=schemas.IfMatch, answers={204: None}, errors=(400, 401, 403, 404, 409, 503))
 async def delete_threat_model(threat_model_id: str) -> Response:
     """Delete a threat model with everything in it
 
     It can be restored for a time. Open editors of its diagrams are closed.
     """
     model = await model_for(threat_model_id, Action.DELETE_MODEL)
-    await context().to_the_end(_delete(model, actor()))
+    await context().to_the_end(_delete(model, actor(), expected_version(of_deletion=True)))
     return bodies.no_content()
 
 
@@ -252,8 +253,8 @@ async def _tell_rooms(model: ThreatModelId, diagrams: Sequence[DiagramId]) -> No
     await asyncio.wait([following], timeout=ROOMS_TOLD_WITHIN_S)
 
 
-async def _delete(model: ThreatModelId, by: Actor) -> None:
-    services().rooms.deleted(await services().threat_models.delete(model, by))
+async def _delete(model: ThreatModelId, by: Actor, expected: int | None) -> None:
+    services().rooms.deleted(await services().threat_models.delete(model, by, expected=expected))
 
 
 async def _answer(model: ThreatModel, status: int = 200, headers: dict[str, str] | None = None) -> Response:

@@ -227,7 +227,7 @@ class Desk:
             nodes = [node for node in nodes if node.id == wanted]
         successor = best_successor(runner, nodes, lambda _: 0)
         if successor is None:
-            raise Unavailable("there is no other node that may own the room")
+            raise Conflict("there is no other node that may own the room")
         return node_to_json(await self._rooms.move(diagram, successor))
 
     async def take(self, diagram: DiagramId, former: NodeId) -> Json:

@@ -56,6 +56,7 @@ from tmi.domain.ids import DiagramId, Seq, ThreatModelId, UserId
 from tmi.domain.model import Diagram, Node
 from tmi.domain.ports import AccessControl, DiagramWrites, Origin
 from tmi.domain.roles import Action, may
+from tmi.domain.versions import check_version
 
 log = logging.getLogger(__name__)
 
@@ -229,8 +230,7 @@ class Editing:
             role = await self._access.to_threat_model(edit.user, edit.model)
             if not may(role, Action.EDIT):
                 raise Forbidden
-            if edit.expected is not None and before.version != edit.expected:
-                raise VersionMismatch(f"the diagram is at version {before.version} now")
+            check_version(edit.expected, before.version, "diagram")
             if self._rooms.is_shedding:
                 raise Unavailable("too many edits wait for the database; try again shortly")
             runner = self._rooms.owned(edit.diagram)

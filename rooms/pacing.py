@@ -80,6 +80,10 @@ class Pacer:
         copies_per_s = self._level * exp((self._seen_at - now) / _MEMORY_S) / _MEMORY_S * members
         return None if copies_per_s <= self._quiet_copies_per_s * share else self._interval(copies_per_s)
 
+    def silent_s(self, now: float) -> float:
+        """For how long nothing has come in."""
+        return now - self._seen_at
+
     def _interval(self, copies_per_s: float) -> float:
         if self.is_awaited:
             return self._interval_s * _AWAITED

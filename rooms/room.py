@@ -59,6 +59,9 @@ _CURSOR_BYTES_PER_S = 1024 * 1024
 take a third of it. Who sends more loads everybody: each byte goes to all of them.
 """
 
+_NOT_EDITED_S = 1.0
+"""After so long nobody is about to edit, as far as anybody can tell."""
+
 _HEARD_BYTES = 64
 """What it takes to keep a message besides its bytes, about."""
 
@@ -457,8 +460,8 @@ class Room(Audience):
         if edits is not None:
             return edits
         cursors = self._cursors.tick_s(now, members, share)
-        # An edit among cursors waits no longer than among edits.
-        return None if cursors is None else cursors / 2
+        # While people edit now and then, an edit among cursors waits no longer than among edits.
+        return cursors if cursors is None or self._edits.silent_s(now) > _NOT_EDITED_S else cursors / 2
 
     def flush(self, now: float) -> Effects:
         """Send out what is due; says when to call again if something has to wait."""

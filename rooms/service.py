@@ -478,6 +478,12 @@ class Rooms:
         except TimeoutError:
             raise Unavailable("the node that owns this diagram does not answer") from None
 
+    def here(self, diagram: DiagramId) -> Iterator[tuple[Member, Peer]]:
+        """Who is in a diagram's room by way of this node, whoever owns it. Nobody may come or go meanwhile.
+        """
+        for runner in self._hosted.of(diagram):
+            yield from runner.here
+
     async def _replica(self, diagram: DiagramId) -> ReplicaRunner | None:
         """Of a room that another node owns."""
         replica = self._following.get(diagram)
@@ -508,11 +514,16 @@ class Rooms:
         """What to do on this node when a collaboration session has ended, wherever."""
         self._rights.on_collaboration_ended = do
 
-    def on_people(self, do: Callable[[Signal | None], None]) -> None:
+    def on_people(self, *do: Callable[[Signal | None], None]) -> None:
         """What to do on this node when people's roles may have changed anywhere or sign-ins have ended; None:
         some of it may have been missed.
         """
-        self._rights.on_people = do
+
+        def told(signal: Signal | None) -> None:
+            for one in do:
+                one(signal)
+
+        self._rights.on_people = told
 
     async def collaboration_ended(self, collaboration: CollaborationId) -> None:
         """A collaboration session is over: close the sockets that came by its tickets, on every node."""

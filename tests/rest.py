@@ -21,6 +21,7 @@ from api.configuration import Configuration
 from api.cookies import SessionCookies
 from api.diagram_changes import interpret
 from api.identity.provider import IdentityProvider
+from api.news import News
 from api.services import ApiOptions, Health, Services
 from api.sessions import SessionCache
 from api.storage_quota import StorageBoundAccess
@@ -45,7 +46,7 @@ from persistence.memory.quotas import MemoryQuotas, MemoryStorage
 from persistence.memory.rate_limits import MemoryRateLimits
 from persistence.memory.reads import MemoryReads
 from persistence.memory.settings import MemoryPreferences, MemorySystemSettings
-from persistence.memory.sign_ins import MemoryCodes, MemoryRefreshTokens, MemorySignIns
+from persistence.memory.sign_ins import MemoryCodes, MemoryRefreshTokens, MemorySignIns, MemorySignInTerms
 from persistence.memory.signals import MemorySignals
 from persistence.memory.signing_keys import MemorySigningKeys
 from persistence.memory.store import MemoryStore
@@ -72,7 +73,12 @@ from persistence.postgres.pending_authorizations import PostgresPendingAuthoriza
 from persistence.postgres.quotas import PostgresQuotas, PostgresStorage
 from persistence.postgres.reads import PostgresReads
 from persistence.postgres.settings import PostgresPreferences, PostgresSystemSettings
-from persistence.postgres.sign_ins import PostgresCodes, PostgresRefreshTokens, PostgresSignIns
+from persistence.postgres.sign_ins import (
+    PostgresCodes,
+    PostgresRefreshTokens,
+    PostgresSignIns,
+    PostgresSignInTerms,
+)
 from persistence.postgres.signals import PostgresSignals
 from persistence.postgres.signing_keys import PostgresSigningKeys
 from persistence.postgres.threat_models import PostgresThreatModels
@@ -261,7 +267,8 @@ async def over_memory(
         Rooms(log, LocalCoordinator(log, "test"), access).running() as rooms,
         signals.hearing(sessions.hear) as sessions.hearing,
         signals.hearing(rooms.hear),
-        Streams(feed, access, sign_ins, lambda: health.draining, limits).running() as streams,
+        News(feed, access).running() as news,
+        Streams(news, feed, MemorySignInTerms(store), lambda: health.draining, limits).running() as streams,
     ):
         rooms.tell_by(signals)
         rooms.on_people(streams.hear)
@@ -330,7 +337,8 @@ async def over_postgres(
         Rooms(log, LocalCoordinator(log, "test"), access).running() as rooms,
         signals.hearing(sessions.hear) as sessions.hearing,
         signals.hearing(rooms.hear),
-        Streams(feed, access, sign_ins, lambda: health.draining).running() as streams,
+        News(feed, access).running() as news,
+        Streams(news, feed, PostgresSignInTerms(database), lambda: health.draining).running() as streams,
     ):
         rooms.tell_by(signals)
         rooms.on_people(streams.hear)

@@ -10,7 +10,7 @@ from api.live.upgrade import RequestHead
 from api.tokens import CollabClaims, Tokens
 from rooms.peer import Member
 from tmi.domain.errors import BadInput, Expired, Forbidden, NotFound, TmiError, Unauthenticated, UnknownKey
-from tmi.domain.ids import DiagramId, SignInId, UserId
+from tmi.domain.ids import DiagramId, SignInId, ThreatModelId, UserId
 from tmi.domain.model import Ticket
 from tmi.domain.ports import AccessControl, Entrant, Standing, Tickets
 from tmi.domain.roles import Action, may
@@ -111,18 +111,24 @@ class Admission:
         return None if self._connections_of is None else await self._connections_of(user)
 
     async def member(self, user: UserId, sign_in: SignInId, diagram: DiagramId) -> Member:
-        """The user with the role they have now.
+        """See `member_and_model`."""
+        return (await self.member_and_model(user, sign_in, diagram))[0]
+
+    async def member_and_model(
+        self, user: UserId, sign_in: SignInId, diagram: DiagramId
+    ) -> tuple[Member, ThreatModelId]:
+        """The user with the role they have now, and the diagram's threat model.
 
         Raises Unauthenticated (the sign-in has ended), Forbidden, NotFound and DatabaseUnavailable.
         """
         standing, as_of = await self._desk.ask(Entrant(user, sign_in, diagram))
         if standing.provider is None or not self.is_offered(standing.provider):
             raise Unauthenticated("this sign-in has ended")
-        if not standing.exists:
+        if standing.threat_model is None:
             raise NotFound("There is no such diagram.")
         if standing.role is None or not may(standing.role, Action.WATCH):
             raise Forbidden("you have no role on this diagram's threat model")
-        return Member(user, sign_in, standing.role, as_of)
+        return Member(user, sign_in, standing.role, as_of), standing.threat_model
 
 
 _Answer = asyncio.Future[tuple[Standing, float]]

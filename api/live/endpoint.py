@@ -11,6 +11,7 @@ from dataclasses import replace
 from api.cookies import NAME, SessionCookies, full_name, read
 from api.errors import INTERNAL, Problem, problem_of
 from api.live.admission import Admission, check_origin, diagram_of, is_ticket_path
+from api.live.editors import Editors
 from api.live.hocuspocus import HocuspocusSocket
 from api.live.moderation import ReadModeration
 from api.live.options import LiveOptions
@@ -49,6 +50,7 @@ class LiveEndpoint:
     def __init__(
         self,
         rooms: Rooms,
+        editors: Editors,
         tokens: Tokens,
         access: AccessControl,
         tickets: Tickets,
@@ -57,6 +59,7 @@ class LiveEndpoint:
         cookies: SessionCookies | None = None,
     ) -> None:
         self._rooms = rooms
+        self._editors = editors
         self._options = options or LiveOptions()
         self._admission = Admission(tokens, access, tickets, connections_of)
         self._cookies = cookies
@@ -207,7 +210,7 @@ class LiveEndpoint:
                 visitor = await self._visitor(head, scheme)
                 is_under_way = True
                 return HocuspocusSocket(
-                    self._options, self.sockets, self._rooms, self._admission, release, visitor
+                    self._options, self.sockets, self._editors, self._admission, release, visitor
                 )
             if is_ticket_path(head.path):
                 return await self._by_ticket(head)

@@ -30,6 +30,7 @@ from enum import Enum
 
 from api.errors import close_code_of
 from api.live.admission import Admission, diagram_of
+from api.live.editors import Editors, Informed, Notice, missed
 from api.live.options import LiveOptions
 from api.live.socket import LiveSocket, binary_frame
 from api.live.sockets import Sockets
@@ -39,7 +40,6 @@ from crdt.hocuspocus import Auth, BroadcastStateless, CloseDocument, Envelope, P
 from crdt.messages import Message
 from rooms import closing
 from rooms.hosting import Session
-from rooms.service import Rooms
 from tmi.domain.errors import BadFrame, Expired, Forbidden, TmiError, Unavailable, UnknownKey
 from tmi.domain.ids import UserId
 from tmi.domain.roles import Action, Role, may
@@ -62,12 +62,13 @@ class State(Enum):
     OPEN = "open"
 
 
-class HocuspocusDocument:
+class HocuspocusDocument(Informed):
     """One document on one socket; the room's peer."""
 
     __slots__ = (
         "_accepted",
         "_is_synced",
+        "_missed_after",
         "_owed",
         "framing",
         "key",
@@ -107,6 +108,8 @@ class HocuspocusDocument:
         self._is_synced = False
         self._owed = 0
         """Acknowledgements that wait for the first SyncStep2's."""
+        self._missed_after: int | None = None
+        """The number of the last notice before one that it did not get."""
 
     def frame(self, body: bytes) -> bytes:
         """A y-protocols body behind the document's key."""
@@ -142,6 +145,24 @@ class HocuspocusDocument:
         is_readonly = not may(self.role, Action.EDIT)
         self.socket.write(self.frame(hocuspocus.authenticated(readonly=is_readonly)))
 
+    def inform(self, notice: Notice) -> bool:
+        """A message that the provider hands to `onStateless`."""
+        if self.socket.is_paused:
+            if self._missed_after is None:
+                self._missed_after = notice.after
+            return False
+        wire = notice.wires.get(self.key)
+        if wire is None:
+            wire = notice.wires[self.key] = self.frame(hocuspocus.stateless(notice.text))
+        self.socket.write(wire)
+        return True
+
+    def tell_missed(self) -> None:
+        """The client reads again."""
+        after, self._missed_after = self._missed_after, None
+        if after is not None:
+            self.inform(missed(after))
+
     def close(self, code: int, reason: str) -> None:
         """End this document, or the whole socket where the client is to come back or is at fault."""
         if code in _ENDS_ALONE:
@@ -160,9 +181,9 @@ class HocuspocusSocket(LiveSocket):
         "_admission",
         "_denials",
         "_documents",
+        "_editors",
         "_last",
         "_release_handshake",
-        "_rooms",
         "_unused_since",
         "_visitor",
         "_waiting_bytes",
@@ -173,7 +194,7 @@ class HocuspocusSocket(LiveSocket):
         self,
         options: LiveOptions,
         sockets: Sockets,
-        rooms: Rooms,
+        editors: Editors,
         admission: Admission,
         release_handshake: Callable[[], None],
         visitor: CollabClaims | None = None,
@@ -183,7 +204,7 @@ class HocuspocusSocket(LiveSocket):
         `visitor`: whose browser it is, who needs no token.
         """
         super().__init__(options, sockets)
-        self._rooms = rooms
+        self._editors = editors
         self._admission = admission
         self._release_handshake = release_handshake
         self._documents: dict[str, HocuspocusDocument] = {}
@@ -239,8 +260,10 @@ class HocuspocusSocket(LiveSocket):
             session.pause()
 
     def resumed(self) -> None:
-        for session in self._sessions():
-            session.resume()
+        for document in self._documents.values():
+            if document.session is not None:
+                document.session.resume()
+                document.tell_missed()
 
     def keepalive(self, now: float) -> None:
         self._ask_for_tokens()
@@ -318,12 +341,12 @@ class HocuspocusSocket(LiveSocket):
         diagram = diagram_of(name)
         by_cookie = self._by_cookie(token)
         claims = by_cookie or await self._admission.identified(token, diagram)
-        member = await self._admission.member(claims.user, claims.sign_in, diagram)
+        member, model = await self._admission.member_and_model(claims.user, claims.sign_in, diagram)
         limit = await self._admission.seats_of(member.user)
         self._sockets.take_seat(member.user, limit)
         document.user, document.role, document.token_ends_at = member.user, member.role, claims.ends_at
         self.user = self.user or member.user
-        return await self._rooms.join(diagram, member, document)
+        return await self._editors.join(model, diagram, member, document)
 
     def _by_cookie(self, token: str) -> CollabClaims | None:
         """Whose browser it is, for who gives no token."""

@@ -161,6 +161,11 @@ class LiveSocket(WSListener):
     def keepalive(self, now: float) -> None:
         """Send what keeps this client from thinking that the server is gone; called at each sweep."""
 
+    @property
+    def is_paused(self) -> bool:
+        """The write buffer has passed its high mark, and has not drained since."""
+        return self._paused_at is not None
+
     # --- closing --------------------------------------------------------------------------------
 
     @property
@@ -414,7 +419,10 @@ class LiveSocket(WSListener):
         self._overdue += len(wire)
         if self._overdue > self.options.outbox_max_bytes - self.options.write_high_bytes:
             self._sockets.refusals["outbox"] += 1
-            self.close(closing.TRY_AGAIN_LATER, "this client does not read")
+            self.write = _discard
+            # Not at once: whoever writes may be in the middle of writing to everybody in the room.
+            loop = asyncio.get_running_loop()
+            loop.call_soon(self.close, closing.TRY_AGAIN_LATER, "this client does not read")
         else:
             self._tcp.write(wire)
 

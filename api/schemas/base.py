@@ -24,6 +24,10 @@ LINE = r"^[^\x00-\x1F]*$"
 TEXT = r"^[^\x00-\x08\x0B\x0C\x0E-\x1F]*$"
 IDENTIFIER = r"^[^<>\"'&\x00-\x1F]*$"
 PROVIDER = r"^(\*|[a-zA-Z][a-zA-Z0-9_*-]*)$"
+PROVIDER_ID = r"^[a-zA-Z][a-zA-Z0-9_-]*$"
+METADATA_KEY = r"^[a-zA-Z0-9_./:-]+$"
+SETTING_KEY = r"^[a-z][a-z0-9_.]*$"
+MAX_KEY = 256
 EMAIL = r"^[a-zA-Z0-9._%+-]+@[a-zA-Z0-9.-]+\.[a-zA-Z]{2,}$"
 HTTP_URI = (
     r"^$|^https?://[a-zA-Z0-9]([a-zA-Z0-9-]{0,61}[a-zA-Z0-9])?"

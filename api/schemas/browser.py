@@ -5,7 +5,7 @@ from typing import Annotated
 
 from pydantic import Field, StringConstraints
 
-from api.schemas.base import LoginHint, Output, Query
+from api.schemas.base import PROVIDER_ID, LoginHint, Output, Query
 from api.schemas.people import Profile
 
 RETURN_TO = r"^/([!-.0-\[\]-~][!-\[\]-~]*)?$"
@@ -17,7 +17,7 @@ and nothing that could end a header.
 class SessionSignInQuery(Query):
     """Where to sign in, and where to go then."""
 
-    idp: Annotated[str, StringConstraints(max_length=100, pattern=r"^[a-zA-Z][a-zA-Z0-9_-]*$")] | None = None
+    idp: Annotated[str, StringConstraints(max_length=100, pattern=PROVIDER_ID)] | None = None
     login_hint: LoginHint | None = None
     return_to: Annotated[str, StringConstraints(max_length=1000, pattern=RETURN_TO)] = "/"
 

@@ -5,6 +5,7 @@ What is answered is put together from rows without them (`tmi.domain.children.sh
 what these models say is tested.
 """
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
@@ -23,7 +24,7 @@ from pydantic import (
 )
 
 from api import sanitising
-from api.schemas.base import LINE, UUID_PATTERN, Input, Moment, Output, Query, UuidText
+from api.schemas.base import LINE, MAX_KEY, METADATA_KEY, UUID_PATTERN, Input, Moment, Output, Query, UuidText
 from api.schemas.parameters import JsonPatch, PageQuery
 from tmi.domain import kinds
 from tmi.domain.children import Draft
@@ -39,7 +40,7 @@ _TOLERANCE = 1e-6
 class Metadata(Input):
     """A key and its value."""
 
-    key: Annotated[str, StringConstraints(min_length=1, max_length=256, pattern=r"^[a-zA-Z0-9_./:-]+$")]
+    key: Annotated[str, StringConstraints(min_length=1, max_length=MAX_KEY, pattern=METADATA_KEY)]
     value: Annotated[
         str, StringConstraints(min_length=1, max_length=1024), AfterValidator(sanitising.checked)
     ]
@@ -48,7 +49,9 @@ class Metadata(Input):
 class MetadataValue(Input):
     """A new value. The key may come along, if it is that of the path."""
 
-    key: Annotated[str, StringConstraints(max_length=256)] | None = None
+    key: (
+        Annotated[str, StringConstraints(min_length=1, max_length=MAX_KEY, pattern=METADATA_KEY)] | None
+    ) = None
     value: Annotated[
         str, StringConstraints(min_length=1, max_length=1024), AfterValidator(sanitising.checked)
     ]
@@ -219,12 +222,18 @@ NamePart = Annotated[str, StringConstraints(max_length=256, pattern=LINE)]
 TextPart = Annotated[str, StringConstraints(max_length=1000, pattern=LINE)]
 
 
+_SORTED_BY = ("created_at", *kinds.THREAT.sorts)
+_SORT = rf"^({'|'.join(_SORTED_BY)})(:(asc|desc)?)?$"
+
+
 class ThreatQuery(DeletedQuery):
     """Which threats, and in which order."""
 
     SEVERAL: ClassVar[frozenset[str]] = frozenset({"threat_type", "severity", "priority", "status"})
 
-    sort: Annotated[str, StringConstraints(max_length=1000, pattern=LINE)] = "created_at:desc"
+    sort: Annotated[
+        str, StringConstraints(max_length=1000, pattern=LINE), Field(json_schema_extra={"pattern": _SORT})
+    ] = "created_at:desc"
     """A field and `asc` or `desc`, as in `severity:desc`."""
     name: NamePart | None = None
     description: TextPart | None = None
@@ -248,10 +257,9 @@ class ThreatQuery(DeletedQuery):
     @field_validator("sort")
     @classmethod
     def _is_known(cls, value: str) -> str:
-        name, _, direction = value.partition(":")
-        known = ("created_at", *kinds.THREAT.sorts)
-        if name not in known or direction not in ("asc", "desc", ""):
-            raise ValueError(f"give a field and a direction, as in name:asc; the fields: {', '.join(known)}")
+        if not re.fullmatch(_SORT, value):
+            fields = ", ".join(_SORTED_BY)
+            raise ValueError(f"give a field and a direction, as in name:asc; the fields: {fields}")
         return value
 
     @field_validator("diagram_id", "cell_id")

@@ -14,10 +14,13 @@ class PageQuery(Query):
     offset: Annotated[int, Field(ge=0, le=1_000_000_000)] = 0
 
 
+IF_MATCH = r'^\s*(\*|(W/)?"?[0-9]+"?)\s*$'
+
+
 class IfMatch(Query):
     """The version that a write expects."""
 
-    if_match: str | None = None
+    if_match: Annotated[str, StringConstraints(pattern=IF_MATCH)] | None = None
 
 
 _POINTER = StringConstraints(max_length=512, pattern=r"^(/[^/]*)*$")

@@ -8,7 +8,7 @@ import orjson
 from pydantic import AfterValidator, Field, StringConstraints
 
 from api import sanitising
-from api.schemas.base import LINE, Input, Output, UuidText
+from api.schemas.base import LINE, UUID_PATTERN, Input, Output, UuidText
 from api.schemas.parameters import PageQuery
 from tmi.domain.webhooks import (
     EVENT_TYPES,
@@ -64,7 +64,7 @@ class WebhookInput(Input):
         list[Annotated[EventType, StringConstraints(max_length=1000, pattern=LINE), AfterValidator(_known)]],
         Field(min_length=1, max_length=50),
     ]
-    threat_model_id: UuidText | Literal[""] | None = None
+    threat_model_id: Annotated[str, StringConstraints(pattern=f"^$|{UUID_PATTERN}")] | None = None
     """Tell of this threat model alone."""
     secret: Annotated[str, StringConstraints(min_length=16, max_length=128, pattern=LINE)] | None = Field(
         default=None, repr=False
@@ -142,9 +142,15 @@ class WebhookSubscriptions(Output):
 class WebhookTest(Input):
     """What to try an endpoint with."""
 
-    event_type: Annotated[EventType, StringConstraints(max_length=1000), AfterValidator(_tested)] | None = (
-        None
-    )
+    event_type: (
+        Annotated[
+            str,
+            StringConstraints(max_length=1000),
+            AfterValidator(_tested),
+            Field(json_schema_extra={"enum": list(TESTED)}),
+        ]
+        | None
+    ) = None
 
 
 class WebhookTestResult(Output):

@@ -36,6 +36,14 @@ class MemoryAccessControl:
             return max(roles_of(self._store, user, gone.grants), default=None)
         return self._role(user, model)
 
+    async def to_threat_models(
+        self, pairs: Sequence[tuple[UserId, ThreatModelId]]
+    ) -> Sequence[Role | None]:
+        """The role of each of many users on a threat model, in their order."""
+        self._store.visit()
+        known = self._store.threat_models
+        return [self._role(user, model) if model in known else None for user, model in pairs]
+
     async def to_diagram_of_all(
         self, users: Sequence[UserId], diagram: DiagramId
     ) -> Mapping[UserId, Role | None]:
@@ -52,10 +60,11 @@ class MemoryAccessControl:
     def _standing(self, entrant: Entrant) -> Standing:
         session = self._store.standing(entrant.sign_in)
         diagram = self._store.diagrams.get(entrant.diagram)
-        role = None if diagram is None else self._role(entrant.user, diagram.threat_model_id)
+        model = None if diagram is None else diagram.threat_model_id
+        role = None if model is None else self._role(entrant.user, model)
         signed_in = session is not None and session.user == entrant.user
         provider = self._store.users[entrant.user].provider if signed_in else None
-        return Standing(signed_in, diagram is not None, role, provider)
+        return Standing(signed_in, model, role, provider)
 
     def _model_of(self, diagram: DiagramId) -> ThreatModelId:
         found = self._store.diagrams.get(diagram)

@@ -13,6 +13,7 @@ from tmi.domain.events import ChangeType, Deed
 from tmi.domain.ids import ChildId, DiagramId, ThreatModelId
 from tmi.domain.kinds import BY_NAME, SEVERITIES, Kind, Reference
 from tmi.domain.ports import Page
+from tmi.domain.versions import check_version
 
 Test = Callable[[Child, Any], bool]
 
@@ -182,8 +183,9 @@ class MemoryChildren:
         deed: Deed,
         *,
         deleted: bool,
+        expected: int | None = None,
     ) -> Sequence[Child]:
-        """Delete or restore. Raises NotFound, and Conflict for one that is not deleted."""
+        """Delete or restore. Raises NotFound, Conflict for one that is not deleted, and VersionMismatch."""
         self._store.visit()
         before = [self._found(model, kind, key) for key in children]
         for child in before:
@@ -191,6 +193,7 @@ class MemoryChildren:
                 raise NotFound(f"There is no such {kind.name}.")
             if not deleted and child.deleted_at is None:
                 raise Conflict(f"the {kind.name} is not deleted")
+            check_version(expected, child.version, kind.name)
         now = self._store.clock()
         after = [
             replace(child, deleted_at=now if deleted else None, version=child.version + 1, modified_at=now)

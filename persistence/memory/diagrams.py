@@ -14,6 +14,7 @@ from tmi.domain.ids import DiagramId, Seq, ThreatModelId
 from tmi.domain.model import Diagram
 from tmi.domain.ports import Page
 from tmi.domain.quotas import NO_LIMITS, Limits
+from tmi.domain.versions import check_version
 
 
 class MemoryDiagrams:
@@ -94,9 +95,16 @@ class MemoryDiagrams:
         write_event(self._store, Event.of_diagram_write(deed, present, written, seq))
         return written
 
-    async def delete(self, model: ThreatModelId, diagram: DiagramId, by: Actor = SYSTEM) -> None:
-        """Delete a diagram, so that it can be restored. Raises NotFound."""
-        await self.get(model, diagram)
+    async def delete(
+        self,
+        model: ThreatModelId,
+        diagram: DiagramId,
+        by: Actor = SYSTEM,
+        *,
+        expected: int | None = None,
+    ) -> None:
+        """Delete a diagram, so that it can be restored. Raises NotFound and VersionMismatch."""
+        check_version(expected, (await self.get(model, diagram)).version, "diagram")
         self._store.mark_diagram(diagram, self._store.clock())
         deleted, _ = self._store.deleted_diagrams[diagram]
         write_event(self._store, Event.of_diagram(Deed(by, ChangeType.DELETED), deleted))

@@ -17,6 +17,7 @@ from tmi.domain.model import AuditEntry, NewThreatModel, ThreatModel, ThreatMode
 from tmi.domain.ports import Page, ThreatModelChange, ThreatModelFilter
 from tmi.domain.quotas import NO_LIMITS, Limits
 from tmi.domain.roles import Grant, Principal, Role, has_owner
+from tmi.domain.versions import check_version
 
 
 class MemoryThreatModels:
@@ -124,10 +125,15 @@ class MemoryThreatModels:
         write_event(self._store, Event.of_model(deed, changed, change.fields))
         return self._shown(changed)
 
-    async def delete(self, model: ThreatModelId, by: Actor = SYSTEM) -> Sequence[DiagramId]:
-        """Delete with everything in it, so that it can be restored; returns the diagrams. Raises NotFound."""
+    async def delete(
+        self, model: ThreatModelId, by: Actor = SYSTEM, *, expected: int | None = None
+    ) -> Sequence[DiagramId]:
+        """Delete with everything in it, so that it can be restored; returns the diagrams. Raises NotFound
+        and VersionMismatch.
+        """
         self._store.visit()
         present, now = self._store.threat_model(model), self._store.clock()
+        check_version(expected, present.version, "threat model")
         diagrams = [d.id for d in self._store.diagrams_of(model)]
         for diagram in diagrams:
             self._store.mark_diagram(diagram, now)

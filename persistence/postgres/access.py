@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
-from persistence.postgres.database import PostgresDatabase
+from persistence.postgres.database import PostgresDatabase, Record
 from tmi.domain.errors import NotFound
 from tmi.domain.ids import DiagramId, ThreatModelId, UserId
 from tmi.domain.ports import Access, Entrant, Standing
@@ -20,6 +20,14 @@ SELECT (SELECT max(g.role) FROM user_grants g WHERE g.user_id = $1 AND g.threat_
 FROM threat_models t WHERE t.id = $2 AND ($3 OR t.deleted_at IS NULL)
 """
 
+TO_THREAT_MODELS = """
+SELECT (SELECT max(g.role) FROM user_grants g
+        WHERE g.user_id = a.user_id AND g.threat_model_id = t.id) AS role
+FROM unnest($1::uuid[], $2::uuid[]) WITH ORDINALITY AS a (user_id, threat_model_id, place)
+LEFT JOIN threat_models t ON t.id = a.threat_model_id AND t.deleted_at IS NULL
+ORDER BY a.place
+"""
+
 TO_DIAGRAM_OF_ALL = """
 SELECT g.user_id, max(g.role) AS role
 FROM diagrams d
@@ -29,7 +37,7 @@ GROUP BY g.user_id
 """
 
 STANDINGS = """
-SELECT s.id IS NOT NULL AS signed_in, d.id IS NOT NULL AS exists,
+SELECT s.id IS NOT NULL AS signed_in, d.threat_model_id,
        (SELECT u.provider FROM users u WHERE u.id = s.user_id) AS provider,
        (SELECT max(g.role) FROM user_grants g
         WHERE g.user_id = a.user_id AND g.threat_model_id = d.threat_model_id) AS role
@@ -63,6 +71,13 @@ class PostgresAccessControl:
             raise NotFound("There is no such threat model.")
         return _role(found[0]["role"])
 
+    async def to_threat_models(
+        self, pairs: Sequence[tuple[UserId, ThreatModelId]]
+    ) -> Sequence[Role | None]:
+        """The role of each of many users on a threat model, in their order and in one query."""
+        users, models = [user for user, _ in pairs], [model for _, model in pairs]
+        return [_role(row["role"]) for row in await self._database.read(TO_THREAT_MODELS, users, models)]
+
     async def to_diagram_of_all(
         self, users: Sequence[UserId], diagram: DiagramId
     ) -> Mapping[UserId, Role | None]:
@@ -81,9 +96,13 @@ class PostgresAccessControl:
             [entrant.sign_in for entrant in entrants],
             [entrant.diagram for entrant in entrants],
         )
-        return [
-            Standing(row["signed_in"], row["exists"], _role(row["role"]), row["provider"]) for row in found
-        ]
+        return [_standing(row) for row in found]
+
+
+def _standing(row: Record) -> Standing:
+    model = row["threat_model_id"]
+    key = None if model is None else ThreatModelId(model)
+    return Standing(row["signed_in"], key, _role(row["role"]), row["provider"])
 
 
 def _role(value: int | None) -> Role | None:

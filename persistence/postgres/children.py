@@ -20,6 +20,7 @@ from tmi.domain.events import ChangeType, Deed
 from tmi.domain.ids import ChildId, ThreatModelId
 from tmi.domain.kinds import DIAGRAM_KIND, SEVERITIES, Kind, Reference
 from tmi.domain.ports import Page
+from tmi.domain.versions import check_version
 
 COLUMNS = """c.id, c.threat_model_id, c.kind, c.alias, c.fields, c.metadata, c.auto_generated, c.created_at,
        c.modified_at, c.deleted_at, c.version"""
@@ -215,8 +216,9 @@ class PostgresChildren:
         deed: Deed,
         *,
         deleted: bool,
+        expected: int | None = None,
     ) -> Sequence[Child]:
-        """Delete or restore. Raises NotFound, and Conflict for one that is not deleted."""
+        """Delete or restore. Raises NotFound, Conflict for one that is not deleted, and VersionMismatch."""
         async with self._database.transaction() as connection:
             before = await _locked(connection, model, kind, children, children)
             for child in before.values():
@@ -224,6 +226,7 @@ class PostgresChildren:
                     raise NotFound(f"There is no such {kind.name}.")
                 if not deleted and child.deleted_at is None:
                     raise Conflict(f"the {kind.name} is not deleted")
+                check_version(expected, child.version, kind.name)
             found = await connection.fetch(MARK, list(before), deleted)
             after = {child.id: child for child in (child_of(row, kind) for row in found)}
             await events.write(connection, *(event_of(deed, after[key]) for key in children))

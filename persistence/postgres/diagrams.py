@@ -18,6 +18,7 @@ from tmi.domain.ids import DiagramId, Seq, ThreatModelId
 from tmi.domain.model import Diagram
 from tmi.domain.ports import Page
 from tmi.domain.quotas import NO_LIMITS, Limits
+from tmi.domain.versions import check_version
 
 CREATE = """
 WITH model AS (
@@ -198,11 +199,20 @@ class PostgresDiagrams:
             await events.write(connection, Event.of_diagram_write(deed, before, after, seq))
         return after
 
-    async def delete(self, model: ThreatModelId, diagram: DiagramId, by: Actor = SYSTEM) -> None:
-        """Delete a diagram, so that it can be restored. Raises NotFound."""
+    async def delete(
+        self,
+        model: ThreatModelId,
+        diagram: DiagramId,
+        by: Actor = SYSTEM,
+        *,
+        expected: int | None = None,
+    ) -> None:
+        """Delete a diagram, so that it can be restored. Raises NotFound and VersionMismatch."""
         async with self._database.transaction() as connection:
-            if await connection.fetchrow(LOCK, diagram, model) is None:
+            found = await connection.fetchrow(LOCK, diagram, model)
+            if found is None:
                 raise NotFound("There is no such diagram.")
+            check_version(expected, rows.diagram(found).version, "diagram")
             at = await connection.fetchval("SELECT clock_timestamp()")
             await mark_deleted(connection, [diagram], at)
             (deleted,) = await connection.fetch(ROWS, [diagram])

@@ -28,6 +28,7 @@ from tmi.domain.model import AuditEntry, NewThreatModel, ThreatModel, ThreatMode
 from tmi.domain.ports import Page, ThreatModelChange, ThreatModelFilter
 from tmi.domain.quotas import NO_LIMITS, Limits
 from tmi.domain.roles import Grant, Principal, has_owner
+from tmi.domain.versions import check_version
 
 CREATE = """
 WITH next AS (
@@ -179,7 +180,7 @@ WHERE id = $1 AND version = $2 AND deleted_at IS NULL
 RETURNING {COLUMNS.format(grants=ALL_GRANTS + '::text')}
 """
 
-LOCK = "SELECT id FROM threat_models WHERE id = $1 AND deleted_at IS NULL FOR UPDATE"
+LOCK = "SELECT version FROM threat_models WHERE id = $1 AND deleted_at IS NULL FOR UPDATE"
 DIAGRAMS = """
 SELECT id FROM diagrams WHERE threat_model_id = $1 AND deleted_at IS NULL ORDER BY alias FOR UPDATE
 """
@@ -282,15 +283,20 @@ class PostgresThreatModels:
             await events.write(connection, Event.of_model(deed, changed, change.fields))
             return changed
 
-    async def delete(self, model: ThreatModelId, by: Actor = SYSTEM) -> Sequence[DiagramId]:
-        """Delete with everything in it, so that it can be restored; returns the diagrams. Raises NotFound.
+    async def delete(
+        self, model: ThreatModelId, by: Actor = SYSTEM, *, expected: int | None = None
+    ) -> Sequence[DiagramId]:
+        """Delete with everything in it, so that it can be restored; returns the diagrams. Raises NotFound
+        and VersionMismatch.
 
         Its diagrams are marked with the same moment, since rooms look at those alone. Its other children are
         reached by it only, and need no mark.
         """
         async with self._database.transaction() as connection:
-            if await connection.fetchval(LOCK, model) is None:
+            version = await connection.fetchval(LOCK, model)
+            if version is None:
                 raise NotFound("There is no such threat model.")
+            check_version(expected, version, "threat model")
             diagrams = [DiagramId(row["id"]) for row in await connection.fetch(DIAGRAMS, model)]
             await mark_deleted(connection, diagrams, await connection.fetchval(MARK, model))
             deleted = await get(connection, model)

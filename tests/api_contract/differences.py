@@ -24,7 +24,7 @@ The contract is the core of TMI's OpenAPI 1.8.22 (github.com/ericfitz/tmi, Apach
 products. Its facts are in `tests/api_contract/tmi-1.8.22.json`. Compared are paths, methods, parameters, media types, fields
 of bodies (all of the contract's are known, none is required that the contract does not require), statuses, headers of
 answers, their fields, and those that they always have; of parameters and bodies their types, bounds, patterns, words, formats,
-defaults and whether they may be `null` (what the contract takes is taken), of answers types, words and `null` (what is
+defaults and whether they may be `null` (what the contract takes is taken, and as far as bounds tell no more), of answers types, words and `null` (what is
 answered is what the contract names). In what is not listed here, this API does all that the contract says.
 
 """
@@ -63,7 +63,7 @@ def _lacks(ours: dict[str, Json], theirs: dict[str, Json]) -> Iterator[str]:
     yield from _named(
         ours.get("body", ()), theirs.get("body", ()), "body: {} is not known", "body: {} is required"
     )
-    yield from _narrower(ours["bounds"], theirs["bounds"])
+    yield from _bounded_otherwise(ours["bounds"], theirs["bounds"])
     for status, fields in theirs["answers"].items():
         if status not in ours["answers"]:
             yield f"answer {status} is never given"
@@ -74,11 +74,14 @@ def _lacks(ours: dict[str, Json], theirs: dict[str, Json]) -> Iterator[str]:
         yield from _otherwise_told(ours, theirs, status)
 
 
-def _narrower(ours: values.Fields, theirs: values.Fields) -> Iterator[str]:
+def _bounded_otherwise(ours: values.Fields, theirs: values.Fields) -> Iterator[str]:
     for name, facts in theirs.items():
         kind, _, field = name.partition(":")
         words = f"body: {field or 'the whole'}" if kind == "body" else f"parameter {name}"
         for what in values.refused(ours.get(name, {}), facts):
+            yield f"{words}: {what}"
+        # What is not known at all is told of by its name.
+        for what in values.taken(ours[name], facts) if name in ours else ():
             yield f"{words}: {what}"
 
 

@@ -149,6 +149,61 @@ REASONS: tuple[tuple[str, str, str], ...] = (
         "What is longer or has other characters was not given out here, or is no PKCE verifier (RFC 7636, section 4.1): "
         "400 either way.",
     ),
+    (
+        r"GET .*/threats",
+        r"parameter query:sort: pattern .*",
+        "What it sorts by. Another field would sort nothing, and is 400.",
+    ),
+    (
+        r"POST /oauth2/token",
+        r"body: grant_type: null is taken, too",
+        "It is 400 in OAuth's own words, as without it.",
+    ),
+    (
+        r"GET /oauth2/authorize",
+        r"parameter query:client_callback: .*taken, too",
+        "The list of callbacks decides (`TMI_CLIENT_CALLBACKS`), which may hold those of programs on a desk.",
+    ),
+    (r"GET /oauth2/callback", r"parameter query:code: minLength .*", "An empty code is 400 either way."),
+    (
+        r"POST /oauth2/(introspect|revoke)",
+        r"body: token: maxLength 4096, wider than .*",
+        "An access token has no bound in RFC 7519, and those of other services are asked about, too.",
+    ),
+    (
+        r"POST /oauth2/revoke",
+        r"body: token_type_hint: taken are also any word",
+        "RFC 7009, section 2.1: a hint that is not known is ignored.",
+    ),
+    (
+        _ANY,
+        r"parameter path:\d: maxLength 256, wider than 255",
+        "As long as a key may be in a body, or there were keys that no path leads to.",
+    ),
+    (
+        r".*/metadata/bulk",
+        r"body: the whole: maxItems 100, wider than 20",
+        "The contract takes 100 at once of some kinds and 20 of others; here it is one bound for all, that of how many "
+        "there may be.",
+    ),
+    (
+        r"PUT .*/metadata/\{\}",
+        r"body: value: (maxLength 1024, wider than 1000|whatever .*)",
+        "What may be created may be written back: the contract's `Metadata` has 1,024 characters of any kind.",
+    ),
+    (
+        r"PUT .*/diagrams/\{\}",
+        r"body: cells\[\]\..* (is|are) taken, too|body: cells\[\]\.parent: maxLength .*",
+        "Editors write cells on their sockets, and what `GET` shows can be put back. What a cell needs is checked "
+        "where a write changes it.",
+    ),
+    (
+        _ANY,
+        r"body: (.*\.)?(description|name|email|email_verified|display_name|expires_at|secret|event_type|svg|update_vector): "
+        r"null is taken, too",
+        "As if it were left out: many clients write what they have no value for as `null`.",
+    ),
+    (r"PUT .*/assets/\{\}/metadata/\{\}", r"body: key: null is taken, too", "As if it were left out: the path has it."),
     (r"PUT .*/diagrams/\{\}", r"body: image\.update_vector: exclusiveMaximum .*", "It counts in 64 bits."),
     # Values that are answered.
     (_ANY, r"answer \d+: cells\[\].* may be null", "Cells are shown as their editors wrote them, `null` apart from absent."),

@@ -82,11 +82,50 @@ async def test_a_narrower_bound_a_wider_answer_and_a_lost_header_are_noticed() -
         Difference(created, "body: cwe_id: maxItems 4 instead of 50"),
         Difference(created, "body: severity: only high are taken"),
         Difference(created, "body: mitigated: boolean is not taken"),
+        Difference(created, "body: mitigated: string is taken, too"),
         Difference("GET /threat_models/{}", "answer 200: no header ETag"),
         Difference("GET /threat_models/{}", "answer 200: authorization[].role may be king"),
         Difference("GET /threat_models/{}", "answer 200: name may be integer"),
         Difference("GET /threat_models/{}", "answer 200: name may be null"),
     } == {*differences(poorer, contract())} - {*before}
+
+
+async def test_a_bound_wider_than_the_contracts_is_noticed() -> None:
+    ours = await served()
+    before = differences(ours, contract())
+    looser = copy.deepcopy(ours)
+    listed, threat = looser["GET /threat_models"], looser["POST /threat_models/{}/threats"]
+    model = looser["GET /threat_models/{}"]
+    limit, name = listed["bounds"]["query:limit"], threat["bounds"]["body:name"]
+    limit["maximum"], limit["minimum"] = 500, 0
+    del name["maxLength"], name["minLength"], name["pattern"]
+    threat["bounds"]["body:cwe_id"]["maxItems"] = 60
+    threat["bounds"]["body:name"]["nullable"] = True
+    threat["bounds"]["body:mitigated"]["type"] = ["boolean", "string"]
+    del model["bounds"]["path:0"]["format"]
+    created = "POST /threat_models/{}/threats"
+    assert {
+        Difference("GET /threat_models", "parameter query:limit: maximum 500, wider than 100"),
+        Difference("GET /threat_models", "parameter query:limit: minimum 0, wider than 1"),
+        Difference(created, "body: name: maxLength none, wider than 256"),
+        Difference(created, "body: name: minLength none, wider than 1"),
+        Difference(created, """body: name: whatever does not match `^[^<>"'&]*$` is taken, too"""),
+        Difference(created, "body: name: null is taken, too"),
+        Difference(created, "body: cwe_id: maxItems 60, wider than 50"),
+        Difference(created, "body: mitigated: string is taken, too"),
+        Difference("GET /threat_models/{}", "parameter path:0: what is no uuid is taken, too"),
+    } == {*differences(looser, contract())} - {*before}
+
+
+def test_of_a_value_more_words_and_repetitions_are_noticed_and_a_form_bounds_its_length() -> None:
+    theirs: values.Facts = {"enum": ["a"], "type": ["string"]}
+    assert ["taken are also b"] == [*values.taken({"enum": ["a", "b"], "type": ["string"]}, theirs)]
+    assert ["taken are also any word"] == [*values.taken({"type": ["string"]}, theirs)]
+    theirs = {"maxLength": 36, "type": ["string"], "format": "uuid"}
+    assert [] == [*values.taken({"pattern": "^x{36}$", "type": ["string"]}, theirs)]
+    assert ["values twice are taken, too"] == [
+        *values.taken({"type": ["array"]}, {"type": ["array"], "uniqueItems": True})
+    ]
 
 
 def test_of_alternatives_the_widest_counts_and_of_parts_the_narrowest() -> None:

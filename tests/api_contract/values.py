@@ -146,6 +146,47 @@ def _narrower(ours: Facts, theirs: Facts) -> Iterator[str]:
         yield "values twice are not taken"
 
 
+_FORMATS = ("byte", "date-time", "email", "uri", "uuid")
+"""Those of texts. A number's says how it is stored."""
+
+
+def taken(ours: Facts, theirs: Facts) -> Iterator[str]:
+    """What `ours` takes of a value and `theirs` does not, as far as bounds tell. Of two patterns nobody knows
+    which is the wider: that they differ is told by `refused`. What has a format or a pattern has its lengths
+    by it.
+    """
+    if "type" in theirs:
+        narrow = {*theirs["type"], *(["integer"] if "number" in theirs["type"] else [])}
+        more = [name for name in ours.get("type", ["anything else"]) if name not in narrow]
+        if more and "enum" not in ours:
+            yield f"{' or '.join(more)} is taken, too"
+    if ours.get("nullable") and not theirs.get("nullable"):
+        yield "null is taken, too"
+    if "enum" in theirs:
+        more = [word for word in ours.get("enum", ["any word"]) if word not in theirs["enum"]]
+        if more:
+            yield f"taken are also {_shown(more)}"
+    elif "enum" not in ours:
+        yield from _wider(ours, theirs)
+
+
+def _wider(ours: Facts, theirs: Facts) -> Iterator[str]:
+    has_form = "pattern" in ours or "format" in ours
+    for key in _LEAST:
+        least = 0 if key in ("minLength", "minItems") else float("-inf")
+        if key in theirs and ours.get(key, least) < theirs[key] and not (has_form and key not in ours):
+            yield f"{key} {ours.get(key, 'none')}, wider than {theirs[key]}"
+    for key in _MOST:
+        if key in theirs and ours.get(key, float("inf")) > theirs[key] and not (has_form and key not in ours):
+            yield f"{key} {ours.get(key, 'none')}, wider than {theirs[key]}"
+    if "pattern" in theirs and not has_form:
+        yield f"whatever does not match `{theirs['pattern']}` is taken, too"
+    if theirs.get("format") in _FORMATS and not has_form:
+        yield f"what is no {theirs['format']} is taken, too"
+    if theirs.get("uniqueItems") and not ours.get("uniqueItems"):
+        yield "values twice are taken, too"
+
+
 def _plain(pattern: str | None) -> str | None:
     """One spelling of a pattern: slashes, hyphens and quotes need no backslash."""
     return None if pattern is None else re.sub(r"""\\([/"'-])""", r"\1", pattern)

@@ -59,6 +59,26 @@ async def test_the_highest_role_wins(ports: Ports) -> None:
     assert Role.OWNER is await role_of(ports, bob, *grants)
 
 
+async def test_the_roles_of_many_on_threat_models_are_told_in_their_order(ports: Ports) -> None:
+    alice, bob = await ports.user("alice"), await ports.user("bob")
+    shared = await ports.model(alice, grant("user", "tmi", "bob@tmi.local", Role.READER))
+    own, gone = await ports.model(alice), await ports.model(alice)
+    await ports.threat_models.delete(gone.id)
+    asked = [
+        (bob.id, shared.id),
+        (alice.id, own.id),
+        (bob.id, own.id),
+        (alice.id, gone.id),
+        (alice.id, ThreatModelId(uuid4())),
+        (UserId(uuid4()), shared.id),
+        (alice.id, shared.id),
+    ]
+    assert [Role.READER, Role.OWNER, None, None, None, None, Role.OWNER] == list(
+        await ports.access.to_threat_models(asked)
+    )
+    assert [] == list(await ports.access.to_threat_models([]))
+
+
 async def test_a_user_may_be_named_before_the_first_sign_in(ports: Ports) -> None:
     model = await ports.model(await ports.user(), grant("user", "corp", "dave@example.com", Role.WRITER))
 
@@ -108,7 +128,7 @@ async def test_an_address_that_the_provider_does_not_vouch_for_means_nobody(port
     assert None is (await ports.access.to_diagram(mallory.id, diagram.id)).role
     assert {mallory.id: None} == await ports.access.to_diagram_of_all([mallory.id], diagram.id)
     standing = await ports.access.standings([Entrant(mallory.id, session.id, diagram.id)])
-    assert [Standing(True, True, None, "corp")] == list(standing)
+    assert [Standing(True, model.id, None, "corp")] == list(standing)
     assert ([], 0) == await ports.threat_models.visible_to(mallory.id, Page(10, 0))
     assert Role.READER is await role_of(ports, mallory, grant("user", "corp", "666", Role.READER))
 
@@ -322,13 +342,14 @@ async def test_many_entrants_are_told_how_they_stand_in_their_order(ports: Ports
         Entrant(alice.id, nobody, nowhere),
         Entrant(alice.id, of_alice.id, diagram.id),
     ]
+    model = diagram.threat_model_id
     assert [
-        Standing(True, True, Role.OWNER, "tmi"),
-        Standing(True, True, None, "tmi"),
-        Standing(False, True, None, None),
-        Standing(False, True, Role.OWNER, None),
-        Standing(True, False, None, "tmi"),
-        Standing(False, False, None, None),
-        Standing(True, True, Role.OWNER, "tmi"),
+        Standing(True, model, Role.OWNER, "tmi"),
+        Standing(True, model, None, "tmi"),
+        Standing(False, model, None, None),
+        Standing(False, model, Role.OWNER, None),
+        Standing(True, None, None, "tmi"),
+        Standing(False, None, None, None),
+        Standing(True, model, Role.OWNER, "tmi"),
     ] == list(await ports.access.standings(asked))
     assert [] == list(await ports.access.standings([]))

@@ -10,7 +10,7 @@ import pytest
 
 from tests.contracts.conftest import Ports
 from tmi.domain.children import Child, ChildChange, ChildFilter, Draft, Entity
-from tmi.domain.errors import BadInput, Conflict, NotFound, Unauthenticated
+from tmi.domain.errors import BadInput, Conflict, NotFound, Unauthenticated, VersionMismatch
 from tmi.domain.events import SYSTEM, ChangeType, Deed, ObjectType
 from tmi.domain.ids import ChildId, DiagramId, ThreatModelId
 from tmi.domain.kinds import ASSET, DOCUMENT, KINDS, NOTE, THREAT, Kind
@@ -297,6 +297,19 @@ async def test_a_deleted_child_is_gone_until_it_is_restored(ports: Ports) -> Non
     assert back == await ports.children.get(model.id, DOCUMENT, child.id)
     with pytest.raises(Conflict):
         await ports.children.mark(model.id, DOCUMENT, [child.id], RESTORED, deleted=False)
+
+
+async def test_a_child_of_another_version_than_expected_is_not_deleted(ports: Ports) -> None:
+    model = await a_model(ports)
+    (child,) = await made(ports, model.id, DOCUMENT)
+    await ports.children.change(model.id, DOCUMENT, [ChildChange(child.id, to(draft(DOCUMENT)))], UPDATED)
+
+    with pytest.raises(VersionMismatch):
+        await ports.children.mark(model.id, DOCUMENT, [child.id], DELETED, deleted=True, expected=1)
+
+    assert 2 == (await ports.children.get(model.id, DOCUMENT, child.id)).version
+    (gone,) = await ports.children.mark(model.id, DOCUMENT, [child.id], DELETED, deleted=True, expected=2)
+    assert gone.deleted_at is not None
 
 
 async def test_lists_leave_out_what_is_bulky(ports: Ports) -> None:

@@ -5,7 +5,7 @@ from uuid import uuid4
 import pytest
 
 from tests.contracts.conftest import Ports
-from tmi.domain.errors import NotFound
+from tmi.domain.errors import NotFound, VersionMismatch
 from tmi.domain.ids import DiagramId, ThreatModelId
 from tmi.domain.ports import Page
 
@@ -45,6 +45,19 @@ async def test_a_page_lists_the_oldest_first_and_the_total_counts_all(ports: Por
     assert (made[1:3], 5) == await ports.diagrams.of_threat_model(model.id, Page(2, 1))
     assert ([], 5) == await ports.diagrams.of_threat_model(model.id, Page(2, 5))
     assert [d.id for d in made] == list(await ports.diagrams.ids_of(model.id))
+
+
+async def test_a_diagram_of_another_version_than_expected_is_not_deleted(ports: Ports) -> None:
+    diagram = await ports.diagram()
+    place = diagram.threat_model_id, diagram.id
+
+    with pytest.raises(VersionMismatch):
+        await ports.diagrams.delete(*place, expected=2)
+
+    assert diagram == await ports.diagrams.get(*place)
+    await ports.diagrams.delete(*place, expected=1)
+    with pytest.raises(NotFound):
+        await ports.diagrams.get(*place)
 
 
 async def test_a_diagram_is_not_found_under_another_threat_model(ports: Ports) -> None:

@@ -6,7 +6,7 @@ from uuid import uuid4
 import pytest
 
 from tests.contracts.conftest import Ports
-from tmi.domain.errors import BadInput, Conflict, LastOwner, NotFound
+from tmi.domain.errors import BadInput, Conflict, LastOwner, NotFound, VersionMismatch
 from tmi.domain.ids import ThreatModelId
 from tmi.domain.model import NewThreatModel, User
 from tmi.domain.ports import Page, ThreatModelChange
@@ -197,6 +197,18 @@ async def test_the_owner_is_the_first_of_the_owners_who_has_signed_in(ports: Por
 
     assert [None, carol, bob] == [before.owner, between.owner, after.owner]
     assert alice == after.created_by
+
+
+async def test_a_model_of_another_version_than_expected_is_not_deleted(ports: Ports) -> None:
+    alice = await ports.user()
+    model = await ports.model(alice)
+    diagram = await ports.diagrams.create(model.id, "Flow", "DFD-1.0.0", None)
+
+    with pytest.raises(VersionMismatch):
+        await ports.threat_models.delete(model.id, expected=2)
+
+    assert [diagram.id] == list(await ports.diagrams.ids_of(model.id))
+    assert [diagram.id] == list(await ports.threat_models.delete(model.id, expected=1))
 
 
 async def test_a_model_goes_with_everything_in_it(ports: Ports) -> None:

@@ -12,13 +12,16 @@ from pycrdt import Doc, Map
 from quart import Quart, request
 
 from api.cookies import SessionCookies, new_secret
+from api.live.editors import Editors
 from api.live.endpoint import LiveEndpoint
 from api.live.options import LiveOptions
+from api.news import News
 from api.tokens import Tokens, new_signing_key
 from persistence.memory.access import MemoryAccessControl
 from persistence.memory.browser_sessions import MemoryBrowserSessions
 from persistence.memory.collaborations import MemoryCollaborations, MemoryTickets
 from persistence.memory.diagrams import MemoryDiagrams
+from persistence.memory.events import MemoryFeed
 from persistence.memory.sign_ins import MemorySignIns
 from persistence.memory.store import MemoryStore
 from persistence.memory.threat_models import MemoryThreatModels
@@ -50,12 +53,17 @@ class LiveService:
     log: MemoryUpdateLog
     tokens: Tokens
     rooms: Rooms
+    editors: Editors
     live: LiveEndpoint
     listener: Listener
     listening: socket.socket
     calls: list[str]
     """What the REST application was asked to do, its start and stop included."""
     people: dict[str, Someone] = field(default_factory=dict)
+
+    @property
+    def diagrams(self) -> MemoryDiagrams:
+        return MemoryDiagrams(self.store)
 
     @property
     def port(self) -> int:
@@ -123,13 +131,16 @@ async def live_service(
     tokens = Tokens([new_signing_key()], "http://tmi.test", collab_ttl=collab_ttl)
     rooms = Rooms(log, LocalCoordinator(log, "test"), access, rooms_limits)
     cookies = SessionCookies(MemoryBrowserSessions(store), browser_idle)
-    live = LiveEndpoint(rooms, tokens, access, MemoryTickets(store), live_options, cookies=cookies)
+    news = News(MemoryFeed(store), access)
+    editors = Editors(rooms, news)
+    live = LiveEndpoint(rooms, editors, tokens, access, MemoryTickets(store), live_options, cookies=cookies)
+    rooms.on_people(editors.hear)
     calls: list[str] = []
-    async with rooms.running():
+    async with rooms.running(), news.running():
         listening = socket.create_server(("127.0.0.1", 0))
         listener = await Listener.start(_rest(calls), live, listening, listener_options)
         try:
-            yield LiveService(store, log, tokens, rooms, live, listener, listening, calls)
+            yield LiveService(store, log, tokens, rooms, editors, live, listener, listening, calls)
         finally:
             listening.close()
             listener.stop_accepting()

@@ -11,9 +11,13 @@ import pytest
 
 from api.app import RestApp
 from api.context import EXTENSION
+from api.live.editors import Editors
 from api.live.endpoint import LiveEndpoint
+from api.news import News
 from api.rates import Counts
 from api.short_way import Asked, ShortWay
+from persistence.memory.events import MemoryFeed
+from persistence.memory.store import MemoryStore
 from tests.harness.raw_websocket import connected
 from tests.rest import RestClient, over_memory
 from tmi.domain.configuration import GivenSetting
@@ -60,7 +64,8 @@ async def _serving(keep_alive_s: float = 75.0, per_min: int = 1000) -> AsyncIter
     async with over_memory(given=given) as rest:
         assert isinstance(rest.app, RestApp)
         services = rest.services
-        live = LiveEndpoint(services.rooms, services.tokens, services.access, services.tickets)
+        editors = Editors(services.rooms, News(MemoryFeed(MemoryStore()), services.access))
+        live = LiveEndpoint(services.rooms, editors, services.tokens, services.access, services.tickets)
         way = _Counting(rest.app.extensions[EXTENSION])
         way.may_answer = asyncio.Event()
         way.may_answer.set()

@@ -6,11 +6,17 @@ from collections.abc import AsyncIterator
 import pytest
 
 from api.live.options import LiveOptions
+from api.live.socket import binary_frame
+from api.live.y_websocket import FRAMING
 from crdt import y_websocket
 from crdt.lib0 import var_string
+from crdt.messages import SyncStep1
+from rooms.effects import Broadcast
+from rooms.peer import Member
 from tests.harness.echo_socket import echo_server
 from tests.harness.live_service import LiveService, an_update, live_service
 from tests.harness.raw_websocket import BINARY, PING, connected, frame, upgrade_head, upgraded
+from tmi.domain.roles import Role
 
 STEP_1 = y_websocket.sync_step1(b"\x00")
 DIAGRAM = "00000000-0000-4000-8000-000000000001"
@@ -196,3 +202,49 @@ async def test_a_room_is_not_held_up_by_a_client_that_does_not_read() -> None:
             async with asyncio.timeout(10):
                 while total < 100 * 100_000:
                     total += len(await slow.receive_binary())
+
+
+class Recorder:
+    """Somebody in the room whose socket takes everything."""
+
+    framing = FRAMING
+    wants_acknowledgements = False
+
+    def __init__(self) -> None:
+        self.wires: list[bytes] = []
+
+    def frame(self, body: bytes) -> bytes:
+        return binary_frame(body)
+
+    def write(self, wire: bytes) -> None:
+        self.wires.append(wire)
+
+    def acknowledge(self, syncs: int, updates: int) -> None: ...
+    def refuse(self, reason: str) -> None: ...
+    def role_changed(self, role: Role) -> None: ...
+    def close(self, code: int, reason: str) -> None: ...
+
+
+async def test_a_client_that_overflows_in_the_middle_of_a_broadcast_ends_alone() -> None:
+    async with live_service(LiveOptions(sweep_s=3600)) as service:
+        diagram, alice = await service.diagram(), await service.someone("alice")
+        path = f"/collab/{diagram}?token={await service.token('alice', diagram)}"
+        async with upgraded(service.port, path) as slow:
+            slow.send_binary(STEP_1)
+            await slow.receive_binary()
+            slow.writer.transport.pause_reading()  # type: ignore[attr-defined]
+            recorder = Recorder()
+            session = await service.rooms.join(diagram, Member(alice.id, alice.sign_in, Role.OWNER), recorder)
+            session.receive(SyncStep1(b"\x00"))
+            recorder.wires.clear()
+            runner = service.rooms.owned(diagram)
+            assert runner is not None
+            bodies = [y_websocket.update(an_update(str(n), "x" * 8 * MIB)) for n in range(2)]
+            # In one turn of the loop: the room learns only afterwards that somebody reads too slowly.
+            runner.perform(map(Broadcast, bodies))
+            assert list(map(binary_frame, bodies)) == recorder.wires
+            async with asyncio.timeout(5):
+                while service.rooms.sessions > 1:
+                    await asyncio.sleep(0.01)
+            assert 1 == service.live.sockets.closes[1013]
+            session.leave()

@@ -4,16 +4,18 @@ The table is compared with the application's routes: an operation without a row 
 """
 
 from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
 
+from api.services import ApiOptions
 from persistence.memory.outbox import MemoryOutbox
 from persistence.memory.webhooks import MemoryWebhooks
 from tests.contracts.test_accounts import entry
-from tests.rest import ADMINISTRATOR, NODE, RestClient, group_grant, over_memory, user_grant
+from tests.rest import ADMINISTRATOR, NODE, OPTIONS, RestClient, group_grant, over_memory, user_grant
 from tests.security.test_role_matrix_entities import OPERATIONS
 from tmi.domain.ids import DiagramId, UserId
 from tmi.domain.sign_ins import NewCredential
@@ -230,7 +232,7 @@ ROWS = (
     Row("GET /admin/rooms", ADMINISTRATOR, 200),
     Row(f"GET {ROOM}", ADMINISTRATOR, 200),
     # There is no other node.
-    Row(f"POST {ROOM}/move", ADMINISTRATOR, 503, {}),
+    Row(f"POST {ROOM}/move", ADMINISTRATOR, 409, {}),
     Row(f"POST {COLLABORATE}", READER, 200),
     Row(f"GET {COLLABORATE}", READER, 200),
     Row(f"DELETE {COLLABORATE}", OWNER, 204),
@@ -287,7 +289,14 @@ class House:
 
 @pytest.fixture
 async def house() -> AsyncIterator[House]:
-    async with over_memory() as rest:
+    async with a_house() as house:
+        yield house
+
+
+@asynccontextmanager
+async def a_house(options: ApiOptions = OPTIONS) -> AsyncIterator[House]:
+    """A house of its own."""
+    async with over_memory(options) as rest:
         tokens = {name: await rest.sign_in(name) for name in CALLERS}
         model = await rest.create_model(
             tokens[OWNER],

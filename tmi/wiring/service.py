@@ -16,8 +16,10 @@ from api.identity import web
 from api.identity.provider import IdentityProvider
 from api.identity.providers import identity_providers
 from api.keys import KeyRing
+from api.live.editors import Editors
 from api.live.endpoint import LiveEndpoint
 from api.metrics import Metrics
+from api.news import News
 from api.rates import count_address
 from api.services import Health, Services
 from api.sessions import SessionCache
@@ -130,20 +132,17 @@ async def build(
         browsers, idle = PostgresBrowserSessions(database), timedelta(seconds=settings.browser_idle_s)
         await stack.enter_async_context(rooms.idling(browsers, idle).running())
         cookies = SessionCookies(browsers, idle)
-        live = LiveEndpoint(
-            rooms, tokens, access, tickets, live_options(settings), configuration.connections_of, cookies
-        )
+        feed, sign_in_terms = PostgresFeed(database), PostgresSignInTerms(database)
+        news = await stack.enter_async_context(News(feed, access).running())
+        editors = Editors(rooms, news)
+        options, connections_of = live_options(settings), configuration.connections_of
+        live = LiveEndpoint(rooms, editors, tokens, access, tickets, options, connections_of, cookies)
         health = Health()
+        limits = StreamLimits(settings.event_streams_max, settings.event_streams_per_user_max)
         streams = await stack.enter_async_context(
-            Streams(
-                PostgresFeed(database),
-                access,
-                sign_ins,
-                lambda: health.draining,
-                StreamLimits(settings.event_streams_max, settings.event_streams_per_user_max),
-            ).running()
+            Streams(news, feed, sign_in_terms, lambda: health.draining, limits).running()
         )
-        rooms.on_people(streams.hear)
+        rooms.on_people(streams.hear, editors.hear)
         rate_limits = await stack.enter_async_context(_shared_limits(settings, live))
         dispatcher = await stack.enter_async_context(dispatching(settings, database))
         metrics = Metrics(rooms, live.sockets, lambda: database.open_connections)

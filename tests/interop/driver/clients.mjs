@@ -77,6 +77,7 @@ class HocuspocusClient extends Client {
   constructor (spec) {
     super(spec)
     this.denied = []
+    this.stateless = []
     const { HocuspocusProvider } = PROVIDERS[spec.kind]
     this.shared = spec.socket !== undefined
     this.socket = this.shared ? sharedSocket(spec) : new OwnedSocket(spec)
@@ -88,6 +89,7 @@ class HocuspocusClient extends Client {
       websocketProvider: this.socket.provider,
       ...(spec.session_awareness ? { sessionAwareness: true } : {}),
       ...(spec.flush_delay ? { flushDelay: spec.flush_delay } : {}),
+      onStateless: ({ payload }) => this.stateless.push(JSON.parse(payload)),
       onAuthenticationFailed: ({ reason }) => this.denied.push(reason)
     })
     this.key = this.provider.effectiveName ?? spec.room
@@ -132,7 +134,8 @@ class HocuspocusClient extends Client {
       unsynced_changes: this.provider.unsyncedChanges,
       scope: this.provider.authorizedScope ?? null,
       authenticated: this.provider.isAuthenticated,
-      denied: this.denied
+      denied: this.denied,
+      stateless: this.stateless
     }
   }
 }

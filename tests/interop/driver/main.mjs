@@ -143,6 +143,7 @@ const OPERATIONS = {
       () => `awareness of ${all(names).filter(one => !sees(one)).map(one => `${one.name}: ${[...one.awareness.getStates().keys()]}`)}`)
   },
   wait_scope: ({ name, scope, timeout_ms: timeout }) => until(() => client(name).details().scope === scope, timeout, () => `scope ${client(name).details().scope}`),
+  wait_stateless: ({ name, count, timeout_ms: timeout }) => until(() => client(name).stateless.length >= count, timeout, () => `${count} stateless messages`),
   wait_close: ({ name, code, timeout_ms: timeout }) =>
     until(() => client(name).log.closes.some(close => close.code === code), timeout, () => `close ${code}: ${JSON.stringify(client(name).log.closes)}`),
   wait_opened: ({ name, count, timeout_ms: timeout }) =>

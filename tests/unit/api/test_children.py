@@ -244,11 +244,34 @@ async def test_if_match_guards_a_version(rest: RestClient, alice: str, model: st
     assert 400 == (await put('"1", "2"')).status
     stale = await put('"9"')
     assert (409, {"code": "version_mismatch"}) == (stale.status, stale.json["details"])
-    answers = [await put('"1"'), await put("W/2"), await put("*")]
+    assert 409 == (await put('W/"1"')).status  # RFC 9110, section 13.1.1
+    answers = [await put('"1"'), await put("2"), await put("*")]
     assert [200] * 3 == [answer.status for answer in answers]
     assert ['"2"', '"3"', '"4"'] == [answer.headers["ETag"] for answer in answers]
     assert 409 == (await patch(rest, alice, path, replace("/name", "x"), If_Match='"1"')).status
     assert 200 == (await patch(rest, alice, path, replace("/name", "x"), If_Match='"4"')).status
+
+
+@pytest.mark.parametrize("kind", ["threat model", "diagram", *VERSIONED])
+async def test_if_match_guards_a_deletion(rest: RestClient, alice: str, model: str, kind: str) -> None:
+    path, name = model, "Name"
+    if kind == "diagram":
+        path += f"/diagrams/{(await rest.create_diagram(alice, model.rpartition('/')[2]))['id']}"
+    elif kind in VERSIONED:
+        path += f"/{schemas_plural(kind)}/{(await add(rest, alice, model, kind))['id']}"
+    assert 200 == (await patch(rest, alice, path, replace("/name", name))).status
+
+    async def delete(match: str) -> Answer:
+        return await rest.call("DELETE", path, alice, headers={"If-Match": match})
+
+    stale = await delete('"1"')
+    assert (409, {"code": "version_mismatch"}) == (stale.status, stale.json["details"])
+    assert [409, 409, 400] == [(await delete(match)).status for match in ('W/"2"', '"3"', "soon")]
+    assert 200 == (await rest.call("GET", path, alice)).status
+    assert 204 == (await delete('"2"')).status
+    assert 404 == (await delete('"3"')).status
+    assert 200 == (await rest.call("POST", f"{path}/restore", alice)).status
+    assert 204 == (await delete("*")).status
 
 
 async def test_metadata_raise_the_version_of_what_they_belong_to(
@@ -278,6 +301,8 @@ async def test_where_the_setting_asks_for_a_version_a_write_without_one_is_428()
             assert 428 == (await patch(rest, alice, path, replace("/name", "x"))).status
             assert 200 == (await patch(rest, alice, path, replace("/name", "x"), If_Match='"1"')).status
         assert 200 == (await rest.call("PUT", note, alice, json_body=BODIES["note"])).status
+        # The contract's clients send none with a deletion.
+        assert 204 == (await rest.call("DELETE", threat, alice)).status
 
 
 @pytest.mark.parametrize("guarded", [False, True])

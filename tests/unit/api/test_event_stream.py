@@ -13,7 +13,6 @@ from api.streams import StreamLimits
 from persistence.memory.events import write
 from persistence.memory.store import MemoryStore
 from tests.rest import ADMINISTRATOR, Json, RestClient, over_memory, user_grant
-from tmi.domain.errors import DatabaseUnavailable
 from tmi.domain.events import SYSTEM, ChangeType, Deed, Event
 from tmi.domain.ids import ThreatModelId
 from tmi.domain.ports import Happened, Signal
@@ -249,23 +248,26 @@ async def test_what_is_no_number_is_refused_and_a_head_ends_at_once(rest: RestCl
     assert (200, b"") == (head.status, head.data)
 
 
-async def test_a_reader_who_is_turned_away_before_the_stream_begins_does_not_wait_for_ever(
-    rest: RestClient, monkeypatch: pytest.MonkeyPatch
+async def test_a_reader_who_signs_out_while_the_stream_is_opened_is_told_nothing(
+    rest: RestClient, store: MemoryStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     alice = await rest.sign_in("alice")
     model = ThreatModelId(UUID((await rest.create_model(alice))["id"]))
     sign_in = await rest.services.sign_ins.get(rest.services.tokens.verify_access(alice).sign_in)
     assert sign_in is not None
     streams = rest.services.streams
+    answered: asyncio.Future[int] = asyncio.get_running_loop().create_future()
 
-    async def never(_model: ThreatModelId) -> int:
-        nothing: asyncio.Future[int] = asyncio.get_running_loop().create_future()
-        return await nothing
+    async def late(_model: ThreatModelId) -> int:
+        return await answered
 
-    monkeypatch.setattr(streams._feed, "last", never)
+    monkeypatch.setattr(streams._feed, "last", late)
     opening = asyncio.create_task(streams.open(model, sign_in, None))
     await asyncio.sleep(0)
+    store.sign_ins[sign_in.id].ended = True
     streams.hear(Signal(Happened.SIGN_IN_ENDED, (sign_in.id,)))
-    with pytest.raises(DatabaseUnavailable):
-        await asyncio.wait_for(opening, WITHIN_S)
+    answered.set_result(0)
+    stream = await asyncio.wait_for(opening, WITHIN_S)
+    async with asyncio.timeout(WITHIN_S):
+        assert 1 == len([wire async for wire in streams.read(stream)])
     assert 0 == streams.count

@@ -80,6 +80,10 @@ def test_html_escaped_many_times_over_is_refused() -> None:
         '<svg viewBox="0 0 9 9"><path d="M0 0L9 9" stroke="red"></path></svg>',
         '<table><tbody><tr><td colspan="2">x</td></tr></tbody></table>',
         "![image](data:image/png;base64,AAAA)",
+        "[a](/b) [c](../d#e) [f](#g) [h](mailto:i@example.org) [j](HTTP://example.org) [k](l?m:n)",
+        "[1]: https://example.org 'title'\n[2]: /relative\n",
+        "[TODO]: fix: the login\n",
+        "```\narray[0](std::move(x));\n```\nand `[x](file:///x)`\n",
     ],
     ids=lambda text: text[:20],
 )
@@ -120,11 +124,32 @@ def test_html_in_markdown_is_that_of_the_list(text: str, expected: str) -> None:
         "[x]: vbscript:x",
         "![x](data:text/html,x)",
         "[x](data:image/svg+xml,x)",
+        "[x](javascript\\:alert(1))",
+        "[x](javascript&colon;alert(1))",
     ],
 )
 def test_a_link_to_a_script_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="link to a script"):
         sanitising.markdown(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("[x](file:///x)", "[x](#///x)"),
+        ("a ![x](File:///x) b [y](tel:1 'title')", "a ![x](#///x) b [y](#1 'title')"),
+        ("[x]( <file:///x>)", "[x]( &lt;#///x>)"),
+        ("[x](&#102;ile:///x)", "[x](#///x)"),
+        ("[x](file\\:///x) [y](web\\+a:b)", "[x](#///x) [y](#b)"),
+        ("[a](b[x](smb://c)", "[a](b[x](#//c)"),
+        ("[x]: ftp://x 'title'\n[y]:\n  file:///y\n", "[x]: #//x 'title'\n[y]:\n  #///y\n"),
+        ("<a href='file:///x'>a</a><img src='ftp://x'>", "<a>a</a><img>"),
+        ("<file:///x>", "&lt;file:///x>"),
+    ],
+)
+def test_a_link_to_another_scheme_leads_nowhere(text: str, expected: str) -> None:
+    assert expected == sanitising.markdown(text)
+    assert expected == sanitising.markdown(expected)
 
 
 def test_a_blank_line_that_goes_with_a_tag_hides_nothing() -> None:
@@ -190,8 +215,9 @@ def test_whatever_is_put_together_holds_nothing_dangerous_and_is_stable(pieces: 
 
 
 @pytest.mark.parametrize(
-    "piece", ["<", "`", "<a ", "<a b='", "&lt;", "``` ", "<b>", "\\`", "&amp;", "` `` ", "[x](", "<a x "]
-)
+    "piece", ["<", "`", "<a ", "<a b='", "&lt;", "``` ", "<b>", "\\`", "&amp;", "` `` ", "[x](", "<a x ",
+              "]:a:", "](a:", "[", "](\n", "]:a: b\n", "\\["]
+)  # fmt: skip
 def test_the_largest_note_takes_no_more_than_a_moment(piece: str) -> None:
     text = (piece * (262_144 // len(piece)))[:262_144]
     began = time.process_time()

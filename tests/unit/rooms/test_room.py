@@ -507,3 +507,23 @@ def test_an_idle_room_closes_and_one_with_members_does_not() -> None:
     target.leave(number, 1.0)
     target.close_if_idle()
     assert target.is_over
+
+
+def test_messages_are_looked_for_in_ticks_while_a_room_is_busy() -> None:
+    """More often where somebody edits than where people only point at things."""
+    busy = room(RoomLimits(quiet_copies_per_s=200, tick_s=0.015, awareness_tick_s=0.040))
+    numbers = [greet(busy, member(n)) for n in range(1, 21)]
+    assert busy.tick_s(10.0, is_ticking=False) is None
+    for clock in range(1, 4):
+        for number in numbers:
+            busy.receive(number, Awareness(awareness.encode([Entry(number, clock, b"{}")])), 10.0)
+            busy.flush(10.0)
+    assert 0.040 == busy.tick_s(10.0, is_ticking=True)
+    busy.receive(numbers[0], Update(Editor(1).edit("a")), 10.0)
+    busy.flush(10.0)
+    assert 0.020 == busy.tick_s(10.0, is_ticking=True)
+    for client in range(2, 40):
+        busy.receive(numbers[0], Update(Editor(client).edit("a")), 10.0)
+    busy.flush_all(10.0)
+    assert 0.012 == busy.tick_s(10.0, is_ticking=True), "authors wait for a word on their edits"
+    assert busy.tick_s(14.0, is_ticking=True) is None

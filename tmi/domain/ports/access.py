@@ -32,11 +32,16 @@ class Standing:
 
     signed_in: bool
     """The session stands, and is this user's."""
-    exists: bool
-    """There is such a diagram."""
+    threat_model: ThreatModelId | None
+    """The diagram's; None: there is no such diagram."""
     role: Role | None
     provider: str | None
     """The identity provider that the user came by; None where the session does not stand."""
+
+    @property
+    def exists(self) -> bool:
+        """There is such a diagram."""
+        return self.threat_model is not None
 
 
 class AccessControl(Protocol):
@@ -49,6 +54,13 @@ class AccessControl(Protocol):
         self, user: UserId, model: ThreatModelId, *, deleted: bool = False
     ) -> Role | None:
         """The user's role on a threat model (`deleted`: on one that may be deleted). Raises NotFound."""
+
+    async def to_threat_models(
+        self, pairs: Sequence[tuple[UserId, ThreatModelId]]
+    ) -> Sequence[Role | None]:
+        """The role of each of many users on a threat model, in their order and in one query; None also where
+        there is no such threat model.
+        """
 
     async def to_diagram_of_all(
         self, users: Sequence[UserId], diagram: DiagramId

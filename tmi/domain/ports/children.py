@@ -52,8 +52,11 @@ class Children(Protocol):
         deed: Deed,
         *,
         deleted: bool,
+        expected: int | None = None,
     ) -> Sequence[Child]:
-        """Delete children, or restore them. Raises NotFound, and Conflict for one that is not deleted."""
+        """Delete children, or restore them. Raises NotFound, Conflict for one that is not deleted, and
+        VersionMismatch where one is not at the version `expected`.
+        """
 
 
 class Metadata(Protocol):

@@ -107,9 +107,11 @@ class ThreatModels(Protocol):
         Raises NotFound, Conflict (another write came first) and LastOwner.
         """
 
-    async def delete(self, model: ThreatModelId, by: Actor = SYSTEM) -> Sequence[DiagramId]:
+    async def delete(
+        self, model: ThreatModelId, by: Actor = SYSTEM, *, expected: int | None = None
+    ) -> Sequence[DiagramId]:
         """Delete with everything in it, so that it can be restored; returns the diagrams that went with it.
-        Raises NotFound.
+        Raises NotFound, and VersionMismatch when `expected` is not the present version.
         """
 
 
@@ -140,9 +142,16 @@ class Diagrams(Protocol):
     async def get(self, model: ThreatModelId, diagram: DiagramId) -> Diagram:
         """Raises NotFound, also when the diagram belongs to another threat model."""
 
-    async def delete(self, model: ThreatModelId, diagram: DiagramId, by: Actor = SYSTEM) -> None:
+    async def delete(
+        self,
+        model: ThreatModelId,
+        diagram: DiagramId,
+        by: Actor = SYSTEM,
+        *,
+        expected: int | None = None,
+    ) -> None:
         """Delete a diagram, so that it can be restored: until then its room can be neither opened nor
-        written. Raises NotFound.
+        written. Raises NotFound, and VersionMismatch when `expected` is not the present version.
         """
 
     async def ids_of(self, model: ThreatModelId) -> Sequence[DiagramId]:
