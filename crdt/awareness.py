@@ -4,7 +4,7 @@ The JSON stays raw: most entries of a busy room are re-broadcasts with a stale c
 parses them.
 """
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import NamedTuple
 
 import orjson
@@ -54,12 +54,60 @@ def parse(data: bytes, max_entries: int = 1024, max_state_bytes: int = 64 * 1024
     return entries
 
 
+def head_of(client: int) -> bytes:
+    """How a message about one client begins."""
+    return b"\x01" + write_var_uint(client)
+
+
+def read_lone(data: bytes, at: int) -> tuple[int, int] | None:
+    """The clock of a message's only entry, and where its state begins, which reaches to the end of the
+    message; `at`: behind `head_of`. None for whatever is not as nearly all are: `parse` knows.
+
+    A hot path, written out: 0.3 us, where `parse` takes 2.
+    """
+    size = len(data)
+    if size < at + 4:
+        return None
+    clock = data[at]
+    at += 1
+    if clock >= 0x80:
+        more = data[at]
+        clock = clock & 0x7F | (more & 0x7F) << 7
+        at += 1
+        if more >= 0x80:
+            more = data[at]
+            clock |= more << 14
+            at += 1
+            if more >= 0x80:
+                return None
+    rest = size - at - 1
+    if 0 < rest < 0x80:
+        return (clock, at + 1) if data[at] == rest else None
+    rest -= 1
+    if 0x80 <= rest < 0x4000 and data[at] == rest & 0x7F | 0x80 and data[at + 1] == rest >> 7:
+        return clock, at + 2
+    return None
+
+
 def encode(entries: Iterable[Entry]) -> bytes:
     """The data of an awareness message (what `y_websocket.awareness` takes)."""
-    parts = [
-        write_var_uint(client) + write_var_uint(clock) + var_bytes(state) for client, clock, state in entries
-    ]
-    return write_var_uint(len(parts)) + b"".join(parts)
+    return join([encode_entry(entry) for entry in entries])
+
+
+def encode_entry(entry: Entry) -> bytes:
+    """One entry, as it follows on others."""
+    client, clock, state = entry
+    return write_var_uint(client) + write_var_uint(clock) + var_bytes(state)
+
+
+def join(entries: Collection[bytes]) -> bytes:
+    """The data of an awareness message of encoded entries."""
+    return write_var_uint(len(entries)) + b"".join(entries)
+
+
+def moment(clock: int, state: bytes) -> int:
+    """Equal for what says the same of a client: a departure may have the clock of the state before it."""
+    return 2 * clock + (state == GONE)
 
 
 def is_json_object_or_null(state: bytes) -> bool:

@@ -42,6 +42,7 @@ _ASKING_MAX = 16
 _WIRES_MAX = 4
 _RESOLUTION_S = 0.001
 """Of the loop's clock and timers."""
+_NEARLY = 1.25
 _WIRES_KEPT_S = 3.0
 
 RoomT = TypeVar("RoomT", bound=Audience)
@@ -252,7 +253,7 @@ class Runner(Generic[RoomT]):
 
     def _gather(self) -> None:
         if self._gathering is None or self._ticker.now() < self._gather_at - _RESOLUTION_S:
-            return  # a flush has done it
+            return  # a flush has done it, or will
         self._gather_and_flush(self._gathering)
 
     def _gather_and_flush(self, gathering: Gathering) -> None:
@@ -260,16 +261,26 @@ class Runner(Generic[RoomT]):
         tick_s = None if self.room.is_over else self.room.tick_s(now, is_ticking=True)
         if tick_s is None:
             self._stop_gathering()
-        else:
-            self._gather_later(now + tick_s)
+            self._perform_flush(now)
+            return
+        try:
             self._flush_at = 0.0  # whatever comes is seen to below
             try:
                 gathering.read()
             finally:
                 self._flush_at = None
-        if not self.room.is_over:
             # A timer may be early by less than its resolution: what is due within it goes out now.
-            self.perform(self.room.flush(now + _RESOLUTION_S))
+            self._perform_flush(now + _RESOLUTION_S)
+        finally:
+            # A flush that is due about then reads as well, and each time the process wakes up counts.
+            if self._flush_at is not None and self._flush_at <= now + _NEARLY * tick_s:
+                self._gather_at = self._flush_at
+            else:
+                self._gather_later(now + tick_s)
+
+    def _perform_flush(self, now: float) -> None:
+        if not self.room.is_over:
+            self.perform(self.room.flush(now))
 
     def _stop_gathering(self) -> None:
         gathering, self._gathering = self._gathering, None
@@ -404,8 +415,8 @@ class Runner(Generic[RoomT]):
         self._flush_at = None
         if self._gathering is not None:
             self._gather_and_flush(self._gathering)
-        elif not self.room.is_over:
-            self.perform(self.room.flush(self._ticker.now()))
+        else:
+            self._perform_flush(self._ticker.now())
 
     # Functions of the class: bound methods in an instance would make a cycle, in which a closed room keeps
     # its document until the collector comes by.

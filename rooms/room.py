@@ -54,6 +54,14 @@ _JOURNAL = Journal()
 _STILL_BUSY = 0.75
 """A room ceases to be busy a little below where it began."""
 
+_CURSOR_BYTES_PER_S = 1024 * 1024
+"""To each client. States replace one another, so nothing is lost by waiting; 300 cursors at 10 moves a second
+take a third of it. Who sends more loads everybody: each byte goes to all of them.
+"""
+
+_NOT_EDITED_S = 1.0
+"""After so long nobody is about to edit, as far as anybody can tell."""
+
 _HEARD_BYTES = 64
 """What it takes to keep a message besides its bytes, about."""
 
@@ -170,6 +178,12 @@ class Room(Audience):
 
     def _present(self) -> bytes | None:
         return self._presence.everybody()
+
+    def _presence_told(self) -> Mapping[int, int]:
+        return self._presence.told()
+
+    def _presence_since(self, before: Mapping[int, int]) -> bytes | None:
+        return self._presence.since(before)
 
     # --- what sessions send ---------------------------------------------------------------------
 
@@ -446,8 +460,8 @@ class Room(Audience):
         if edits is not None:
             return edits
         cursors = self._cursors.tick_s(now, members, share)
-        # An edit among cursors waits no longer than among edits.
-        return None if cursors is None else cursors / 2
+        # While people edit now and then, an edit among cursors waits no longer than among edits.
+        return cursors if cursors is None or self._edits.silent_s(now) > _NOT_EDITED_S else cursors / 2
 
     def flush(self, now: float) -> Effects:
         """Send out what is due; says when to call again if something has to wait."""
@@ -479,6 +493,7 @@ class Room(Audience):
         effects.extend(self._heed(now))
         self._cursors.flushed_at = now
         data, source = self._presence.take_changes()
+        self._cursors.not_before = now + len(data) / _CURSOR_BYTES_PER_S
         effects.append(Broadcast(y_websocket.awareness(data), source))
 
     def _flush_edits(self, effects: list[Effect], now: float) -> None:

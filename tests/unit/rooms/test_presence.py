@@ -3,6 +3,8 @@
 from uuid import UUID
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from crdt import awareness
 from crdt.awareness import Entry
@@ -141,3 +143,76 @@ def test_a_single_source_is_named_so_that_it_needs_no_echo() -> None:
 def test_a_state_that_is_no_json_object_is_a_bad_frame(state: bytes) -> None:
     with pytest.raises(BadFrame):
         Presence().receive(1, ALICE, entries((7, 1, state)))
+
+
+class LongWay(Presence):
+    """What reads every message in full."""
+
+    def _take_newer(self, session: int, user: UserId, data: bytes) -> bool:
+        return False
+
+
+def a_state(size: int) -> bytes:
+    return b'{"x":"%s"}' % (b"x" * (size - 8))
+
+
+STATES = [b"{}", b"null", b"{", b" {}", b"7", *(a_state(size) for size in (9, 127, 128, 150, 151))]
+MESSAGES = st.lists(
+    st.tuples(
+        st.sampled_from([(1, ALICE), (2, ALICE), (3, BOB)]),
+        st.lists(
+            st.tuples(
+                st.sampled_from([5, 7, 8, 300, 2**31]),
+                st.one_of(st.integers(0, 6), st.sampled_from([127, 128, 16_383, 16_384, 2_097_152, 2**40])),
+                st.sampled_from(STATES),
+            ),
+            min_size=1,
+            max_size=2,
+        ),
+        st.sampled_from([b"", b"\x00"]),
+    ),
+    max_size=12,
+)  # fmt: skip
+
+
+def outcome(presence: Presence, session: int, user: UserId, data: bytes) -> object:
+    try:
+        return presence.receive(session, user, data)
+    except BadFrame as fault:
+        return str(fault)
+
+
+@settings(max_examples=300, deadline=None)
+@given(MESSAGES, st.integers(0, 12))
+def test_the_short_way_of_a_move_comes_to_the_same_as_the_long_one(
+    messages: list[tuple[tuple[int, UserId], list[tuple[int, int, bytes]], bytes]], leaves_after: int
+) -> None:
+    short, long = Presence(state_max_bytes=150), LongWay(state_max_bytes=150)
+    for number, ((session, user), said, behind) in enumerate(messages):
+        data = entries(*said) + behind
+        assert outcome(short, session, user, data) == outcome(long, session, user, data)
+        if number == leaves_after:
+            assert short.leave(session) == long.leave(session)
+        if number % 3 == 0:
+            assert short.take_changes() == long.take_changes()
+        assert short.known() == long.known()
+    assert short.everybody() == long.everybody()
+
+
+def test_a_move_with_a_number_written_too_long_is_read_all_the_same() -> None:
+    presence = Presence()
+    presence.receive(1, ALICE, entries((7, 1, b"{}")))
+    presence.receive(1, ALICE, b"\x01\x07\x83\x00\x07" + b'{"x":1}')
+    assert [(7, 3, b'{"x":1}')] == changes(presence)
+
+
+def test_a_move_of_a_client_is_taken_the_short_way() -> None:
+    class NoLongWay(Presence):
+        def _take(self, session: int, user: UserId, entry: Entry) -> bool:
+            assert entry.clock == 1, "only who comes takes the long way"
+            return super()._take(session, user, entry)
+
+    presence = NoLongWay()
+    for clock in (1, 2, 200, 20_000, 2_000_000):
+        presence.receive(1, ALICE, entries((7, clock, b"{}")))
+        assert [(7, clock, b"{}")] == changes(presence)
