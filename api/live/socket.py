@@ -70,6 +70,10 @@ def binary_frame(payload: bytes) -> bytes:
     return b"\x82\x7f" + size.to_bytes(8, "big") + payload
 
 
+_LARGE_BYTES = 64 * 1024
+"""Below, what is kept of a message that is not whole is not counted."""
+
+
 def _discard(wire: bytes) -> None:
     """Where a closed socket's writes go."""
 
@@ -90,6 +94,7 @@ class LiveSocket(WSListener):
         "_heard_at",
         "_kind",
         "_overdue",
+        "_partial_bytes",
         "_paused_at",
         "_rate",
         "_sockets",
@@ -100,6 +105,8 @@ class LiveSocket(WSListener):
         "moderation",
         "options",
         "serial",
+        "since_frame",
+        "tells_from",
         "user",
         "write",
     )
@@ -133,6 +140,11 @@ class LiveSocket(WSListener):
         self.serial = 0
         self._heard = True
         self._heard_at = 0.0
+        self.since_frame = 0
+        """Bytes read since the end of the last frame, about: what is kept of one that is not whole."""
+        self.tells_from = _LARGE_BYTES
+        """From how many on they are measured."""
+        self._partial_bytes = 0
         self.write = self._early.append
 
     # --- for subclasses -------------------------------------------------------------------------
@@ -289,6 +301,7 @@ class LiveSocket(WSListener):
         self._rate.stop()
         self.leave_gathering()
         self._leave_address()
+        self._hold_partial(0)
         self._sockets.discard(self)
         if not self._closing:
             self.abandon()
@@ -296,6 +309,7 @@ class LiveSocket(WSListener):
     def on_ws_frame(self, transport: WSTransport, frame: WSFrame) -> None:
         """Hot: a whole binary message, which nearly every frame is, goes straight to `received`."""
         self._heard = True
+        self.since_frame = 0
         self._edits_left -= 1
         self._bytes_left -= frame.payload_size
         kind = frame.msg_type
@@ -404,6 +418,7 @@ class LiveSocket(WSListener):
         if is_last:
             message, self._fragments = bytes(self._fragments), None
             self._joined(message)
+        self.measure()
 
     def _joined(self, message: bytes) -> None:
         if self._kind is _BINARY:
@@ -441,6 +456,32 @@ class LiveSocket(WSListener):
         address, self.address = self.address, None
         if address is not None:
             self._sockets.leave_address(address)
+
+    # --- messages that are not whole ------------------------------------------------------------
+
+    @property
+    def partial_max_bytes(self) -> int:
+        """How much of a message may be kept until it is whole."""
+        return self.options.frame_max_bytes + _LARGE_BYTES
+
+    def measure(self) -> None:
+        """See whether too much is kept here of messages that are not whole, by this client or by all."""
+        partial = self.since_frame + (len(self._fragments) if self._fragments is not None else 0)
+        if self._closing or partial <= _LARGE_BYTES:
+            partial = 0
+        self._hold_partial(partial)
+        if partial > self.partial_max_bytes:
+            self._sockets.refusals["waiting"] += 1
+            self.fail(closing.TRY_AGAIN_LATER, "too much was sent before a document was open")
+        elif partial and self._sockets.partial_bytes > self.options.partial_total_max_bytes:
+            self._sockets.refusals["partial"] += 1
+            self.fail(closing.TRY_AGAIN_LATER, "too many large messages are on their way; come back")
+
+    def _hold_partial(self, size: int) -> None:
+        self._sockets.partial_bytes += size - self._partial_bytes
+        self._partial_bytes = size
+        # While something is kept each read may be the one that completes it.
+        self.tells_from = -1 if size else _LARGE_BYTES
 
     # --- the rate -------------------------------------------------------------------------------
 
@@ -515,6 +556,17 @@ class _Protocol(WSProtocol):  # type: ignore[misc]  # see the import
     """picows' protocol, which also tells its listener when the parser has given up."""
 
     def buffer_updated(self, nbytes: int) -> None:
+        listener = self.listener
+        listener.since_frame += nbytes
+        super().buffer_updated(nbytes)
+        listener.moderation.count()
+        if listener.since_frame > listener.tells_from:
+            listener.measure()
+        if self.transport.is_close_frame_sent:
+            self.listener.parser_failed()
+
+    def upgraded(self, nbytes: int) -> None:
+        """So many bytes came with the upgrade, before there was a listener."""
         super().buffer_updated(nbytes)
         self.listener.moderation.count()
         if self.transport.is_close_frame_sent:
@@ -522,7 +574,11 @@ class _Protocol(WSProtocol):  # type: ignore[misc]  # see the import
 
     def taken(self, nbytes: int) -> None:
         """So many bytes were read into the buffer by somebody else than the loop."""
+        listener = self.listener
+        listener.since_frame += nbytes
         super().buffer_updated(nbytes)
+        if listener.since_frame > listener.tells_from:
+            listener.measure()
         if self.transport.is_close_frame_sent:
             self.listener.parser_failed()
 
@@ -626,7 +682,7 @@ def hand_over(socket: LiveSocket, received: bytes, connection: asyncio.Transport
         buffer = protocol.get_buffer(len(view))
         size = min(len(buffer), len(view))
         buffer[:size] = view[:size]
-        protocol.buffer_updated(size)
+        protocol.upgraded(size)
         view = view[size:]
 
 

@@ -413,6 +413,45 @@ def test_a_slow_reader_misses_broadcasts_and_gets_one_difference() -> None:
     assert editor.cells.to_py() == reader.receive([difference.body]).cells.to_py()
 
 
+def test_a_reader_that_reads_again_is_told_of_those_who_moved_or_left_meanwhile() -> None:
+    target = room()
+    first, second, third, slow = (greet(target, member(n)) for n in (1, 2, 3, 4))
+    for number, client in ((first, 7), (second, 8), (third, 9)):
+        target.receive(number, Awareness(moves((client, 1, b"{}"))), 1.0)
+    target.flush_all(1.0)
+    target.receive(first, Awareness(moves((7, 2, b"{}"))), 2.0)
+    target.pause(slow, 2.0)  # of the move it was not told yet
+    target.flush_all(2.0)
+    target.receive(third, Awareness(moves((9, 2, b'{"x":1}'))), 2.1)
+    target.leave(second, 2.1)
+    target.flush_all(2.1)
+    subscribed, news = target.resume(slow, 2.2)
+    assert Subscribe(slow) == subscribed
+    assert isinstance(news, Send)
+    message = decoded(news)
+    assert isinstance(message, Awareness)
+    told = [Entry(7, 2, b"{}"), Entry(8, 1, b"null"), Entry(9, 2, b'{"x":1}')]
+    assert told == sorted(awareness.parse(message.data))
+    target.pause(slow, 2.3)
+    assert [Subscribe(slow)] == list(target.resume(slow, 2.4)), "what is sent again could stop it again"
+
+
+def test_after_many_bytes_of_cursors_the_next_wait_for_as_long_as_those_took() -> None:
+    target = room()
+    first, _ = (greet(target, member(n)) for n in (1, 2))
+    big = b'{"x":"' + b"x" * 60_000 + b'"}'
+    states = [(client, 1, big) for client in range(10)]
+    (flush,) = only(FlushAt, target.receive(first, Awareness(moves(*states)), 1.0))
+    assert 1.0 == flush.at
+    assert 10 == len(shown(target.flush(1.0)))
+    (flush,) = only(FlushAt, target.receive(first, Awareness(moves((1, 2, b"{}"))), 1.1))
+    assert 1.5 < flush.at < 1.6, "600,000 bytes at 1 MiB/s"
+    assert [] == only(Broadcast, target.flush(1.5))
+    assert [Entry(1, 2, b"{}")] == shown(target.flush(flush.at))
+    (flush,) = only(FlushAt, target.receive(first, Awareness(moves((1, 3, b"{}"))), 2.0))
+    assert 2.0 == flush.at
+
+
 def test_drain_sends_everybody_away_and_ends_after_the_last_commit() -> None:
     target, editor = room(), Editor()
     writer, other = greet(target, member(1)), greet(target, member(2))
