@@ -58,6 +58,8 @@ class Seat:
     """The state vector it had when it stopped reading."""
     behind_version: int = -1
     """The document's version of that moment."""
+    has_heard: Mapping[int, int] = field(default_factory=dict)
+    """What it had been sent of each client's awareness by then, by `awareness.moment`."""
     asked_at: int = -1
     """The document version at which it was last asked to fill a gap."""
     refused: int = 0
@@ -133,6 +135,14 @@ class Audience(ABC):
     @abstractmethod
     def _present(self) -> bytes | None:
         """Everybody's awareness, encoded; None if nobody is here."""
+
+    @abstractmethod
+    def _presence_told(self) -> Mapping[int, int]:
+        """What everybody has been told of whom: `moment` of each client's awareness."""
+
+    @abstractmethod
+    def _presence_since(self, before: Mapping[int, int]) -> bytes | None:
+        """What is new to who has been told that, encoded; None if nothing is."""
 
     # --- sessions -------------------------------------------------------------------------------
 
@@ -274,6 +284,7 @@ class Audience(ABC):
         # What is applied and not flushed would be in the state vector, and yet never sent: flush it first.
         self._flush_edits(effects, now)
         seat.behind, seat.behind_version = self.document.state_vector(), self.document.version
+        seat.has_heard = self._presence_told()
         effects.append(Unsubscribe(number))
         return effects
 
@@ -284,10 +295,15 @@ class Audience(ABC):
             return NOTHING
         effects = self._settle(now)
         behind, seat.behind = seat.behind, None
+        has_heard, seat.has_heard = seat.has_heard, {}
         if seat.behind_version != self.document.version:
             effects.append(Send(number, y_websocket.update(self.document.difference(behind))))
         effects.append(Subscribe(number))
-        return [*effects, *self._everybody(number)]
+        # Not everybody again: that alone could make it a slow reader once more, and so on for ever.
+        missed = self._presence_since(has_heard)
+        if missed is not None:
+            effects.append(Send(number, y_websocket.awareness(missed)))
+        return effects
 
     # --- the end --------------------------------------------------------------------------------
 

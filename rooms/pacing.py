@@ -41,7 +41,15 @@ class Fading:
 class Pacer:
     """Estimates the rate of one kind of event and says when the next flush is due."""
 
-    __slots__ = ("_interval_s", "_level", "_quiet_copies_per_s", "_seen_at", "flushed_at", "is_awaited")
+    __slots__ = (
+        "_interval_s",
+        "_level",
+        "_quiet_copies_per_s",
+        "_seen_at",
+        "flushed_at",
+        "is_awaited",
+        "not_before",
+    )
 
     def __init__(self, interval_s: float, quiet_copies_per_s: float) -> None:
         self._interval_s = interval_s
@@ -51,6 +59,8 @@ class Pacer:
         self.flushed_at = float("-inf")
         self.is_awaited = False
         """Authors wait for the acknowledgement of what comes in."""
+        self.not_before = float("-inf")
+        """Nothing is due earlier: what went out last was large."""
 
     def count(self, now: float, events: int = 1) -> None:
         """So many events came in."""
@@ -62,8 +72,8 @@ class Pacer:
         """When what has come in should go out."""
         copies_per_s = self._level / _MEMORY_S * members
         if copies_per_s <= self._quiet_copies_per_s:
-            return now
-        return max(now, self.flushed_at + self._interval(copies_per_s))
+            return max(now, self.not_before)
+        return max(now, self.not_before, self.flushed_at + self._interval(copies_per_s))
 
     def tick_s(self, now: float, members: int, share: float = 1.0) -> float | None:
         """How far apart flushes are now; None while this share of what counts as busy is not reached."""

@@ -17,7 +17,7 @@ one it has, or equal with state `null`, which means gone. What this module holds
 """
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from crdt import awareness
@@ -250,6 +250,23 @@ class Presence:
     def _encode(self, clients: Iterable[int]) -> bytes:
         known = self._known
         return awareness.join([known[client].encoded() for client in clients])
+
+    def told(self) -> dict[int, int]:
+        """The moments of all clients whose last word is not among the changes that are still to be sent."""
+        return {
+            client: awareness.moment(known.clock, known.state)
+            for client, known in self._known.items()
+            if client not in self._changed
+        }
+
+    def since(self, before: Mapping[int, int]) -> bytes | None:
+        """What is new to who has been told that, encoded; None if nothing is."""
+        news = [
+            client
+            for client, known in self._known.items()
+            if before.get(client) != awareness.moment(known.clock, known.state)
+        ]
+        return self._encode(news) if news else None
 
     def known(self) -> list[Entry]:
         """Everybody who is here or was here a while ago."""

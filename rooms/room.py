@@ -55,6 +55,11 @@ _JOURNAL = Journal()
 _STILL_BUSY = 0.75
 """A room ceases to be busy a little below where it began."""
 
+_CURSOR_BYTES_PER_S = 1024 * 1024
+"""To each client. States replace one another, so nothing is lost by waiting; 300 cursors at 10 moves a second
+take a third of it. Who sends more loads everybody: each byte goes to all of them.
+"""
+
 _NOT_EDITED_S = 1.0
 """After so long nobody is about to edit, as far as anybody can tell."""
 
@@ -192,6 +197,12 @@ class Room(Audience):
 
     def _present(self) -> bytes | None:
         return self._presence.everybody()
+
+    def _presence_told(self) -> Mapping[int, int]:
+        return self._presence.told()
+
+    def _presence_since(self, before: Mapping[int, int]) -> bytes | None:
+        return self._presence.since(before)
 
     # --- what sessions send ---------------------------------------------------------------------
 
@@ -503,6 +514,7 @@ class Room(Audience):
         effects.extend(self._heed(now))
         self._cursors.flushed_at = now
         data, source = self._presence.take_changes()
+        self._cursors.not_before = now + len(data) / _CURSOR_BYTES_PER_S
         effects.append(Broadcast(y_websocket.awareness(data), source))
 
     def _flush_edits(self, effects: list[Effect], now: float) -> None:

@@ -41,6 +41,7 @@ from api.edge import without_version
 from api.errors import Problem
 from api.forwarding import TrustedProxies
 from api.headers import ALWAYS
+from api.live.deadlines import Deadlines
 from api.live.endpoint import LiveEndpoint
 from api.live.upgrade import UPGRADE_REQUIRED, is_request_line, parse_head
 from api.rates import COUNTS
@@ -111,6 +112,7 @@ class Listener:
         self._short_way = short_way
         self.live = live
         self.heads: set[_Head] = set()
+        self.head_deadlines = Deadlines[_Head](self.options.head_timeout_s, _Head.take_too_long)
         self.by_address = ConnectionsByAddress(self.options.per_address_max, self.options.proxies)
         self._rest: set[asyncio.Task[None]] = set()
         self._checks: set[asyncio.Task[None]] = set()
@@ -245,14 +247,13 @@ class Listener:
 class _Head(asyncio.Protocol):
     """A connection until its first head is complete."""
 
-    __slots__ = ("_bucket", "_deadline", "_listener", "_received", "_transport")
+    __slots__ = ("_bucket", "_listener", "_received", "_transport")
 
     def __init__(self, listener: Listener, bucket: str | None = None) -> None:
         """`bucket`: what the connection was counted for already."""
         self._listener = listener
         self._received = bytearray()
         self._transport: asyncio.Transport | None = None
-        self._deadline: asyncio.TimerHandle | None = None
         self._bucket = bucket
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -267,9 +268,7 @@ class _Head(asyncio.Protocol):
             self._refuse(_TOO_MANY_OF_ADDRESS)
             return
         listener.heads.add(self)
-        self._deadline = asyncio.get_running_loop().call_later(
-            listener.options.head_timeout_s, self._refuse, _HEAD_TIMEOUT
-        )
+        listener.head_deadlines.add(self)
 
     def data_received(self, data: bytes) -> None:
         transport, received = self._transport, self._received
@@ -307,9 +306,11 @@ class _Head(asyncio.Protocol):
         if self._bucket is not None:
             self._listener.by_address.give(self._bucket)
             self._bucket = None
-        if self._deadline is not None:
-            self._deadline.cancel()
-            self._deadline = None
+        self._listener.head_deadlines.discard(self)
+
+    def take_too_long(self) -> None:
+        """The head has not come in time."""
+        self._refuse(_HEAD_TIMEOUT)
 
     def _refuse(self, problem: Problem) -> None:
         self._done()

@@ -5,12 +5,14 @@ import contextlib
 import logging
 import math
 import re
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from dataclasses import replace
+from typing import Any, cast
 
 from api.cookies import NAME, SessionCookies, full_name, read
 from api.errors import INTERNAL, Problem, problem_of
 from api.live.admission import Admission, check_origin, diagram_of, is_ticket_path
+from api.live.deadlines import Deadlines
 from api.live.editors import Editors
 from api.live.hocuspocus import HocuspocusSocket
 from api.live.moderation import ReadModeration
@@ -64,6 +66,10 @@ class LiveEndpoint:
         self._admission = Admission(tokens, access, tickets, connections_of)
         self._cookies = cookies
         self._handshakes = 0
+        self._deadlines = Deadlines[asyncio.Task[Any]](
+            self._options.handshake_timeout_s, self._take_too_long
+        )
+        self._late: set[asyncio.Task[Any]] = set()
         self._draining = False
         self._count: Callable[[Counts, str, str], Awaitable[None]] | None = None
         self.sockets = Sockets(
@@ -106,8 +112,7 @@ class LiveEndpoint:
         counts = Counts()
         try:
             key = check_upgrade(head)
-            async with asyncio.timeout(self._options.handshake_timeout_s):
-                socket = await self._admit(head, connection, counts)
+            socket = await self._in_time(self._admit(head, connection, counts))
         except TmiError as error:
             self._admission.refused(head.path, error)
             problem = UPGRADE_REQUIRED if isinstance(error, UpgradeRequired) else problem_of(error)
@@ -120,6 +125,24 @@ class LiveEndpoint:
             self.refuse(connection, INTERNAL, head)
         else:
             hand_over(socket, canonical_request(key) + rest, connection)
+
+    async def _in_time(self, checks: Coroutine[Any, Any, LiveSocket]) -> LiveSocket:
+        """Raises TimeoutError when the checks take too long; `asyncio.timeout` with one timer for all."""
+        task = cast("asyncio.Task[Any]", asyncio.current_task())
+        self._deadlines.add(task)
+        try:
+            return await checks
+        except asyncio.CancelledError:
+            if task in self._late and task.uncancel() == 0:
+                raise TimeoutError from None
+            raise
+        finally:
+            self._deadlines.discard(task)
+            self._late.discard(task)
+
+    def _take_too_long(self, task: "asyncio.Task[Any]") -> None:
+        self._late.add(task)
+        task.cancel()
 
     def refuse(
         self, connection: asyncio.Transport, problem: Problem, head: RequestHead | None = None

@@ -217,6 +217,11 @@ class HocuspocusSocket(LiveSocket):
 
     # --- the socket -----------------------------------------------------------------------------
 
+    @property
+    def partial_max_bytes(self) -> int:
+        """As much as frames that are whole may take, until it is known who that is."""
+        return self.options.waiting_max_bytes if self.user is None else super().partial_max_bytes
+
     def received(self, message: bytes) -> None:
         last = self._last
         if last is not None and last.session is not None and message.startswith(last.prefix):

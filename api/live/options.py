@@ -40,6 +40,10 @@ class LiveOptions:
 
     frame_max_bytes: int = 16 * MIB
     """A whole message, however many fragments it comes in."""
+    partial_total_max_bytes: int = 256 * MIB
+    """What may be kept of messages that are not whole, all sockets together. Before a document is open on a
+    Hocuspocus socket, `waiting_max_bytes` of it.
+    """
     outbox_max_bytes: int = MIB
     """What may be queued for a client that does not read, besides one state that was under way."""
     write_high_bytes: int = 256 * KIB

@@ -20,9 +20,20 @@ import asyncio
 import logging
 import os
 from collections.abc import Callable
+from http import HTTPStatus
 from typing import Any, cast
 
-from picows import WSAutoPingStrategy, WSCloseCode, WSFrame, WSListener, WSMsgType, WSTransport
+from multidict import CIMultiDict
+from picows import (
+    WSAutoPingStrategy,
+    WSCloseCode,
+    WSFrame,
+    WSListener,
+    WSMsgType,
+    WSTransport,
+    WSUpgradeResponse,
+    WSUpgradeResponseWithListener,
+)
 from picows.picows import WSProtocol  # type: ignore[attr-defined]  # compiled, and left out of the stubs
 
 from api.live.options import LiveOptions
@@ -59,6 +70,10 @@ def binary_frame(payload: bytes) -> bytes:
     return b"\x82\x7f" + size.to_bytes(8, "big") + payload
 
 
+_LARGE_BYTES = 64 * 1024
+"""Below, what is kept of a message that is not whole is not counted."""
+
+
 def _discard(wire: bytes) -> None:
     """Where a closed socket's writes go."""
 
@@ -79,6 +94,7 @@ class LiveSocket(WSListener):
         "_heard_at",
         "_kind",
         "_overdue",
+        "_partial_bytes",
         "_paused_at",
         "_rate",
         "_sockets",
@@ -89,6 +105,8 @@ class LiveSocket(WSListener):
         "moderation",
         "options",
         "serial",
+        "since_frame",
+        "tells_from",
         "user",
         "write",
     )
@@ -122,6 +140,11 @@ class LiveSocket(WSListener):
         self.serial = 0
         self._heard = True
         self._heard_at = 0.0
+        self.since_frame = 0
+        """Bytes read since the end of the last frame, about: what is kept of one that is not whole."""
+        self.tells_from = _LARGE_BYTES
+        """From how many on they are measured."""
+        self._partial_bytes = 0
         self.write = self._early.append
 
     # --- for subclasses -------------------------------------------------------------------------
@@ -148,6 +171,22 @@ class LiveSocket(WSListener):
 
     def keepalive(self, now: float) -> None:
         """Send what keeps this client from thinking that the server is gone; called at each sweep."""
+
+    def together(self, handle: Callable[[bytes], None], message: bytes) -> None:
+        """Handle a message whose answers are several frames, and send those in one write: each takes seven
+        microseconds.
+        """
+        wires: list[bytes] = []
+        write = self.write
+        self.write = gather = wires.append
+        try:
+            handle(message)
+        finally:
+            # Where the socket was closed meanwhile, nothing may follow its Close.
+            if self.write is gather:
+                self.write = write
+                if wires:
+                    write(b"".join(wires) if len(wires) > 1 else wires[0])
 
     @property
     def is_paused(self) -> bool:
@@ -251,11 +290,10 @@ class LiveSocket(WSListener):
     # --- called by picows -----------------------------------------------------------------------
 
     def on_ws_connected(self, transport: WSTransport) -> None:
-        # The handshake is over; its headers were a quarter of an idle socket's memory.
+        # The handshake is over; its headers were an eighth of an idle socket's memory.
         transport.request.headers.clear()
-        transport.response.headers = transport.request.headers
         self._ws = transport
-        self._tcp = tcp = transport.underlying_transport
+        self._tcp = tcp = cast("_Connection", transport.underlying_transport).itself
         tcp.set_write_buffer_limits(high=self.options.write_high_bytes)
         self._heard_at = asyncio.get_running_loop().time()
         self._sockets.add(self)
@@ -274,6 +312,7 @@ class LiveSocket(WSListener):
         self._rate.stop()
         self.leave_gathering()
         self._leave_address()
+        self._hold_partial(0)
         self._sockets.discard(self)
         if not self._closing:
             self.abandon()
@@ -281,6 +320,7 @@ class LiveSocket(WSListener):
     def on_ws_frame(self, transport: WSTransport, frame: WSFrame) -> None:
         """Hot: a whole binary message, which nearly every frame is, goes straight to `received`."""
         self._heard = True
+        self.since_frame = 0
         self._edits_left -= 1
         self._bytes_left -= frame.payload_size
         kind = frame.msg_type
@@ -390,6 +430,7 @@ class LiveSocket(WSListener):
         if is_last:
             message, self._fragments = bytes(self._fragments), None
             self._joined(message)
+        self.measure()
 
     def _joined(self, message: bytes) -> None:
         if self._kind is _BINARY:
@@ -427,6 +468,32 @@ class LiveSocket(WSListener):
         address, self.address = self.address, None
         if address is not None:
             self._sockets.leave_address(address)
+
+    # --- messages that are not whole ------------------------------------------------------------
+
+    @property
+    def partial_max_bytes(self) -> int:
+        """How much of a message may be kept until it is whole."""
+        return self.options.frame_max_bytes + _LARGE_BYTES
+
+    def measure(self) -> None:
+        """See whether too much is kept here of messages that are not whole, by this client or by all."""
+        partial = self.since_frame + (len(self._fragments) if self._fragments is not None else 0)
+        if self._closing or partial <= _LARGE_BYTES:
+            partial = 0
+        self._hold_partial(partial)
+        if partial > self.partial_max_bytes:
+            self._sockets.refusals["waiting"] += 1
+            self.fail(closing.TRY_AGAIN_LATER, "too much was sent before a document was open")
+        elif partial and self._sockets.partial_bytes > self.options.partial_total_max_bytes:
+            self._sockets.refusals["partial"] += 1
+            self.fail(closing.TRY_AGAIN_LATER, "too many large messages are on their way; come back")
+
+    def _hold_partial(self, size: int) -> None:
+        self._sockets.partial_bytes += size - self._partial_bytes
+        self._partial_bytes = size
+        # While something is kept each read may be the one that completes it.
+        self.tells_from = -1 if size else _LARGE_BYTES
 
     # --- the rate -------------------------------------------------------------------------------
 
@@ -501,6 +568,17 @@ class _Protocol(WSProtocol):  # type: ignore[misc]  # see the import
     """picows' protocol, which also tells its listener when the parser has given up."""
 
     def buffer_updated(self, nbytes: int) -> None:
+        listener = self.listener
+        listener.since_frame += nbytes
+        super().buffer_updated(nbytes)
+        listener.moderation.count()
+        if listener.since_frame > listener.tells_from:
+            listener.measure()
+        if self.transport.is_close_frame_sent:
+            self.listener.parser_failed()
+
+    def upgraded(self, nbytes: int) -> None:
+        """So many bytes came with the upgrade, before there was a listener."""
         super().buffer_updated(nbytes)
         self.listener.moderation.count()
         if self.transport.is_close_frame_sent:
@@ -508,9 +586,78 @@ class _Protocol(WSProtocol):  # type: ignore[misc]  # see the import
 
     def taken(self, nbytes: int) -> None:
         """So many bytes were read into the buffer by somebody else than the loop."""
+        listener = self.listener
+        listener.since_frame += nbytes
         super().buffer_updated(nbytes)
+        if listener.since_frame > listener.tells_from:
+            listener.measure()
         if self.transport.is_close_frame_sent:
             self.listener.parser_failed()
+
+
+class _Switching(WSUpgradeResponse):
+    """The answer to every upgrade. One for all: picows sets the key's proof in it just before it is written,
+    and making it anew took four microseconds.
+    """
+
+    __slots__ = ()
+
+    def __init__(self) -> None:
+        self.version, self.status, self.body = b"HTTP/1.1", HTTPStatus.SWITCHING_PROTOCOLS, None
+        self.headers = CIMultiDict()
+
+    def to_bytes(self) -> bytearray:
+        return bytearray(_SWITCHED % self.headers["Sec-WebSocket-Accept"].encode())
+
+
+_SWITCHED = (
+    b"HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: websocket\r\n"
+    b"Sec-WebSocket-Accept: %b\r\n\r\n"
+)
+_SWITCHING = _Switching()
+
+
+class _Settled:
+    """A connection's socket as picows asks for it at the start: its options are set, and nobody reads a log
+    of them. uvloop makes a socket object for each question, ten of them for a connection.
+    """
+
+    __slots__ = ("_socket",)
+
+    def __init__(self, connected: Any) -> None:
+        self._socket = connected
+
+    def fileno(self) -> int:
+        return int(self._socket.fileno())
+
+    def setsockopt(self, *_: Any) -> None:
+        """uvloop has set TCP_NODELAY, and quick acknowledgements are for clients."""
+
+    def getsockopt(self, *_: Any) -> int:
+        return 0
+
+
+class _Connection:
+    """What picows keeps and calls a transport: the connection, without its answers about addresses."""
+
+    __slots__ = ("_connection",)
+
+    def __init__(self, connection: asyncio.Transport) -> None:
+        self._connection = connection
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._connection, name)
+
+    def get_extra_info(self, name: str, default: Any = None) -> Any:
+        if name == "socket":
+            return _Settled(self._connection.get_extra_info(name))
+        if name in ("peername", "sockname"):
+            return default
+        return self._connection.get_extra_info(name, default)
+
+    @property
+    def itself(self) -> asyncio.Transport:
+        return self._connection
 
 
 def hand_over(socket: LiveSocket, received: bytes, connection: asyncio.Transport) -> None:
@@ -526,7 +673,7 @@ def hand_over(socket: LiveSocket, received: bytes, connection: asyncio.Transport
         None,  # host, a client's
         None,  # path, a client's
         False,
-        lambda _: socket,
+        lambda _: WSUpgradeResponseWithListener(_SWITCHING, socket),
         _picows_log,
         True,
         None,  # the handshake is complete: no time limit
@@ -540,14 +687,14 @@ def hand_over(socket: LiveSocket, received: bytes, connection: asyncio.Transport
         options.read_buffer_bytes,
     )
     connection.set_protocol(protocol)
-    protocol.connection_made(connection)
+    protocol.connection_made(_Connection(connection))
     connection.resume_reading()
     view = memoryview(received)
     while view:
         buffer = protocol.get_buffer(len(view))
         size = min(len(buffer), len(view))
         buffer[:size] = view[:size]
-        protocol.buffer_updated(size)
+        protocol.upgraded(size)
         view = view[size:]
 
 

@@ -78,6 +78,8 @@ class Sockets:
         self.faults = 0
         self.accepted = 0
         self.throttles = 0
+        self.partial_bytes = 0
+        """What is kept of large messages that are not whole."""
         self.refusals: Counter[str] = Counter()
         self.closes: Counter[int] = Counter()
         self._elsewhere: Mapping[str, int] = {}

@@ -46,10 +46,14 @@ class RequestHead:
 
     def parameter(self, name: str) -> str | None:
         """A parameter of the query, None if absent. Raises BadInput if there are two, or too many in all."""
-        try:
-            values = parse_qs(self.query, max_num_fields=_PARAMETERS_MAX).get(name, [])
-        except ValueError:
-            raise BadInput("the query has too many parameters") from None
+        query = self.query
+        if query.count("&") >= _PARAMETERS_MAX:
+            raise BadInput("the query has too many parameters")
+        if "%" in query or "+" in query:
+            values = parse_qs(query).get(name, [])
+        else:  # nothing is escaped, as usual: the same in a fifth of the time
+            pairs = (pair.partition("=") for pair in query.split("&"))
+            values = [value for key, _, value in pairs if key == name and value]
         if len(values) > 1:
             raise BadInput(f"the query parameter {name!r} is given twice")
         return values[0] if values else None

@@ -62,6 +62,11 @@ class YWebsocketSocket(LiveSocket):
         if awareness is not None:
             session.receive_awareness(awareness)
             return
+        self.together(self._several, message)
+
+    def _several(self, message: bytes) -> None:
+        session = self._session
+        assert session is not None
         for part in y_websocket.decode(message):
             session.receive(part)
 

@@ -94,6 +94,19 @@ class HeardPresence:
         present = [entry for entry in self._heard.values() if entry.state != GONE]
         return awareness.encode(present) if present else None
 
+    def told(self) -> dict[int, int]:
+        """The moments of all clients."""
+        return {key: awareness.moment(entry.clock, entry.state) for key, entry in self._heard.items()}
+
+    def since(self, before: Mapping[int, int]) -> bytes | None:
+        """What is new to who has been told that, encoded; None if nothing is."""
+        news = [
+            entry
+            for key, entry in self._heard.items()
+            if before.get(key) != awareness.moment(entry.clock, entry.state)
+        ]
+        return awareness.encode(news) if news else None
+
     def said_by(self, session: SessionNumber) -> bytes | None:
         """What a session said last of everybody it speaks for, for an owner who has not heard it."""
         said = self._said.get(session)

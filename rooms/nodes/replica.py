@@ -19,7 +19,7 @@ keeps its edits, as all Yjs clients do.
 
 import contextlib
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 from crdt import y_websocket
@@ -421,6 +421,12 @@ class Replica(Audience):
 
     def _present(self) -> bytes | None:
         return self._presence.everybody()
+
+    def _presence_told(self) -> Mapping[int, int]:
+        return self._presence.told()
+
+    def _presence_since(self, before: Mapping[int, int]) -> bytes | None:
+        return self._presence.since(before)
 
     def flush(self, now: float) -> Effects:
         """Give up those who did not come back with the new owner."""

@@ -51,6 +51,16 @@ EDIT = """async ([id, name]) => {
   return provider.ws.url
 }"""
 
+FOLLOW = """url => new Promise(resolve => {
+  window.changes = []
+  const events = window.events = new EventSource(url, { withCredentials: true })
+  events.addEventListener('change', ({ data, lastEventId }) => {
+    window.changes.push({ ...JSON.parse(data), number: lastEventId })
+  })
+  events.onopen = () => resolve('open')
+  events.onerror = () => resolve('failed')
+})"""
+
 FOREIGN_WRITE = """async ([url, body]) => {
   const tries = [
     fetch(url, { method: 'POST', credentials: 'include', body }),
@@ -123,8 +133,16 @@ async def test_an_editor_works_by_cookie_and_pages_of_others_do_not(
     assert 403 == (await page.evaluate(WRITE, [*new, None]))["status"]
     made = await page.evaluate(WRITE, [*new, token])
     assert 201 == made["status"], made
-    path = f"/threat_models/{made['body']['id']}/diagrams"
+    model = f"/threat_models/{made['body']['id']}"
+    path = f"{model}/diagrams"
+    assert "open" == await page.evaluate(FOLLOW, f"{model}/events")
     diagram = (await page.evaluate(WRITE, [path, {"name": "Flow", "type": "DFD-1.0.0"}, token]))["body"]["id"]
+
+    # It follows what happens by the cookie alone.
+    await page.wait_for_function("window.changes.length > 0", timeout=2000)
+    (change,) = await page.evaluate("window.changes")
+    assert ("created", diagram) == (change["change_type"], change["object_id"])
+    assert int(change["number"]) > 0
 
     # Two pages edit one diagram with nothing but the cookie.
     other = await open_editor(context, url)
@@ -143,14 +161,16 @@ async def test_an_editor_works_by_cookie_and_pages_of_others_do_not(
         await evil.goto(place)
         outcome = await evil.evaluate(FOREIGN_WRITE, [f"{url}/threat_models", '{"name": "Evil"}'])
         assert ["blocked"] * 4 == outcome
+        assert "failed" == await evil.evaluate(FOLLOW, f"{url}{model}/events")
         assert 1006 == await evil.evaluate(FOREIGN_SOCKET, f"{url.replace('https', 'wss')}/collab/{diagram}")
     listed = await page.evaluate("fetch('/threat_models').then(answer => answer.json())")
     assert ["Shop"] == [model["name"] for model in listed["threat_models"]]
 
-    # Signing out closes the sockets of all pages, and the cookie is gone.
+    # Signing out closes the sockets and streams of all pages, and the cookie is gone.
     assert 204 == (await page.evaluate(WRITE, ["/session/sign-out", None, token]))["status"]
     for one in (page, other):
         await one.wait_for_function("window.endedWith === 4401", timeout=2000)
+    await page.wait_for_function("window.events.readyState === EventSource.CLOSED", timeout=5000)
     assert 401 == await page.evaluate("fetch('/session').then(answer => answer.status)")
     assert [] == [one for one in await context.cookies() if one["name"].endswith("tmi_session")]
     await context.close()

@@ -2,15 +2,17 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 
 import httpx
 import pytest
 
 from api.live.options import LiveOptions
 from crdt import y_websocket
+from persistence.memory.access import MemoryAccessControl
 from tests.harness.live_service import LiveService, live_service
 from tests.harness.raw_websocket import connected, upgrade_head, upgraded
+from tmi.domain.ports import Entrant, Standing
 
 LIVEZ = b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n"
 
@@ -140,3 +142,25 @@ async def test_a_request_that_takes_too_long_is_cut_off_at_the_deadline() -> Non
         await service.listener.aclose(0.01)
         with contextlib.suppress(asyncio.IncompleteReadError, ConnectionResetError):
             assert 200 != (await raw.answer()).status
+
+
+class Silent(MemoryAccessControl):
+    """Never says how anybody stands."""
+
+    async def standings(self, entrants: Sequence[Entrant]) -> Sequence[Standing]:
+        await asyncio.Event().wait()
+        return await super().standings(entrants)
+
+
+async def test_checks_of_an_upgrade_that_take_too_long_end_in_503_and_free_the_handshake() -> None:
+    options = LiveOptions(sweep_s=3600, handshake_timeout_s=0.1, handshakes_max=2)
+    async with live_service(options, access_over=Silent) as service:
+        diagram = await service.diagram()
+        path = f"/collab/{diagram}?token={await service.token('alice', diagram)}"
+        for _ in range(2):
+            async with connected(service.port) as one, connected(service.port) as other:
+                one.send(upgrade_head(path))
+                other.send(upgrade_head(path))
+                answers = [await one.answer(), await other.answer()]
+            assert [503, 503] == [answer.status for answer in answers]
+            assert all(b"took too long" in answer.body for answer in answers)

@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 
 import pytest
 from pycrdt import Doc, Map
@@ -11,7 +11,7 @@ from api.live.options import LiveOptions
 from crdt import y_websocket
 from crdt.diagram import CELLS
 from tests.harness.live_service import LiveService, live_service
-from tests.harness.raw_websocket import BINARY, connected, frame, upgrade_head, upgraded
+from tests.harness.raw_websocket import BINARY, CONTINUATION, connected, frame, upgrade_head, upgraded
 from tmi.domain.ids import DiagramId
 
 KIB = 1024
@@ -125,6 +125,50 @@ async def test_a_throttled_socket_is_closed_at_once_when_the_node_drains() -> No
                 raw.send_binary(author.edit(f"k{n}"))
             await asyncio.sleep(0.1)
             await asyncio.gather(service.rooms.drain(2), service.live.drain(2), raw.receive_close())
+
+
+def begun(size: int, claimed: int) -> bytes:
+    """The beginning of a message that is never whole."""
+    return frame(BINARY, b"x" * size, claimed=claimed)
+
+
+async def test_of_who_has_not_signed_in_no_large_message_is_kept() -> None:
+    async with live_service(LiveOptions(waiting_max_bytes=256 * KIB)) as service:
+        for sent in (
+            begun(300 * KIB, 16 * 1024 * KIB),
+            frame(BINARY, b"x" * 200 * KIB, fin=False) + frame(CONTINUATION, b"x" * 100 * KIB, fin=False),
+        ):
+            async with upgraded(service.port, "/collab") as raw:
+                raw.send(sent)
+                assert 1013 == (await raw.receive_close_only()).close_code
+        assert 2 == service.live.sockets.refusals["waiting"]
+        await until(lambda: service.live.sockets.partial_bytes == 0)
+
+
+async def test_messages_that_are_not_whole_are_bounded_for_all_together() -> None:
+    options = LiveOptions(partial_total_max_bytes=1024 * KIB)
+    async with live_service(options) as service:
+        diagram, author = await service.diagram(), Author()
+        path = f"/collab/{diagram}?token={await service.token('alice')}"
+        async with upgraded(service.port, path) as one, upgraded(service.port, path) as two:
+            one.send(begun(700 * KIB, 8 * 1024 * KIB))
+            await until(lambda: service.live.sockets.partial_bytes > 650 * KIB)
+            two.send(begun(700 * KIB, 8 * 1024 * KIB))
+            assert 1013 == (await two.receive_close_only()).close_code
+            assert 1 == service.live.sockets.refusals["partial"]
+        await until(lambda: service.live.sockets.partial_bytes == 0)
+        async with upgraded(service.port, path) as whole:
+            for key in ("a", "b"):  # what was whole counts no more
+                whole.send_binary(author.edit(key, "x" * 900 * KIB))
+                await until(lambda: service.live.sockets.partial_bytes == 0)
+            await arrived(service, diagram, 2)
+        assert 1 == service.live.sockets.refusals["partial"]
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(5):
+        while not condition():
+            await asyncio.sleep(0.005)
 
 
 @pytest.fixture

@@ -413,6 +413,45 @@ def test_a_slow_reader_misses_broadcasts_and_gets_one_difference() -> None:
     assert editor.cells.to_py() == reader.receive([difference.body]).cells.to_py()
 
 
+def test_a_reader_that_reads_again_is_told_of_those_who_moved_or_left_meanwhile() -> None:
+    target = room()
+    first, second, third, slow = (greet(target, member(n)) for n in (1, 2, 3, 4))
+    for number, client in ((first, 7), (second, 8), (third, 9)):
+        target.receive(number, Awareness(moves((client, 1, b"{}"))), 1.0)
+    target.flush_all(1.0)
+    target.receive(first, Awareness(moves((7, 2, b"{}"))), 2.0)
+    target.pause(slow, 2.0)  # of the move it was not told yet
+    target.flush_all(2.0)
+    target.receive(third, Awareness(moves((9, 2, b'{"x":1}'))), 2.1)
+    target.leave(second, 2.1)
+    target.flush_all(2.1)
+    subscribed, news = target.resume(slow, 2.2)
+    assert Subscribe(slow) == subscribed
+    assert isinstance(news, Send)
+    message = decoded(news)
+    assert isinstance(message, Awareness)
+    told = [Entry(7, 2, b"{}"), Entry(8, 1, b"null"), Entry(9, 2, b'{"x":1}')]
+    assert told == sorted(awareness.parse(message.data))
+    target.pause(slow, 2.3)
+    assert [Subscribe(slow)] == list(target.resume(slow, 2.4)), "what is sent again could stop it again"
+
+
+def test_after_many_bytes_of_cursors_the_next_wait_for_as_long_as_those_took() -> None:
+    target = room()
+    first, _ = (greet(target, member(n)) for n in (1, 2))
+    big = b'{"x":"' + b"x" * 60_000 + b'"}'
+    states = [(client, 1, big) for client in range(10)]
+    (flush,) = only(FlushAt, target.receive(first, Awareness(moves(*states)), 1.0))
+    assert 1.0 == flush.at
+    assert 10 == len(shown(target.flush(1.0)))
+    (flush,) = only(FlushAt, target.receive(first, Awareness(moves((1, 2, b"{}"))), 1.1))
+    assert 1.5 < flush.at < 1.6, "600,000 bytes at 1 MiB/s"
+    assert [] == only(Broadcast, target.flush(1.5))
+    assert [Entry(1, 2, b"{}")] == shown(target.flush(flush.at))
+    (flush,) = only(FlushAt, target.receive(first, Awareness(moves((1, 3, b"{}"))), 2.0))
+    assert 2.0 == flush.at
+
+
 def test_drain_sends_everybody_away_and_ends_after_the_last_commit() -> None:
     target, editor = room(), Editor()
     writer, other = greet(target, member(1)), greet(target, member(2))
@@ -488,3 +527,11 @@ def test_messages_are_looked_for_in_ticks_while_a_room_is_busy() -> None:
     busy.flush_all(10.0)
     assert 0.012 == busy.tick_s(10.0, is_ticking=True), "authors wait for a word on their edits"
     assert busy.tick_s(14.0, is_ticking=True) is None
+
+
+def test_what_a_room_keeps_of_presence_is_bounded_by_its_limits() -> None:
+    target = room(RoomLimits(presence_max_bytes=1000))
+    number = greet(target, member())
+    small, large = (Entry(id_, 1, b'{"x":"%s"}' % (b"x" * size)) for id_, size in ((1, 10), (2, 1000)))
+    target.receive(number, Awareness(awareness.encode([small, large])), 1.0)
+    assert ({"presence_bytes": 1}, True) == (target.refusals, 0 < target.presence_bytes < 1000)
