@@ -535,3 +535,17 @@ def test_what_a_room_keeps_of_presence_is_bounded_by_its_limits() -> None:
     small, large = (Entry(id_, 1, b'{"x":"%s"}' % (b"x" * size)) for id_, size in ((1, 10), (2, 1000)))
     target.receive(number, Awareness(awareness.encode([small, large])), 1.0)
     assert ({"presence_bytes": 1}, True) == (target.refusals, 0 < target.presence_bytes < 1000)
+
+
+def test_edits_that_wait_for_their_tick_count_for_the_size_limit() -> None:
+    target, editor = room(RoomLimits(document_max_bytes=1000, quiet_copies_per_s=0.0)), Editor()
+    number = greet(target, member())
+    closed: list[Close] = []
+    for n in range(20):
+        update = editor.edit(f"{n}" + "x" * 100)
+        if not target.hold(number, update):
+            closed += only(Close, target.receive(number, Update(update), 1.0))
+    target.flush(2.0)
+    assert [4413] == [close.code for close in closed]
+    assert 700 < target.document.measure() <= 1000
+    assert 1 == target.refusals["document_size"]
