@@ -27,6 +27,8 @@ View = TypeVar("View", bound=Callable[..., Any])
 
 READ = (400, 401, 403, 404, 503)
 WRITE = (400, 401, 403, 404, 409, 413, 415, 503)
+PLAIN = (400, 401, 403, 404, 413, 415, 503)
+"""Of what contradicts nothing."""
 
 
 def described(text: str) -> Callable[[View], View]:
@@ -67,7 +69,7 @@ def _add_collection(routes: Blueprint, kind: Kind) -> None:
     @routes.post(all_, endpoint=f"create_{kind.name}")
     @tag([kind.plural.capitalize()])
     @operation_id(f"createThreatModel{kind.title}")
-    @operation(body=forms.input, answers={201: forms.output}, errors=WRITE)
+    @operation(body=forms.input, answers={201: forms.output}, errors=PLAIN)
     @described(f"Create one of a threat model's {kind.plural}")
     async def create(threat_model_id: str) -> Response:
         model = await model_for(threat_model_id, Action.WRITE)
@@ -144,12 +146,13 @@ def _add_writing(routes: Blueprint, kind: Kind) -> None:
     _, one, key = _paths(kind)
     forms = schemas.CHILD_BODIES[kind.name]
     errors = (*WRITE, 428) if kind.has_version else WRITE
+    replacing = errors if kind.has_version else PLAIN
     headers = schemas.IfMatch if kind.has_version else None
 
     @routes.put(one, endpoint=f"update_{kind.name}")
     @tag([kind.plural.capitalize()])
     @operation_id(f"updateThreatModel{kind.title}")
-    @operation(body=forms.input, headers=headers, answers={200: forms.output}, errors=errors)
+    @operation(body=forms.input, headers=headers, answers={200: forms.output}, errors=replacing)
     @described(f"Replace one of a threat model's {kind.plural}\n\nMetadata that are not given stay.")
     async def update(threat_model_id: str, **ids: str) -> Response:
         model = await model_for(threat_model_id, Action.WRITE)
@@ -206,7 +209,7 @@ def _add_bulk(routes: Blueprint, kind: Kind) -> None:
     @routes.post(f"{all_}/bulk", endpoint=f"bulk_create_{kind.plural}")
     @tag([plural])
     @operation_id(f"bulkCreateThreatModel{plural}")
-    @operation(body=forms.inputs, answers={201: forms.outputs}, errors=WRITE)
+    @operation(body=forms.inputs, answers={201: forms.outputs}, errors=PLAIN)
     @described(f"Create several of a threat model's {kind.plural}, or none")
     async def create(threat_model_id: str) -> Response:
         model = await model_for(threat_model_id, Action.WRITE)
@@ -218,7 +221,7 @@ def _add_bulk(routes: Blueprint, kind: Kind) -> None:
     @routes.put(f"{all_}/bulk", endpoint=f"bulk_update_{kind.plural}")
     @tag([plural])
     @operation_id(update_id)
-    @operation(body=forms.updates, answers=answers, errors=WRITE)
+    @operation(body=forms.updates, answers=answers, errors=WRITE if upserts else PLAIN)
     @described(f"Replace several of a threat model's {kind.plural}, or none{unknown}")
     async def update(threat_model_id: str) -> Response:
         model = await model_for(threat_model_id, Action.WRITE)

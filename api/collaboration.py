@@ -101,8 +101,12 @@ async def mine() -> Response:
     """
     found = await services().collaborations.visible_to(caller().user.id, SESSIONS_MAX)
     turn = asyncio.Semaphore(_ASKED_AT_ONCE)
-    shown = await asyncio.gather(*(_listed(session, turn) for session in found))
-    sessions = [session for session in shown if session is not None]
+    there = await asyncio.gather(*(_members(session, turn) for session in found))
+    listed = list(zip(found, there, strict=True))
+    # Who they are, of all at once: a query for each took a hundred.
+    wanted = dict.fromkeys(key for one in listed for key in _wanted(*one))
+    users = await services().users.get_all(list(wanted))
+    sessions = [shown for one in listed if (shown := _shown(*one, users)) is not None]
     return bodies.answer(schemas.CollaborationSessions(sessions=sessions, total=len(sessions)))
 
 
@@ -151,30 +155,34 @@ async def _end(session: Collaboration) -> None:
 
 async def _answer(session: Collaboration, status: int = 200) -> Response:
     members = await services().rooms.members(session.diagram_id)
-    return bodies.answer(await _shown(session, members), status)
-
-
-async def _listed(session: Collaboration, turn: asyncio.Semaphore) -> schemas.CollaborationSession | None:
-    """A session as a list shows it: without participants where their node does not answer now."""
-    try:
-        async with turn:
-            try:
-                members = await services().rooms.members(session.diagram_id)
-            except Unavailable:
-                members = ()
-            return await _shown(session, members)
-    except NotFound:
-        return None
-
-
-async def _shown(session: Collaboration, members: Sequence[Member]) -> schemas.CollaborationSession:
-    """Raises NotFound for one that nobody hosts and nobody is in."""
-    host = _host(session, members)
-    roles = _roles(members)
-    wanted = list(roles) if host is None or host in roles else [host, *roles]
-    users = await services().users.get_all(wanted)
-    if host is None or host not in users:
+    shown = _shown(session, members, await services().users.get_all(_wanted(session, members)))
+    if shown is None:
         raise NotFound("This diagram has no collaboration session.")
+    return bodies.answer(shown, status)
+
+
+async def _members(session: Collaboration, turn: asyncio.Semaphore) -> Sequence[Member]:
+    """Who is there, for a list: nobody where their node does not answer now."""
+    async with turn:
+        try:
+            return await services().rooms.members(session.diagram_id)
+        except (NotFound, Unavailable):
+            return ()
+
+
+def _wanted(session: Collaboration, members: Sequence[Member]) -> list[UserId]:
+    """Whom a session shows."""
+    host, roles = _host(session, members), _roles(members)
+    return list(roles) if host is None or host in roles else [host, *roles]
+
+
+def _shown(
+    session: Collaboration, members: Sequence[Member], users: Mapping[UserId, User]
+) -> schemas.CollaborationSession | None:
+    """A session as JSON; None for one that nobody hosts and nobody is in."""
+    host, roles = _host(session, members), _roles(members)
+    if host is None or host not in users:
+        return None
     path = f"{schemas.location_of(session.threat_model_id)}/diagrams/{session.diagram_id}/ws"
     return schemas.CollaborationSession(
         session_id=session.id,

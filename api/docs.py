@@ -272,8 +272,10 @@ def _complete(operation: dict[str, Any], extra: dict[str, Any], *, needs_sign_in
             if status < 400 and "content" in response:
                 response["content"] = _contents(response["content"], extra["produces"])
     is_counted = not operation.get("tags") or "Health" not in operation["tags"]
-    # 400: whatever is asked for, the Host header may be none.
-    for status in (400, 405, 500, *((429, 503) if is_counted else ())):
+    # 400: whatever is asked for, the Host header may be none. 403: a session's cookie may come from a page of
+    # others, or without its token.
+    refused = (400, 403) if needs_sign_in else (400,)
+    for status in (*refused, 405, 500, *((429, 503) if is_counted else ())):
         operation["responses"].setdefault(status, {})
     operation["responses"] = {
         str(status): common_answers.reference(status) or answer

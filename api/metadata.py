@@ -7,7 +7,7 @@ from quart import Blueprint, Response
 from quart_schema import operation_id, tag
 
 from api import bodies, schemas
-from api.children import READ, WRITE, described
+from api.children import PLAIN, READ, WRITE, described
 from api.context import context, model_for, parse_uuid, services
 from api.deeds import deed
 from api.documented import operation
@@ -105,7 +105,7 @@ def _add_one(routes: Blueprint, holder: _Holder) -> None:
     @routes.put(path, endpoint=f"update_{name}")
     @tag(["Metadata"])
     @operation_id(f"update{name}Metadata{holder.updates}")
-    @operation(body=schemas.MetadataValue, answers={200: schemas.Metadata}, errors=WRITE)
+    @operation(body=schemas.MetadataValue, answers={200: schemas.Metadata}, errors=PLAIN)
     @described(f"Replace a value of the metadata of {holder.words}")
     async def update(key: str, **ids: str) -> Response:
         entity = await holder.entity(ids, Action.WRITE)
@@ -147,10 +147,12 @@ def _add_bulk(routes: Blueprint, holder: _Holder) -> None:
         make: Callable[[Values, Values], Values],
         status: int,
     ) -> None:
+        errors = WRITE if make is _added else PLAIN
+
         @method(path, endpoint=f"bulk_{verb}_{name}")
         @tag(["Metadata"])
         @operation_id(f"bulk{verb.capitalize()}{name}Metadata")
-        @operation(body=schemas.MetadataInput, answers={status: schemas.MetadataList}, errors=WRITE)
+        @operation(body=schemas.MetadataInput, answers={status: schemas.MetadataList}, errors=errors)
         @described(about)
         async def bulk(**ids: str) -> Response:
             entity = await holder.entity(ids, Action.WRITE)

@@ -16,6 +16,12 @@ REASONS: tuple[tuple[str, str, str], ...] = (
         "It takes no body, so there is no media type to refuse.",
     ),
     (
+        r"POST .*/(threats|assets|documents|notes|repositories)(/bulk)?|(PUT|PATCH) .*/metadata/.*"
+        r"|PUT .*/(notes|repositories)/\{\}|PUT .*/threats/bulk",
+        r"answer 409 .*",
+        "There is nothing that it could contradict: what is new, what has no version, metadata that replace others.",
+    ),
+    (
         r"(DELETE|POST|PUT|PATCH) /threat_models/.*",
         r"answer 409 .*",
         "The contract refuses this while people edit the diagram; here it is merged with what they do, or their "
