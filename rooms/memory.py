@@ -1,6 +1,10 @@
 """What rooms take of the process's memory, by estimate."""
 
-from rooms.runner import RoomRunner
+from typing import Any
+
+from rooms.hosting import Runner
+from rooms.nodes.replica import Replica
+from rooms.room import Room
 
 MEMORY_FACTOR = 20
 """Resident bytes for each encoded byte of a document.
@@ -13,7 +17,7 @@ ROOM_BYTES = 10 * 1024
 """What a room takes without its document's content: measured with 2,000 rooms."""
 
 
-def memory_of(runner: RoomRunner) -> int:
-    """What a room takes, by estimate, in bytes."""
-    room = runner.room
+def memory_of(runner: Runner[Any]) -> int:
+    """What a room takes, or a replica of one, by estimate, in bytes."""
+    room: Room | Replica = runner.room
     return ROOM_BYTES + MEMORY_FACTOR * room.document.bytes_estimate + room.unsaved_bytes

@@ -6,6 +6,7 @@ import logging
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from datetime import timedelta
+from itertools import chain
 from typing import Any
 from uuid import UUID
 
@@ -233,9 +234,23 @@ class Rooms:
                 except OwnedElsewhere as elsewhere:
                     replica = self._replica_at(diagram, elsewhere)
             await self._synced(replica)
+            self._count(replica)
             if replica.room.is_open:
                 return replica
         raise Unavailable("the diagram's room does not stay open; try again shortly")
+
+    def _count(self, replica: ReplicaRunner) -> None:
+        """What a replica takes is known once it is synced. Raises Unavailable, as for rooms, and ends it."""
+        if replica.is_counted or not replica.room.is_open:
+            return
+        if replica.room.is_empty:
+            try:
+                self._refuse_beyond_memory()
+            except Unavailable:
+                replica.perform(replica.room.close_if_idle())
+                raise
+        replica.is_counted = True
+        self._memory_seen += memory_of(replica)
 
     def _replica_at(self, diagram: DiagramId, elsewhere: OwnedElsewhere) -> ReplicaRunner:
         if self._keeper is None:
@@ -244,6 +259,7 @@ class Rooms:
         replica = self._following.get(diagram)
         if replica is not None and replica.room.is_open:
             return replica
+        self._refuse_beyond_memory()
         return self._follow(diagram, elsewhere.owner, self._keeper)
 
     async def take(self, diagram: DiagramId, former: NodeId) -> Node | None:
@@ -380,7 +396,10 @@ class Rooms:
         return self.journal.shedding
 
     def _refuse_beyond_memory(self) -> None:
-        """Raises Unavailable while rooms take too much and none can be closed for it."""
+        """Raises Unavailable while rooms take too much and none can be closed for it.
+
+        What a room will take is known when it is there. So the limit is passed by one room at most.
+        """
         limits = self._limits
         if self._memory_seen < limits.memory_hard_max_bytes:
             return
@@ -394,6 +413,7 @@ class Rooms:
             raise DatabaseUnavailable("this node is cut off from the database")
         try:
             async with asyncio.timeout(self._limits.load_timeout_s), self._load_slots:
+                self._refuse_beyond_memory()  # others may have filled it since this one came
                 await self._saved(diagram)
                 fence = await self._coordinator.claim(diagram, disowned)
                 try:
@@ -406,6 +426,12 @@ class Rooms:
         if self._draining:
             self._background.spawn(self._coordinator.release(diagram, fence))
             raise Draining
+        try:
+            # Others were opened while this one was read. From here to where it is counted nothing is awaited.
+            self._refuse_beyond_memory()
+        except Unavailable:
+            self._background.spawn(self._coordinator.release(diagram, fence))
+            raise
         document = Document.load(stored.snapshot, stored.tail, is_whole=stored.is_whole)
         if document.rejected:
             log.error("room %s: %d updates of its log cannot be applied", diagram, document.rejected)
@@ -575,18 +601,26 @@ class Rooms:
                 log.exception("the sweep of rooms failed; it goes on")
 
     def _evict(self, target_bytes: int) -> None:
-        """Close rooms without anybody and without unsaved edits, least recently used first."""
+        """Close rooms and replicas without anybody and without unsaved edits, least recently used first."""
         self._memory_seen = self.memory_bytes
         latest = self._ticker.now() - self._limits.evict_after_s
-        idle = [
+        idle: list[Runner[Any]] = [
             runner
-            for runner in self._open.values()
-            if runner.room.is_empty and not runner.room.unsaved and runner.idle_since <= latest
+            for runner in self._hosted.with_clients
+            if runner.room.is_open
+            and runner.room.is_empty
+            and not runner.room.unsaved
+            and runner.idle_since <= latest
         ]
         for runner in sorted(idle, key=lambda idle_runner: idle_runner.idle_since):
             if self._memory_seen <= target_bytes:
                 return
-            runner.room.close_if_idle()
+            if isinstance(runner, RoomRunner):
+                runner.room.close_if_idle()
+            elif isinstance(runner, ReplicaRunner) and runner.synced.is_set():
+                runner.perform(runner.room.close_if_idle())
+            else:
+                continue  # newcomers wait for it
             self._memory_seen -= memory_of(runner)
             self.evictions += 1
 
@@ -667,8 +701,9 @@ class Rooms:
 
     @property
     def memory_bytes(self) -> int:
-        """What the rooms take, by estimate."""
-        return sum(memory_of(runner) for runner in self.runners if not runner.room.is_over)
+        """What the rooms take, and the replicas of others, by estimate."""
+        everything = chain[Runner[Any]](self.runners, self._following.values())
+        return sum(memory_of(runner) for runner in everything if not runner.room.is_over)
 
     @property
     def snapshots_taken(self) -> int:

@@ -31,6 +31,8 @@ class ReplicaRunner(Runner[Replica]):
         self.lost.set()
         self.attached = asyncio.Event()
         """The opposite of `lost`."""
+        self.is_counted = False
+        """What it takes of memory is looked at."""
         self.is_disowned = False
         """The last owner said that it is none."""
         self.successor: Node | None = None

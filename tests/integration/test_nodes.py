@@ -26,6 +26,8 @@ from rooms import closing
 from rooms.administration import Administration, Desk
 from rooms.coordination.memory import Leases, MemoryCoordinator
 from rooms.database_watch import WatchLimits
+from rooms.limits import RoomsLimits
+from rooms.memory import MEMORY_FACTOR
 from rooms.nodes.following import ReplicaRunner
 from rooms.nodes.links import LinkLimits, Links
 from rooms.nodes.replica import Replica, ReplicaLimits
@@ -123,11 +125,11 @@ class Cluster:
         self.asked_to_drain: list[str] = []
 
     @contextlib.asynccontextmanager
-    async def node(self, name: str) -> AsyncIterator[Member]:
+    async def node(self, name: str, limits: RoomsLimits = LIMITS) -> AsyncIterator[Member]:
         key = NodeId(uuid4())
         log = CutOff(self.world.log)
         coordinator = MemoryCoordinator(self.leases, log, Node(key, name, ""))
-        rooms = Rooms(log, coordinator, MemoryAccessControl(self.world.store), replace(LIMITS, watch=WATCH))
+        rooms = Rooms(log, coordinator, MemoryAccessControl(self.world.store), replace(limits, watch=WATCH))
         links = Links(key, rooms, self.tokens, LINK_LIMITS)
         signals = MemorySignals(self.world.store)
         async with contextlib.AsyncExitStack() as stack:
@@ -200,6 +202,35 @@ async def test_a_large_document_crosses_the_link(cluster: Cluster) -> None:
             here.edit(f"text {n}", "x" * 50_000)
         there = await b.join(cluster.world.editor())
         await until(lambda: len(cells(there)) == 40)
+
+
+async def test_replicas_count_as_memory_and_idle_ones_are_closed_for_it(cluster: Cluster) -> None:
+    world, size = cluster.world, 100_000
+    room = MEMORY_FACTOR * size
+    journal = replace(LIMITS.journal, max_bytes=1_000_000)
+    limits = replace(LIMITS, journal=journal, idle_s=60.0, memory_sweep_s=0.01, evict_after_s=0.0)
+    small = replace(limits, memory_max_bytes=room * 3 // 2, memory_hard_max_bytes=room * 5 // 2)
+    async with cluster.node("a", limits) as a, cluster.node("b", small) as b:
+        diagrams = []
+        for _ in range(4):
+            world.diagram = (await world.diagrams.create(world.model, "d", "DFD-1.0.0", None)).id
+            diagrams.append(world.diagram)
+            (await a.join(world.editor())).edit("text", "x" * size)
+        world.diagram = diagrams[0]
+        idle = await b.join(world.editor())
+        assert room <= b.rooms.memory_bytes <= room * 1.2
+        assert idle.session is not None
+        idle.session.leave()
+        world.diagram = diagrams[1]
+        await b.join(world.editor())
+        await until(lambda: b.rooms.followed_rooms == 1)
+        assert (1, 0) == (b.rooms.evictions, a.rooms.evictions)
+        # People are in those that are left: they stay, and what comes beyond the hard limit is refused.
+        answers: list[object] = []
+        for world.diagram in diagrams[2:] + diagrams[:1]:
+            answers += await asyncio.gather(b.join(world.editor()), return_exceptions=True)
+        assert [False, False, True] == [isinstance(answer, Unavailable) for answer in answers]
+        assert (3, 1) == (b.rooms.followed_rooms, b.rooms.refusals["rooms_memory"])
 
 
 async def test_when_the_owner_dies_clients_elsewhere_stay_and_nothing_acknowledged_is_lost(

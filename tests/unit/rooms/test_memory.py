@@ -9,12 +9,14 @@ from dataclasses import replace
 import pytest
 
 from persistence.memory.access import MemoryAccessControl
+from persistence.memory.update_log import MemoryUpdateLog
 from rooms.coordination.local import LocalCoordinator
 from rooms.memory import ROOM_BYTES, memory_of
 from rooms.service import Rooms
 from tests.unit.rooms.conftest import LIMITS, Editor, World, until
 from tmi.domain.errors import TooManyRequests, Unavailable
-from tmi.domain.ids import DiagramId
+from tmi.domain.ids import DiagramId, Fence, NodeId
+from tmi.domain.ports import StoredDocument
 
 KIB = 1024
 TEXT_BYTES = 50 * KIB
@@ -44,6 +46,28 @@ class Crowd:
 
     def open_diagrams(self) -> list[DiagramId]:
         return [runner.room.diagram for runner in self.world.rooms.runners]
+
+
+class SlowToRead(MemoryUpdateLog):
+    """So that several rooms are being read at a time."""
+
+    async def load(self, diagram: DiagramId) -> StoredDocument:
+        await asyncio.sleep(0.002)
+        return await super().load(diagram)
+
+
+class Claims(LocalCoordinator):
+    """Counts what is claimed and given back."""
+
+    claimed = released = 0
+
+    async def claim(self, diagram: DiagramId, disowned: NodeId | None = None) -> Fence:
+        self.claimed += 1
+        return await super().claim(diagram, disowned)
+
+    async def release(self, diagram: DiagramId, fence: Fence) -> None:
+        self.released += 1
+        await super().release(diagram, fence)
 
 
 @pytest.fixture
@@ -154,3 +178,58 @@ async def test_a_closed_room_is_gone_at_once_without_the_collector(crowd: Crowd)
     for editor in crowd.editors:  # who has left forgets the session, as sockets do
         editor.session = None
     await until(lambda: room() is None)
+
+
+async def test_opening_many_rooms_at_once_passes_the_hard_limit_by_one_room_at_most(crowd: Crowd) -> None:
+    world = crowd.world
+    diagrams = [await crowd.visit() for _ in range(12)]
+    limits = replace(LIMITS, memory_max_bytes=ROOM_WITH_TEXT, memory_hard_max_bytes=2 * ROOM_WITH_TEXT)
+    log, coordinator = SlowToRead(world.store), Claims(world.log, "other")
+    rooms = Rooms(log, coordinator, MemoryAccessControl(world.store), limits)
+    async with rooms.running():
+        answers = await asyncio.gather(
+            *(rooms.join(diagram, world.editor().member, world.editor()) for diagram in diagrams),
+            return_exceptions=True,
+        )
+        refused = [answer for answer in answers if isinstance(answer, Unavailable)]
+        assert 12 - rooms.open_rooms == len(refused) == rooms.refusals["rooms_memory"]
+        assert limits.memory_hard_max_bytes <= rooms.memory_bytes <= 3 * (ROOM_WITH_TEXT + 2 * ROOM_BYTES)
+        # Some were refused only after they had been read: they are given back.
+        assert coordinator.claimed > rooms.open_rooms
+        await until(lambda: coordinator.claimed - coordinator.released == rooms.open_rooms)
+        for answer in answers:
+            if not isinstance(answer, BaseException):
+                answer.leave()
+        await until(lambda: rooms.open_rooms == 0)
+        for diagram in diagrams:
+            (await rooms.join(diagram, world.editor().member, world.editor())).leave()
+            await until(lambda: rooms.open_rooms == 0)
+
+
+async def test_rooms_that_wait_to_be_opened_are_bounded(crowd: Crowd) -> None:
+    world = crowd.world
+    diagrams = [await crowd.visit() for _ in range(5)]
+    limits = replace(LIMITS, loads_at_once=1, loads_waiting_max=2)
+    coordinator = LocalCoordinator(world.log, "other")
+    rooms = Rooms(world.log, coordinator, MemoryAccessControl(world.store), limits)
+    async with rooms.running():
+        answers = await asyncio.gather(
+            *(rooms.join(diagram, world.editor().member, world.editor()) for diagram in diagrams),
+            return_exceptions=True,
+        )
+        assert [False, False, True, True, True] == [isinstance(answer, Unavailable) for answer in answers]
+        assert 3 == rooms.refusals["loads_waiting"]
+        assert (await rooms.join(diagrams[-1], world.editor().member, world.editor())).runner.room.is_open
+
+
+async def test_rooms_are_closed_in_the_order_in_which_they_were_used_and_not_opened(crowd: Crowd) -> None:
+    first, second = await crowd.visit(), await crowd.visit()
+    crowd.world.diagram = first
+    session = (await crowd.world.editor().join()).session
+    assert session is not None
+    await asyncio.sleep(0.01)
+    session.leave()
+    third, fourth = await crowd.visit(), await crowd.visit()
+    await until(lambda: crowd.world.rooms.open_rooms == 3)
+    assert {first, third, fourth} == set(crowd.open_diagrams())
+    assert second not in crowd.open_diagrams()
