@@ -13,7 +13,7 @@ from uuid import UUID
 
 import orjson
 from pydantic import BaseModel, ValidationError
-from quart import Response, request
+from quart import Response, g, request
 
 from api.errors import InvalidRequest, Problem, UnsupportedMediaType
 from api.schemas.base import Query
@@ -142,9 +142,16 @@ def _expect(*media_types: str) -> str:
     return request.mimetype
 
 
+def length() -> int:
+    """Bytes of the request's body, once it was read."""
+    return int(g.get("body_bytes", 0))
+
+
 async def _body() -> bytes:
-    body = await request.get_data(cache=False, as_text=False)
-    return body if isinstance(body, bytes) else body.encode()
+    given = await request.get_data(cache=False, as_text=False)
+    body = given if isinstance(given, bytes) else given.encode()
+    g.body_bytes = len(body)
+    return body
 
 
 def _members_once(pairs: Sequence[tuple[str, Any]]) -> None:

@@ -190,7 +190,8 @@ def _add_writing(routes: Blueprint, kind: Kind) -> None:
             return _patched(kind, before, operations)
 
         done = deed(ChangeType.PATCHED)
-        work = services().children.change(model, kind, [ChildChange(key(ids), patched)], done)
+        change = ChildChange(key(ids), patched, weight=bodies.length())
+        work = services().children.change(model, kind, [change], done)
         (after,) = await context().to_the_end(work)
         return _answer(kind, after)
 
@@ -258,7 +259,9 @@ def _add_more_bulk(routes: Blueprint, kind: Kind) -> None:
             patch.check_paths(entry.operations.root, _patch_paths(kind))
         changes = [
             ChildChange(
-                ChildId(parse_uuid(entry.id)), partial(_patched, kind, operations=entry.operations.root)
+                ChildId(parse_uuid(entry.id)),
+                partial(_patched, kind, operations=entry.operations.root),
+                weight=bodies.length(),
             )
             for entry in given
         ]

@@ -70,6 +70,12 @@ class Metrics:
         text = "Refusals that came too fast for an audit entry of their own."
         self._registry.register(_Counted("tmi_audit_left_out", text, left_out))
 
+    def show_events(self, read: Callable[[], tuple[int, int, Mapping[str, int]]]) -> None:
+        """Tell of event streams: how many are open, how many were cut since their readers were too slow; and
+        what became of notices to open editors.
+        """
+        self._registry.register(_Events(read))
+
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         """Measure the loop's lag."""
@@ -132,6 +138,18 @@ class _Webhooks(Collector):
         yield _gauge("tmi_webhook_pending", "Deliveries that wait, on all nodes, to 10,000.", backlog.pending)
         text = "How long the oldest delivery that waits has."
         yield _gauge("tmi_webhook_oldest_pending_seconds", text, backlog.oldest_s)
+
+
+class _Events(Collector):
+    def __init__(self, read: Callable[[], tuple[int, int, Mapping[str, int]]]) -> None:
+        self._read = read
+
+    def collect(self) -> Iterable[Metric]:
+        streams, cut, notices = self._read()
+        yield _gauge("tmi_event_streams", "Streams of server-sent events that are open.", streams)
+        yield _counter("tmi_event_streams_cut", "Streams that ended since their reader was too slow.", cut)
+        text = "Events for open editors, each copy; missed: the editor read too slowly."
+        yield _counters("tmi_editor_events", text, "outcome", notices)
 
 
 class _Counted(Collector):

@@ -249,6 +249,8 @@ class Settings(BaseSettings):
 
     # bounds of clients
     frame_max_bytes: Annotated[int, Field(ge=KIB, le=256 * MIB)] = 16 * MIB
+    partial_total_max_bytes: Annotated[int, Field(ge=MIB)] = 256 * MIB
+    """What may be kept of messages that are not whole yet, of all sockets together."""
     outbox_max_bytes: Annotated[int, Field(ge=512 * KIB, le=256 * MIB)] = MIB
     """What may be queued for a client that does not read."""
     body_max_bytes: Annotated[int, Field(ge=KIB, le=256 * MIB)] = MIB

@@ -4,6 +4,7 @@ A change holds the locks of its rows, in the order of ids, while its new state i
 have: so writers of one child stand in a queue, and none of them is lost or has to try again.
 """
 
+import asyncio
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -21,6 +22,9 @@ from tmi.domain.ids import ChildId, ThreatModelId
 from tmi.domain.kinds import DIAGRAM_KIND, SEVERITIES, Kind, Reference
 from tmi.domain.ports import Page
 from tmi.domain.versions import check_version
+
+_HEAVY = 16 * 1024
+"""Characters of a child and bytes of what changes it, from which on that is made in a thread."""
 
 COLUMNS = """c.id, c.threat_model_id, c.kind, c.alias, c.fields, c.metadata, c.auto_generated, c.created_at,
        c.modified_at, c.deleted_at, c.version"""
@@ -193,7 +197,7 @@ class PostgresChildren:
             before = await _locked(connection, model, kind, [change.id for change in changes], needed)
             if any(child.deleted_at is not None for child in before.values()):
                 raise NotFound(f"There is no such {kind.name}.")
-            drafts = {change.id: change.make(before[change.id]) for change in changes if change.id in before}
+            drafts = {c.id: await _made(c, before[c.id]) for c in changes if c.id in before}
             named = {key: draft.references(kind, before[key].draft) for key, draft in drafts.items()}
             lost = await _lost(connection, model, kind, named.values())
             without = {c.id: left_out(kind, c, named[c.id], lost) for c in changes if c.id in named}
@@ -231,6 +235,16 @@ class PostgresChildren:
             after = {child.id: child for child in (child_of(row, kind) for row in found)}
             await events.write(connection, *(event_of(deed, after[key]) for key in children))
             return [after[key] for key in children]
+
+
+async def _made(change: ChildChange, before: Child) -> Draft:
+    """What a change makes, beside the event loop where it may take long: Markdown is judged as a whole, and
+    the longest note takes seconds. Raises what the change raises.
+    """
+    weight = change.weight + sum(len(value) for value in before.fields.values() if isinstance(value, str))
+    if weight < _HEAVY:
+        return change.make(before)
+    return await asyncio.to_thread(change.make, before)
 
 
 def _which(wanted: ChildFilter) -> tuple[str, Sequence[Any]]:

@@ -155,6 +155,7 @@ async def test_a_request_costs_no_query_for_its_sign_in_and_a_logout_elsewhere_i
 
 
 WRITERS = 50
+MOST_OF_A_NOTE = 262_144
 PATCH = "application/json-patch+json"
 
 
@@ -253,6 +254,35 @@ async def test_fifty_writers_on_two_nodes_with_one_database_lose_nothing(
         # A threat model's writer gives up after ten who came first, and is told so.
         assert {200} == set(statuses) or (name == "threat_model" and {200, 409} == set(statuses))
         assert version + statuses.count(200) == await version_of(there, alice, path)
+
+
+async def test_the_longest_note_is_patched_beside_the_loop(rest: RestClient) -> None:
+    alice = await rest.sign_in("alice")
+    model = f"/threat_models/{(await rest.create_model(alice))['id']}"
+    made = await rest.call("POST", f"{model}/notes", alice, json_body=BODIES["note"])
+    path = f"{model}/notes/{made.json['id']}"
+    loop, pauses = asyncio.get_running_loop(), [0.0]
+    shares = []
+
+    async def watch() -> None:
+        while True:
+            before = loop.time()
+            await asyncio.sleep(0.001)
+            pauses.append(loop.time() - before)
+
+    async def patched(field: str, value: str) -> None:
+        body = [{"op": "replace", "path": f"/{field}", "value": value}]
+        answer = await rest.call("PATCH", path, alice, json_body=body, content_type=PATCH)
+        assert 200 == answer.status
+
+    watching = asyncio.create_task(watch())
+    for n in range(3):  # of which a busy machine may spoil two
+        pauses[:], began = [0.0], loop.time()
+        await patched("content", "<b>" * (MOST_OF_A_NOTE // 7) + "</b>" * (MOST_OF_A_NOTE // 7))
+        await patched("name", f"The same, long as it is: {n}")
+        shares.append(max(pauses) / (loop.time() - began))
+    watching.cancel()
+    assert min(shares) < 0.3, "most of it is done elsewhere"
 
 
 async def test_what_is_in_a_threat_model_is_written_by_many_deleted_and_restored(rest: RestClient) -> None:

@@ -121,6 +121,9 @@ async def _a_change_by_rest_reaches_editors_and_streams_of_another_node(
             assert (threat.id, "patched") == (data["object_id"], data["change_type"])
             assert [[expected]] * len(names) == [await told(driver, name, 1) for name in names]
 
+            figures = (await at_b.http.get("/metrics")).text.splitlines()
+            assert {"tmi_event_streams 1.0", 'tmi_editor_events_total{outcome="told"} 3.0'} <= set(figures)
+
             # Whoever is removed is told nothing, not even of that.
             await at_a.set_role(alice, place.model, "bob", None)
             await threat.rename("2")

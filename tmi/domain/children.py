@@ -100,6 +100,8 @@ class ChildChange:
     """What it is to be where there is none of this id; None: there has to be one."""
     leaves_out_lost: bool = False
     """A reference to what is not in the threat model any more is left out and told of, not refused."""
+    weight: int = 0
+    """Bytes of what changes it, where `make` has to look at all of them."""
 
 
 Lost = Mapping[str, AbstractSet[str]]

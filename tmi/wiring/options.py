@@ -93,6 +93,7 @@ def live_options(settings: Settings) -> LiveOptions:
         sockets_max=settings.sockets_max,
         documents_per_user_max=settings.documents_per_user_max,
         frame_max_bytes=settings.frame_max_bytes,
+        partial_total_max_bytes=settings.partial_total_max_bytes,
         outbox_max_bytes=settings.outbox_max_bytes,
         sockets_per_address_max=settings.sockets_per_address_max,
         edits_per_s=settings.client_edits_per_s,

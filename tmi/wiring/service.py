@@ -148,6 +148,9 @@ async def build(
         metrics = Metrics(rooms, live.sockets, lambda: database.open_connections)
         if certificate is not None:
             metrics.show_certificate(lambda: (certificate.ends_at, certificate.is_stale))
+        metrics.show_events(
+            lambda: (streams.count, streams.cut, {"told": editors.told, "missed": editors.missed})
+        )
         metrics.show_webhooks(lambda: (dispatcher.counts, dispatcher.backlog))
         await stack.enter_async_context(metrics.running())
         administration.use_figures(metrics.text)
