@@ -22,7 +22,6 @@ FIXED = {
     "handshake_timeout_s",
     "ping_after_s",
     "ping_timeout_s",
-    "partial_total_max_bytes",
     "handshakes_max",
     "read_buffer_bytes",
     "silence_max_s",
