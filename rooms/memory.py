@@ -20,4 +20,5 @@ ROOM_BYTES = 10 * 1024
 def memory_of(runner: Runner[Any]) -> int:
     """What a room takes, or a replica of one, by estimate, in bytes."""
     room: Room | Replica = runner.room
-    return ROOM_BYTES + MEMORY_FACTOR * room.document.bytes_estimate + room.unsaved_bytes
+    document_bytes = MEMORY_FACTOR * room.document.bytes_estimate
+    return ROOM_BYTES + document_bytes + room.unsaved_bytes + room.presence_bytes

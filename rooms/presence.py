@@ -10,10 +10,13 @@ one it has, or equal with state `null`, which means gone. What this module holds
   spoke of it: y-websocket 3.x sends back what it hears, to a new owner perhaps before the client itself is
   heard. Entries for it from other users are dropped without fuss.
 - Clocks are compared before the JSON is looked at, and the JSON is only checked, never rebuilt.
+- All of it together is bounded. At the bound no further client id is taken, and no state that is larger than
+  the one before; those who are here move on with what is as small.
 - After a departure the clock is remembered. A client that reconnects with the clock it had would be ignored
   by its peers, so it is sent its own departure, to which y-protocols answers with a higher clock.
 """
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
@@ -24,6 +27,10 @@ from tmi.domain.errors import BadFrame
 from tmi.domain.ids import UserId
 
 _BRACE = ord("{")
+_ID_BYTES = 512
+"""What a client id takes besides its state: measured with 1,000."""
+_COPIES = 2
+"""Of each state: alone, and as it is sent."""
 
 
 @dataclass(slots=True)
@@ -54,11 +61,20 @@ class _Known:
 
 
 class Presence:
-    """The awareness of one room. Bounded: ids per session, bytes per state, remembered departures."""
+    """The awareness of one room. Bounded: ids per session, bytes of one state and of all, departures."""
 
     def __init__(
-        self, *, ids_per_session: int = 16, state_max_bytes: int = 64 * 1024, remembered: int = 1024
+        self,
+        *,
+        ids_per_session: int = 16,
+        state_max_bytes: int = 64 * 1024,
+        max_bytes: int = 8 * 1024 * 1024,
+        remembered: int = 1024,
     ) -> None:
+        self.size = 0
+        """What all of it takes, in bytes, about."""
+        self.refusals: Counter[str] = Counter()
+        """What was not taken in, by limit."""
         self._known: dict[int, _Known] = {}
         self._own: dict[SessionNumber, int] = {}
         self._ids: dict[SessionNumber, list[int]] = {}
@@ -68,6 +84,7 @@ class Presence:
         self._departed: dict[int, None] = {}
         self._ids_per_session = ids_per_session
         self._state_max_bytes = state_max_bytes
+        self._max_bytes = max_bytes
         self._remembered = remembered
 
     def receive(self, session: SessionNumber, user: UserId, data: bytes) -> bytes | None:
@@ -105,7 +122,9 @@ class Presence:
         state = data[at:]
         if not awareness.is_json_object_or_null(state):
             return False
-        known.say(clock, state, data[1:])
+        if len(state) > len(known.state) and not self._has_room_for(known, state):
+            return False
+        self._say(known, clock, state, data[1:])
         self._changed[known.client] = None
         return True
 
@@ -130,9 +149,12 @@ class Presence:
                 self._give_to(session, known)
             return False
         _check(entry)
+        if not self._has_room_for(known, entry.state):
+            self.refusals["presence_bytes"] += 1
+            return False
         if known.session is None or own:
             self._give_to(session, known)
-        known.say(entry.clock, entry.state)
+        self._say(known, entry.clock, entry.state)
         self._changed[entry.client] = None
         if entry.state == GONE:
             self._remember_departure(entry.client)
@@ -142,9 +164,17 @@ class Presence:
         return False
 
     def _add(self, session: SessionNumber, user: UserId, entry: Entry) -> None:
-        if entry.state == GONE or len(self._ids.get(session, ())) >= self._ids_per_session:
+        if entry.state == GONE:
+            return
+        if len(self._ids.get(session, ())) >= self._ids_per_session:
+            self.refusals["presence_ids"] += 1
             return
         _check(entry)
+        size = _ID_BYTES + _COPIES * len(entry.state)
+        if self.size + size > self._max_bytes:
+            self.refusals["presence_bytes"] += 1
+            return
+        self.size += size
         own = self._own.get(session) == entry.client
         head = awareness.head_of(entry.client)
         self._known[entry.client] = known = _Known(
@@ -153,6 +183,14 @@ class Presence:
         self._present[entry.client] = None
         self._give_to(session, known)
         self._changed[entry.client] = None
+
+    def _has_room_for(self, known: _Known, state: bytes) -> bool:
+        grown = len(state) - len(known.state)
+        return grown <= 0 or self.size + _COPIES * grown <= self._max_bytes
+
+    def _say(self, known: _Known, clock: int, state: bytes, wire: bytes | None = None) -> None:
+        self.size += _COPIES * (len(state) - len(known.state))
+        known.say(clock, state, wire)
 
     def _give_to(self, session: SessionNumber, known: _Known) -> None:
         if known.session == session:
@@ -165,11 +203,13 @@ class Presence:
     def leave(self, session: SessionNumber) -> bool:
         """The session is gone, and everybody it spoke for. True if anybody has to be told."""
         told = False
-        for client in sorted(self._ids.pop(session, ())):
-            known = self._known[client]
+        spoken_for = [self._known[client] for client in sorted(self._ids.pop(session, ()))]
+        for known in spoken_for:
             known.session = None
+        for known in spoken_for:
+            client = known.client
             if known.state != GONE:
-                known.say(known.clock, GONE)
+                self._say(known, known.clock, GONE)
                 self._changed[client] = None
                 self._remember_departure(client)
                 told = True
@@ -185,6 +225,7 @@ class Presence:
                 return
             del self._departed[oldest]
             known = self._known.pop(oldest)
+            self.size -= _ID_BYTES + _COPIES * len(known.state)
             if known.session is not None:
                 self._ids[known.session].remove(oldest)
 

@@ -18,6 +18,7 @@ stands down), the store refusing this room's rows (the room ends; its clients ke
 to the next room).
 """
 
+from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -83,6 +84,8 @@ class RoomLimits:
     """Edits that wait for the end of their tick; more are applied at once."""
     awareness_max_bytes: int = 64 * 1024
     """One state; and what waits, not read yet, for the flush of cursors."""
+    presence_max_bytes: int = 8 * 1024 * 1024
+    """All states together, about, with what is kept beside them: 5,000 clients with 500 bytes each fit."""
     ids_per_session: int = 16
     document_max_bytes: int = 64 * 1024 * 1024
     """The document's encoded size, from where on edits only may delete."""
@@ -118,7 +121,9 @@ class Room(Audience):
         self.fence = fence
         self._limits = limits
         self._presence = Presence(
-            ids_per_session=limits.ids_per_session, state_max_bytes=limits.awareness_max_bytes
+            ids_per_session=limits.ids_per_session,
+            state_max_bytes=limits.awareness_max_bytes,
+            max_bytes=limits.presence_max_bytes,
         )
         self._held: Held[Seat] = Held(document)
         self._heard: list[tuple[Seat, bytes]] = []
@@ -159,6 +164,20 @@ class Room(Audience):
     def unsaved_bytes(self) -> int:
         """Their size, without those that wait for the end of their tick."""
         return self._unsaved.size
+
+    @property
+    def presence_bytes(self) -> int:
+        """What everybody's awareness takes, about."""
+        return self._presence.size + self._heard_bytes
+
+    @property
+    def refusals(self) -> Counter[str]:
+        """What was refused, by limit; the service gives all its rooms the same one."""
+        return self._presence.refusals
+
+    @refusals.setter
+    def refusals(self, refusals: Counter[str]) -> None:
+        self._presence.refusals = refusals
 
     @property
     def unacknowledged(self) -> int:
@@ -296,6 +315,7 @@ class Room(Audience):
                 return (Refuse(seat.number, READ_ONLY),)
             return self._acknowledge_later(seat, syncs, updates)
         if not self._size.allows(update, now):
+            self.refusals["document_size"] += 1
             return self._end(seat.number, closing.DOCUMENT_TOO_LARGE, TOO_LARGE, now)
         return self._accept(seat, update, seat.author, origin, (syncs, updates), now)
 
@@ -448,6 +468,7 @@ class Room(Audience):
         if update is None:
             return None
         if not self._size.allows(update, now):
+            self.refusals["document_size"] += 1
             raise TooLarge(TOO_LARGE)
         return self.document.apply(update).journal
 

@@ -442,6 +442,7 @@ class Rooms:
             stored.seq,
             self._limits.room,
         )
+        room.refusals = self.refusals
         runner = RoomRunner(room, self._ticker, self.journal.offer)
         runner.closes = self.closes
         if self._handing is not None:

@@ -240,8 +240,19 @@ class LiveSocket(WSListener):
         """picows has found a violation, sent its Close and will disconnect; read no more of it."""
         self.leave_gathering()
         if not self._closing and self._tcp is not None:
+            self._count_close_of_parser()
             self._tcp.pause_reading()
             self._begin_closing(_FAILURE_LINGER_S)
+
+    def _count_close_of_parser(self) -> None:
+        """picows sends it without asking us."""
+        assert self._ws is not None
+        sent = self._ws.close_handshake.sent
+        assert sent is not None
+        code = cast(int, sent.code)
+        self._sockets.closes[code] += 1
+        if code == MESSAGE_TOO_BIG:
+            self._sockets.refusals["frame"] += 1
 
     def _send_close(self, code: int, reason: str) -> None:
         assert self._ws is not None
@@ -412,6 +423,7 @@ class LiveSocket(WSListener):
         if self._fragments is None:
             self._fragments, self._kind = bytearray(), kind
         if len(self._fragments) + len(payload) > self.options.frame_max_bytes:
+            self._sockets.refusals["frame"] += 1
             self.fail(MESSAGE_TOO_BIG, "the message is too large")
             return
         self._fragments += payload

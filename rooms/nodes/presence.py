@@ -11,19 +11,37 @@ from crdt.awareness import GONE, Entry
 from rooms.effects import SessionNumber
 
 _ENTRIES_MAX = 100_000
+_ID_BYTES = 256
+"""What a client id takes besides its state."""
 
 
 class HeardPresence:
-    """Bounded: client ids per session, bytes per state, remembered departures."""
+    """Bounded: client ids per session, bytes per state and of all that sessions said, remembered departures.
+    What all have said is as large as the owner lets it become.
+    """
 
-    def __init__(self, *, ids_per_session: int, state_max_bytes: int, remembered: int = 1024) -> None:
+    def __init__(
+        self,
+        *,
+        ids_per_session: int,
+        state_max_bytes: int,
+        max_bytes: int = 8 * 1024 * 1024,
+        remembered: int = 1024,
+    ) -> None:
+        self._heard_bytes = self._said_bytes = 0
         self._heard: dict[int, Entry] = {}
         self._departed: dict[int, None] = {}
         self._doubted: set[int] = set()
         self._said: dict[SessionNumber, dict[int, Entry]] = {}
         self._ids_per_session = ids_per_session
         self._state_max_bytes = state_max_bytes
+        self._max_bytes = max_bytes
         self._remembered = remembered
+
+    @property
+    def size(self) -> int:
+        """What all of it takes, in bytes, about."""
+        return self._heard_bytes + self._said_bytes
 
     def say(self, session: SessionNumber, data: bytes) -> bytes | None:
         """What of a session's awareness the owner has to hear; None for nothing. Raises BadFrame."""
@@ -32,8 +50,13 @@ class HeardPresence:
         own = next(iter(said), entries[0].client if entries else None)
         fresh = [entry for entry in entries if self._is_fresh(entry, said, is_own=entry.client == own)]
         for entry in fresh:
-            if entry.client in said or len(said) < self._ids_per_session:
+            before = said.get(entry.client)
+            grown = _weight(entry) - _weight(before)
+            if before is None and len(said) >= self._ids_per_session:
+                continue
+            if grown <= 0 or self._said_bytes + grown <= self._max_bytes:
                 said[entry.client] = entry
+                self._said_bytes += grown
         return awareness.encode(fresh) if fresh else None
 
     def _is_fresh(self, entry: Entry, said: dict[int, Entry], *, is_own: bool) -> bool:
@@ -53,6 +76,7 @@ class HeardPresence:
         self._forget_long_departed()
 
     def _note(self, entry: Entry) -> None:
+        self._heard_bytes += _weight(entry) - _weight(self._heard.get(entry.client))
         self._heard[entry.client] = entry
         if entry.state == GONE:
             self._departed[entry.client] = None
@@ -62,6 +86,7 @@ class HeardPresence:
     def _forget_long_departed(self) -> None:
         while len(self._departed) > self._remembered:
             oldest = next(iter(self._departed))
+            self._heard_bytes -= _weight(self._heard[oldest])
             del self._departed[oldest], self._heard[oldest]
 
     def everybody(self) -> bytes | None:
@@ -89,7 +114,7 @@ class HeardPresence:
 
     def leave(self, session: SessionNumber) -> None:
         """The session is gone."""
-        self._said.pop(session, None)
+        self._said_bytes -= sum(map(_weight, self._said.pop(session, {}).values()))
 
     def inherit(self, known: Iterable[Entry], said: Mapping[SessionNumber, Sequence[Entry]]) -> None:
         """Sessions have come over from a room: what it knew of everybody, and what they said."""
@@ -99,7 +124,9 @@ class HeardPresence:
                 self._note(entry)
         self._forget_long_departed()
         for session, entries in said.items():
+            self.leave(session)
             self._said[session] = {entry.client: entry for entry in entries}
+            self._said_bytes += sum(map(_weight, self._said[session].values()))
 
     def doubt(self) -> None:
         """There is a new owner, who knows nobody yet: whoever is here is heard of again, or `give_up` ends
@@ -116,6 +143,10 @@ class HeardPresence:
         data = awareness.encode(gone)
         self.hear(data)
         return data
+
+
+def _weight(entry: Entry | None) -> int:
+    return 0 if entry is None else _ID_BYTES + len(entry.state)
 
 
 def _is_newer(entry: Entry, known: Entry) -> bool:

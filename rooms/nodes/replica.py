@@ -74,6 +74,8 @@ class ReplicaLimits:
     pending_max_bytes: int = 8 * 1024 * 1024
     """What may wait for an acknowledgement."""
     awareness_max_bytes: int = 64 * 1024
+    presence_max_bytes: int = 8 * 1024 * 1024
+    """What sessions have said of themselves, all together."""
     ids_per_session: int = 16
     doubt_s: float = 5.0
     """So long after a change of owner, those of whom nobody has spoken are gone."""
@@ -108,7 +110,9 @@ class Replica(Audience):
         super().__init__(diagram, document or Document(), limits.sessions_max)
         self._limits = limits
         self._presence = HeardPresence(
-            ids_per_session=limits.ids_per_session, state_max_bytes=limits.awareness_max_bytes
+            ids_per_session=limits.ids_per_session,
+            state_max_bytes=limits.awareness_max_bytes,
+            max_bytes=limits.presence_max_bytes,
         )
         self._waiting: dict[SessionNumber, _Unacknowledged] = {}
         self._give_up_at: float | None = None
@@ -127,6 +131,11 @@ class Replica(Audience):
         """How often an owner was asked for all that it has."""
         self.answered = 0
         """How many of these questions are answered, or will never be."""
+
+    @property
+    def presence_bytes(self) -> int:
+        """What everybody's awareness takes, about."""
+        return self._presence.size
 
     # --- from the clients -----------------------------------------------------------------------
 

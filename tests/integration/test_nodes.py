@@ -359,7 +359,7 @@ async def test_a_move_tells_why_it_is_refused(cluster: Cluster) -> None:
     world = cluster.world
     async with cluster.node("a") as a:
         await a.join(world.editor())
-        with pytest.raises(Unavailable, match="no other node"):
+        with pytest.raises(Conflict, match="no other node"):
             await a.administration.move(world.diagram)
         async with cluster.node("b") as b:
             with pytest.raises(NotFound):
@@ -567,7 +567,7 @@ async def test_a_draining_nodes_clients_stay_until_they_are_closed(cluster: Clus
         assert (None, None) == (here.closed, there.closed)
         statuses, _ = await b.administration.nodes()
         assert [True, False, False] == [status.is_draining for status in statuses]
-        with pytest.raises(Unavailable):
+        with pytest.raises(Conflict):
             await b.administration.move(world.diagram, a.node.id)
         assert {} == await a.rooms.drain(5)
         assert here.closed is not None

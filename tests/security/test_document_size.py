@@ -67,7 +67,7 @@ async def test_an_edit_past_the_limit_closes_4413_and_is_neither_applied_nor_jou
         closed = await raw.receive_close()
         assert (4413, TOO_LARGE.encode()) == (closed.close_code, closed.payload[2:])
         assert before == (await table.size(), await table.logged())
-        assert 1 == table.service.rooms.closes[4413]
+        assert 1 == table.service.rooms.closes[4413] == table.service.rooms.refusals["document_size"]
 
 
 async def test_others_stay_and_hear_nothing_of_it(table: Table) -> None:
@@ -153,3 +153,4 @@ async def test_the_servers_own_edits_are_refused_too(table: Table) -> None:
         add("fits by measure", 1)
         with pytest.raises(TooLarge):
             add("too much", 200)
+        assert 1 == table.service.rooms.refusals["document_size"]

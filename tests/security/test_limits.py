@@ -114,3 +114,31 @@ async def refusal_or_none(service: LiveService, diagram: DiagramId) -> int | Non
         raw.send(upgrade_head(await path_of(service, diagram)))
         status = (await raw.answer()).status
         return None if status == 101 else status
+
+
+async def test_a_document_that_is_closed_counts_no_more_for_its_user() -> None:
+    async with live_service(LiveOptions(documents_per_user_max=1)) as service:
+        diagrams = [await service.diagram() for _ in range(3)]
+        user = (await service.someone("alice")).id
+        async with upgraded(service.port, "/collab") as raw:
+            for diagram in diagrams:
+                assert (await authenticate(raw, service, diagram)).startswith(b"\x02\x02")
+                assert 1 == service.live.sockets.documents_of(user)
+                raw.send_binary(var_string(str(diagram)) + b"\x07")
+            # On the last answer all that was sent before it is done.
+            assert (await authenticate(raw, service, diagrams[0])).startswith(b"\x02\x02")
+        async with asyncio.timeout(5):
+            while service.live.sockets.documents_of(user):
+                await asyncio.sleep(0.005)
+
+
+async def test_a_socket_that_was_closed_from_here_counts_no_more_for_its_address() -> None:
+    async with live_service(LiveOptions(sockets_per_address_max=1)) as service:
+        diagram = await service.diagram()
+        for _ in range(3):
+            async with await joined(service, diagram) as raw:
+                raw.send_binary(b"\xff")
+                assert 4400 == (await raw.receive_close()).close_code
+            async with asyncio.timeout(5):
+                while service.live.sockets.connections_of("127.0.0.1"):
+                    await asyncio.sleep(0.005)

@@ -99,6 +99,8 @@ async def test_a_violation_ends_in_one_close_frame_and_no_traceback(
             assert expected == (await raw.receive_close()).close_code
     assert [] == caplog.records
     assert (1, 0) == (server.last.endings, server.registry.faults)
+    assert {expected: 1} == server.registry.closes
+    assert (expected == 1009) == server.registry.refusals["frame"]
 
 
 @pytest.mark.parametrize("name", VIOLATIONS)

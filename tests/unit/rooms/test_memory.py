@@ -8,6 +8,9 @@ from dataclasses import replace
 
 import pytest
 
+from crdt import awareness
+from crdt.awareness import Entry
+from crdt.messages import Awareness
 from persistence.memory.access import MemoryAccessControl
 from persistence.memory.update_log import MemoryUpdateLog
 from rooms.coordination.local import LocalCoordinator
@@ -233,3 +236,21 @@ async def test_rooms_are_closed_in_the_order_in_which_they_were_used_and_not_ope
     await until(lambda: crowd.world.rooms.open_rooms == 3)
     assert {first, third, fourth} == set(crowd.open_diagrams())
     assert second not in crowd.open_diagrams()
+
+
+async def test_presence_counts_as_memory_of_its_room_and_what_is_refused_of_it_is_counted(
+    crowd: Crowd,
+) -> None:
+    await crowd.visit(stay=True)
+    (editor,), rooms = crowd.editors, crowd.world.rooms
+    (runner,) = rooms.runners
+    assert editor.session is not None
+    before = memory_of(runner)
+    state = b'{"x":"%s"}' % (b"x" * 60_000)
+    editor.session.receive(Awareness(awareness.encode([Entry(n, 1, state) for n in range(1, 18)])))
+    assert 16 * 60_000 < memory_of(runner) - before < 17 * 2 * 61_000
+    assert 1 == rooms.refusals["presence_ids"]
+    runner.settle()
+    assert memory_of(runner) == rooms.memory_bytes
+    editor.session.leave()
+    assert memory_of(runner) - before < 20 * 1024

@@ -1,5 +1,6 @@
 """Presence: whose awareness entry is whose, and which clocks are taken."""
 
+import random
 from uuid import UUID
 
 import pytest
@@ -216,3 +217,48 @@ def test_a_move_of_a_client_is_taken_the_short_way() -> None:
     for clock in (1, 2, 200, 20_000, 2_000_000):
         presence.receive(1, ALICE, entries((7, clock, b"{}")))
         assert [(7, clock, b"{}")] == changes(presence)
+
+
+def test_ids_beyond_those_of_a_session_are_not_taken_and_counted() -> None:
+    presence = Presence(ids_per_session=2)
+    presence.receive(1, ALICE, entries(*((id_, 1, b"{}") for id_ in range(1, 5))))
+    assert ([1, 2], 2) == ([id_ for id_, _, _ in changes(presence)], presence.refusals["presence_ids"])
+    presence.receive(2, ALICE, entries((3, 1, b"{}")))
+    assert [3] == [id_ for id_, _, _ in changes(presence)]
+
+
+def test_all_of_it_is_bounded_and_who_is_here_moves_on() -> None:
+    state, larger = b'{"x":"%s"}' % (b"x" * 1000), b'{"x":"%s"}' % (b"x" * 9000)
+    presence = Presence(max_bytes=10_000)
+    for session in range(1, 10):
+        presence.receive(session, ALICE, entries((session, 1, state)))
+    assert [1, 2, 3] == [id_ for id_, _, _ in changes(presence)]
+    assert (6, 0) == (presence.refusals["presence_bytes"], presence.refusals["presence_ids"])
+    assert 3 * 2 * 1000 < presence.size <= 10_000
+    # Neither alone nor with others does an id that is here grow beyond it; as small a state is taken.
+    presence.receive(1, ALICE, entries((1, 2, larger)))
+    presence.receive(2, ALICE, entries((2, 2, larger), (99, 1, state)))
+    assert (9, False) == (presence.refusals["presence_bytes"], presence.dirty)
+    presence.receive(1, ALICE, entries((1, 3, state)))
+    assert [(1, 3, state)] == changes(presence)
+    # Once somebody is gone others find room.
+    presence.leave(1)
+    presence.receive(9, ALICE, entries((9, 1, state)))
+    assert [(1, 3, b"null"), (9, 1, state)] == changes(presence)
+
+
+def test_what_it_takes_is_counted_through_whatever_happens() -> None:
+    chance = random.Random(7)
+    presence = Presence(ids_per_session=3, max_bytes=20_000, remembered=4)
+    for round_ in range(3000):
+        session, client = chance.randrange(8), chance.randrange(30)
+        if chance.random() < 0.1:
+            presence.leave(session)
+        else:
+            state = chance.choice([b"null", b"{}", b'{"x":"%s"}' % (b"x" * chance.randrange(1500))])
+            user = chance.choice([ALICE, BOB])
+            presence.receive(session, user, entries((client, round_ // 3, state)))
+        if chance.random() < 0.3:
+            presence.take_changes()
+        known = presence.known()
+        assert presence.size == sum(512 + 2 * len(entry.state) for entry in known) <= 20_000 + 1100

@@ -527,3 +527,25 @@ def test_messages_are_looked_for_in_ticks_while_a_room_is_busy() -> None:
     busy.flush_all(10.0)
     assert 0.012 == busy.tick_s(10.0, is_ticking=True), "authors wait for a word on their edits"
     assert busy.tick_s(14.0, is_ticking=True) is None
+
+
+def test_what_a_room_keeps_of_presence_is_bounded_by_its_limits() -> None:
+    target = room(RoomLimits(presence_max_bytes=1000))
+    number = greet(target, member())
+    small, large = (Entry(id_, 1, b'{"x":"%s"}' % (b"x" * size)) for id_, size in ((1, 10), (2, 1000)))
+    target.receive(number, Awareness(awareness.encode([small, large])), 1.0)
+    assert ({"presence_bytes": 1}, True) == (target.refusals, 0 < target.presence_bytes < 1000)
+
+
+def test_edits_that_wait_for_their_tick_count_for_the_size_limit() -> None:
+    target, editor = room(RoomLimits(document_max_bytes=1000, quiet_copies_per_s=0.0)), Editor()
+    number = greet(target, member())
+    closed: list[Close] = []
+    for n in range(20):
+        update = editor.edit(f"{n}" + "x" * 100)
+        if not target.hold(number, update):
+            closed += only(Close, target.receive(number, Update(update), 1.0))
+    target.flush(2.0)
+    assert [4413] == [close.code for close in closed]
+    assert 700 < target.document.measure() <= 1000
+    assert 1 == target.refusals["document_size"]

@@ -10,7 +10,7 @@ from api.headers import StrictTransport
 from api.identity.provider import ProviderOptions
 from tmi.provider_settings import ProviderSettings
 from tmi.settings import Settings
-from tmi.wiring.options import api_options, live_options, provider_options
+from tmi.wiring.options import api_options, live_options, provider_options, rooms_limits
 
 FIXED = {
     "auth_timeout_s",
@@ -73,6 +73,28 @@ def test_each_setting_of_rest_arrives(settings: Settings) -> None:
 
 def test_each_setting_of_live_sockets_arrives(settings: Settings) -> None:
     assert not left_alone(live_options(settings)) - FIXED
+
+
+def test_what_a_client_may_send_is_not_mixed_up(settings: Settings) -> None:
+    made = live_options(settings)
+    rates = settings.client_edits_per_s, settings.client_edits_burst
+    assert rates == (made.edits_per_s, made.edits_burst)
+    assert (settings.client_bytes_per_s, settings.client_bytes_burst) == (made.bytes_per_s, made.bytes_burst)
+    assert 4 == len({made.edits_per_s, made.edits_burst, made.bytes_per_s, made.bytes_burst})
+
+
+def test_each_setting_of_rooms_arrives(settings: Settings) -> None:
+    made = rooms_limits(settings)
+    expected = {
+        "idle_s": settings.room_idle_s,
+        "memory_max_bytes": settings.rooms_max_bytes,
+        "memory_hard_max_bytes": settings.rooms_hard_max_bytes,
+    }
+    assert expected == {name: getattr(made, name) for name in expected}
+    assert settings.document_max_bytes == made.room.document_max_bytes
+    assert settings.clients_per_room_max == made.room.sessions_max
+    assert settings.journal_max_bytes == made.journal.max_bytes
+    assert not left_alone(made) & {*expected, "room", "journal"}
 
 
 def test_each_setting_of_an_identity_provider_arrives() -> None:

@@ -11,6 +11,7 @@ from crdt.awareness import Entry
 from crdt.messages import Awareness, SyncStep1, Update
 from rooms import closing
 from rooms.effects import Effects
+from rooms.memory import ROOM_BYTES, memory_of
 from rooms.nodes.ends import FollowersEnd, OwnersEnd
 from rooms.nodes.following import ReplicaRunner
 from rooms.nodes.messages import REPLICA, Acknowledged, Answered, Channel, Message, decode, encode
@@ -373,3 +374,11 @@ async def test_an_answer_that_makes_refused_edits_good_is_one_message_of_the_fol
     await until(lambda: world.stored > 0 and not outpost.runner.room.unsaved)
     assert [1] == acknowledged
     assert 1 + 3 == there.acknowledged  # what was refused, and the first answer
+
+
+async def test_what_a_replica_keeps_of_presence_is_counted_and_bounded_by_its_limits(world: World) -> None:
+    outpost = Outpost(world, ReplicaLimits(presence_max_bytes=1000))
+    for client in range(1, 4):
+        says(outpost.join(world.editor()), client, 1, b'{"x":"%s"}' % (b"x" * 500))
+    assert 500 < outpost.runner.room.presence_bytes <= 1000
+    assert outpost.runner.room.presence_bytes < memory_of(outpost.runner) - ROOM_BYTES <= 1050

@@ -54,3 +54,29 @@ def test_who_comes_again_beside_a_half_open_connection_is_passed_on_before_whom_
     presence.say(2, awareness.encode([Entry(8, 6, b"{}")]))
     assert [VISITOR, Entry(8, 6, b"{}")] == said(presence, 2)
     assert None is presence.say(2, awareness.encode([VISITOR]))
+
+
+def test_what_sessions_said_is_bounded_in_all_and_forgotten_with_them() -> None:
+    presence = HeardPresence(ids_per_session=16, state_max_bytes=1024, max_bytes=2000)
+    state = b'{"name":"%s"}' % (b"x" * 900)
+    for session in range(1, 5):
+        # The owner hears of it all the same, and decides.
+        assert presence.say(session, awareness.encode([Entry(session, 1, state)])) is not None
+    assert [1, 0, 0, 0] == [len(said(presence, session)) for session in range(1, 5)]
+    assert 900 < presence.size <= 2000
+    presence.leave(1)
+    assert 0 == presence.size
+    presence.say(2, awareness.encode([Entry(2, 2, state)]))
+    assert [Entry(2, 2, state)] == said(presence, 2)
+
+
+def test_what_it_takes_is_counted() -> None:
+    presence = heard(VISITOR, GONE, Entry(9, 4, b"{}"))
+    assert 2 * 256 + len(OWN.state) + 2 == presence.size
+    presence.inherit([Entry(8, 1, b'{"a":1}')], {1: [OWN], 2: [VISITOR]})
+    sizes = [len(state) for state in (OWN.state, b"{}", b'{"a":1}', VISITOR.state)]
+    assert 4 * 256 + sum(sizes) == presence.size
+    presence = HeardPresence(ids_per_session=16, state_max_bytes=1024, remembered=1)
+    for client in range(3):
+        presence.hear(awareness.encode([Entry(client, 1, b"null")]))
+    assert 256 + 4 == presence.size
