@@ -37,6 +37,7 @@ from picows import (
 from picows.picows import WSProtocol  # type: ignore[attr-defined]  # compiled, and left out of the stubs
 
 from api.live.options import LiveOptions
+from api.live.pages import give_back
 from api.live.rate import Rate
 from api.live.sockets import Sockets
 from rooms import closing
@@ -430,7 +431,8 @@ class LiveSocket(WSListener):
         if is_last:
             message, self._fragments = bytes(self._fragments), None
             self._joined(message)
-        self.measure()
+        elif len(self._fragments) > _LARGE_BYTES:
+            self.measure()
 
     def _joined(self, message: bytes) -> None:
         if self._kind is _BINARY:
@@ -481,6 +483,8 @@ class LiveSocket(WSListener):
         partial = self.since_frame + (len(self._fragments) if self._fragments is not None else 0)
         if self._closing or partial <= _LARGE_BYTES:
             partial = 0
+        if self._partial_bytes and not partial and not self._closing:
+            self._give_back()
         self._hold_partial(partial)
         if partial > self.partial_max_bytes:
             self._sockets.refusals["waiting"] += 1
@@ -488,6 +492,12 @@ class LiveSocket(WSListener):
         elif partial and self._sockets.partial_bytes > self.options.partial_total_max_bytes:
             self._sockets.refusals["partial"] += 1
             self.fail(closing.TRY_AGAIN_LATER, "too many large messages are on their way; come back")
+
+    def _give_back(self) -> None:
+        """A large message is through: its place in the read buffer need not stay in memory."""
+        protocol = self._tcp.get_protocol() if self._tcp is not None else None
+        if isinstance(protocol, _Protocol):
+            give_back(protocol.get_buffer(-1))
 
     def _hold_partial(self, size: int) -> None:
         self._sockets.partial_bytes += size - self._partial_bytes

@@ -2,19 +2,23 @@
 
 import asyncio
 import contextlib
+import mmap
 from collections.abc import AsyncIterator, Callable
 
 import pytest
 from pycrdt import Doc, Map
 
 from api.live.options import LiveOptions
-from crdt import y_websocket
+from api.live.socket import LiveSocket
+from crdt import awareness, y_websocket
+from crdt.awareness import Entry
 from crdt.diagram import CELLS
 from tests.harness.live_service import LiveService, live_service
 from tests.harness.raw_websocket import BINARY, CONTINUATION, connected, frame, upgrade_head, upgraded
 from tmi.domain.ids import DiagramId
 
 KIB = 1024
+KEPT = 64 * KIB
 
 
 class Author:
@@ -205,3 +209,26 @@ async def test_a_connection_that_ended_or_was_refused_counts_no_more(few: LiveSe
         for _ in range(2):
             await stack.enter_async_context(upgraded(few.port, path))
         assert 2 == few.live.sockets.connections_of("127.0.0.1")
+
+
+@pytest.mark.parametrize("fragments", [1, 2])
+async def test_the_place_of_a_large_message_that_is_through_does_not_stay_in_memory(fragments: int) -> None:
+    """picows never makes its read buffer smaller."""
+    async with live_service() as service:
+        path = f"/collab/{await service.diagram()}?token={await service.token('alice')}"
+        async with upgraded(service.port, path) as raw:
+            state = awareness.encode([Entry(n, 1, b'{"x":"%s"}' % (b"x" * 60_000)) for n in range(100)])
+            message = y_websocket.awareness(state)
+            half = len(message) // fragments
+            raw.send(frame(BINARY, message[:half], fin=fragments == 1))
+            if fragments == 2:
+                raw.send(frame(CONTINUATION, message[half:]))
+            (socket,) = service.live.sockets
+            await until(lambda: socket.messages_in == fragments)
+            raw.send_binary(b"\x03")  # QueryAwareness
+            assert (await raw.receive_binary()).startswith(b"\x01")
+            assert isinstance(socket, LiveSocket)
+            assert socket._tcp is not None
+            buffer = bytes(socket._tcp.get_protocol().get_buffer(-1))  # type: ignore[attr-defined]
+            assert len(buffer) > len(message) // 2
+            assert 0 == sum(map(bool, buffer[KEPT + mmap.PAGESIZE : -mmap.PAGESIZE]))
