@@ -18,7 +18,7 @@ from rich.table import Table
 
 from bench.document import Document
 from bench.machine import Machine
-from bench.model import Figure
+from bench.model import FELL_BEHIND, Figure
 from bench.report import FAULTS_SHOWN, Summary, with_spread
 from bench.servers import OURS
 from bench.statistics import Spread
@@ -64,11 +64,13 @@ class Comparison:
 
     changes: list[Change]
     new_faults: dict[Key, list[str]]
-    """Of TMI, where it had none before."""
+    """Of TMI, where it had none before: also that it fell behind, or that it or a figure is missing."""
     only_old: list[Key]
     only_new: list[Key]
     machines: list[str]
     """In what the machines differ."""
+    is_complete: bool
+    """Whether the new measurement was not cut short."""
     single: bool
     """Whether a row is of one run only, so that nothing is known of its spread."""
 
@@ -78,7 +80,13 @@ class Comparison:
 
     @property
     def regressed(self) -> bool:
-        return bool(self.regressions or self.new_faults)
+        """Or nothing that shows the contrary."""
+        return bool(self.regressions or self.new_faults) or not self.is_complete or not self.has_ours
+
+    @property
+    def has_ours(self) -> bool:
+        """Whether any figure of TMI was compared."""
+        return any(change.key[2] in OURS for change in self.changes)
 
 
 def compare(old: Document, new: Document, threshold: float) -> Comparison:
@@ -87,16 +95,26 @@ def compare(old: Document, new: Document, threshold: float) -> Comparison:
     both = [key for key in after if key in before]
     return Comparison(
         changes=[change for key in both for change in _changes(key, before, after, new, threshold)],
-        new_faults={
-            key: after[key].faults
-            for key in both
-            if key[2] in OURS and after[key].faults and not before[key].faults
-        },
+        new_faults={key: found for key in before if key[2] in OURS and (found := _worse(key, before, after))},
         only_old=[key for key in before if key not in after],
         only_new=[key for key in after if key not in before],
         machines=_differences(old.about.machine, new.about.machine),
+        is_complete=new.is_complete,
         single=any(1 in (before[key].runs, after[key].runs) for key in both),
     )
+
+
+def _worse(key: Key, before: Mapping[Key, Summary], after: Mapping[Key, Summary]) -> list[str]:
+    """What is wrong with a row that was not before. A scenario that was not measured again tells nothing."""
+    if key not in after:
+        is_measured = any(other[:2] == key[:2] for other in after)
+        return ["it was not measured, while others were"] if is_measured else []
+    was, now = before[key], after[key]
+    if now.faults and not was.faults:
+        return now.faults
+    missing = [f"its {name} is missing" for name in was.figures if name not in now.figures]
+    is_behind = FELL_BEHIND in now.remarks and FELL_BEHIND not in was.remarks
+    return [*([FELL_BEHIND] if is_behind else []), *missing]
 
 
 def _by_key(document: Document) -> dict[Key, Summary]:
@@ -198,6 +216,10 @@ def print_comparison(console: Console, old: Document, new: Document, found: Comp
         more = [f"and {len(faults) - FAULTS_SHOWN} more"] if len(faults) > FAULTS_SHOWN else []
         told = escape(f"{', '.join(key)}: {'; '.join([*faults[:FAULTS_SHOWN], *more])}")
         console.print(f"[red]new fault[/red] {told}")
+    if not found.is_complete:
+        console.print("[red]The new measurement was cut short.")
+    if not found.has_ours:
+        console.print("[red]Nothing of TMI could be compared.")
     if not found.regressed:
         console.print("[green]No regression.")
 

@@ -1,4 +1,4 @@
-"""What ends a measurement before it is through: SIGINT, SIGTERM, or its time is over.
+"""What ends a measurement before it is through: SIGINT, SIGTERM, SIGHUP, or its time is over.
 
 Only the measuring is cut short. Stopping the servers and tidying up is bounded by itself, and no second
 Ctrl-C disturbs it, so that nothing is left running.
@@ -9,7 +9,7 @@ import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class EndedEarly(Exception):

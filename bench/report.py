@@ -175,9 +175,11 @@ def print_table(console: Console, loads: Sequence[Load], summaries: Sequence[Sum
 
 
 def standing(summary: Summary, verdict: Verdict) -> Standing:
-    """What a verdict is worth: none holds for runs with faults."""
+    """What a verdict is worth: none holds for runs with faults, nor any for a part of the load."""
     if summary.faults:
         return "unsound"
+    if FELL_BEHIND in summary.remarks:
+        return "short"
     if verdict.met is None:
         return "not compared"
     return "met" if verdict.met else "short"

@@ -100,11 +100,12 @@ class ConnectLoad:
     at_once: int = option(50, "Connections under way at any moment.")
     rooms: int = option(10, "That they join in turn.")
     seconds: float = option(5.0, "Measured.")
+    warm_up_s: float = option(3.0, "Under load before that: servers that compile as they run get faster.")
 
     def __post_init__(self) -> None:
         if not 1 <= self.at_once <= 1000 or not 1 <= self.rooms <= 1000:
             raise ValueError("1 to 1,000 connections at once, to 1 to 1,000 rooms")
-        if not 0 < self.seconds <= 60:
+        if not 0 < self.seconds <= self.seconds + self.warm_up_s <= 60:
             raise ValueError("up to 60 seconds, since each connection takes a port for a minute")
 
     @property
@@ -128,13 +129,12 @@ class ConnectLoad:
             for visitor in stays:
                 await visitor.enter()
             with collector_at_rest():
+                warm_up = await self._accepted(perf_counter() + self.warm_up_s, rooms)
                 before = probe.read()
-                accepted = Accepted(before.at + self.seconds)
-                await asyncio.gather(
-                    *(come_and_go(number, rooms, accepted) for number in range(self.at_once))
-                )
+                accepted = await self._accepted(before.at + self.seconds, rooms)
                 after = probe.read()
-            faults = [*lost_connections(stays), *accepted.failures, *await forgery_let_in(rooms[0])]
+            failures = [*warm_up.failures, *accepted.failures]
+            faults = [*lost_connections(stays), *failures, *await forgery_let_in(rooms[0])]
         finally:
             await leave_all(stays)
         cost, took_s = Cost.between(before, after), array("d", sorted(accepted.took_s))
@@ -151,6 +151,12 @@ class ConnectLoad:
             self.scenario, self.label, server.name, parameters, known(figures) | conditions,
             {"latency": latency_curve(took_s)}, faults, remarks_on(conditions),
         )  # fmt: skip
+
+    async def _accepted(self, until: float, rooms: Sequence[Room]) -> Accepted:
+        """What comes of a closed loop until that moment of the clock."""
+        accepted = Accepted(until)
+        await asyncio.gather(*(come_and_go(number, rooms, accepted) for number in range(self.at_once)))
+        return accepted
 
 
 async def come_and_go(number: int, rooms: Sequence[Room], accepted: Accepted) -> None:

@@ -26,8 +26,8 @@ WARM_UP_S = SOAK_S / 4
 SAMPLES = 240
 ROOM_LIFE_S = 300.0 if IS_LONG else 20.0
 SLOPE_MAX_BYTES_PER_H = 1024 * 1024
-GROWTH_MAX_BYTES = 24 * 1024 * 1024
-"""In a short run: what allocators keep when rooms come and go."""
+GROWTH_MAX_BYTES = 1536 * 1024
+"""From half to half of a short run, 45 s. Measured: 0.04 MiB, and 2.5 MiB while closed rooms were not freed."""
 SETTLE_S = 30.0
 ENVIRONMENT = {
     "TMI_ROOM_IDLE_S": "2",
@@ -120,7 +120,8 @@ async def test_nothing_grows_while_two_hundred_clients_come_and_go(service: Serv
         token = await rest.collab_token(alice)
         observer = Observer(service, http)
         before = await observer.sample()
-        crowd = Crowd(rest, alice, token, service.port, Work(room_life_s=ROOM_LIFE_S))
+        work = Work(room_life_s=ROOM_LIFE_S)
+        crowd = Crowd(rest, alice, token, service.port, work)
         await crowd.gather()
         async with crowd.at_work():
             warm_up = await observer.while_working(WARM_UP_S)
@@ -132,6 +133,8 @@ async def test_nothing_grows_while_two_hundred_clients_come_and_go(service: Serv
     slope = slope_per_h(samples)
     report([*warm_up, *samples], crowd, slope)
     assert [] == [what for client in crowd.clients for what in client.unexpected]
+    assert crowd.edits >= 0.8 * work.edits_per_s * SOAK_S
+    assert crowd.reconnects >= 0.8 * work.reconnects_per_s * SOAK_S
     assert (0, 0) == (after.sockets, after.rooms)
     # What a keep-alive connection of our own, or a pool that has grown to its size, may add.
     assert after.tasks <= before.tasks + 2

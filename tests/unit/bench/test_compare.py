@@ -12,7 +12,7 @@ from rich.console import Console
 from bench.cli import main
 from bench.compare import Change, Comparison, compare, print_comparison
 from bench.document import Document, write_json
-from bench.model import Run
+from bench.model import FELL_BEHIND, Run
 from tests.unit.bench.made_up import MACHINE, document, load, run
 
 TEN_PERCENT = 0.1
@@ -155,3 +155,33 @@ def test_a_file_that_cannot_be_read_has_an_exit_code_of_its_own(tmp_path: Path) 
     done = CliRunner().invoke(main, ["compare", str(tmp_path / "none.json"), str(tmp_path / "none.json")])
     assert 2 == done.exit_code
     assert "holds no results" in done.output
+
+
+def test_what_of_tmi_is_not_there_any_more_is_no_good_news() -> None:
+    old, new = _measured([5, 5]), _measured([5, 5])
+    assert not compare(old, new, TEN_PERCENT).regressed
+    gone = replace(new, summaries=[one for one in new.summaries if one.server != "tmi"])
+    found = compare(old, gone, TEN_PERCENT)
+    assert ["it was not measured, while others were"] == found.new_faults[_key(found)]
+    assert compare(old, replace(new, is_complete=False), TEN_PERCENT).regressed
+    assert compare(old, replace(new, summaries=[]), TEN_PERCENT).regressed, "nothing of TMI was compared"
+
+
+def test_a_figure_that_is_missing_and_a_load_that_became_too_much_are_told() -> None:
+    old = _measured([5, 5])
+    less, behind = (
+        replace(
+            old,
+            summaries=[replace(one, **change) if one.server == "tmi" else one for one in old.summaries],
+        )
+        for change in ({"figures": {}}, {"remarks": [FELL_BEHIND]})
+    )
+    (missing,) = compare(old, less, TEN_PERCENT).new_faults.values()
+    assert "its cpu_us is missing" in missing
+    assert [[FELL_BEHIND]] == list(compare(old, behind, TEN_PERCENT).new_faults.values())
+    assert not compare(behind, behind, TEN_PERCENT).regressed, "it did before, too"
+
+
+def _key(found: Comparison) -> tuple[str, str, str]:
+    (key,) = found.new_faults
+    return key

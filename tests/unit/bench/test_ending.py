@@ -14,7 +14,7 @@ def _signal(number: signal.Signals) -> None:
     asyncio.get_running_loop().call_later(0.02, os.kill, os.getpid(), number)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 async def test_a_signal_cuts_the_measuring_short(number: signal.Signals) -> None:
     _signal(number)
     told = pytest.raises(EndedEarly, match=f"ended by {number.name}")

@@ -15,7 +15,7 @@ from rich.console import Console
 from bench.model import FELL_BEHIND, Run
 from bench.process import parse_stat, usage
 from bench.protocols import hocuspocus, y_websocket
-from bench.report import Summary, lost_or_altered, print_table, summarise
+from bench.report import Summary, lost_or_altered, print_table, standing, summarise
 from bench.scenarios.fanout import FanoutLoad
 from bench.statistics import Spread, percentile
 
@@ -92,6 +92,13 @@ def test_a_service_of_which_the_processes_are_out_of_sight_is_judged_by_what_was
     print_table(console, [load], [summary])
     assert isinstance(console.file, StringIO)
     assert "p99 5 <= 20 ms" in console.file.getvalue()
+
+
+def test_a_goal_is_not_met_by_who_did_a_part_of_the_work() -> None:
+    (ours,) = [one for one in summarise([LOAD], [_run("tmi", 5), _run("y-websocket", 10)]) if one.verdicts]
+    assert "met" == standing(ours, ours.verdicts[0])
+    assert "short" == standing(replace(ours, remarks=[FELL_BEHIND]), ours.verdicts[0])
+    assert "unsound" == standing(replace(ours, faults=["lost"]), ours.verdicts[0])
 
 
 def test_a_row_without_peers_has_no_ratio_and_no_verdict_on_one() -> None:
