@@ -27,7 +27,7 @@ SAMPLES = 240
 ROOM_LIFE_S = 300.0 if IS_LONG else 20.0
 SLOPE_MAX_BYTES_PER_H = 1024 * 1024
 GROWTH_MAX_BYTES = 1536 * 1024
-"""From half to half of a short run, 45 s. Measured: 0.04 MiB, and 2.5 MiB while closed rooms were not freed."""
+"""From half to half of a short run, 45 s. Measured: 0.04 MiB; 2.5 MiB while closed rooms were not freed."""
 SETTLE_S = 30.0
 ENVIRONMENT = {
     "TMI_ROOM_IDLE_S": "2",

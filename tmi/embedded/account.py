@@ -4,6 +4,7 @@ PostgreSQL refuses to run as root. The account needs its own folder and the way 
 that it can't pass get an access entry for this one account (acl.py), and no mode is ever changed.
 """
 
+import ctypes
 import os
 import pwd
 from collections.abc import Iterator, Sequence
@@ -15,6 +16,16 @@ from tmi.domain.errors import StartupError
 from tmi.embedded import acl
 
 CANDIDATES = ("postgres", "nobody")
+
+_LIBC = ctypes.CDLL(None)
+_SET_PDEATHSIG, _GET_PDEATHSIG = 1, 2
+"""prctl(2)."""
+
+
+def _at_parents_death() -> int:
+    number = ctypes.c_int(0)
+    _LIBC.prctl(_GET_PDEATHSIG, ctypes.byref(number))
+    return number.value
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +66,8 @@ class Account:
             return
         groups = os.getgroups()
         gid = os.getegid()
+        # Who started us may have asked the kernel to end us with them, which a change of user forgets.
+        at_parents_death = _at_parents_death()
         os.setgroups([])
         os.setegid(self.gid)
         os.seteuid(self.uid)
@@ -64,6 +77,7 @@ class Account:
             os.seteuid(0)
             os.setegid(gid)
             os.setgroups(groups)
+            _LIBC.prctl(_SET_PDEATHSIG, at_parents_death)
 
 
 def choose_account(existing_data: Path) -> Account:

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from io import StringIO
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
@@ -16,6 +17,7 @@ from bench.model import FELL_BEHIND, Run
 from tests.unit.bench.made_up import MACHINE, document, load, run
 
 TEN_PERCENT = 0.1
+CHANGES: Sequence[Any] = ({"figures": {}}, {"remarks": [FELL_BEHIND]})
 
 
 def _measured(tmi: Sequence[float], peer: Sequence[float] = (10.0, 10.0)) -> Document:
@@ -174,7 +176,7 @@ def test_a_figure_that_is_missing_and_a_load_that_became_too_much_are_told() -> 
             old,
             summaries=[replace(one, **change) if one.server == "tmi" else one for one in old.summaries],
         )
-        for change in ({"figures": {}}, {"remarks": [FELL_BEHIND]})
+        for change in CHANGES
     )
     (missing,) = compare(old, less, TEN_PERCENT).new_faults.values()
     assert "its cpu_us is missing" in missing
