@@ -89,6 +89,9 @@ class House:
         ]
         model = await self._ports.model(await self.someone(), *owners)
         self._models.append(model.id)
+        for kind in (ASSET, THREAT):
+            for child in await self._ports.children.create(model.id, kind, [draft(kind)], CREATED):
+                self._children.append((model.id, kind, child.id))
 
     async def create(self) -> None:
         model, kind = self._random.choice(self._models[-4:]), self._random.choice([NOTE, THREAT, ASSET])
@@ -106,10 +109,16 @@ class House:
 
     async def name_another(self) -> None:
         """A threat that names a diagram and an asset, and weighs more than before."""
-        model, diagram = self._random.choice(self._diagrams[-8:])
-        of_model = [(kind, key) for of, kind, key in self._children if of == model]
-        asset = self._random.choice([key for kind, key in of_model if kind is ASSET])
-        threat = self._random.choice([key for kind, key in of_model if kind is THREAT])
+        # Most of what was made is gone soon: the newest of a threat model that has all three.
+        newest = {(of, kind): key for of, kind, key in self._children}
+        model, diagram = self._random.choice(
+            [
+                (of, key)
+                for of, key in self._diagrams[-20:]
+                if of in self._models[-4:] and (of, ASSET) in newest and (of, THREAT) in newest
+            ]
+        )
+        asset, threat = newest[model, ASSET], newest[model, THREAT]
         metadata = {"key": "x" * self._random.randrange(200)}
         wanted = draft(THREAT, metadata, diagram_id=str(diagram), asset_id=str(asset))
         await self._ports.children.change(model, THREAT, [ChildChange(threat, to(wanted))], UPDATED)
