@@ -220,6 +220,9 @@ class News:
             del self._channels[model]
             if self._is_followed(model, channel):
                 self._open(model, patient=True)
+        else:
+            if channel.is_behind and self._channels.get(model) is channel:
+                del self._channels[model]  # nobody follows any more; who comes next begins at the end of then
         finally:
             channel.reading = None
 

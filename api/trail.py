@@ -120,7 +120,10 @@ async def entries(found: Sequence[Recorded]) -> list[schemas.TrailEntry]:
     for recorded in found:
         change = changes.get(recorded.number)
         steps = None if change is None else patch.made(change.before, change.after)
-        shown.append(schemas.TrailEntry.of(recorded, steps, () if change is None else change.omitted))
+        omitted = [] if change is None else list(change.omitted)
+        if change is not None and recorded.event.object_type is ObjectType.DIAGRAM and recorded.event.seq:
+            omitted.append("cells")
+        shown.append(schemas.TrailEntry.of(recorded, steps, omitted))
         # One of a hundred metadata takes 5 ms: rooms are not to wait for a page of them.
         await asyncio.sleep(0)
     return shown

@@ -6,7 +6,7 @@
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import MISSING, fields
-from math import inf, nan
+from math import inf, isfinite, nan
 from pathlib import Path
 from typing import Any
 
@@ -50,10 +50,17 @@ def _common(repeat: int) -> list[click.Parameter]:
     ]  # fmt: skip
 
 
+def _finite(context: click.Context, parameter: click.Parameter, value: float) -> float:
+    if not isfinite(value):
+        raise click.BadParameter(f"{value} is no number to measure with", context, parameter)
+    return value
+
+
 def _fields_as_options(scenario: type[Load]) -> list[click.Parameter]:
     return [
         click.Option(
             [f"--{field.name.replace('_', '-')}"], type=type(field.default), default=field.default,
+            callback=_finite if isinstance(field.default, float) else None,
             is_flag=isinstance(field.default, bool), show_default=True, help=field.metadata["help"],
         )
         for field in fields(scenario)  # type: ignore[arg-type]
@@ -85,7 +92,7 @@ def _set_command(
 
     window = click.Option(
         ["--seconds"], type=click.FloatRange(1, 600), default=seconds_each, show_default=True,
-        help="Length of each measured window.",
+        callback=_finite, help="Length of each measured window.",
     )  # fmt: skip
     parameters = [window, *OPTIONS, *_common(repeat_each)]
     return click.Command(name, callback=run, params=parameters, help=help_text)

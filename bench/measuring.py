@@ -143,10 +143,10 @@ async def drive(pace: Pace, warm_up_s: float, seconds: float, probe: Probe) -> t
             return before, probe.read()
 
 
-def latency_curve(ascending_s: Sequence[float]) -> Curve:
-    """The distribution of latencies, from send to seen."""
+def latency_curve(ascending_s: Sequence[float], title: str = "Latency from send to seen") -> Curve:
+    """The distribution of latencies."""
     in_ms = [(share * 100, seconds * 1e3) for share, seconds in distribution(ascending_s)]
-    return Curve("Latency from send to seen", "percentile", "ms", in_ms)
+    return Curve(title, "percentile", "ms", in_ms)
 
 
 def new_client(number: int, room: Room) -> Client:

@@ -85,6 +85,8 @@ def completed(file: Mapping[str, Json], owner: User) -> Row:
 def _diagram(words: str, row: Row, alias: int, now: str) -> Row:
     key, body = _with_key(row)
     cells = body.pop("cells", [])
+    if not isinstance(cells, list):
+        raise BadInput(f"{words}.cells is to be a list")
     given = _as(words, schemas.DiagramDetails, body)
     if given.image is not None or given.metadata or given.color_palette:
         raise BadInput(f"{words}: image, metadata and color_palette are not taken; write them afterwards")
@@ -112,8 +114,15 @@ def _diagram(words: str, row: Row, alias: int, now: str) -> Row:
 
 
 def _with_key(row: Row) -> tuple[str, Row]:
+    """Its id in lower case, and the rest. Raises BadInput."""
     body = dict(row)
-    return str(body.pop("id", None) or uuid4()), body
+    given = body.pop("id", None)
+    if given is None:
+        return str(uuid4()), body
+    try:
+        return str(UUID(given)), body
+    except (ValueError, AttributeError, TypeError):
+        raise BadInput(f"the id {str(given)[:64]!r} is no UUID") from None
 
 
 def _as(words: str, schema: type[BaseModel], body: Json) -> Any:
@@ -124,21 +133,19 @@ def _as(words: str, schema: type[BaseModel], body: Json) -> Any:
 
 
 def _check_references(made: Row) -> None:
-    """Raises BadInput for ids that are none, or twice there, and for fields that name what is not there."""
+    """Raises BadInput for ids that are there twice, and for fields that name what is not there."""
     keys = {plural: [row["id"] for row in made[plural]] for plural in _PLURALS}
     every = [key for some in keys.values() for key in some]
-    for key in every:
-        try:
-            UUID(key)
-        except ValueError:
-            raise BadInput(f"the id {key[:64]!r} is no UUID") from None
     if len(set(every)) < len(every):
         raise BadInput("an id is there twice")
     for kind in KINDS:
         for at, row in enumerate(made[kind.plural]):
             for name, plural in (("diagram_id", "diagrams"), ("asset_id", "assets")):
                 named = row["fields"].get(name)
-                if named is not None and str(named) not in keys[plural]:
+                if named is None:
+                    continue
+                row["fields"][name] = str(named).lower()
+                if row["fields"][name] not in keys[plural]:
                     raise BadInput(f"{kind.plural}.{at}: {name} names what is not in the file's {plural}")
 
 

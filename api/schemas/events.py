@@ -59,9 +59,9 @@ class TrailEntry(Output):
 
     `changes` is a JSON Patch (RFC 6902) from what the object was before to what it was after. What it
     replaces or removes is named by a `test`, so it tells of both. What was created is made of an empty
-    object; what is deleted or restored changes none of its fields. Cells are no field, and their edits have
-    no `changes`. Absent where one of the two states is past its retention, in event streams, and for
-    administrators.
+    object; what is deleted or restored changes none of its fields. Cells are not shown: where a request
+    changed some, `changes_omitted` has `cells`; edits in open editors have no `changes`. Absent where one of
+    the two states is past its retention, in event streams, and for administrators.
     """
 
     id: UUID
@@ -78,7 +78,7 @@ class TrailEntry(Output):
     created_at: datetime
     changes: list[Annotated[dict[str, Any], WithJsonSchema(PATCH_STEP)]] | None = None
     changes_omitted: list[str] | None = None
-    """Fields that changed as well, and are left out of `changes`: they take more than 16 KiB in all."""
+    """What changed as well, and is not in `changes`: `cells`, and fields that take over 16 KiB in all."""
 
     @classmethod
     def of(

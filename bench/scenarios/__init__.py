@@ -37,6 +37,7 @@ SCENARIOS: tuple[type[Load], ...] = (
 
 
 RATES = (10, 40, 100, 200)
+LONGEST_CONNECTING_S = 50.0
 LONGEST_CURSORS_S = 5.0
 """With 300 clients the generator keeps nearly 200 MB of frames a second."""
 
@@ -44,11 +45,12 @@ LONGEST_CURSORS_S = 5.0
 def short_set(seconds: float) -> list[Load]:
     """Sound, and done in less than five minutes with three peers. `seconds` is the length of a window."""
     return [
+        FanoutLoad(25, 10, 10, seconds),
         *(FanoutLoad(50, 10, rate, seconds) for rate in RATES),
         CursorsLoad(50, 10, seconds),
         RoomsLoad(200, 2, 5, seconds),
         JoinLoad(),
-        ConnectLoad(seconds=seconds),
+        ConnectLoad(seconds=min(seconds, LONGEST_CONNECTING_S)),
         AckLoad(seconds=seconds),
         RestLoad(rate=100, models=100, threats=0, seconds=seconds),
     ]
@@ -64,7 +66,7 @@ def full_set(seconds: float) -> list[Load]:
         JoinLoad(),
         ColdJoinLoad(),
         ColdOpenLoad(opens=40),
-        ConnectLoad(seconds=seconds),
+        ConnectLoad(seconds=min(seconds, LONGEST_CONNECTING_S)),
         IdleLoad(),
         AckLoad(seconds=seconds),
         RestLoad(seconds=seconds),

@@ -186,5 +186,5 @@ class AckLoad:
         parameters = {"writers": self.writers, "rate": self.rate, "seconds": self.seconds}
         return Run(
             self.scenario, self.label, server, parameters, known(figures) | conditions,
-            {"latency": latency_curve(took)}, faults, remarks_on(conditions),
+            {"latency": latency_curve(took, "Time until acknowledged")}, faults, remarks_on(conditions),
         )  # fmt: skip

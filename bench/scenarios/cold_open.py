@@ -176,7 +176,7 @@ class ColdOpenLoad:
         parameters: dict[str, float] = {"cells": self.cells, "opens": self.opens}
         return Run(
             self.scenario, self.label, server.name, parameters, known(figures) | conditions,
-            {"latency": latency_curve(ascending)}, faults, remarks_on(conditions),
+            {"latency": latency_curve(ascending, "Time until joined")}, faults, remarks_on(conditions),
         )  # fmt: skip
 
 

@@ -149,7 +149,7 @@ class ConnectLoad:
         parameters = {"at_once": self.at_once, "rooms": self.rooms, "seconds": self.seconds}
         return Run(
             self.scenario, self.label, server.name, parameters, known(figures) | conditions,
-            {"latency": latency_curve(took_s)}, faults, remarks_on(conditions),
+            {"latency": latency_curve(took_s, "Time until joined")}, faults, remarks_on(conditions),
         )  # fmt: skip
 
     async def _accepted(self, until: float, rooms: Sequence[Room]) -> Accepted:

@@ -140,7 +140,7 @@ class JoinLoad:
         parameters: dict[str, float] = {"joiners": self.joiners, "kib": self.kib}
         return Run(
             self.scenario, self.label, server, parameters, known(figures) | conditions,
-            {"latency": latency_curve(took_s)}, faults, remarks_on(conditions),
+            {"latency": latency_curve(took_s, "Time until joined")}, faults, remarks_on(conditions),
         )  # fmt: skip
 
 

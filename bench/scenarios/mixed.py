@@ -266,7 +266,7 @@ class MixedLoad:
     rooms: int = option(20, "Each with a model and a diagram of its own.")
     editors: int = option(3, "In each room.")
     viewers: int = option(2, "In each room, who may not write.")
-    seconds: float = option(30.0, "Measured.")
+    seconds: float = option(60.0, "Measured.")
 
     def __post_init__(self) -> None:
         if not 1 <= self.rooms <= 500 or not 1 <= self.editors <= 50 or not 0 <= self.viewers <= 50:
@@ -350,7 +350,11 @@ class MixedLoad:
         parameters = {
             "rooms": self.rooms, "editors": self.editors, "viewers": self.viewers, "seconds": self.seconds
         }  # fmt: skip
-        curves = {"edits": latency_curve(edits), "joins": latency_curve(joins), "rest": latency_curve(rest)}
+        curves = {
+            "edits": latency_curve(edits),
+            "joins": latency_curve(joins, "Time until joined"),
+            "rest": latency_curve(rest, "Time until answered"),
+        }
         return Run(
             self.scenario, self.label, server, parameters, known(figures) | conditions,
             {name: curve for name, curve in curves.items() if curve.points}, faults, remarks_on(conditions),

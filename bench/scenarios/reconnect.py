@@ -203,7 +203,7 @@ class ReconnectLoad:
         }  # fmt: skip
         return Run(
             self.scenario, self.label, server, parameters, known(figures) | conditions,
-            {"latency": latency_curve(took_s)}, faults, remarks_on(conditions),
+            {"latency": latency_curve(took_s, "Time until joined")}, faults, remarks_on(conditions),
         )  # fmt: skip
 
 

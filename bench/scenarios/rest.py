@@ -351,7 +351,10 @@ class RestLoad:
             "rate": self.rate, "writes": self.writes, "lists": self.lists, "parts": self.parts,
             "models": self.models, "threats": self.threats, "seconds": self.seconds,
         }  # fmt: skip
-        curves = {"reads": latency_curve(reads), "writes": latency_curve(writes)}
+        curves = {
+            "reads": latency_curve(reads, "Time until answered, reads"),
+            "writes": latency_curve(writes, "Time until answered, writes"),
+        }
         return Run(
             self.scenario, self.label, server, parameters, known(figures) | conditions,
             {name: curve for name, curve in curves.items() if curve.points}, faults, remarks,

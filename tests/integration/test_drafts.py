@@ -81,6 +81,8 @@ async def test_a_bad_draft_is_refused_with_its_place(database: PostgresDatabase)
             r"diagrams\.0: .*image": {"diagrams": [{**diagram, "image": {"svg": ""}}]},
             r"diagrams\.0\.cells: .*cells\.0": {"diagrams": [{**diagram, "cells": [{"id": "x"}]}]},
             "no UUID": {"diagrams": [{**diagram, "id": "first"}]},
+            "7' is no UUID": {"diagrams": [{**diagram, "id": 7}]},
+            "cells is to be a list": {"diagrams": [{**diagram, "cells": None}]},
             "twice": {"diagrams": [diagram, diagram]},
             r"U\+202E": {"threats": [{**threat, "name": "a\u202eb"}]},
         }
@@ -91,5 +93,8 @@ async def test_a_bad_draft_is_refused_with_its_place(database: PostgresDatabase)
         with pytest.raises(BadInput, match="leave the owner out"):
             await imported(archives, b'{"format": "tmi.threat-model"}', new_ids=False, owner=alice)
         assert 0 == (await rest.call("GET", "/threat_models", await rest.sign_in("alice"))).json["total"]
-        await imported(archives, json.dumps(good).encode(), new_ids=False, owner=alice)
-        assert 1 == (await rest.call("GET", "/threat_models", await rest.sign_in("alice"))).json["total"]
+        named = {**threat, "diagram_id": diagram["id"]}
+        loud = {**good, "diagrams": [{**diagram, "id": str(diagram["id"]).upper()}], "threats": [named]}
+        for new_ids in (False, True, True):
+            await imported(archives, json.dumps(loud).encode(), new_ids=new_ids, owner=alice)
+        assert 3 == (await rest.call("GET", "/threat_models", await rest.sign_in("alice"))).json["total"]

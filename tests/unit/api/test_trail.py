@@ -93,7 +93,16 @@ async def test_edits_of_cells_and_trails_of_administrators_show_no_changes(rest:
     answer = await rest.call("PATCH", path, alice, json_body=add, content_type="application/json-patch+json")
     assert 200 == answer.status, answer.data
     patched, _ = (await listed(rest, alice, f"{path}/audit_trail"))["audit_entries"]
-    assert ("cells", []) == (patched["change_summary"], patched["changes"])
+    assert ("cells", [], ["cells"]) == (
+        patched["change_summary"],
+        patched["changes"],
+        patched["changes_omitted"],
+    )
+    rename = [{"op": "replace", "path": "/name", "value": "Other"}]
+    await rest.call("PATCH", path, alice, json_body=rename, content_type="application/json-patch+json")
+    renamed, *_ = (await listed(rest, alice, f"{path}/audit_trail"))["audit_entries"]
+    assert "changes_omitted" not in renamed
+    assert "Other" == renamed["changes"][-1]["value"]
 
 
 async def test_the_trail_is_paged_by_cursor_and_filtered(rest: RestClient) -> None:
