@@ -1,4 +1,4 @@
-"""A working day in half a minute: everything that people do with the service, at once and in no order.
+"""A working day in a minute: everything that people do with the service, at once and in no order.
 
 Each room has editors and viewers, who look on and may not write. An editor thinks for a while and then drags
 a node for a second (twenty edits and twenty moves of the cursor), looks something up over REST, or reloads
@@ -241,7 +241,7 @@ async def new_desk(client: RestClient, name: str, reader: Account) -> Desk:
 
 @dataclass(frozen=True)
 class MixedLoad:
-    """A working day in half a minute: editing, looking on, coming and going, REST; all of it at once."""
+    """A working day in a minute: editing, looking on, coming and going, REST; all of it at once."""
 
     scenario: ClassVar[str] = "mixed"
     title: ClassVar[str] = "A working day"

@@ -2,6 +2,7 @@
 
 import os
 import re
+import secrets
 import signal
 import socket
 import subprocess
@@ -17,11 +18,23 @@ ADMINISTRATOR = "admin"
 READY = re.compile(r"https?://[\w.\[\]:-]+:\d+")
 
 
+_PORTS = range(12_000, 32_000)
+"""Below those that Linux gives to connections: none of them can take one before a server does."""
+_given: set[int] = set()
+
+
 def free_port() -> int:
-    """A TCP port of the loopback interface that was free a moment ago."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
+    """A TCP port of the loopback interface that was free a moment ago, each time another one."""
+    while True:
+        port = secrets.choice(_PORTS)
+        if port in _given:
+            continue
+        with socket.socket() as probe:
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+        _given.add(port)
         return port
 
 
