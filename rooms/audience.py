@@ -58,7 +58,7 @@ class Seat:
     """The state vector it had when it stopped reading."""
     behind_version: int = -1
     """The document's version of that moment."""
-    has_heard: Mapping[int, int] = field(default_factory=dict)
+    has_heard: Mapping[int, int] | None = None
     """What it had been sent of each client's awareness by then, by `awareness.moment`."""
     asked_at: int = -1
     """The document version at which it was last asked to fill a gap."""
@@ -295,7 +295,7 @@ class Audience(ABC):
             return NOTHING
         effects = self._settle(now)
         behind, seat.behind = seat.behind, None
-        has_heard, seat.has_heard = seat.has_heard, {}
+        has_heard, seat.has_heard = seat.has_heard or {}, None
         if seat.behind_version != self.document.version:
             effects.append(Send(number, y_websocket.update(self.document.difference(behind))))
         effects.append(Subscribe(number))

@@ -121,7 +121,8 @@ class LiveSocket(WSListener):
         self.moderation = sockets.moderation
         self._ws: WSTransport | None = None
         self._tcp: asyncio.Transport | None = None
-        self._early: list[bytes] = []
+        early: list[bytes] = []
+        self._early: list[bytes] | None = early
         self._early_close: tuple[int, str] | None = None
         self._closing = False
         self._abort_timer: asyncio.TimerHandle | None = None
@@ -146,7 +147,7 @@ class LiveSocket(WSListener):
         self.tells_from = _LARGE_BYTES
         """From how many on they are measured."""
         self._partial_bytes = 0
-        self.write = self._early.append
+        self.write = early.append
 
     # --- for subclasses -------------------------------------------------------------------------
 
@@ -299,7 +300,7 @@ class LiveSocket(WSListener):
         self._heard_at = asyncio.get_running_loop().time()
         self._sockets.add(self)
         self.write = tcp.write
-        early, self._early = self._early, []
+        early, self._early = self._early or (), None
         for wire in early:
             self.write(wire)
         if self._early_close is not None:
