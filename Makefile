@@ -25,6 +25,8 @@ LONG_A := tests/faults/test_chaos.py tests/soak
 LONG_B := tests/integration tests/interop
 BY_TWOS := $(LANE_A) $(LANE_B) $(LONG_A) $(LONG_B)
 PYTEST := $(BIN)/python -m pytest
+# As long as all other unit tests.
+MOST_OF_API := $(wildcard tests/unit/api/test_[a-q]*.py)
 # $(call both,A,B): B is shown as it runs, A when both are done.
 both = mkdir -p build; first=0 second=0; \
 	$(PYTEST) $(1) >build/beside.txt 2>&1 & beside=$$!; \
@@ -49,7 +51,11 @@ check: $(DEV)
 	$(BIN)/ruff check
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+ifeq ($(strip $(ARGS)),)
+	$(call both,$(MOST_OF_API),tests/unit $(addprefix --ignore=,$(MOST_OF_API)))
+else
 	$(BIN)/python -m pytest tests/unit $(ARGS)
+endif
 
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("TMI needs Python 3.11 or newer; set PYTHON=")'
