@@ -12,8 +12,15 @@ def _one_joins_after_the_other(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
+def soon_evicted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A room is taken for evicted after as long as `Durable` needs for it."""
+    for scenario in ("ack", "growth", "rooms"):
+        monkeypatch.setattr(f"bench.scenarios.{scenario}.EVICTED_AFTER_S", 0.2)
+
+
+@pytest.fixture
 def all_remarks(monkeypatch: pytest.MonkeyPatch) -> set[str]:
-    """Whatever the conditions of a run are, they are remarked on: these are the remarks that it has to have."""
+    """All remarks on conditions, which every run has to have now, whatever its conditions are."""
     for limit in ("BUSY_LIMIT", "SLIP_LIMIT_MS", "NOISE_LIMIT"):
         monkeypatch.setattr(f"bench.measuring.{limit}", -1.0)
     return ALL_REMARKS

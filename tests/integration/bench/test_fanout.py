@@ -56,6 +56,9 @@ class Relay(Server):
         """What it gives to a client whose state vector is `have`."""
         return _beyond(self.updates, have)
 
+    def left(self) -> None:
+        """Somebody has gone."""
+
     def version(self) -> str:
         return "0"
 
@@ -75,6 +78,7 @@ class RelaySocket(WSListener):
 
     def on_ws_disconnected(self, transport: WSTransport) -> None:
         self.relay.sockets.remove(transport)
+        self.relay.left()
 
     def on_ws_frame(self, transport: WSTransport, frame: WSFrame) -> None:
         if frame.msg_type is not WSMsgType.BINARY:
@@ -134,6 +138,25 @@ class Forger(Relay):
         *most, altered, _left_out = self.updates
         assert altered.endswith(b"\x00")
         return _beyond([*most, altered[:-2] + bytes((altered[-2] ^ 1, 0))], have)
+
+
+class Durable(Relay):
+    """Evicts its room when everybody has left, and has not kept the last edit."""
+
+    offers = frozenset({"durable", "acknowledgements"})
+
+    def __init__(self) -> None:
+        super().__init__(lambda _, payload: payload)
+        self.kept: list[bytes] = []
+
+    def left(self) -> None:
+        if not self.sockets:
+            self.kept = self.updates[:-1]
+            asyncio.get_running_loop().call_later(0.1, self._evict)
+
+    def _evict(self) -> None:
+        if not self.sockets:
+            self.updates = self.kept
 
 
 def _faithfully(_number: int, payload: bytes) -> bytes:
