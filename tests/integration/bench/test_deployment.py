@@ -54,7 +54,9 @@ async def elsewhere() -> AsyncIterator[Service]:
 @pytest.fixture(params=[301, 302, 307, 308])
 async def leading_away(request: pytest.FixtureRequest, elsewhere: Service) -> AsyncIterator[Service]:
     def led_away(asked: web.Request) -> web.Response:
-        return web.Response(status=request.param, headers={"Location": f"http://{elsewhere.origin}{asked.path}"})
+        scheme = "ws" if "Upgrade" in asked.headers else "http"
+        there = f"{scheme}://{elsewhere.origin}{asked.path}"
+        return web.Response(status=request.param, headers={"Location": there})
 
     service = Service(led_away)
     await service.start()
