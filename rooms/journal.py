@@ -82,6 +82,8 @@ class Journal:
         self.rows = 0
         self.shedding = False
         """Whether writers are being refused because too much is unsaved."""
+        self.is_filling = False
+        """Whether much is unsaved already."""
         self.database_away = False
 
     @contextlib.asynccontextmanager
@@ -286,6 +288,7 @@ class Journal:
         """Called now and then: send writers of the fullest rooms away while too much is unsaved."""
         self._forget_those_over()
         buffered = self.buffered_bytes
+        self.is_filling = buffered > self._limits.max_bytes // 8
         if buffered <= self._limits.max_bytes // 2:
             self.shedding = False
         if buffered <= self._limits.max_bytes:
