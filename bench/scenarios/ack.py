@@ -11,7 +11,6 @@ a newcomer has to be given every edit, from the database alone.
 import asyncio
 from array import array
 from dataclasses import dataclass
-from itertools import pairwise
 from time import perf_counter
 from typing import ClassVar
 
@@ -53,6 +52,7 @@ class AckClient(Client):
         super().__init__(number, client_id, dialect)
         self.known_at = array("d")
         self.refused = 0
+        self.taken_back = 0
         self._status = dialect.prefix + _STATUS
         self._is_synced = not dialect.prefix
 
@@ -65,6 +65,7 @@ class AckClient(Client):
         elif payload.startswith(_SAVED):
             told = Reader(payload[1:]).var_uint() - len(self.known_at)
             self.known_at.extend([perf_counter()] * told)
+            self.taken_back += told < 0
 
     def _answered_one(self, accepted: int) -> None:
         """The first one is for the sync."""
@@ -156,10 +157,17 @@ class AckLoad:
     @staticmethod
     def _faults(clients: list[AckClient]) -> list[str]:
         faults = lost_connections(clients)
+        early = (
+            known_at < sent_at
+            for client in clients
+            for sent_at, known_at in zip(client.sent_at, client.known_at, strict=False)
+        )
         counts = (
-            (sum(len(c.sent_at) - len(c.known_at) for c in clients), "edits were never acknowledged"),
+            (sum(max(0, len(c.sent_at) - len(c.known_at)) for c in clients), "edits were never acknowledged"),
             (sum(c.refused for c in clients), "edits were refused"),
-            (sum(a > b for c in clients for a, b in pairwise(c.known_at)), "acknowledgements out of order"),
+            (sum(early), "edits were acknowledged before they were sent"),
+            (sum(max(0, len(c.known_at) - len(c.sent_at)) for c in clients), "acknowledgements of no edit"),
+            (sum(c.taken_back for c in clients), "acknowledgements were taken back"),
         )
         return [*faults, *(f"{count} {what}" for count, what in counts if count)]
 

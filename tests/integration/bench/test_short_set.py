@@ -1,40 +1,48 @@
 """The other scenarios of the short set against a small relay: what they must not take for sound."""
 
+import asyncio
 import os
 from collections.abc import AsyncIterator
+from dataclasses import replace
 
 import pycrdt
 import pytest
 from picows import WSFrame, WSMsgType, WSTransport
 
 from bench.model import Place
-from bench.scenarios.connect import ConnectLoad
+from bench.scenarios.connect import ConnectLoad, IdleLoad, forgery_let_in
 from bench.scenarios.cursors import CursorsLoad
 from bench.scenarios.join import JoinLoad
 from bench.scenarios.rooms import RoomsLoad
-from tests.integration.bench.test_fanout import Relay, RelaySocket
+from bench.servers import Room
+from tests.integration.bench.test_fanout import LATE_S, Durable, Forger, Late, Relay, RelaySocket
 
 CORE = min(os.sched_getaffinity(0))
 PLACE = Place(CORE, CORE)
 ROOMS = RoomsLoad(rooms=1, clients=2, rate=20, seconds=0.5, warm_up_s=0.2, settle_s=0.6)
 CURSORS = CursorsLoad(clients=4, rate=20, seconds=0.5, warm_up_s=0.2, settle_s=0.6)
 JOIN = JoinLoad(joiners=4, kib=200)
-CONNECT = ConnectLoad(at_once=2, rooms=1, seconds=0.5)
+CONNECT = ConnectLoad(at_once=2, rooms=1, seconds=0.3, warm_up_s=0.3)
+IDLE = IdleLoad(sockets=4, rooms=1, at_once=1, hold_s=0.05)
+EDITS = round(ROOMS.clients * ROOMS.rate * (ROOMS.warm_up_s + ROOMS.seconds))
 AWARENESS = b"\x01"
 
 
 class Crowd(Relay):
-    """A relay of awareness too. `dropped_from` loses states from that many on, `altered` changes one."""
+    """A relay of awareness too. `dropped_from` loses states from that many on, `altered` changes one, `late`
+    comes late, and after `last` a connection is ended.
+    """
 
-    def __init__(self, dropped_from: int | None = None, altered: int | None = None) -> None:
+    def __init__(
+        self, dropped_from: int = -1, altered: int = -1, late: int = -1, last: int = -1
+    ) -> None:
         super().__init__(lambda _, payload: payload)
-        self.dropped_from = dropped_from
-        self.altered = altered
+        self.dropped_from, self.altered, self.late, self.last = dropped_from, altered, late, last
         self.states = 0
 
     def told(self, payload: bytes) -> bytes | None:
         self.states += 1
-        if self.dropped_from is not None and self.states >= self.dropped_from:
+        if 0 < self.dropped_from <= self.states:
             return None
         return payload.replace(b'"x":', b'"z":') if self.states == self.altered else payload
 
@@ -47,9 +55,14 @@ class CrowdSocket(RelaySocket):
         if frame.msg_type is not WSMsgType.BINARY or not payload.startswith(AWARENESS):
             super().on_ws_frame(transport, frame)
             return
-        told = self.relay.told(payload)
+        told, loop = self.relay.told(payload), asyncio.get_running_loop()
         for socket in self.relay.sockets if told is not None else ():
-            socket.send(WSMsgType.BINARY, told)
+            if self.relay.states == self.relay.late:
+                loop.call_later(LATE_S, socket.send, WSMsgType.BINARY, told)
+            else:
+                socket.send(WSMsgType.BINARY, told)
+        if self.relay.states == self.relay.last:
+            loop.call_soon(self.relay.sockets[-1].disconnect)
 
 
 class Miser(Relay):
@@ -64,10 +77,15 @@ class Miser(Relay):
 
 
 class Hasty(Relay):
-    """Loses every tenth edit."""
+    """Loses every tenth edit, and alters one."""
 
     def __init__(self) -> None:
-        super().__init__(lambda _, payload: None if len(self.updates) % 10 == 0 else payload)
+        super().__init__(self._hastily)
+
+    def _hastily(self, _number: int, payload: bytes) -> bytes | None:
+        if len(self.updates) == 7:
+            return payload[:-2] + bytes((payload[-2] ^ 1, 0))
+        return None if len(self.updates) % 10 == 0 else payload
 
 
 @pytest.fixture
@@ -80,24 +98,57 @@ async def relay(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch)
     await server.stop()
 
 
+def _deaf(number: int, payload: bytes) -> bytes | None:
+    return None if number == 2 else payload
+
+
 def _honest() -> Relay:
     return Relay(lambda _, payload: payload)
 
 
 @pytest.mark.parametrize("relay", [_honest], indirect=True)
-@pytest.mark.parametrize("load", [ROOMS, JOIN, CONNECT], ids=lambda load: load.scenario)
+@pytest.mark.parametrize("load", [JOIN, CONNECT, IDLE], ids=lambda load: load.scenario)
 async def test_an_honest_server_is_found_without_fault(
-    relay: Relay, load: RoomsLoad | JoinLoad | ConnectLoad
+    relay: Relay, load: JoinLoad | ConnectLoad | IdleLoad, all_remarks: set[str]
 ) -> None:
     run = await load.measure(relay, PLACE)
     assert ([], []) == (run.faults, relay.sockets)
     assert run.figures.keys() <= {figure.key for figure in load.figures}
+    assert all_remarks <= set(run.remarks)
+    assert relay.most <= load.clients_at_once + 1
+
+
+@pytest.mark.parametrize("relay", [Late], indirect=True)
+async def test_what_happens_in_the_warm_up_is_no_figure_of_rooms(relay: Relay, all_remarks: set[str]) -> None:
+    run = await ROOMS.measure(relay, PLACE)
+    assert ([], []) == (run.faults, relay.sockets)
+    figures = run.figures
+    assert 0 < figures["p50_ms"] <= figures["p99_ms"] <= figures["max_ms"] < LATE_S * 1e3
+    assert 10 < figures["edits_per_s"] < 1.2 * ROOMS.clients * ROOMS.rate
+    assert figures.keys() <= {figure.key for figure in ROOMS.figures}
+    assert all_remarks <= set(run.remarks)
+    assert "slip_p99_ms" in figures
+    assert relay.most <= ROOMS.clients_at_once
+
+
+@pytest.mark.parametrize("relay", [lambda: Forger(EDITS, ROOMS.clients)], indirect=True)
+async def test_newcomers_to_rooms_are_given_what_was_sent_or_it_is_a_fault(relay: Relay) -> None:
+    run = await ROOMS.measure(relay, PLACE)
+    assert [
+        "client 1: the connection was lost", f"2 of {EDITS} edits were not given to newcomers",
+    ] == run.faults  # fmt: skip
 
 
 @pytest.mark.parametrize("relay", [Hasty], indirect=True)
 async def test_rooms_notice_edits_that_never_arrive(relay: Relay) -> None:
     run = await ROOMS.measure(relay, PLACE)
-    assert any("never" in fault for fault in run.faults), run.faults
+    assert [f"3 of {EDITS} copies never arrived", "1 edits arrived altered"] == run.faults
+
+
+@pytest.mark.usefixtures("soon_evicted")
+@pytest.mark.parametrize("relay", [Durable], indirect=True)
+async def test_an_edit_that_was_not_kept_is_noticed_when_the_rooms_are_evicted(relay: Relay) -> None:
+    assert [f"1 of {EDITS} edits were not given to newcomers"] == (await ROOMS.measure(relay, PLACE)).faults
 
 
 @pytest.mark.parametrize("relay", [lambda: Miser(lambda _, payload: payload)], indirect=True)
@@ -106,9 +157,24 @@ async def test_joiners_who_lack_something_are_noticed(relay: Relay) -> None:
     assert any("joiners lack up to" in fault for fault in run.faults), run.faults
 
 
-@pytest.mark.parametrize("relay", [Crowd], indirect=True)
-async def test_honest_cursors_are_found_without_fault(relay: Relay) -> None:
-    assert [] == (await CURSORS.measure(relay, PLACE)).faults
+@pytest.mark.parametrize("relay", [lambda: Crowd(late=CURSORS.clients + 1)], indirect=True)
+async def test_honest_cursors_are_found_without_fault(relay: Relay, all_remarks: set[str]) -> None:
+    """The first moves of the warm-up come late."""
+    run = await CURSORS.measure(relay, PLACE)
+    assert [] == run.faults
+    assert 50 < run.figures["copies_per_s"] < 1.2 * CURSORS.clients * (CURSORS.clients - 1) * CURSORS.rate
+    assert run.figures["max_ms"] < LATE_S * 1e3
+    assert all_remarks <= set(run.remarks)
+    assert "slip_p99_ms" in run.figures
+    assert relay.most <= CURSORS.clients_at_once
+
+
+MOVES = round(CURSORS.clients * CURSORS.rate * (CURSORS.warm_up_s + CURSORS.seconds))
+
+
+@pytest.mark.parametrize("relay", [lambda: Crowd(last=CURSORS.clients + MOVES)], indirect=True)
+async def test_a_cursor_whose_connection_was_lost_is_noticed(relay: Relay) -> None:
+    assert ["client 3: the connection was lost"] == (await CURSORS.measure(relay, PLACE)).faults
 
 
 @pytest.mark.parametrize("relay", [lambda: Crowd(dropped_from=20)], indirect=True)
@@ -123,3 +189,16 @@ async def test_a_cursor_in_another_place_is_noticed(relay: Relay) -> None:
     assert any("altered" in fault for fault in run.faults), run.faults
 
 
+@pytest.mark.parametrize("relay", [lambda: Relay(_deaf)], indirect=True)
+async def test_an_idle_client_that_is_deaf_is_noticed(relay: Relay) -> None:
+    assert ["1 of 4 idle clients did not get an edit"] == (await IDLE.measure(relay, PLACE)).faults
+
+
+@pytest.mark.parametrize("relay", [_honest], indirect=True)
+async def test_a_token_that_nobody_looks_at_is_noticed(relay: Relay) -> None:
+    room = await relay.room()
+    with_token = replace(room, url=f"{room.url}?token=header.payload.signature")
+    assert ["a connection with a forged token was let in"] == await forgery_let_in(with_token)
+    assert [] == await forgery_let_in(room), "it has none"
+    nobody = Room(f"ws://127.0.0.1:9/room?token={'x' * 20}", room.dialect)
+    assert [] == await forgery_let_in(nobody), "it was refused"

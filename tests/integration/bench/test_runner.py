@@ -1,0 +1,84 @@
+"""The order of runs, who runs on which core, and what is said of conditions, by what a plan really does."""
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from io import StringIO
+from pathlib import Path
+from typing import ClassVar
+
+import pytest
+from rich.console import Console
+
+from bench.document import Document, read_json
+from bench.model import Place, Run
+from bench.runner import Plan, carry_out
+from bench.scenarios.fanout import FanoutLoad
+from bench.servers import Server
+from tests.integration.bench.test_keeping import LISTENS, Listener
+
+ALLOWED = sorted(os.sched_getaffinity(0))
+
+
+class First(Listener):
+    name = "tmi"
+
+    def __init__(self) -> None:
+        super().__init__(LISTENS)
+
+
+class Second(First):
+    name = "y-websocket"
+
+
+@dataclass(frozen=True)
+class Look(FanoutLoad):
+    """Notes who is where instead of measuring."""
+
+    seen: ClassVar[list[tuple[str, str, set[int], set[int], Place]]] = []
+    faults: ClassVar[list[str]] = []
+
+    async def measure(self, server: Server, place: Place) -> Run:
+        where = os.sched_getaffinity(0), os.sched_getaffinity(server.pid)
+        self.seen.append((f"{self.rate:g}", server.name, *where, place))
+        return Run(self.scenario, self.label, server.name, {}, {"cpu_us": 1.0}, faults=self.faults)
+
+
+@pytest.fixture(autouse=True)
+def _as_before() -> Iterator[None]:
+    """The generator pins the process that it is in."""
+    Look.seen.clear()
+    yield
+    os.sched_setaffinity(0, ALLOWED)
+
+
+async def _carried_out(tmp_path: Path, *rates: float, repeat: int) -> tuple[int, Document]:
+    loads = [Look(rate=rate) for rate in rates]
+    plan = Plan(loads, [First, Second], repeat, tmp_path / "out.json", tmp_path / "out.html")
+    status = await carry_out(plan, Console(file=StringIO()), ["fanout"])
+    return status, read_json(tmp_path / "out.json")
+
+
+async def test_runs_are_interleaved_so_that_a_drift_meets_all_servers_alike(tmp_path: Path) -> None:
+    status, document = await _carried_out(tmp_path, 10, 40, repeat=2)
+    once = [(rate, server) for rate in ("10", "40") for server in ("tmi", "y-websocket")]
+    assert once * 2 == [(rate, server) for rate, server, *_ in Look.seen]
+    assert [(Look(rate=float(rate)).label, server) for rate, server in once * 2] == [
+        (run.load, run.server) for run in document.runs
+    ]
+    assert (0, True, [2] * 4) == (status, document.is_complete, [row.runs for row in document.summaries])
+
+
+@pytest.mark.skipif(len(ALLOWED) < 2, reason="one core alone is shared")
+async def test_the_generator_has_a_core_and_all_servers_another(tmp_path: Path) -> None:
+    await _carried_out(tmp_path, 10, repeat=1)
+    here, there = ALLOWED[0], ALLOWED[-1]
+    assert [({here}, {there}, Place(here, there))] * 2 == [tuple(where) for _, _, *where in Look.seen]
+
+
+async def test_one_fault_of_tmi_in_one_run_is_an_exit_status(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Look, "faults", ["lost"])
+    status, document = await _carried_out(tmp_path, 10, repeat=1)
+    assert (1, [["lost"]] * 2) == (status, [run.faults for run in document.runs])
