@@ -94,10 +94,14 @@ async def test_sockets_elsewhere_are_found_out_whenever_they_are_named(first_els
     service = Service(answer)
     await service.start()
     deployment = Deployment(Target(f"http://{service.origin}", "a token"))
+
+    async def started_and_opened() -> None:
+        await deployment.start(0)
+        await deployment.room()
+
     try:
         with pytest.raises(ServerError, match=r"198\.51\.100\.7 is not this machine") as refusal:
-            await deployment.start(0)
-            await deployment.room()
+            await started_and_opened()
         assert first_elsewhere == told
         assert "secret" not in str(refusal.value)
     finally:
@@ -112,7 +116,8 @@ async def test_what_is_made_is_deleted_and_nothing_else() -> None:
     def answer(request: web.Request) -> web.Response:
         calls.append(f"{request.method} {request.path}")
         if request.method == "GET":
-            models = [{"id": "lost", "name": rest.model_name}, {"id": "other", "name": "load test 0123456789abcdef"}]
+            names = {"lost": rest.model_name, "other": "load test 0123456789abcdef"}
+            models = [{"id": key, "name": name} for key, name in names.items()]
             return web.json_response({"threat_models": models})
         return web.json_response({"id": "made"}, status=201)
 

@@ -325,7 +325,9 @@ async def test_an_answer_without_what_was_asked_for_is_a_fault_and_no_crash(shel
     assert "models have lost their last name" in faults
 
 
-@pytest.mark.parametrize("body", [b"", b"<html>", b"null", b"[]", b"7", b'{"id": "a"}', b'{"threat_models": [7]}'])
+@pytest.mark.parametrize(
+    "body", [b"", b"<html>", b"null", b"[]", b"7", b'{"id": "a"}', b'{"threat_models": [7]}']
+)
 @pytest.mark.parametrize("is_list", [True, False])
 def test_whatever_comes_instead_of_an_answer_is_wrong(body: bytes, is_list: bool) -> None:
     model = Model(0)
