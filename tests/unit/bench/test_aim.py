@@ -80,8 +80,8 @@ def test_the_thousand_clients_of_a_service_are_a_default() -> None:
 
 
 def test_what_goes_with_a_service_is_refused_without_one(tmp_path: Path) -> None:
-    bounds: dict[str, Any] = {"at_most_s": 300.0, "at_most_clients": 1000}
-    given = {"is_own": True, "token_file": tmp_path} | bounds
+    given: dict[str, Any] = {"is_own": True, "token_file": tmp_path}
+    given |= {"at_most_s": 300.0, "at_most_clients": 1000}
     for name, value in given.items():
         with pytest.raises(click.UsageError, match="go with --url"):
             _aim(servers=("tmi",), **{name: value})
