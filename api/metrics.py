@@ -36,7 +36,7 @@ CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 _KIB = 1024
 _SIZES = tuple(_KIB * 4**power for power in range(10))
-_LAG_EVERY_S = 0.25
+_LAG_EVERY_S = 0.5
 _LAGS_S = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
 _CODES = frozenset({*range(1000, 1016), *range(4400, 4420)})
 _LOOPBACK_HOST = re.compile(r"(localhost|127(\.[0-9]{1,3}){3}|\[::1\])(:[0-9]{1,5})?", re.IGNORECASE)

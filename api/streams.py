@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 from api.news import PAGE, New, News, Pair
+from tmi.domain.beats import to_next_beat
 from tmi.domain.errors import DatabaseUnavailable, Draining, TooManyRequests
 from tmi.domain.ids import SignInId, ThreatModelId, UserId
 from tmi.domain.model import SignIn
@@ -296,7 +297,7 @@ class Streams:
         clock = asyncio.get_running_loop().time
         looked_at = clock()
         while True:
-            await asyncio.sleep(LOOK_S)
+            await asyncio.sleep(to_next_beat(clock(), LOOK_S))
             every = list(self._every())
             if self._is_draining():
                 self._end(every)

@@ -56,6 +56,8 @@ MAX_PENDING_BYTES = 1024 * 1024
 _ANY_END = 2**64
 
 _HEAD = 12
+_HEAD_MIN = 5
+"""The shortest update of one client: a count, a count, the client, its clock, and the deletes (none)."""
 
 _LATER_MIN_BYTES = 64 * 1024
 """How much may follow the encoded document before it is encoded anew, or half of its size."""
@@ -238,7 +240,9 @@ class Document:
         Its own end is then added to `reached`: with one dictionary for several updates they may be applied
         together. A hot path: 1.5 us. Raises BadUpdate where `apply` would without looking inside.
         """
-        check_update(update)
+        if len(update) < _HEAD_MIN or update[0] != 1:
+            check_update(update)
+            return False
         start = begins_plainly(update)
         if start is None:
             return False
@@ -247,6 +251,28 @@ class Document:
             return False
         reached[client] = clock + structs
         return True
+
+    def apply_one(
+        self, update: bytes, reached: Mapping[bytes, int]
+    ) -> tuple[Applied | None, Sequence[bytes]] | None:
+        """As `apply_together`, for one update alone; None where it went in as it came, as nearly all do.
+
+        A hot path: 2.6 us.
+        """
+        if self._pending is not NOTHING_PENDING or len(update) > _LATER_MIN_BYTES:
+            return self.apply_together([update], reached)
+        try:
+            whole = self._integrate(update)
+        except BadUpdate:
+            return None, [update]
+        if not whole:
+            return self._keep_part(), [update]
+        events = self._events
+        if len(events) == 1 and (events[0] == update or _says_the_same(events[0], update)):
+            self._reached.update(reached)
+            self._changed(update)
+            return None
+        return self._look(update, update), ()
 
     def apply_together(
         self, updates: Sequence[bytes], reached: Mapping[bytes, int]

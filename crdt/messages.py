@@ -5,38 +5,38 @@ The bytes of an encoded message are the y-protocols encoding (`00 00 vb(sv)`, `0
 frame is the same body behind a key. A room encodes a body once for all its clients.
 """
 
-from dataclasses import dataclass
+from tmi.domain.values import value
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class SyncStep1:
     """The sender's state vector: 'tell me what I lack'."""
 
     state_vector: bytes
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class SyncStep2:
     """The answer to a SyncStep1: an update that may carry anybody's edits."""
 
     update: bytes
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Update:
     """An edit that the sender made (Yjs v1 encoding)."""
 
     update: bytes
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Awareness:
     """Encoded awareness entries, not parsed yet."""
 
     data: bytes
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class QueryAwareness:
     """'Send me everybody's awareness.'"""
 

@@ -92,7 +92,8 @@ def sync_step2(update: bytes) -> bytes:
 
 
 def update(update: bytes) -> bytes:
-    return b"\x00\x02" + var_bytes(update)
+    size = len(update)
+    return _UPDATE + (bytes((size,)) + update if size < 0x80 else var_bytes(update))
 
 
 def awareness(data: bytes) -> bytes:

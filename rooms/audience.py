@@ -105,6 +105,10 @@ class Audience(ABC):
     def hold(self, number: SessionNumber, update: bytes) -> bool:
         """Take an Update message in that needs nothing else done; False if it is for `receive`."""
 
+    def hold_first(self, number: SessionNumber, update: bytes, now: float) -> float | None:  # noqa: ARG002
+        """As `hold`, for the first one; returns when `flush` is due, or None if it is for `receive`."""
+        return None
+
     @abstractmethod
     def hold_awareness(self, number: SessionNumber, data: bytes) -> bool:
         """Take awareness in that needs nothing else done; False if it is for `receive`."""

@@ -17,6 +17,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
 from rooms.journal import Journal
+from tmi.domain.beats import to_next_beat
 from tmi.domain.model import Node
 
 log = logging.getLogger(__name__)
@@ -26,7 +27,7 @@ log = logging.getLogger(__name__)
 class WatchLimits:
     """Times in seconds."""
 
-    look_s: float = 0.2
+    look_s: float = 0.25
     suspect_s: float = 1.0
     """A commit that takes longer lets this node look whether the database is there."""
     answer_s: float = 0.5
@@ -63,7 +64,7 @@ class DatabaseWatch:
     async def run(self) -> None:
         """Watch until cancelled."""
         while True:
-            await asyncio.sleep(self._limits.look_s)
+            await asyncio.sleep(to_next_beat(asyncio.get_running_loop().time(), self._limits.look_s))
             try:
                 await self._look()
             except Exception:

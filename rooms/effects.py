@@ -3,14 +3,13 @@
 Bodies are y-protocols bytes without any framing (see `crdt/messages.py`); sessions are named by number.
 """
 
-from dataclasses import dataclass
-
 from tmi.domain.roles import Role
+from tmi.domain.values import value
 
 SessionNumber = int
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Send:
     """Send a body to one session."""
 
@@ -18,7 +17,7 @@ class Send:
     body: bytes
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class SendState:
     """Complete the session's sync with the whole document: `base`, which many are sent, and what came later.
 
@@ -30,7 +29,7 @@ class SendState:
     later: bytes
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Broadcast:
     """Send a body to every subscribed session but `but` (the only one that needs no echo)."""
 
@@ -38,21 +37,21 @@ class Broadcast:
     but: SessionNumber | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Subscribe:
     """From now on the session receives broadcasts."""
 
     session: SessionNumber
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Unsubscribe:
     """The session receives no more broadcasts: it left, or reads too slowly and will be brought up later."""
 
     session: SessionNumber
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Acknowledge:
     """The session's next messages, in the order it sent them, are committed."""
 
@@ -61,7 +60,7 @@ class Acknowledge:
     updates: int
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Refuse:
     """One edit of the session was not accepted."""
 
@@ -69,7 +68,7 @@ class Refuse:
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class ChangeRole:
     """The session's role is another one now."""
 
@@ -77,7 +76,7 @@ class ChangeRole:
     role: Role
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Close:
     """End the session; the room has forgotten it already."""
 
@@ -86,19 +85,19 @@ class Close:
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class FlushAt:
     """Call `Room.flush` at this time (the room's clock, seconds); a time that has passed means at once."""
 
     at: float
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Journal:
     """The room has updates to commit: ask `Room.take_batch` when its last batch is done."""
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Forward:
     """A replica has something to say to the room's owner: one of `rooms.nodes.messages.Asked`."""
 

@@ -13,13 +13,14 @@ from collections.abc import AsyncIterator, Callable, Collection
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 
+from tmi.domain.beats import to_next_beat
 from tmi.domain.errors import DatabaseUnavailable
 from tmi.domain.ids import SignInId
 from tmi.domain.ports import SignInTerms
 
 log = logging.getLogger(__name__)
 
-LOOK_EVERY_S = 0.4
+LOOK_EVERY_S = 0.5
 AT_ONCE = 5_000
 
 
@@ -59,7 +60,7 @@ class Expiry:
 
     async def _keep(self) -> None:
         while True:
-            await asyncio.sleep(self._look_every_s)
+            await asyncio.sleep(to_next_beat(asyncio.get_running_loop().time(), self._look_every_s))
             try:
                 await self._look()
             except DatabaseUnavailable:

@@ -30,6 +30,7 @@ from rooms.effects import (
     Unsubscribe,
 )
 from rooms.gathering import Gathering, Source
+from rooms.lifecycle import Phase
 from rooms.peer import Follower, Member, Peer
 from rooms.ticker import Ticker
 from tmi.domain.ids import SignInId, UserId
@@ -74,7 +75,7 @@ class Session:
         """Hand over what an Update message carries; as `receive`, and cheaper."""
         self.has_edited = True
         if not self.runner.room.hold(self.number, update):
-            self.runner.receive(self.number, Update(update))
+            self.runner.receive_update(self.number, update)
         elif self.source is not None and self.source.gathering is None:
             self.runner.gather(self.source)
 
@@ -168,6 +169,14 @@ class Runner(Generic[RoomT]):
             self._receive_in_turn(number, message, size)
         else:
             self._receive(number, message)
+
+    def receive_update(self, number: SessionNumber, update: bytes) -> None:
+        """As `receive`, for what an Update message carries, and cheaper where nothing waits yet."""
+        due = self.room.hold_first(number, update, self._ticker.now())
+        if due is None:
+            self._receive(number, Update(update))
+        else:
+            self._flush_by(due)
 
     def _receive_in_turn(self, number: SessionNumber, message: SyncStep1, size: int) -> None:
         if self._asking[number] >= _ASKING_MAX:
@@ -406,17 +415,20 @@ class Runner(Generic[RoomT]):
         return None if session is None else session.peer
 
     def _schedule_flush(self, effect: FlushAt) -> None:
-        if self._flush_at is None or effect.at < self._flush_at:
-            self._flush_at = effect.at
-            self._ticker.at(effect.at, self._flush)
+        self._flush_by(effect.at)
+
+    def _flush_by(self, when: float) -> None:
+        if self._flush_at is None or when < self._flush_at:
+            self._flush_at = when
+            self._ticker.at(when, self._flush)
 
     def _flush(self) -> None:
         # A flush that was overtaken by an earlier one finds nothing due, and costs next to nothing.
         self._flush_at = None
         if self._gathering is not None:
             self._gather_and_flush(self._gathering)
-        else:
-            self._perform_flush(self._ticker.now())
+        elif self.room.phase is not Phase.CLOSED:
+            self.perform(self.room.flush(self._ticker.now()))
 
     # Functions of the class: bound methods in an instance would make a cycle, in which a closed room keeps
     # its document until the collector comes by.

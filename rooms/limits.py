@@ -28,7 +28,9 @@ class RoomsLimits:
     """What the rooms take is looked at this often."""
     evict_after_s: float = 1.0
     """A room is not closed early before it has been without anybody for so long."""
-    sweep_s: float = 0.1
+    sweep_s: float = 0.25
+    busy_sweep_s: float = 0.1
+    """While documents wait to be freed, or the journal fills: what it holds is bounded by the sweep."""
     loads_at_once: int = 4
     load_timeout_s: float = 30.0
     read_timeout_s: float = 5.0

@@ -131,6 +131,8 @@ class Room(Audience):
         self._heard_bytes = 0
         self._relay: list[bytes] = []
         self._relay_from: SessionNumber | None = None
+        self._left_at = Seq(0)
+        """The last number when somebody left last while not all was committed."""
         self._unsaved = Unsaved(
             seq, batch_max_updates=limits.batch_max_updates, batch_max_bytes=limits.batch_max_bytes
         )
@@ -156,6 +158,14 @@ class Room(Audience):
         return self._unsaved.seq - self._unsaved.committed_seq + len(self._held)
 
     @property
+    def is_awaited(self) -> bool:
+        """Somebody waits for its next commit. Who has left counts: they cannot offer their edits again after
+        a crash.
+        """
+        unsaved = self._unsaved
+        return unsaved.messages > 0 or self._left_at > unsaved.committed_seq or self.phase is not Phase.OPEN
+
+    @property
     def is_to_be_taken(self) -> bool:
         """There is something for the next batch."""
         return not self.is_over and self._unsaved.can_be_taken
@@ -164,6 +174,16 @@ class Room(Audience):
     def unsaved_bytes(self) -> int:
         """Their size, without those that wait for the end of their tick."""
         return self._unsaved.size
+
+    @property
+    def in_flight(self) -> int:
+        """How many of them are in the batch whose commit is under way."""
+        return self._unsaved.in_flight
+
+    @property
+    def bytes_in_flight(self) -> int:
+        """The size of that batch."""
+        return self._unsaved.bytes_in_flight
 
     @property
     def presence_bytes(self) -> int:
@@ -191,9 +211,15 @@ class Room(Audience):
         return self._seat(None, may_edit=True, wants_acknowledgements=True)
 
     def _left(self, seat: Seat, now: float) -> Effects:
+        effects: list[Effect] = []
+        if self.unsaved and not self.is_over:
+            effects.extend(self._settle(now))
+            self._left_at = self._unsaved.seq
+            if self._unsaved.can_be_taken and _JOURNAL not in effects:
+                effects.append(_JOURNAL)
         if self._presence.leave(seat.number):
-            return (FlushAt(self._cursors.due(now, len(self._sessions))),)
-        return NOTHING
+            effects.append(FlushAt(self._cursors.due(now, len(self._sessions))))
+        return effects
 
     def _present(self) -> bytes | None:
         return self._presence.everybody()
@@ -246,6 +272,21 @@ class Room(Audience):
             and self._hold(seat, update)
         )
 
+    def hold_first(self, number: SessionNumber, update: bytes, now: float) -> float | None:
+        """Have an Update message begin a tick; returns when that ends, or None if it is for `receive`.
+
+        Nearly all edits of a quiet room go this way.
+        """
+        seat = self._sessions.get(number)
+        if seat is None or self._held.size or not self._hold(seat, update):
+            return None
+        return self._tick_ends(seat, now)
+
+    def _tick_ends(self, seat: Seat, now: float) -> float:
+        """When the tick ends that this seat's edit has begun."""
+        self._edits.is_awaited = seat.wants_acknowledgements or self._unsaved.messages > 0
+        return self._edits.due(now, len(self._sessions))
+
     def _hold(self, seat: Seat, update: bytes) -> bool:
         held = self._held
         is_small = self._size.clearly_allows(held.size + len(update))
@@ -288,8 +329,7 @@ class Room(Audience):
 
     def _held_back(self, seat: Seat, now: float) -> Effects:
         if len(self._held) == 1:
-            self._edits.is_awaited = seat.wants_acknowledgements or self._unsaved.messages > 0
-            return (FlushAt(self._edits.due(now, len(self._sessions))),)
+            return (FlushAt(self._tick_ends(seat, now)),)
         return self._settle(now) if self._held.size > self._limits.held_max_bytes else NOTHING
 
     def _aware(self, seat: Seat, data: bytes, now: float) -> Effects:
@@ -334,7 +374,8 @@ class Room(Audience):
         applied = self.document.apply(update)
         if not applied.adds:
             return self._acknowledge_later(seat, syncs, updates)
-        effects = self._number(applied.journal, author, origin)
+        effects: list[Effect] = []
+        self._number(effects, applied.journal, author, origin)
         effects.extend(self._relay_later(applied.relay, seat if applied.relay == update else None, now))
         if seat.wants_acknowledgements:
             self._wait(effects, seat.number, syncs, updates)
@@ -359,26 +400,18 @@ class Room(Audience):
             return [*effects, *self._end(number, closing.BAD_FRAME, str(fault)[:120], now)]
 
     def _settle(self, now: float) -> list[Effect]:
-        if not self._held:
+        if not self._held.size:
             return []
         applied, edits, alone = self._held.apply()
         self._edits.count(now, len(edits) + len(alone))
         effects: list[Effect] = []
-        if applied is not None and len(edits) == 1 and applied.adds and not applied.gap:
-            # Most edits of quiet rooms: the same as below, at half the cost.
-            seat = edits[0][0]
-            self._relay_later(applied.relay, seat if applied.relay == applied.journal else None, now)
-            effects = self._number(applied.journal, seat.author, Origin.UPDATE)
-            if seat.wants_acknowledgements:
-                self._wait(effects, seat.number, 0, 1)
-            return effects
         if applied is not None and applied.adds:
-            effects.extend(self._number_together(applied, edits))
+            self._number_together(effects, applied, edits)
             first = edits[0][0] if edits else None
             is_from_one = first is not None and all(seat is first for seat, _ in edits)
             has_its_own = is_from_one and (applied.relay == applied.journal)
             # The flush that the first held edit asked for will find it.
-            self._relay_later(applied.relay, first if has_its_own else None, now)
+            self._queue_relay(applied.relay, first if has_its_own else None)
         for seat, _ in edits:
             effects.extend(self._acknowledge_later(seat, 0, 1))
             if applied is not None and applied.gap:
@@ -390,32 +423,39 @@ class Room(Audience):
                 effects.extend(self.end_session(seat.number, closing.BAD_FRAME, str(fault)[:120], now))
         return effects
 
-    def _number_together(self, applied: Applied, edits: Sequence[tuple[Seat, bytes]]) -> list[Effect]:
+    def _number_together(
+        self, effects: list[Effect], applied: Applied, edits: Sequence[tuple[Seat, bytes]]
+    ) -> None:
         """Number what was applied as one: an update for each user."""
         users = {seat.author for seat, _ in edits}
         if len(users) <= 1:
-            return self._number(applied.journal, users.pop() if users else None, Origin.UPDATE)
-        effects: list[Effect] = []
+            self._number(effects, applied.journal, users.pop() if users else None, Origin.UPDATE)
+            return
         for seat, update in by_author(edits, lambda seat: seat.author):
-            effects.extend(self._number(update, seat.author, Origin.UPDATE))
-        return effects
+            self._number(effects, update, seat.author, Origin.UPDATE)
 
-    def _number(self, update: bytes, author: UserId | None, origin: Origin) -> list[Effect]:
+    def _number(self, effects: list[Effect], update: bytes, author: UserId | None, origin: Origin) -> None:
         """Number an applied update, and queue it for the journal."""
-        effects: list[Effect] = [] if self._unsaved.can_be_taken else [_JOURNAL]
-        self._unsaved.add(update, author, origin)
+        unsaved = self._unsaved
+        if unsaved.add(update, author, origin):
+            effects.append(_JOURNAL)
         self.document.bytes_estimate += len(update)
-        return effects
 
     def _relay_later(self, relay: bytes, source: Seat | None, now: float) -> Effects:
         """Queue what was integrated for everybody but `source`, who has all of it."""
-        if relay == EMPTY_UPDATE:
-            return NOTHING  # all of it waits for something; it goes out when that has come
-        relay_from = None if source is None else source.number
         is_first = not self._relay
-        self._relay_from = relay_from if is_first or self._relay_from == relay_from else None
+        self._queue_relay(relay, source)
+        if is_first and self._relay:
+            return (FlushAt(self._edits.due(now, len(self._sessions))),)
+        return NOTHING
+
+    def _queue_relay(self, relay: bytes, source: Seat | None) -> None:
+        """As `_relay_later`, where a flush is due anyhow."""
+        if relay == EMPTY_UPDATE:
+            return  # all of it waits for something; it goes out when that has come
+        relay_from = None if source is None else source.number
+        self._relay_from = relay_from if not self._relay or self._relay_from == relay_from else None
         self._relay.append(relay)
-        return (FlushAt(self._edits.due(now, len(self._sessions))),) if is_first else NOTHING
 
     def _ask_for_gap(self, seat: Seat) -> Effects:
         if seat.answers or seat.asked_at == self.document.version:
@@ -460,7 +500,10 @@ class Room(Audience):
         if update is None:
             return NOTHING
         self._edits.count(now)
-        return [*self._number(update, author, origin), *self._relay_later(update, None, now)]
+        effects: list[Effect] = []
+        self._number(effects, update, author, origin)
+        effects.extend(self._relay_later(update, None, now))
+        return effects
 
     def _rehearsed(self, change: Callable[[Document], bytes | None], now: float) -> bytes | None:
         """Make a change on a copy first, as near the limit only its update says how large it is."""
@@ -488,7 +531,7 @@ class Room(Audience):
         """Send out what is due; says when to call again if something has to wait."""
         effects: list[Effect] = []
         members = len(self._sessions)
-        if self._relay or self._held:
+        if self._held.size or self._relay:
             due = self._edits.due(now, members)
             if due <= now:
                 self._flush_edits(effects, now)
@@ -518,8 +561,13 @@ class Room(Audience):
         effects.append(Broadcast(y_websocket.awareness(data), source))
 
     def _flush_edits(self, effects: list[Effect], now: float) -> None:
-        effects.extend(self._settle(now))
-        relay = self._relay
+        relay, held = self._relay, self._held
+        if held.size:
+            lone = None if relay else held.apply_lone()
+            if lone is not None:
+                self._flush_lone(effects, *lone, now)
+                return
+            effects.extend(self._settle(now))
         if not relay:
             return
         self._edits.flushed_at = now
@@ -528,6 +576,16 @@ class Room(Audience):
         effects.append(Broadcast(y_websocket.update(merged), self._relay_from))
         self._relay = []
         self._relay_from = None
+
+    def _flush_lone(self, effects: list[Effect], seat: Seat, update: bytes, now: float) -> None:
+        """Number and send out an edit that went in as it came, and alone."""
+        edits = self._edits
+        edits.count(now)
+        edits.flushed_at = now
+        self._number(effects, update, seat.author, Origin.UPDATE)
+        if seat.wants_acknowledgements:
+            self._wait(effects, seat.number, 0, 1)
+        effects.append(Broadcast(y_websocket.update(update), seat.number))
 
     # --- the journal ----------------------------------------------------------------------------
 

@@ -40,7 +40,6 @@ class RoomRunner(Runner[Room]):
         self._nodes: dict[SessionNumber, Follower] = {}
         self._saving: deque[tuple[Seq, asyncio.Future[bool]]] = deque()
         """Who waits for the commit of which update, in order."""
-
     def follow(self, follower: Follower) -> Session:
         """Let a node in that follows the room; the room's phase must be OPEN."""
         session = self._enter(self.room.follow(), follower)
@@ -101,8 +100,7 @@ class RoomRunner(Runner[Room]):
     @property
     def is_awaited(self) -> bool:
         """Somebody waits for its next commit."""
-        room = self.room
-        return room.unacknowledged > 0 or bool(self._saving) or not room.is_open
+        return bool(self._saving) or self.room.is_awaited
 
     def hurry(self) -> None:
         """Somebody waits for the next commit by now: tell the journal."""
@@ -131,13 +129,15 @@ class RoomRunner(Runner[Room]):
     def committed(self) -> None:
         """The batch in flight is committed."""
         room = self.room
-        unsaved, unsaved_bytes = room.unsaved, room.unsaved_bytes
+        updates, size = (0, 0) if room.is_over else (room.in_flight, room.bytes_in_flight)
         effects = room.committed()
         self.committed_at = self._ticker.now()
-        self.edits.count(self.committed_at, unsaved - room.unsaved)
-        self.tail_weight += unsaved_bytes - room.unsaved_bytes + (unsaved - room.unsaved) * UPDATE_WEIGHT
-        self.perform(effects)
-        self._tell_saved()
+        self.edits.count(self.committed_at, updates)
+        self.tail_weight += size + updates * UPDATE_WEIGHT
+        if effects:
+            self.perform(effects)
+        if self._saving:
+            self._tell_saved()
 
     def fence_lost(self) -> None:
         """Another node owns the room, says the log."""

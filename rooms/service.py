@@ -33,6 +33,7 @@ from rooms.room import Room
 from rooms.runner import UPDATE_WEIGHT, RoomRunner
 from rooms.snapshots import Snapshotter
 from rooms.ticker import Ticker
+from tmi.domain.beats import to_next_beat
 from tmi.domain.errors import (
     DatabaseUnavailable,
     Draining,
@@ -590,9 +591,16 @@ class Rooms:
         await self.journal.flushed(deadline_s)
         return self.journal.unsaved()
 
+    def _next_sweep_s(self) -> float:
+        """Sooner while there is a lot to do."""
+        limits = self._limits
+        if self.journal.is_filling or self._hosted.over:
+            return limits.busy_sweep_s
+        return to_next_beat(self._ticker.now(), limits.sweep_s)
+
     async def _sweep(self) -> None:
         while True:
-            await asyncio.sleep(self._limits.sweep_s)
+            await asyncio.sleep(self._next_sweep_s())
             try:
                 self.journal.keep_within_bound()
                 self._close_idle()

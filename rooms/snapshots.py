@@ -69,7 +69,7 @@ class Snapshotter:
     def on_committed(self, runner: RoomRunner) -> None:
         """A room's batch was committed: take note, and wake the task if something is due."""
         room = runner.room
-        waiting = self._encoded.get(room.diagram)
+        waiting = self._encoded.get(room.diagram) if self._encoded else None
         if waiting is not None and waiting.seq <= room.committed_seq:
             self._wake.set()
         elif (

@@ -25,6 +25,7 @@ class Unsaved:
         "_max_updates",
         "_unsent",
         "_waiting",
+        "bytes_in_flight",
         "committed_seq",
         "messages",
         "seq",
@@ -37,6 +38,8 @@ class Unsaved:
         self.committed_seq = seq
         self.size = 0
         """Bytes that are numbered and not committed."""
+        self.bytes_in_flight = 0
+        """Of them, those in the batch whose commit is under way."""
         self.messages = 0
         """How many messages wait for a commit."""
         self._max_updates = batch_max_updates
@@ -50,11 +53,18 @@ class Unsaved:
         """There is something for the next batch."""
         return bool(self._unsent)
 
-    def add(self, update: bytes, author: UserId | None, origin: Origin) -> None:
-        """Number an applied update."""
-        self.seq = Seq(self.seq + 1)
-        self._unsent.append(LoggedUpdate(self.seq, author, origin, update))
+    @property
+    def in_flight(self) -> int:
+        """How many updates are in the batch whose commit is under way."""
+        return len(self._in_flight)
+
+    def add(self, update: bytes, author: UserId | None, origin: Origin) -> bool:
+        """Number an applied update; whether it is the first for the next batch."""
+        self.seq = seq = Seq(self.seq + 1)
+        unsent = self._unsent
+        unsent.append(LoggedUpdate(seq, author, origin, update))
         self.size += len(update)
+        return len(unsent) == 1
 
     def wait(self, number: SessionNumber, syncs: int, updates: int) -> None:
         """Let messages of a session wait for the last number. Again and again takes no more room here."""
@@ -87,15 +97,17 @@ class Unsaved:
             update = self._unsent.popleft()
             size += len(update.data)
             batch.append(update)
-        self._in_flight = tuple(batch)
+        self._in_flight, self.bytes_in_flight = tuple(batch), size
         return self._in_flight
 
     def committed(self) -> Mapping[SessionNumber, list[int]]:
         """The batch in flight is committed: how many SyncStep2 and Update messages of whom waited for it."""
         self.committed_seq = self._in_flight[-1].seq
-        self.size -= sum(len(update.data) for update in self._in_flight)
-        self._in_flight = ()
+        self.size -= self.bytes_in_flight
+        self._in_flight, self.bytes_in_flight = (), 0
         waiting = self._waiting
+        if not waiting:
+            return {}
         counts: dict[SessionNumber, list[int]] = {}
         while waiting and waiting[0][0] <= self.committed_seq:
             for number, (syncs, updates) in waiting.popleft()[1].items():

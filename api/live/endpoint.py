@@ -41,7 +41,7 @@ log = logging.getLogger(__name__)
 
 _SHARE_EVERY_S = 0.5
 _PREFIX = "/collab"
-_READ_WAIT_MAX_S = 0.002
+_READ_WAIT_MAX_S = 0.006
 """How long a busy process may wait for more messages before it reads."""
 _ADDRESS = re.compile(r"/collab(/[0-9a-fA-F-]{36})?")
 

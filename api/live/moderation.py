@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 from math import exp
 
-_TOGETHER = 8
+_TOGETHER = 16
 _BUSY_READS_PER_S = 800.0
 _MEMORY_S = 0.25
 

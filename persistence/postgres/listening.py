@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import asyncpg
 
+from tmi.domain.beats import to_next_beat
 from tmi.domain.errors import DatabaseUnavailable
 from tmi.domain.ports import Hearing
 
@@ -71,6 +72,7 @@ class _Listener:
         self._prove_every_s = prove_every_s
         self._connection: Connection | None = None
         self._proven_at = -math.inf
+        self._is_cut = asyncio.Event()
 
     def unsure_s(self) -> float:
         """Seconds since it was last proved that nothing is missing."""
@@ -86,13 +88,19 @@ class _Listener:
         except BaseException:
             connection.terminate()
             raise
+        self._is_cut.clear()
+        connection.add_termination_listener(self._terminated)
         self._connection = connection
         self._proven_at = began
+        if connection.is_closed():
+            self._is_cut.set()
 
     async def keep(self) -> None:
-        """Look at the connection now and then, and replace it when it is gone."""
+        """Look at the connection now and then, and as soon as it is cut, and replace it when it is gone."""
         while True:
-            await asyncio.sleep(self._prove_every_s)
+            with contextlib.suppress(TimeoutError):
+                wait_s = to_next_beat(asyncio.get_running_loop().time(), self._prove_every_s)
+                await asyncio.wait_for(self._is_cut.wait(), wait_s)
             if await self._is_alive():
                 continue
             self.terminate()
@@ -124,6 +132,10 @@ class _Listener:
         if self._connection is not None:
             self._connection.terminate()
             self._connection = None
+
+    def _terminated(self, connection: Any) -> None:
+        if connection is self._connection:
+            self._is_cut.set()
 
     def _notified(self, _connection: Any, _pid: int, _channel: str, payload: object) -> None:
         self._heard(str(payload))

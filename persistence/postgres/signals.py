@@ -26,7 +26,7 @@ CHANNEL = "tmi_signals"
 NOTIFY = "SELECT pg_notify($1, payload) FROM unnest($2::text[]) AS p (payload)"
 IDS_PER_PAYLOAD = 100
 """A payload has to be shorter than 8,000 bytes (NOTIFY, PostgreSQL 18); an id takes 39."""
-PROVE_EVERY_S = 0.3
+PROVE_EVERY_S = 0.5
 
 Handle = Callable[[Signal | None], None]
 

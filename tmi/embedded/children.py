@@ -15,7 +15,7 @@ from tmi.embedded.account import Account
 log = logging.getLogger(__name__)
 
 POLL_S = 0.02
-SUPERVISE_S = 0.1
+LOG_LOOKED_AT_S = 2.0
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.2, 10.0
 LOG_MAX_BYTES = 8 * 1024 * 1024
 
@@ -65,9 +65,23 @@ def spawn(
 
 
 async def ended(process: subprocess.Popen[bytes]) -> None:
-    """Wait for the end of a program."""
-    while process.poll() is None:
-        await asyncio.sleep(POLL_S)
+    """Wait for the end of a program, without looking again and again where the kernel tells (Linux)."""
+    try:
+        descriptor = os.pidfd_open(process.pid)
+    except (AttributeError, OSError):  # not Linux; an old kernel or no descriptors left; or gone and reaped
+        while process.poll() is None:
+            await asyncio.sleep(POLL_S)
+        return
+    loop = asyncio.get_running_loop()
+    is_over = asyncio.Event()
+    try:
+        loop.add_reader(descriptor, is_over.set)
+        while process.poll() is None:
+            await is_over.wait()
+            is_over.clear()
+    finally:
+        loop.remove_reader(descriptor)
+        os.close(descriptor)
 
 
 def open_log(path: Path) -> IO[bytes]:
@@ -87,8 +101,8 @@ class Server(Protocol):
     async def start(self) -> None:
         """Start and wait until it is of use. Raises StartupError and OSError."""
 
-    def is_running(self) -> bool:
-        """Whether it has not ended by itself."""
+    async def ended(self) -> None:
+        """Wait until it has ended by itself; at once if it does not run."""
 
 
 @contextlib.asynccontextmanager
@@ -106,10 +120,11 @@ async def _supervise(name: str, server: Server, log_path: Path) -> None:
     """With growing pauses while starting fails."""
     pause_s = FIRST_PAUSE_S
     while True:
-        await asyncio.sleep(SUPERVISE_S)
-        _bound_log(log_path)
-        if server.is_running():
+        try:
+            await asyncio.wait_for(server.ended(), LOG_LOOKED_AT_S)
+        except TimeoutError:
             pause_s = FIRST_PAUSE_S
+            _bound_log(log_path)
             continue
         log.error("%s has ended; starting it again in %.1f s", name, pause_s)
         await asyncio.sleep(pause_s)

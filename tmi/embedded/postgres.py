@@ -286,9 +286,10 @@ class _Server:
                 log.info("PostgreSQL is still starting, perhaps recovering (%.0f s)", now - started)
             await asyncio.sleep(POLL_S)
 
-    def is_running(self) -> bool:
-        """Whether the postmaster has not ended by itself."""
-        return self._process is not None and self._process.poll() is None
+    async def ended(self) -> None:
+        """Wait until the postmaster has ended by itself; at once if it does not run."""
+        if self._process is not None:
+            await ended(self._process)
 
     async def stop(self) -> None:
         """Shut down fast, then at once, then by force, each with its time."""

@@ -69,9 +69,10 @@ class _Server:
         self._command = (*launcher, str(program), *options)
         self._process: subprocess.Popen[bytes] | None = None
 
-    def is_running(self) -> bool:
-        """Whether it has not ended by itself."""
-        return self._process is not None and self._process.poll() is None
+    async def ended(self) -> None:
+        """Wait until it has ended by itself; at once if it does not run."""
+        if self._process is not None:
+            await ended(self._process)
 
     async def start(self) -> None:
         """Start and wait until it answers. Raises StartupError."""
@@ -87,7 +88,7 @@ class _Server:
 
     async def _until_ready(self) -> None:
         while not await _answers(self.socket):
-            if not self.is_running():
+            if self._process is None or self._process.poll() is not None:
                 raise StartupError(f"Valkey ended while starting; see {self.log}.")
             await asyncio.sleep(POLL_S)
 

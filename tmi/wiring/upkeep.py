@@ -16,6 +16,7 @@ from persistence.postgres.deliveries import PostgresDeliveries
 from persistence.postgres.events import PostgresTrail
 from persistence.postgres.webhooks import PostgresWebhooks
 from rooms.service import Rooms
+from tmi.domain.beats import to_next_beat
 from tmi.domain.errors import DatabaseUnavailable
 from tmi.domain.events import told_until
 from tmi.domain.ports import CellEdits
@@ -116,4 +117,4 @@ async def watch_storage(access: StorageBoundAccess, rooms: Rooms) -> None:
             log.warning("quotas of stored bytes are left as they were: %s", error)
         except Exception:
             log.exception("what is done from time to time failed; it goes on")
-        await asyncio.sleep(STORAGE_LOOKED_AT_S)
+        await asyncio.sleep(to_next_beat(asyncio.get_running_loop().time(), STORAGE_LOOKED_AT_S))

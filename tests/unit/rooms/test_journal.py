@@ -48,6 +48,30 @@ async def test_an_edit_alone_is_committed_at_once_and_further_ones_wait(world: W
     assert (3, 2) == (world.stored, world.rooms.journal.commits)
 
 
+async def test_the_edits_of_somebody_who_leaves_are_committed_soon(world: World) -> None:
+    editor = await silent(world)
+    editor.edit("a")
+    await asyncio.sleep(0.05)
+    assert 1 == world.stored
+    editor.edit("held, since its tick has not ended")
+    assert editor.session is not None
+    editor.session.leave()
+    await until(lambda: world.stored == 3)
+
+
+async def test_once_that_is_done_nothing_is_hurried_any_more(world: World) -> None:
+    editor, other = await silent(world), world.editor(world.other)
+    other.wants_acknowledgements = False
+    await other.join()
+    editor.edit("a")
+    assert editor.session is not None
+    editor.session.leave()
+    await until(lambda: world.stored == 2)
+    other.edit("b")
+    await asyncio.sleep(0.08)
+    assert 2 == world.stored
+
+
 async def test_who_waits_for_a_word_hurries_what_waits_already(world: World) -> None:
     editor = await silent(world)
     other = await world.editor(world.other).join()

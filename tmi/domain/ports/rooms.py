@@ -9,6 +9,7 @@ from uuid import UUID
 
 from tmi.domain.ids import DiagramId, Fence, NodeId, Seq, UserId
 from tmi.domain.model import Node
+from tmi.domain.values import value
 
 
 class Origin(Enum):
@@ -22,7 +23,7 @@ class Origin(Enum):
     SERVER = "server"
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class LoggedUpdate:
     """One accepted frame: one row of the log, never merged with another user's."""
 
@@ -33,7 +34,7 @@ class LoggedUpdate:
     """A Yjs v1 update, as it arrived."""
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class RoomBatch:
     """What one room adds to the log in one group commit: consecutive `seq`, in order."""
 

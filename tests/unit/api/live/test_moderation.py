@@ -22,7 +22,7 @@ def test_many_messages_are_waited_for_within_the_bound() -> None:
     busy = waits(1, 0.0005)[-100:]
     assert min(busy) > 0
     assert max(busy) <= WAIT_MAX_S
-    assert max(waits(1, 0.00005)[-100:]) < 0.0005, "the more come, the less it waits"
+    assert max(waits(1, 0.00005)[-100:]) < WAIT_MAX_S / 2, "the more come, the less it waits"
 
 
 def test_whoever_is_behind_does_not_wait() -> None:
@@ -62,4 +62,4 @@ def test_reads_of_one_turn_are_one_wait() -> None:
         return time.perf_counter() - start
 
     assert asyncio.run(read(1)) > 0.0003
-    assert asyncio.run(read(8)) < 0.005
+    assert asyncio.run(read(20)) < 0.005
