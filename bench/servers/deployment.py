@@ -2,7 +2,7 @@
 
 import asyncio
 
-from bench.servers.base import Room, Server, ServerError
+from bench.servers.base import Room, Server, ServerError, Unreachable
 from bench.servers.rest import Rest
 from bench.target import NotAllowed, Target
 
@@ -25,11 +25,14 @@ class Deployment(Server):
 
     async def start(self, core: int) -> None:  # noqa: ARG002 - it is where it is
         self._rest = Rest(self._target.url)
-        if self._target.token is not None:
-            self._rest.bring(self._target.token)
-        else:
-            await _sign_in(self._rest)
-        collab = await self._rest.collab()
+        try:
+            if self._target.token is not None:
+                self._rest.bring(self._target.token)
+            else:
+                await _sign_in(self._rest)
+            collab = await self._rest.collab()
+        except Unreachable as error:
+            raise Unreachable(f"{error}\n{_advice(str(error), self._target.url)}") from error
         try:
             self._target.check_sockets(collab["y_websocket_url"])
         except NotAllowed as reason:
@@ -62,9 +65,17 @@ class Deployment(Server):
         return None
 
 
+def _advice(error: str, url: str) -> str:
+    if "CERTIFICATE_VERIFY_FAILED" in error:
+        return "Its certificate is not trusted here: for an authority of your own set SSL_CERT_FILE."
+    return f"Nobody answers at {url}: does the service run, and are scheme, host and port of --url right?"
+
+
 async def _sign_in(rest: Rest) -> None:
     try:
         await rest.sign_in(USER)
+    except Unreachable:
+        raise
     except ServerError as error:
         raise ServerError(
             f"{error}\nWithout a token the development provider is needed: give --token-file, "
