@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Mapping
 
-from bench.servers.base import Room, Server, ServerError
+from bench.servers.base import Room, Server, ServerError, Unreachable
 from bench.servers.rest import Rest, y_websocket_at
 from bench.target import NotAllowed, Target
 
@@ -26,11 +26,15 @@ class Deployment(Server):
 
     async def start(self, core: int) -> None:  # noqa: ARG002 - it is where it is
         self._rest = Rest(self._target.url)
-        if self._target.token is not None:
-            self._rest.bring(self._target.token)
-        else:
-            await _sign_in(self._rest)
-        self._check(await self._rest.collab())
+        try:
+            if self._target.token is not None:
+                self._rest.bring(self._target.token)
+            else:
+                await _sign_in(self._rest)
+            collab = await self._rest.collab()
+        except Unreachable as error:
+            raise Unreachable(f"{error}\n{_advice(str(error), self._target.url)}") from error
+        self._check(collab)
 
     async def stop(self) -> None:
         """Deletes what was made. Raises `ServerError` with the name of what is left."""
@@ -69,9 +73,17 @@ class Deployment(Server):
         return None
 
 
+def _advice(error: str, url: str) -> str:
+    if "CERTIFICATE_VERIFY_FAILED" in error:
+        return "Its certificate is not trusted here: for an authority of your own set SSL_CERT_FILE."
+    return f"Nobody answers at {url}: does the service run, and are scheme, host and port of --url right?"
+
+
 async def _sign_in(rest: Rest) -> None:
     try:
         await rest.sign_in(USER)
+    except Unreachable:
+        raise
     except ServerError as error:
         raise ServerError(
             f"{error}\nWithout a token the development provider is needed: give --token-file, "

@@ -281,6 +281,8 @@ async def test_certificates_are_checked(bench: Bench, tmp_path: Path, database_u
         async with _proxy(port, service.port, context):
             status, output = await bench.run(*TINY, "--url", url)
             assert (1, True) == (status, "CERTIFICATE_VERIFY_FAILED" in output), output
+            assert "set SSL_CERT_FILE" in output, output
+            assert "token" not in output, output
             trusting = {"SSL_CERT_FILE": str(certificate_file)}
             status, output = await bench.run(*TINY, "--url", url, environment=trusting)
             assert (0, {}) == (status, await _models(service)), output
