@@ -164,7 +164,7 @@ async def test_joiners_who_lack_something_are_noticed(relay: Relay) -> None:
 async def test_a_joiner_who_is_sent_away_again_is_noticed(
     relay: Relay, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The witness is the second to ask, and the first joiner the third."""
+    """The witness is the second to ask; which joiner is the third is chance."""
     answers = count(1)
 
     class Rude(RelaySocket):
@@ -175,7 +175,8 @@ async def test_a_joiner_who_is_sent_away_again_is_noticed(
 
     monkeypatch.setattr("tests.integration.bench.test_fanout.RelaySocket", Rude)
     run = await replace(JOIN, kib=1).measure(relay, PLACE)
-    assert ["client 1: closed with 1013: full"] == run.faults
+    (fault,) = run.faults
+    assert fault.endswith(": closed with 1013: full")
 
 
 @pytest.mark.parametrize("relay", [lambda: Crowd(late=CURSORS.clients + 1)], indirect=True)
