@@ -27,6 +27,10 @@ class ServerError(Exception):
     """A server that was to be measured did not start, or died."""
 
 
+class Unreachable(ServerError):
+    """Nobody answered: no service is there, or something stands in between."""
+
+
 @dataclass(frozen=True)
 class Room:
     """Where a client connects, and how it speaks there."""

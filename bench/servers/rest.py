@@ -11,7 +11,7 @@ import httpx
 
 from bench.protocols import hocuspocus, y_websocket
 from bench.refusals import description, with_setting
-from bench.servers.base import Room, ServerError
+from bench.servers.base import Room, ServerError, Unreachable
 from bench.tls import checking
 
 TIMEOUT_S = 30.0
@@ -124,7 +124,8 @@ class Rest:
             return await self._http.request(method, path, **content)
         except httpx.HTTPError as error:
             reason = str(error) or type(error).__name__
-            raise ServerError(f"{method} {path} on {self._http.base_url} failed: {reason}") from error
+            kind = Unreachable if isinstance(error, httpx.TransportError) else ServerError
+            raise kind(f"{method} {path} on {self._http.base_url} failed: {reason}") from error
 
 
 def y_websocket_at(diagram: str, collab: Mapping[str, str]) -> Room:
