@@ -263,7 +263,7 @@ class GrowthLoad:
     def _run(self, server: str, steps: Sequence[Step], faults: Sequence[str]) -> Run:
         first, last = steps[0], steps[-1]
         figures = {
-            "cost_growth": last.cpu_us / first.cpu_us,
+            "cost_growth": last.cpu_us / (first.cpu_us or float("nan")),
             "memory_growth": (last.rss - first.rss) / (last.edits - first.edits),
             "sync_growth": (last.sync_bytes - first.sync_bytes) / (last.edits - first.edits),
             "cpu_us": last.cpu_us,

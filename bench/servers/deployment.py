@@ -1,9 +1,10 @@
 """A TMI service that runs already, somewhere: it is signed in to, used and tidied up, and never stopped."""
 
 import asyncio
+from collections.abc import Mapping
 
 from bench.servers.base import Room, Server, ServerError, Unreachable
-from bench.servers.rest import Rest
+from bench.servers.rest import Rest, y_websocket_at
 from bench.target import NotAllowed, Target
 
 USER = "load"
@@ -33,10 +34,7 @@ class Deployment(Server):
             collab = await self._rest.collab()
         except Unreachable as error:
             raise Unreachable(f"{error}\n{_advice(str(error), self._target.url)}") from error
-        try:
-            self._target.check_sockets(collab["y_websocket_url"])
-        except NotAllowed as reason:
-            raise ServerError(str(reason)) from None
+        self._check(collab)
 
     async def stop(self) -> None:
         """Deletes what was made. Raises `ServerError` with the name of what is left."""
@@ -55,7 +53,17 @@ class Deployment(Server):
 
     async def room(self) -> Room:
         assert self._rest is not None
-        return await self._rest.y_websocket_room()
+        diagram = await self._rest.new_diagram()
+        collab = await self._rest.collab(diagram)
+        self._check(collab)
+        return y_websocket_at(diagram, collab)
+
+    def _check(self, collab: Mapping[str, str]) -> None:
+        """Every answer says anew where the sockets are. Raises `ServerError`."""
+        try:
+            self._target.check_sockets(collab["y_websocket_url"])
+        except NotAllowed as reason:
+            raise ServerError(str(reason)) from None
 
     def version(self) -> str:
         return f"TMI at {self._target.url}"

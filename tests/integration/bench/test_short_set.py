@@ -7,10 +7,12 @@ import sys
 import time
 from collections.abc import AsyncIterator
 from dataclasses import replace
+from itertools import count
+from unittest.mock import AsyncMock
 
 import pycrdt
 import pytest
-from picows import WSFrame, WSMsgType, WSTransport
+from picows import WSCloseCode, WSFrame, WSMsgType, WSTransport
 
 from bench.model import Place, Run
 from bench.protocols import y_websocket
@@ -218,6 +220,25 @@ async def test_connections_of_the_warm_up_are_no_figure(relay: Slow) -> None:
     assert run.figures["accepted_per_s"] * CONNECT.seconds <= relay.asked - CONNECT.rooms - CONNECT.at_once
 
 
+@pytest.mark.parametrize("relay", [lambda: Relay(lambda _, payload: payload)], indirect=True)
+async def test_a_joiner_who_is_sent_away_again_is_noticed(
+    relay: Relay, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The witness is the second to ask; which joiner is the third is chance."""
+    answers = count(1)
+
+    class Rude(RelaySocket):
+        def on_ws_frame(self, transport: WSTransport, frame: WSFrame) -> None:
+            super().on_ws_frame(transport, frame)
+            if frame.get_payload_as_bytes().startswith(y_websocket().asked) and next(answers) == 3:
+                transport.send_close(WSCloseCode.TRY_AGAIN_LATER, b"full")
+
+    monkeypatch.setattr("tests.integration.bench.test_fanout.RelaySocket", Rude)
+    run = await replace(JOIN, kib=1).measure(relay, PLACE)
+    (fault,) = run.faults
+    assert fault.endswith(": closed with 1013: full")
+
+
 @pytest.mark.parametrize("relay", [lambda: Crowd(late=CURSORS.clients + 1)], indirect=True)
 async def test_honest_cursors_are_found_without_fault(relay: Relay, all_remarks: set[str]) -> None:
     """The first moves of the warm-up come late."""
@@ -256,10 +277,14 @@ async def test_an_idle_client_that_is_deaf_is_noticed(relay: Relay) -> None:
 
 
 @pytest.mark.parametrize("relay", [_honest], indirect=True)
-async def test_a_token_that_nobody_looks_at_is_noticed(relay: Relay) -> None:
+async def test_a_token_that_nobody_looks_at_is_noticed(
+    relay: Relay, monkeypatch: pytest.MonkeyPatch
+) -> None:
     room = await relay.room()
     with_token = replace(room, url=f"{room.url}?token=header.payload.signature")
-    assert ["a connection with a forged token was let in"] == await forgery_let_in(with_token)
+    monkeypatch.setattr(relay, "room", AsyncMock(return_value=with_token))
+    run = await replace(CONNECT, seconds=0.01, warm_up_s=0).measure(relay, PLACE)
+    assert ["a connection with a forged token was let in"] == run.faults
     assert [] == await forgery_let_in(room), "it has none"
     nobody = Room(f"ws://127.0.0.1:9/room?token={'x' * 20}", room.dialect)
     assert [] == await forgery_let_in(nobody), "it was refused"

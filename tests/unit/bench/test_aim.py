@@ -79,6 +79,26 @@ def test_the_thousand_clients_of_a_service_are_a_default() -> None:
     assert (2, True) == (refused.exit_code, "--at-most-clients is 1,000" in refused.output)
 
 
+@pytest.mark.parametrize("command", ["fanout", "short"])
+@pytest.mark.parametrize("url", ["http://198.51.100.7", "http://[2001:db8::7]"])
+def test_a_service_elsewhere_is_not_even_asked_without_its_owner_s_word(
+    url: str, command: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plans: list[Plan] = []
+
+    async def carried_out(plan: Plan, _console: object, _command: object) -> int:
+        plans.append(plan)
+        return 0
+
+    monkeypatch.setattr("bench.cli.carry_out", carried_out)
+    refused = CliRunner().invoke(main, [command, "--url", url])
+    assert (1, []) == (refused.exit_code, plans)
+    assert "is not this machine" in refused.output
+    allowed = CliRunner().invoke(main, [command, "--url", url, "--i-own-this-server"])
+    assert (0, 300) == (allowed.exit_code, plans[0].at_most_s)
+    assert ["deployment"] == [make().name for make in plans[0].servers]
+
+
 def test_what_goes_with_a_service_is_refused_without_one(tmp_path: Path) -> None:
     given: dict[str, Any] = {"is_own": True, "token_file": tmp_path}
     given |= {"at_most_s": 300.0, "at_most_clients": 1000}
