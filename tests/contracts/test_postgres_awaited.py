@@ -1,4 +1,4 @@
-"""Whether somebody waits for the database: then the process does not wait for more messages of its sockets."""
+"""Whether somebody waits for the database: then the process waits for no more messages of its sockets."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
