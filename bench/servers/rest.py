@@ -2,6 +2,7 @@
 
 import base64
 import hashlib
+import re
 import secrets
 from collections.abc import Mapping
 from typing import Any
@@ -18,6 +19,7 @@ TIMEOUT_S = 30.0
 CALLBACK = "http://127.0.0.1:9/callback"
 MAIL_DOMAIN = "tmi.local"
 """Of everybody whom the development provider signs in."""
+_ROOMS = re.compile(r"^tmi_(?:rooms|replicas)(?:\{[^}]*\})? (\S+)$", re.MULTILINE)
 NAME = "load test"
 
 
@@ -45,6 +47,16 @@ class Rest:
             return (await self._http.get("/readyz")).status_code == httpx.codes.OK
         except httpx.TransportError:
             return False
+
+    async def rooms_in_memory(self) -> int:
+        """By the service's `/metrics`, which it tells its own machine: of all its workers, with replicas."""
+        answer = await self._send("GET", "/metrics")
+        if not answer.is_success:
+            raise ServerError(f"GET /metrics was answered {_told(answer)}")
+        found = _ROOMS.findall(answer.text)
+        if not found:
+            raise ServerError("/metrics does not tell how many rooms are in memory")
+        return round(sum(map(float, found)))
 
     def bring(self, token: str) -> None:
         """Calls with an access token that was got elsewhere."""

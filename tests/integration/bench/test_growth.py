@@ -3,12 +3,14 @@
 import asyncio
 import os
 from collections.abc import AsyncIterator
+from dataclasses import replace
 
 import pycrdt
 import pytest
 
 from bench.model import Place
-from bench.scenarios.growth import GrowthLoad, Trails
+from bench.scenarios import short_set
+from bench.scenarios.growth import GrowthLoad, OwnGrowthLoad, Trails
 from bench.yjs import Overwriter, any_position, keyed_structs, structs
 from tests.integration.bench.test_fanout import Durable, Relay
 
@@ -160,3 +162,35 @@ def test_an_impossible_load_is_refused(parameters: dict[str, float]) -> None:
         GrowthLoad(**parameters)  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("relay", [_faithfully], indirect=True)
+async def test_the_short_sets_growth_draws_cost_and_memory_against_edits(
+    relay: Relay, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (load,) = (one for one in short_set(3) if one.scenario == "growth")
+    assert isinstance(load, OwnGrowthLoad)
+    assert {"rest"} == load.needs
+    assert [1000, 3000, 10_000] == load.steps
+    monkeypatch.setattr("bench.scenarios.growth.QUIET_S", 0.1)
+    run = await replace(load, seconds=0.3, warm_up_s=0.1).measure(relay, Place(CORE, CORE))
+    points = {curve.title: [x for x, _ in curve.points] for curve in run.curves.values()}
+    wanted = "CPU time of an edit against past edits", "Memory against past edits"
+    assert [load.steps] * 2 == [points[title] for title in wanted]
+
+
+def test_few_edits_are_held_to_no_bound_that_chance_passes() -> None:
+    by_edits = {
+        edits: [goal.figure for goal in GrowthLoad(edits=edits).goals]
+        for edits in (10_000, 100_000, 1_000_000)
+    }
+    assert {
+        10_000: ["cost_growth"],
+        100_000: ["cost_growth", "sync_growth"],
+        1_000_000: ["cost_growth", "sync_growth", "memory_growth"],
+    } == by_edits
+
+
+def test_a_window_does_not_go_beyond_the_next_step() -> None:
+    GrowthLoad(rate=250, seconds=3.5, warm_up_s=0.5, finely=True)
+    with pytest.raises(ValueError, match="over 2,000 edits would go beyond"):
+        GrowthLoad(rate=250, seconds=3.6, warm_up_s=0.5, finely=True)
+    GrowthLoad(rate=250, seconds=3.6, warm_up_s=0.5)
