@@ -207,7 +207,7 @@ async def test_joiners_who_lack_something_are_noticed(relay: Relay) -> None:
 @pytest.mark.usefixtures("soon_evicted")
 @pytest.mark.parametrize("relay", [Durable], indirect=True)
 async def test_joiners_of_a_cold_room_are_given_what_was_kept(relay: Relay) -> None:
-    run = await ColdJoinLoad(joiners=2, kib=1).measure(relay, PLACE)
+    run = await ColdJoinLoad(joiners=2, kib=1, warm_up_s=0).measure(relay, PLACE)
     (fault,) = run.faults
     assert fault.startswith("2 of 2 joiners lack up to ")
 
