@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from bench.machine import ROOT
+from bench.process import Process, finer
 
 WAIT_S = 20.0
 CHILD = """
@@ -56,3 +57,26 @@ def test_a_child_is_told_to_end_when_the_bench_is_killed(tmp_path: Path, core: s
         if not told.exists():
             os.kill(int(pid), signal.SIGKILL)
     assert "SIGTERM" == told.read_text()
+
+
+@pytest.mark.skipif(not Path("/proc/self/schedstat").exists(), reason="a kernel without CONFIG_SCHED_INFO")
+def test_cpu_time_is_finer_than_hundredths_of_a_second() -> None:
+    started = time.process_time()
+    while time.process_time() < started + 0.003:
+        pass
+    before = time.process_time()
+    told = finer(_process(os.getpid(), own_s=0.0))
+    assert before - 0.002 <= told <= time.process_time() + 0.01
+
+
+def test_threads_that_have_ended_are_not_lost() -> None:
+    """/proc has no file for them any more, but their time counts in the whole process's."""
+    assert 1e6 == finer(_process(os.getpid(), own_s=1e6))
+
+
+def test_a_process_that_has_ended_is_told_in_hundredths() -> None:
+    assert 1.25 == finer(_process(2**30, own_s=1.25))
+
+
+def _process(pid: int, own_s: float) -> Process:
+    return Process(pid=pid, parent=1, name="x", own_s=own_s, reaped_s=0.0, resident=0)
