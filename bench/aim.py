@@ -41,12 +41,12 @@ OPTIONS: tuple[click.Parameter, ...] = (
     ),
     click.Option([OWN, "is_own"], is_flag=True, help="With --url: it may be on another machine."),
     click.Option(
-        ["--at-most-s"], type=click.FloatRange(1, 3600), default=AT_MOST_S, show_default=True,
+        ["--at-most-s"], type=click.FloatRange(1, 3600), show_default=f"{AT_MOST_S:g}",
         help="With --url: when to end, done or not.",
     ),
     click.Option(
-        ["--at-most-clients"], type=click.IntRange(1, 100_000), default=AT_MOST_CLIENTS,
-        show_default=True, help="With --url: how many clients a load may have at once.",
+        ["--at-most-clients"], type=click.IntRange(1, 100_000), show_default=f"{AT_MOST_CLIENTS}",
+        help="With --url: how many clients a load may have at once.",
     ),
 )  # fmt: skip
 
@@ -61,11 +61,12 @@ def aimed(plan: Plan, *, url: str | None, servers: Sequence[str] | None, **bound
 
 
 def _at_servers(
-    plan: Plan, names: Sequence[str] | None, *, token_file: Path | None, is_own: bool, **_bounds: Any
-) -> Plan:
+    plan: Plan, names: Sequence[str] | None, *, token_file: Path | None, is_own: bool,
+    at_most_s: float | None, at_most_clients: int | None,
+) -> Plan:  # fmt: skip
     """One that was asked for by name has to be installed; of the others, those that are not are left out."""
-    if token_file is not None or is_own:
-        raise click.UsageError(f"--token-file and {OWN} go with --url")
+    if is_own or any(given is not None for given in (token_file, at_most_s, at_most_clients)):
+        raise click.UsageError(f"--token-file, {OWN}, --at-most-s and --at-most-clients go with --url")
     lacking = {name: lack for name in names or DEFAULT if (lack := SERVERS[name].lacks()) is not None}
     if lacking and names is not None:
         raise click.ClickException("; ".join(f"{name} {lack}" for name, lack in lacking.items()))
@@ -74,8 +75,10 @@ def _at_servers(
 
 
 def _at_service(
-    plan: Plan, url: str, *, token_file: Path | None, is_own: bool, at_most_s: float, at_most_clients: int
-) -> Plan:
+    plan: Plan, url: str, *, token_file: Path | None, is_own: bool, at_most_s: float | None,
+    at_most_clients: int | None,
+) -> Plan:  # fmt: skip
+    at_most_clients = at_most_clients or AT_MOST_CLIENTS
     for load in plan.loads:
         if load.clients_at_once > at_most_clients:
             raise click.UsageError(
@@ -86,7 +89,7 @@ def _at_service(
         target = Target(url.rstrip("/"), _token(token_file), is_own)
     except NotAllowed as reason:
         raise click.ClickException(str(reason)) from reason
-    return replace(plan, servers=[partial(Deployment, target)], at_most_s=at_most_s)
+    return replace(plan, servers=[partial(Deployment, target)], at_most_s=at_most_s or AT_MOST_S)
 
 
 def _token(file: Path | None) -> str | None:

@@ -22,6 +22,7 @@ import uvloop
 
 from bench.ledger import Window
 from bench.machine import ROOT
+from bench.process import ends_with_this
 
 TICK_S = 0.002
 _READY, _GO = b"ready\n", b"go\n"
@@ -74,7 +75,7 @@ async def beside(task: Task[ResultT], timeout_s: float) -> AsyncIterator[Beside[
     """
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "bench.beside", cwd=ROOT, stdin=asyncio.subprocess.PIPE,
-        stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE, preexec_fn=ends_with_this(),
     )  # fmt: skip
     try:
         other: Beside[ResultT] = Beside(process)

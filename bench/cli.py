@@ -116,6 +116,19 @@ def _share(context: click.Context, parameter: click.Parameter, value: str) -> fl
     return share
 
 
+def _check_writable(file: Path) -> None:
+    """Before anything is measured. A file that is there keeps its content until the end."""
+    was_there = file.exists()
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with file.open("ab"):
+            pass
+        if not was_there:
+            file.unlink()
+    except OSError as error:
+        raise click.UsageError(f"{file} cannot be written: {error}") from error
+
+
 def _console() -> Console:
     return Console(width=None if sys.stdout.isatty() else WIDTH_WITHOUT_TERMINAL)
 
@@ -125,6 +138,8 @@ def _carry_out(
     only: type[Server] | None = None, **aim: Any,
 ) -> None:  # fmt: skip
     plan = Plan(loads, [only] if only else [], repeat, json_file, html_file)
+    for file in filter(None, (json_file, html_file)):
+        _check_writable(file)
     if only is None:
         plan = aimed(plan, **aim)
     console = _console()
@@ -146,9 +161,10 @@ def main() -> None:
 @click.argument("old", type=FILE_TO_READ, callback=_document)
 @click.argument("new", type=FILE_TO_READ, callback=_document)
 @click.option("--threshold", callback=_share, default="10%", show_default=True, help="What is no change yet.")
-def _compare(old: Document, new: Document, threshold: float) -> None:
-    """What changed from OLD to NEW, two files of --json; exit code 1 if TMI became worse."""
-    found = compare(old, new, threshold)
+@click.option("--allow-missing", is_flag=True, help="NEW need not have every load of OLD, nor every server.")
+def _compare(old: Document, new: Document, threshold: float, *, allow_missing: bool) -> None:
+    """What changed from OLD to NEW, two files of --json; exit code 1 if TMI became worse, or is missing."""
+    found = compare(old, new, threshold, allow_missing=allow_missing)
     print_comparison(_console(), old, new, found)
     if found.regressed:
         sys.exit(1)

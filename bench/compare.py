@@ -4,9 +4,12 @@ Times drift between machines, and on one machine from day to day. So where a pee
 measurements, TMI is compared by its ratio to that peer, and else by the figure itself. A change is a
 regression where it is worse by more than the threshold and the runs of the two measurements do not overlap.
 Peers do not regress: what they changed by tells how far the machine drifted.
+
+What of TMI was measured before and is not there any more counts as a fault, be it a figure, a load or a whole
+scenario: nothing shows that it did not get worse.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from math import copysign, inf
@@ -89,13 +92,20 @@ class Comparison:
         return any(change.key[2] in OURS for change in self.changes)
 
 
-def compare(old: Document, new: Document, threshold: float) -> Comparison:
-    """`threshold` is a share: 0.1 is ten percent."""
+def compare(old: Document, new: Document, threshold: float, *, allow_missing: bool = False) -> Comparison:
+    """`threshold` is a share: 0.1 is ten percent. With `allow_missing`, rows that the new document does not
+    have are no faults; figures that are missing in a row are, all the same.
+    """
     before, after = _by_key(old), _by_key(new)
     both = [key for key in after if key in before]
     return Comparison(
         changes=[change for key in both for change in _changes(key, before, after, new, threshold)],
-        new_faults={key: found for key in before if key[2] in OURS and (found := _worse(key, before, after))},
+        new_faults={
+            key: found
+            for key in before
+            if key[2] in OURS and (key in after or not allow_missing)
+            if (found := _worse(key, before, after))
+        },
         only_old=[key for key in before if key not in after],
         only_new=[key for key in after if key not in before],
         machines=_differences(old.about.machine, new.about.machine),
@@ -105,16 +115,21 @@ def compare(old: Document, new: Document, threshold: float) -> Comparison:
 
 
 def _worse(key: Key, before: Mapping[Key, Summary], after: Mapping[Key, Summary]) -> list[str]:
-    """What is wrong with a row that was not before. A scenario that was not measured again tells nothing."""
+    """What is wrong with a row that was not before."""
     if key not in after:
         is_measured = any(other[:2] == key[:2] for other in after)
-        return ["it was not measured, while others were"] if is_measured else []
+        return ["it was not measured, while others were" if is_measured else "its load was not measured"]
     was, now = before[key], after[key]
-    if now.faults and not was.faults:
-        return now.faults
-    missing = [f"its {name} is missing" for name in was.figures if name not in now.figures]
+    faults = now.faults if not was.faults else []
     is_behind = FELL_BEHIND in now.remarks and FELL_BEHIND not in was.remarks
-    return [*([FELL_BEHIND] if is_behind else []), *missing]
+    missing = [f"its {name} is missing" for name in was.figures if name not in now.figures]
+    return [*_first(faults), *([FELL_BEHIND] if is_behind else []), *_first(missing)]
+
+
+def _first(texts: Sequence[str]) -> list[str]:
+    """As many as are shown, and how many there are besides."""
+    more = len(texts) - FAULTS_SHOWN
+    return [*texts[:FAULTS_SHOWN], *([f"and {more} more"] if more > 0 else [])]
 
 
 def _by_key(document: Document) -> dict[Key, Summary]:
@@ -213,8 +228,7 @@ def print_comparison(console: Console, old: Document, new: Document, found: Comp
         told = escape(f"{', '.join(change.key)}: {change.title}, {change.share:+.1%}")
         console.print(f"[red]regression[/red] {told}")
     for key, faults in found.new_faults.items():
-        more = [f"and {len(faults) - FAULTS_SHOWN} more"] if len(faults) > FAULTS_SHOWN else []
-        told = escape(f"{', '.join(key)}: {'; '.join([*faults[:FAULTS_SHOWN], *more])}")
+        told = escape(f"{', '.join(key)}: {'; '.join(faults)}")
         console.print(f"[red]new fault[/red] {told}")
     if not found.is_complete:
         console.print("[red]The new measurement was cut short.")

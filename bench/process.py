@@ -126,12 +126,25 @@ def pin(core: int) -> None:
 def pinned_to(core: int | None) -> Callable[[], None]:
     """For a child process, before it runs its program. None: to all cores there are.
 
-    It gets SIGTERM when this process ends, however that happens (prctl(2), PR_SET_PDEATHSIG is 1).
+    It does not outlive this process: see `ends_with_this`.
     """
-    cores, parent = range(os.cpu_count() or 1) if core is None else {core}, os.getpid()
+    cores, ends = range(os.cpu_count() or 1) if core is None else {core}, ends_with_this()
 
     def prepare() -> None:
         os.sched_setaffinity(0, cores)
+        ends()
+
+    return prepare
+
+
+def ends_with_this() -> Callable[[], None]:
+    """For a child process, before it runs its program.
+
+    It gets SIGTERM when this process ends, however that happens (prctl(2), PR_SET_PDEATHSIG is 1).
+    """
+    parent = os.getpid()
+
+    def prepare() -> None:
         _LIBC.prctl(1, signal.SIGTERM)
         if os.getppid() != parent:
             os._exit(1)

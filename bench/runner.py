@@ -10,6 +10,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from itertools import groupby, product
 from pathlib import Path
+from tempfile import mkdtemp
 
 from rich.console import Console
 from rich.markup import escape
@@ -67,9 +68,10 @@ class Outcome:
 async def carry_out(plan: Plan, console: Console, command: list[str]) -> int:
     """The exit status: 0 if TMI delivered everything unaltered in every run, and nothing was cut short.
 
-    Whatever ends it, what is known by then is written. Raises `ServerError` if no server starts.
+    Whatever ends it, what is known by then is written; 1 also where that could not be. Raises `ServerError`
+    if no server starts.
     """
-    about = provenance(command)
+    about, is_written = provenance(command), False
     generator_core, server_core = cores()
     if generator_core == server_core:
         console.print("[yellow]One core only: generator and server share it.")
@@ -81,12 +83,13 @@ async def carry_out(plan: Plan, console: Console, command: list[str]) -> int:
         try:
             await measurement.carry_out()
         finally:
-            _write(plan, _document(about, plan.loads, outcome), console)
+            is_written = _write(plan, _document(about, plan.loads, outcome), console)
     for name, server in outcome.servers.items():
         console.print(f"{name}: {server.version}, persistence: {server.persistence}")
     if ending.reason is not None:
         return ending.status
-    return int(not outcome.runs or outcome.has_left_something or report.lost_or_altered(outcome.runs))
+    is_whole = outcome.runs and is_written and not outcome.has_left_something
+    return int(not is_whole or report.lost_or_altered(outcome.runs))
 
 
 def _document(about: Provenance, loads: Sequence[Load], outcome: Outcome) -> Document:
@@ -96,13 +99,30 @@ def _document(about: Provenance, loads: Sequence[Load], outcome: Outcome) -> Doc
     )  # fmt: skip
 
 
-def _write(plan: Plan, document: Document, console: Console) -> None:
-    if plan.json_file is not None:
-        write_json(plan.json_file, document)
-        console.print(f"All figures: {plan.json_file}", highlight=False, soft_wrap=True)
-    if plan.html_file is not None:
-        page.write_html(plan.html_file, document)
-        console.print(f"Report: {plan.html_file}", highlight=False, soft_wrap=True)
+def _write(plan: Plan, document: Document, console: Console) -> bool:
+    """Whether both files could be written where they were wanted. Figures go elsewhere if need be."""
+    files: list[tuple[str, Path | None, Callable[[Path, Document], None]]] = [
+        ("All figures", plan.json_file, write_json), ("Report", plan.html_file, page.write_html),
+    ]  # fmt: skip
+    is_written = True
+    for what, file, write in files:
+        if file is None:
+            continue
+        written = file
+        try:
+            write(file, document)
+        except OSError as error:
+            is_written = False
+            console.print(f"[red]{escape(f'{file} could not be written: {error}')}", soft_wrap=True)
+            if write is not write_json:
+                continue
+            try:
+                written = Path(mkdtemp(prefix="tmi-bench-figures-")) / file.name
+                write(written, document)
+            except OSError:
+                continue
+        console.print(f"{what}: {written}", highlight=False, markup=False, soft_wrap=True)
+    return is_written
 
 
 class _Measurement:

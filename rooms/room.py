@@ -598,12 +598,15 @@ class Room(Audience):
         """The batch in flight is committed: acknowledge everything that waited for it."""
         if self.is_over:
             return NOTHING
-        sessions = self._sessions
-        effects: list[Effect] = [
-            Acknowledge(number, syncs, updates)
-            for number, (syncs, updates) in self._unsaved.committed().items()
-            if number in sessions
-        ]
+        effects: list[Effect] = []
+        owed = self._unsaved.committed()
+        if owed:
+            sessions = self._sessions
+            effects.extend(
+                Acknowledge(number, syncs, updates)
+                for number, (syncs, updates) in owed.items()
+                if number in sessions
+            )
         if self._unsaved.can_be_taken:
             effects.append(_JOURNAL)
         elif self.phase is Phase.CLOSING:

@@ -91,6 +91,10 @@ class Unsaved:
         """
         if self._in_flight:
             return ()
+        if len(self._unsent) == 1:  # most batches of quiet rooms
+            update = self._unsent.popleft()
+            self._in_flight, self.bytes_in_flight = (update,), len(update.data)
+            return self._in_flight
         batch: list[LoggedUpdate] = []
         size = 0
         while self._unsent and len(batch) < self._max_updates and size < self._max_bytes:

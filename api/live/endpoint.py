@@ -72,6 +72,7 @@ class LiveEndpoint:
         self._late: set[asyncio.Task[Any]] = set()
         self._draining = False
         self._count: Callable[[Counts, str, str], Awaitable[None]] | None = None
+        self._is_awaited: Callable[[], bool] = lambda: False
         self.sockets = Sockets(
             self._options.sweep_s,
             self._options.documents_per_user_max,
@@ -82,7 +83,13 @@ class LiveEndpoint:
 
     def _is_hurried(self) -> bool:
         """Somebody waits for what takes several turns of the loop."""
-        return self._handshakes > 0 or self._rooms.is_hurried
+        return self._handshakes > 0 or self._rooms.is_hurried or self._is_awaited()
+
+    def use_awaited(self, is_awaited: Callable[[], bool]) -> None:
+        """Have somebody tell whether others wait for the process, as for an answer of the database: then it
+        does not wait for more messages of the sockets.
+        """
+        self._is_awaited = is_awaited
 
     def use_refused(self, refused: Callable[[str, str], None]) -> None:
         """Have somebody told where and why a socket, or a document on one, was refused."""

@@ -6,7 +6,7 @@ from bench.scenarios.cold_open import ColdOpenLoad
 from bench.scenarios.connect import ConnectLoad, IdleLoad
 from bench.scenarios.cursors import CursorsLoad
 from bench.scenarios.fanout import FanoutLoad
-from bench.scenarios.growth import GrowthLoad
+from bench.scenarios.growth import GrowthLoad, OwnGrowthLoad
 from bench.scenarios.join import ColdJoinLoad, JoinLoad
 from bench.scenarios.mixed import MixedLoad
 from bench.scenarios.neighbours import NeighboursLoad, StallLoad
@@ -38,6 +38,7 @@ SCENARIOS: tuple[type[Load], ...] = (
 
 RATES = (10, 40, 100, 200)
 LONGEST_CONNECTING_S = 50.0
+LONGEST_GROWING_S = 2.0
 LONGEST_CURSORS_S = 5.0
 """With 300 clients the generator keeps nearly 200 MB of frames a second."""
 
@@ -53,6 +54,7 @@ def short_set(seconds: float) -> list[Load]:
         ConnectLoad(seconds=min(seconds, LONGEST_CONNECTING_S)),
         AckLoad(seconds=seconds),
         RestLoad(rate=100, models=100, threats=0, seconds=seconds),
+        OwnGrowthLoad(edits=10_000, seconds=min(seconds, LONGEST_GROWING_S), finely=True),
     ]
 
 

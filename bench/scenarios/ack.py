@@ -36,7 +36,6 @@ from bench.measuring import (
 from bench.model import Figure, Goal, Place, Run, option
 from bench.protocols import Dialect
 from bench.servers import Room, Server
-from bench.servers.tmi import EVICTED_AFTER_S
 from bench.statistics import percentile
 from bench.yjs import Reader
 
@@ -140,7 +139,7 @@ class AckLoad:
             faults = self._faults(clients)
             if "durable" in server.offers:
                 await leave_all(clients)
-                await asyncio.sleep(EVICTED_AFTER_S)
+                await server.until_evicted()
             await newcomer.join(room.url)
             if unseen := Ledger(clients).missing(newcomer):
                 faults.append(f"{unseen} edits were not given to a newcomer")

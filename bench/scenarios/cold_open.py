@@ -30,7 +30,6 @@ from bench.measuring import (
 )
 from bench.model import Figure, Goal, Place, Run, option
 from bench.servers import Room, Server, ServerError
-from bench.servers.tmi import EVICTED_AFTER_S
 from bench.statistics import percentile
 from bench.yjs import KeyedStruct, any_int, keyed_structs, var_bytes, var_uint
 
@@ -143,7 +142,7 @@ class ColdOpenLoad:
         """Opens each diagram once. Raises `ServerError`, `OSError`, `TimeoutError` or `WSError`."""
         rooms = [await server.room() for _ in range(self.opens)]
         authors = [await drawn(room, self.cells) for room in rooms]
-        await asyncio.sleep(EVICTED_AFTER_S)
+        await server.until_evicted()
         clients = [new_client(number, room) for number, room in enumerate(rooms)]
         probe, took_s = probe_of(server, place), array("d")
         try:

@@ -38,7 +38,6 @@ from bench.process import Probe
 from bench.protocols import Dialect
 from bench.scenarios.cold_open import states_in
 from bench.servers import Room, Server
-from bench.servers.tmi import EVICTED_AFTER_S
 from bench.yjs import Overwriter, Reader, any_position, clock_in_state_vector, structs
 
 FIRST_STEP = 1000
@@ -48,6 +47,9 @@ UNDER_WAY = 500
 
 ENOUGH_FOR_MEMORY = 1_000_000
 """With fewer edits, what an allocator keeps by chance weighs more than four bytes for each of them."""
+
+ENOUGH_FOR_SYNC = 100_000
+"""Likewise: a server may send what is newest behind a state that it keeps encoded."""
 
 EDITS_BETWEEN_READS = 50
 STALLED_AFTER_S = 20.0
@@ -184,18 +186,22 @@ class GrowthLoad:
     rate: float = option(250.0, "Edits per second of each writer while the cost is measured.")
     seconds: float = option(4.0, "Measured at each step.")
     warm_up_s: float = option(0.5, "Under load before that.")
+    finely: bool = option(False, "Look after 3,000, 30,000 and so on, too.")
 
     def __post_init__(self) -> None:
         if not 10 * FIRST_STEP <= self.edits <= MAX_EDITS:
             raise ValueError(f"{10 * FIRST_STEP:,} to {MAX_EDITS:,} edits")
         if not 1 <= self.writers <= 50 or min(self.rate, self.seconds) <= 0 or self.warm_up_s < 0:
             raise ValueError("1 to 50 writers; rate and seconds have to be positive")
-        if self.writers * self.rate * (self.seconds + self.warm_up_s) > 9 * FIRST_STEP:
-            raise ValueError(f"a window of over {9 * FIRST_STEP:,} edits would go beyond the next step")
+        room = (2 if self.finely else 9) * FIRST_STEP
+        if self.writers * self.rate * (self.seconds + self.warm_up_s) > room:
+            raise ValueError(f"a window of over {room:,} edits would go beyond the next step")
 
     @property
     def steps(self) -> list[int]:
-        return [10**power for power in range(3, 8) if 10**power <= self.edits]
+        heads = (1, 3) if self.finely else (1,)
+        steps = [head * 10**power for power in range(3, 8) for head in heads]
+        return [step for step in steps if step <= self.edits]
 
     @property
     def label(self) -> str:
@@ -203,8 +209,12 @@ class GrowthLoad:
 
     @property
     def goals(self) -> tuple[Goal, ...]:
-        goals = Goal("cost_growth", limit=1.2), Goal("sync_growth", limit=0.1)
-        return (*goals, Goal("memory_growth", limit=4)) if self.edits >= ENOUGH_FOR_MEMORY else goals
+        goals = [Goal("cost_growth", limit=1.2)]
+        if self.edits >= ENOUGH_FOR_SYNC:
+            goals.append(Goal("sync_growth", limit=0.1))
+        if self.edits >= ENOUGH_FOR_MEMORY:
+            goals.append(Goal("memory_growth", limit=4))
+        return tuple(goals)
 
     @property
     def clients_at_once(self) -> int:
@@ -227,7 +237,7 @@ class GrowthLoad:
             faults = [*lost_connections(present), *onlooker.trails.faults("the onlooker", nodes)]
             if "durable" in server.offers:
                 await leave_all(present)
-                await asyncio.sleep(EVICTED_AFTER_S)
+                await server.until_evicted()
             trails, _ = await first_sync(room)
             faults += trails.faults("a newcomer at the end", nodes)
         finally:
@@ -253,7 +263,7 @@ class GrowthLoad:
     def _run(self, server: str, steps: Sequence[Step], faults: Sequence[str]) -> Run:
         first, last = steps[0], steps[-1]
         figures = {
-            "cost_growth": last.cpu_us / first.cpu_us,
+            "cost_growth": last.cpu_us / (first.cpu_us or float("nan")),
             "memory_growth": (last.rss - first.rss) / (last.edits - first.edits),
             "sync_growth": (last.sync_bytes - first.sync_bytes) / (last.edits - first.edits),
             "cpu_us": last.cpu_us,
@@ -270,6 +280,13 @@ class GrowthLoad:
             _curves(steps), [*(fault for step in steps for fault in step.faults), *faults],
             list(dict.fromkeys(remark for step in steps for remark in step.remarks)),
         )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class OwnGrowthLoad(GrowthLoad):
+    """The same of TMI alone: peers are compared in a run of its own."""
+
+    needs: ClassVar[frozenset[str]] = frozenset({"rest"})
 
 
 def _curves(steps: Sequence[Step]) -> dict[str, Curve]:

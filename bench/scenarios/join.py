@@ -6,6 +6,9 @@ the frame that completes the first sync is read; afterwards every joiner's frame
 
 Warm, the room is open: a witness stays in it. Cold, everybody has left and the server has evicted the room
 before the storm, so the first joiner's answer comes from the database, and the others wait for it.
+
+Before that come storms on another diagram of the same size: servers that compile as they run get faster, and
+no cache of the measured diagram may be filled by them.
 """
 
 import asyncio
@@ -34,7 +37,6 @@ from bench.measuring import (
 from bench.model import Figure, Goal, Place, Run, option
 from bench.process import Moment, Probe
 from bench.servers import Room, Server, ServerError
-from bench.servers.tmi import EVICTED_AFTER_S
 from bench.statistics import percentile
 from bench.yjs import any_position
 
@@ -82,10 +84,13 @@ class JoinLoad:
 
     joiners: int = option(100, "At once.")
     kib: int = option(800, "Size of the diagram.")
+    warm_up_s: float = option(3.0, "Of storms on another diagram before that, as servers compile.")
 
     def __post_init__(self) -> None:
         if not 1 <= self.joiners <= 5000 or not 1 <= self.kib <= 65536:
             raise ValueError("1 to 5,000 joiners of a diagram of 1 KiB to 64 MiB")
+        if not 0 <= self.warm_up_s <= 60:
+            raise ValueError("a warm-up lasts 60 s at most")
         if self.joiners * self.kib * KIB > MEMORY_LIMIT_BYTES:
             raise ValueError(
                 "the generator would keep over 4 GiB of states: fewer joiners, or a smaller diagram"
@@ -105,6 +110,7 @@ class JoinLoad:
 
     async def measure(self, server: Server, place: Place) -> Run:
         """One storm on a fresh diagram. Raises `ServerError`, `OSError`, `TimeoutError` or `WSError`."""
+        early_faults = await self._warm_up(server)
         room = await server.room()
         seeder = Seeder(0, new_client(0, room).writer.client, room.dialect)
         ledger = Ledger([seeder])
@@ -114,14 +120,39 @@ class JoinLoad:
             await seeder.join(room.url)
             seeder.write(self.kib * KIB)
             witnesses.append(await until_complete(room, ledger))
-            await self._prepare([seeder, *witnesses])
+            await self._prepare(server, [seeder, *witnesses])
             before, after, took_s = await storm(joiners, room, probe_of(server, place))
-            faults = [*lost_connections(joiners), *joiner_faults(joiners, ledger, len(seeder.sent_at))]
+            lacking = joiner_faults(joiners, ledger, len(seeder.sent_at))
+            faults = [*early_faults, *lost_connections(joiners), *lacking]
         finally:
             await leave_all([seeder, *witnesses, *joiners])
         return self._run(server.name, Cost.between(before, after), took_s, joiners, faults)
 
-    async def _prepare(self, present: Sequence[Client]) -> None:
+    async def _warm_up(self, server: Server) -> list[str]:
+        """Storms, one after the other, until the time is over; connections that were lost are faults."""
+        if not self.warm_up_s:
+            return []
+        room, faults = await server.room(), []
+        seeder = Seeder(0, new_client(0, room).writer.client, room.dialect)
+        witnesses: list[Client] = []
+        try:
+            await seeder.join(room.url)
+            seeder.write(self.kib * KIB)
+            witnesses.append(await until_complete(room, Ledger([seeder])))
+            await seeder.leave()
+            until = perf_counter() + self.warm_up_s
+            while perf_counter() < until:
+                joiners = [new_client(number, room) for number in range(1, self.joiners + 1)]
+                try:
+                    await asyncio.gather(*(joiner.join(room.url) for joiner in joiners))
+                    faults += lost_connections(joiners)
+                finally:
+                    await leave_all(joiners)
+        finally:
+            await leave_all([seeder, *witnesses])
+        return faults
+
+    async def _prepare(self, server: Server, present: Sequence[Client]) -> None:  # noqa: ARG002 - of all servers
         """The seeder leaves; a witness keeps the room open."""
         await present[0].leave()
 
@@ -156,10 +187,10 @@ class ColdJoinLoad(JoinLoad):
     def goals(self) -> tuple[Goal, ...]:
         return ()
 
-    async def _prepare(self, present: Sequence[Client]) -> None:
+    async def _prepare(self, server: Server, present: Sequence[Client]) -> None:
         """All leave, and the room is evicted."""
         await leave_all(present)
-        await asyncio.sleep(EVICTED_AFTER_S)
+        await server.until_evicted()
 
 
 async def until_complete(room: Room, ledger: Ledger) -> Client:

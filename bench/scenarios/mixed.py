@@ -44,7 +44,6 @@ from bench.rest import Answer, RestClient
 from bench.scenarios.cursors import Pointer
 from bench.scenarios.rest import CREATED, MODELS, OK
 from bench.servers import Account, Server, ServerError
-from bench.servers.tmi import EVICTED_AFTER_S
 from bench.statistics import percentile
 
 FORBIDDEN = 403
@@ -302,19 +301,19 @@ class MixedLoad:
             try:
                 await day.open(desks, self.editors, self.viewers)
                 before, after = await day.pass_by(desks, probe_of(server, place))
-                faults = await self._faults(day, desks, "durable" in server.offers)
+                faults = await self._faults(day, desks, server)
             finally:
                 await leave_all([person for desk in desks for person in desk.present])
         return self._run(server.name, day, desks, before, after, faults)
 
-    async def _faults(self, day: Day, desks: Sequence[Desk], is_durable: bool) -> list[str]:
+    async def _faults(self, day: Day, desks: Sequence[Desk], server: Server) -> list[str]:
         """Those who are there are asked what they have; then all leave, and newcomers are."""
         there = [(desk, person) for desk in desks for person in desk.present]
         everybody = [person for _, person in there]
         await until_quiet(everybody, asyncio.get_running_loop().time() + SETTLE_S)
         await leave_all(everybody)
-        if is_durable:
-            await asyncio.sleep(EVICTED_AFTER_S)
+        if "durable" in server.offers:
+            await server.until_evicted()
         visits = [person for desk in desks for person in desk.visits]
         came = [(desk, await day.enter(desk, is_editor=True)) for desk in desks]
         newcomers = [(desk, person) for desk, person in came if person is not None]

@@ -202,6 +202,14 @@ def wrong(call: Call, models: Sequence[Model], threats: int) -> str | None:
         content = json.loads(call.answer.body)
     except ValueError:
         return "no JSON"
+    try:
+        return _wrong_content(content, call, models, threats)
+    except (KeyError, IndexError, TypeError):
+        return "not what was asked for"
+
+
+def _wrong_content(content: Any, call: Call, models: Sequence[Model], threats: int) -> str | None:
+    """Raises `KeyError`, `IndexError` or `TypeError` where it lacks what it should have."""
     if call.model is None:
         return _wrong_list(content, call, models)
     if call.part is not None:
@@ -410,6 +418,9 @@ def _what(call: Call) -> str:
 async def lost(client: RestClient, models: Sequence[Model]) -> list[str]:
     """A fault if models do not have the name that was written last. Raises `ServerError` and the like."""
     answers = await asyncio.gather(*(client.get(path_of(model)) for model in models))
-    found = [answer.json(expected=OK)["name"] for answer in answers]
-    count = sum(name != model.last_name for name, model in zip(found, models, strict=True))
+    found = [answer.json(expected=OK) for answer in answers]
+    count = sum(
+        not isinstance(content, dict) or content.get("name") != model.last_name
+        for content, model in zip(found, models, strict=True)
+    )
     return [f"{count} of {len(models)} models have lost their last name"] if count else []

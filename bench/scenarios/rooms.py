@@ -31,7 +31,6 @@ from bench.measuring import (
 from bench.model import Figure, Goal, Place, Run, option
 from bench.scenarios.fanout import settle
 from bench.servers import Room, Server
-from bench.servers.tmi import EVICTED_AFTER_S
 from bench.statistics import percentile
 
 MAX_ROOMS = 2000
@@ -97,7 +96,7 @@ class RoomsLoad:
             faults = lost_connections(everybody)
             if "durable" in server.offers:
                 await leave_all(everybody)
-                await asyncio.sleep(EVICTED_AFTER_S)
+                await server.until_evicted()
             await in_groups(rooms, [[newcomer] for newcomer in newcomers])
             unseen = sum(ledger.missing(one) for ledger, one in zip(ledgers, newcomers, strict=True))
         finally:

@@ -21,10 +21,16 @@ if TYPE_CHECKING:
 LAST_WORDS_BYTES = 4000
 HOST = "127.0.0.1"
 STOP_TIMEOUT_S = 20.0
+EVICTED_AFTER_S = 3.0
+"""After the last one left, a room of a server that cannot be asked is taken for gone."""
 
 
 class ServerError(Exception):
     """A server that was to be measured did not start, or died."""
+
+
+class Unreachable(ServerError):
+    """Nobody answered: no service is there, or something stands in between."""
 
 
 @dataclass(frozen=True)
@@ -75,6 +81,12 @@ class Server(ABC):
     async def filled(self, models: int, threats: int) -> "Filling":
         """The data of one user, written once, of a server that offers `filling`. Raises `ServerError`."""
         raise ServerError(f"{self.name} cannot be given {models:,} threat models of {threats:,} threats each")
+
+    async def until_evicted(self) -> None:
+        """Until the rooms that everybody has left are gone from memory, of a server that offers `durable`.
+        Raises `ServerError`.
+        """
+        await asyncio.sleep(EVICTED_AFTER_S)
 
     def room_at(self, diagram: str, _collab: Mapping[str, str]) -> Room:
         """Where the answer to `POST /collab/tokens` leads, of a server that offers `rest`."""

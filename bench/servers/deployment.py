@@ -1,9 +1,10 @@
 """A TMI service that runs already, somewhere: it is signed in to, used and tidied up, and never stopped."""
 
 import asyncio
+from collections.abc import Mapping
 
-from bench.servers.base import Room, Server, ServerError
-from bench.servers.rest import Rest
+from bench.servers.base import Room, Server, ServerError, Unreachable
+from bench.servers.rest import Rest, y_websocket_at
 from bench.target import NotAllowed, Target
 
 USER = "load"
@@ -25,15 +26,15 @@ class Deployment(Server):
 
     async def start(self, core: int) -> None:  # noqa: ARG002 - it is where it is
         self._rest = Rest(self._target.url)
-        if self._target.token is not None:
-            self._rest.bring(self._target.token)
-        else:
-            await _sign_in(self._rest)
-        collab = await self._rest.collab()
         try:
-            self._target.check_sockets(collab["y_websocket_url"])
-        except NotAllowed as reason:
-            raise ServerError(str(reason)) from None
+            if self._target.token is not None:
+                self._rest.bring(self._target.token)
+            else:
+                await _sign_in(self._rest)
+            collab = await self._rest.collab()
+        except Unreachable as error:
+            raise Unreachable(f"{error}\n{_advice(str(error), self._target.url)}") from error
+        self._check(collab)
 
     async def stop(self) -> None:
         """Deletes what was made. Raises `ServerError` with the name of what is left."""
@@ -52,7 +53,17 @@ class Deployment(Server):
 
     async def room(self) -> Room:
         assert self._rest is not None
-        return await self._rest.y_websocket_room()
+        diagram = await self._rest.new_diagram()
+        collab = await self._rest.collab(diagram)
+        self._check(collab)
+        return y_websocket_at(diagram, collab)
+
+    def _check(self, collab: Mapping[str, str]) -> None:
+        """Every answer says anew where the sockets are. Raises `ServerError`."""
+        try:
+            self._target.check_sockets(collab["y_websocket_url"])
+        except NotAllowed as reason:
+            raise ServerError(str(reason)) from None
 
     def version(self) -> str:
         return f"TMI at {self._target.url}"
@@ -62,9 +73,17 @@ class Deployment(Server):
         return None
 
 
+def _advice(error: str, url: str) -> str:
+    if "CERTIFICATE_VERIFY_FAILED" in error:
+        return "Its certificate is not trusted here: for an authority of your own set SSL_CERT_FILE."
+    return f"Nobody answers at {url}: does the service run, and are scheme, host and port of --url right?"
+
+
 async def _sign_in(rest: Rest) -> None:
     try:
         await rest.sign_in(USER)
+    except Unreachable:
+        raise
     except ServerError as error:
         raise ServerError(
             f"{error}\nWithout a token the development provider is needed: give --token-file, "

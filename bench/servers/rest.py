@@ -2,6 +2,7 @@
 
 import base64
 import hashlib
+import re
 import secrets
 from collections.abc import Mapping
 from typing import Any
@@ -11,13 +12,14 @@ import httpx
 
 from bench.protocols import hocuspocus, y_websocket
 from bench.refusals import description, with_setting
-from bench.servers.base import Room, ServerError
+from bench.servers.base import Room, ServerError, Unreachable
 from bench.tls import checking
 
 TIMEOUT_S = 30.0
 CALLBACK = "http://127.0.0.1:9/callback"
 MAIL_DOMAIN = "tmi.local"
 """Of everybody whom the development provider signs in."""
+_ROOMS = re.compile(r"^tmi_(?:rooms|replicas)(?:\{[^}]*\})? (\S+)$", re.MULTILINE)
 NAME = "load test"
 
 
@@ -45,6 +47,16 @@ class Rest:
             return (await self._http.get("/readyz")).status_code == httpx.codes.OK
         except httpx.TransportError:
             return False
+
+    async def rooms_in_memory(self) -> int:
+        """By the service's `/metrics`, which it tells its own machine: of all its workers, with replicas."""
+        answer = await self._send("GET", "/metrics")
+        if not answer.is_success:
+            raise ServerError(f"GET /metrics was answered {_told(answer)}")
+        found = _ROOMS.findall(answer.text)
+        if not found:
+            raise ServerError("/metrics does not tell how many rooms are in memory")
+        return round(sum(map(float, found)))
 
     def bring(self, token: str) -> None:
         """Calls with an access token that was got elsewhere."""
@@ -124,7 +136,8 @@ class Rest:
             return await self._http.request(method, path, **content)
         except httpx.HTTPError as error:
             reason = str(error) or type(error).__name__
-            raise ServerError(f"{method} {path} on {self._http.base_url} failed: {reason}") from error
+            kind = Unreachable if isinstance(error, httpx.TransportError) else ServerError
+            raise kind(f"{method} {path} on {self._http.base_url} failed: {reason}") from error
 
 
 def y_websocket_at(diagram: str, collab: Mapping[str, str]) -> Room:

@@ -32,8 +32,10 @@ SETTINGS = {
 """Other than the defaults: no sign-in ends in mid-measurement, an empty room is soon evicted, all clients may
 be one user at one address, and each may write and ask as fast as it can: it is counted, and below all limits.
 """
-EVICTED_AFTER_S = 3.0
-"""After the last one left, a room is gone by then."""
+EVICTION_TIMEOUT_S = 30.0
+EVICTION_POLL_S = 0.1
+EVICTION_QUIET_S = 0.5
+"""When the last room is gone, for what the service frees afterwards."""
 DATABASE_STOP_TIMEOUT_S = 10.0
 
 
@@ -93,6 +95,18 @@ class Tmi(Server):
 
     def room_at(self, diagram: str, collab: Mapping[str, str]) -> Room:
         return y_websocket_at(diagram, collab)
+
+    async def until_evicted(self) -> None:
+        """Asks its `/metrics`, all workers': rooms, and replicas of those that another worker owns."""
+        assert self._rest is not None
+        deadline = asyncio.get_running_loop().time() + EVICTION_TIMEOUT_S
+        while rooms := await self._rest.rooms_in_memory():
+            if asyncio.get_running_loop().time() > deadline:
+                raise ServerError(
+                    f"{rooms} rooms are in memory {EVICTION_TIMEOUT_S:g} s after everybody left them"
+                )
+            await asyncio.sleep(EVICTION_POLL_S)
+        await asyncio.sleep(EVICTION_QUIET_S)
 
     async def account(self, who: str) -> Account:
         rest = Rest(self._url)

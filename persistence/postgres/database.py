@@ -84,6 +84,7 @@ class PostgresDatabase:
     def __init__(self, options: "Options", pool: Pool) -> None:
         self._options = options
         self._pool = pool
+        self._acquired_now = 0
         self._hot = self._connections(HOT_CONNECTIONS)
         self._reading = HotConnections(self._connect_reading, READING_CONNECTIONS, options.connect_timeout_s)
         self._pings = self._connections(1)
@@ -133,6 +134,11 @@ class PostgresDatabase:
         """Connections that are open now, without those of the lock and of migrations."""
         return self._pool.get_size() + self._hot.open + self._reading.open + self._pings.open
 
+    @property
+    def is_awaited(self) -> bool:
+        """Somebody waits for its answer, or holds a connection to ask more."""
+        return self._acquired_now > 0 or self._reading.in_use > 0 or self._hot.in_use > 0
+
     # --- for the adapters ---
 
     @asynccontextmanager
@@ -178,12 +184,15 @@ class PostgresDatabase:
 
     @asynccontextmanager
     async def _acquired(self) -> AsyncIterator[PooledConnection]:
+        self._acquired_now += 1
         try:
             async with self._pool.acquire(timeout=self._options.connect_timeout_s) as connection:
                 yield connection
         except LOST:
             await self._pool.expire_connections()
             raise
+        finally:
+            self._acquired_now -= 1
 
     # --- the port Database ---
 

@@ -59,6 +59,11 @@ class HotConnections:
         """Connections that are open, as far as is known."""
         return len(self._idle) + self._in_use
 
+    @property
+    def in_use(self) -> int:
+        """Connections with a statement under way."""
+        return self._in_use
+
     async def fetch(self, sql: str, *arguments: Any) -> Sequence[Record]:
         """The rows of one statement. Raises what asyncpg raises, and TimeoutError when none becomes free."""
         if self._slots.locked():

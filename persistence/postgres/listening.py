@@ -101,6 +101,7 @@ class _Listener:
             with contextlib.suppress(TimeoutError):
                 wait_s = to_next_beat(asyncio.get_running_loop().time(), self._prove_every_s)
                 await asyncio.wait_for(self._is_cut.wait(), wait_s)
+            self._is_cut.clear()
             if await self._is_alive():
                 continue
             self.terminate()

@@ -42,6 +42,7 @@ from tmi.domain.ids import DiagramId, Fence, Seq
 from tmi.domain.ports import AppendResult, Origin, RoomBatch, StoredDocument
 
 ORIGINS = {Origin.UPDATE: 1, Origin.SYNC: 2, Origin.REST: 3, Origin.SERVER: 4}
+_UPDATE = ORIGINS[Origin.UPDATE]
 
 CLAIM = """
 UPDATE diagram_fences SET fence = fence + 1, owner = $2, claimed_at = now() WHERE diagram_id = $1
@@ -74,9 +75,13 @@ WITH asked AS (
     JOIN checked c ON c.room = u.room AND c.ok
     ON CONFLICT (diagram_id, seq) DO NOTHING
     RETURNING 1
+), total AS (
+    SELECT count(*) FILTER (WHERE ok) AS good, (SELECT count(*) FROM inserted) AS inserted FROM checked
 )
-SELECT diagram_id, ok, last, (SELECT count(*) FROM inserted) AS inserted FROM checked
+SELECT t.good, t.inserted, c.diagram_id, c.ok, c.last
+FROM total t LEFT JOIN checked c ON t.good < cardinality($1) OR t.inserted < cardinality($4)
 """
+"""One row where all is well, as nearly always; else one for each room whose fence stands."""
 
 SAME = """
 SELECT count(*) AS same
@@ -197,13 +202,12 @@ class PostgresUpdateLog:
             [room for room, _ in updates],
             [u.seq for _, u in updates],
             [u.author for _, u in updates],
-            [ORIGINS[u.origin] for _, u in updates],
+            [_UPDATE if u.origin is Origin.UPDATE else ORIGINS[u.origin] for _, u in updates],
             [u.data for _, u in updates],
         )
-        # As many answers as questions, and all of them good, as nearly always.
-        if len(rows) == len(batches) and rows[0]["inserted"] == len(updates) and all(r["ok"] for r in rows):
+        if rows[0]["good"] == len(batches) and rows[0]["inserted"] == len(updates):
             return AppendResult(frozenset([b.diagram for b in batches]), frozenset(), {})
-        return await self._judged(batches, {row["diagram_id"]: row for row in rows})
+        return await self._judged(batches, {r["diagram_id"]: r for r in rows if r["diagram_id"] is not None})
 
     async def _judged(self, batches: Sequence[RoomBatch], rows: dict[DiagramId, Record]) -> AppendResult:
         held = [b for b in batches if b.diagram in rows]

@@ -137,6 +137,7 @@ async def build(
         editors = Editors(rooms, news)
         options, connections_of = live_options(settings), configuration.connections_of
         live = LiveEndpoint(rooms, editors, tokens, access, tickets, options, connections_of, cookies)
+        live.use_awaited(lambda: database.is_awaited)
         health = Health()
         limits = StreamLimits(settings.event_streams_max, settings.event_streams_per_user_max)
         streams = await stack.enter_async_context(

@@ -14,8 +14,7 @@ def _one_joins_after_the_other(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def soon_evicted(monkeypatch: pytest.MonkeyPatch) -> None:
     """A room is taken for evicted after as long as `Durable` needs for it."""
-    for scenario in ("ack", "growth", "rooms"):
-        monkeypatch.setattr(f"bench.scenarios.{scenario}.EVICTED_AFTER_S", 0.2)
+    monkeypatch.setattr("bench.servers.base.EVICTED_AFTER_S", 0.2)
 
 
 @pytest.fixture

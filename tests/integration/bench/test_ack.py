@@ -106,8 +106,11 @@ async def test_acknowledgements_are_held_against_edits_one_by_one(
 
 
 async def test_what_one_client_lacks_another_s_surplus_does_not_make_up_for() -> None:
-    found = AckLoad._faults([_client([1, 2], [1.5]), _client([1, 2], [1.5, 2.5, 2.5])])
-    assert ["1 edits were never acknowledged", "1 acknowledgements of no edit"] == found
+    clients = [_client([1, 2], [1.5]), _client([1, 2], [1.5, 2.5, 2.5])]
+    clients[1].lost = "gone"
+    assert [
+        "client 0: gone", "1 edits were never acknowledged", "1 acknowledgements of no edit",
+    ] == AckLoad._faults(clients)  # fmt: skip
 
 
 class _Frame:

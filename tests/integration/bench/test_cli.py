@@ -64,14 +64,25 @@ class Bench:
     def left(self) -> list[str]:
         """The files and processes of servers that it started."""
         files = [path.name for path in self.folder.iterdir()]
-        return [*files, *(command for command in _commands() if str(self.folder) in command)]
+        return [*files, *(command for _, command in _commands() if str(self.folder) in command)]
+
+    @property
+    def servers_cores(self) -> set[int]:
+        """Those on which their processes may run, the database's too."""
+        found: set[int] = set()
+        for pid, command in _commands():
+            if str(self.folder) in command:
+                with suppress(ProcessLookupError):
+                    found |= os.sched_getaffinity(pid)
+        return found
 
 
-def _commands() -> Iterator[str]:
+def _commands() -> Iterator[tuple[int, str]]:
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
             with suppress(OSError):
-                yield (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+                command = (entry / "cmdline").read_bytes().replace(b"\0", b" ")
+                yield int(entry.name), command.decode(errors="replace")
 
 
 @pytest.fixture
@@ -135,6 +146,9 @@ async def test_a_signal_leaves_no_server_and_writes_what_is_known(
     async with asyncio.timeout(WAIT_S):
         while not list(bench.folder.rglob("postmaster.pid")):
             await asyncio.sleep(0.05)
+    allowed = os.sched_getaffinity(0)
+    assert {min(allowed)} == os.sched_getaffinity(process.pid)
+    assert {max(allowed)} == bench.servers_cores
     process.send_signal(number)
     status, output = await bench.end_of(process)
     assert (128 + number, []) == (status, bench.left), output
@@ -267,6 +281,8 @@ async def test_certificates_are_checked(bench: Bench, tmp_path: Path, database_u
         async with _proxy(port, service.port, context):
             status, output = await bench.run(*TINY, "--url", url)
             assert (1, True) == (status, "CERTIFICATE_VERIFY_FAILED" in output), output
+            assert "set SSL_CERT_FILE" in output, output
+            assert "token" not in output, output
             trusting = {"SSL_CERT_FILE": str(certificate_file)}
             status, output = await bench.run(*TINY, "--url", url, environment=trusting)
             assert (0, {}) == (status, await _models(service)), output

@@ -39,8 +39,8 @@ class Relay(Server):
         """Of the sockets, at any moment."""
 
     async def start(self, core: int) -> None:
-        def accept(_request: WSUpgradeRequest) -> WSListener:
-            return RelaySocket(self)
+        def accept(_request: WSUpgradeRequest) -> WSListener | None:
+            return self.listener()
 
         self._listening = await picows.ws_create_server(accept, HOST, 0)
         self.port = self._listening.sockets[0].getsockname()[1]
@@ -55,6 +55,10 @@ class Relay(Server):
     def beyond(self, have: bytes) -> bytes:
         """What it gives to a client whose state vector is `have`."""
         return _beyond(self.updates, have)
+
+    def listener(self) -> WSListener | None:
+        """For one who comes; None to send them away."""
+        return RelaySocket(self)
 
     def left(self) -> None:
         """Somebody has gone."""

@@ -1,18 +1,22 @@
 """Growth: the handmade overwrites against Yjs in Rust, and what a relay of edits does to the account."""
 
+import asyncio
 import os
 from collections.abc import AsyncIterator
+from dataclasses import replace
 
 import pycrdt
 import pytest
 
 from bench.model import Place
-from bench.scenarios.growth import GrowthLoad, Trails
+from bench.scenarios import short_set
+from bench.scenarios.growth import GrowthLoad, OwnGrowthLoad, Trails
 from bench.yjs import Overwriter, any_position, keyed_structs, structs
-from tests.integration.bench.test_fanout import Relay
+from tests.integration.bench.test_fanout import Durable, Relay
 
 CORE = min(os.sched_getaffinity(0))
 LOAD = GrowthLoad(edits=10_000, writers=2, rate=200, seconds=0.3, warm_up_s=0.1)
+LAST = round(LOAD.edits + LOAD.writers * LOAD.rate * (LOAD.warm_up_s + LOAD.seconds))
 
 
 def _writer(client: int = 7, times: int = 0) -> tuple[Overwriter, list[bytes]]:
@@ -99,6 +103,19 @@ def test_another_last_value_or_key_is_a_fault() -> None:
     assert fault == _trails(forged[0], *updates[1:]).faults("one", [writer])
 
 
+class Forgetful(Durable):
+    """Ends a writer's connection after the last edit, besides."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.spoil = self._and_then_end
+
+    def _and_then_end(self, number: int, payload: bytes) -> bytes:
+        if number == 2 and len(self.updates) == LAST:
+            asyncio.get_running_loop().call_soon(self.sockets[number].disconnect)
+        return payload
+
+
 def _faithfully(_number: int, payload: bytes) -> bytes:
     return payload
 
@@ -109,23 +126,33 @@ def _not_all_to_the_onlooker(number: int, payload: bytes) -> bytes | None:
 
 @pytest.fixture
 async def relay(request: pytest.FixtureRequest) -> AsyncIterator[Relay]:
-    server = Relay(request.param)
+    server = request.param if isinstance(request.param, Relay) else Relay(request.param)
     await server.start(0)
     yield server
     await server.stop()
 
 
 @pytest.mark.parametrize("relay", [_faithfully], indirect=True)
-async def test_an_honest_server_is_found_without_fault(relay: Relay) -> None:
+async def test_an_honest_server_is_found_without_fault_and_one_that_keeps_a_log_for_what_it_is(
+    relay: Relay, all_remarks: set[str]
+) -> None:
     run = await LOAD.measure(relay, Place(CORE, CORE))
     assert [] == run.faults
+    assert run.figures["sync_growth"] > 10
+    assert [1000, 10_000] == [edits for edits, _ in run.curves["memory"].points]
+    assert all(10 < mib < 4096 for _, mib in run.curves["memory"].points)
+    assert all_remarks <= set(run.remarks)
+    assert "slip_p99_ms" in run.figures
     assert [1000, 10_000] == [edits for edits, _ in run.curves["cost"].points]
     assert run.figures.keys() <= {figure.key for figure in LOAD.figures}
 
-@pytest.mark.parametrize("relay", [_faithfully], indirect=True)
-async def test_a_server_that_keeps_a_log_is_told_from_one_that_keeps_a_document(relay: Relay) -> None:
+@pytest.mark.usefixtures("soon_evicted")
+@pytest.mark.parametrize("relay", [Forgetful()], indirect=True)
+async def test_a_connection_that_was_lost_and_an_edit_that_was_not_kept_are_faults(relay: Relay) -> None:
     run = await LOAD.measure(relay, Place(CORE, CORE))
-    assert run.figures["sync_growth"] > 10
+    lost, *lacking = run.faults
+    assert "client 1: the connection was lost" == lost
+    assert ["a newcomer at the end lacks edits of 1 of 2 writers"] == lacking[:1]
 
 
 @pytest.mark.parametrize("relay", [_not_all_to_the_onlooker], indirect=True)
@@ -142,3 +169,35 @@ def test_an_impossible_load_is_refused(parameters: dict[str, float]) -> None:
         GrowthLoad(**parameters)  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("relay", [_faithfully], indirect=True)
+async def test_the_short_sets_growth_draws_cost_and_memory_against_edits(
+    relay: Relay, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (load,) = (one for one in short_set(3) if one.scenario == "growth")
+    assert isinstance(load, OwnGrowthLoad)
+    assert {"rest"} == load.needs
+    assert [1000, 3000, 10_000] == load.steps
+    monkeypatch.setattr("bench.scenarios.growth.QUIET_S", 0.1)
+    run = await replace(load, seconds=0.3, warm_up_s=0.1).measure(relay, Place(CORE, CORE))
+    points = {curve.title: [x for x, _ in curve.points] for curve in run.curves.values()}
+    wanted = "CPU time of an edit against past edits", "Memory against past edits"
+    assert [load.steps] * 2 == [points[title] for title in wanted]
+
+
+def test_few_edits_are_held_to_no_bound_that_chance_passes() -> None:
+    by_edits = {
+        edits: [goal.figure for goal in GrowthLoad(edits=edits).goals]
+        for edits in (10_000, 100_000, 1_000_000)
+    }
+    assert {
+        10_000: ["cost_growth"],
+        100_000: ["cost_growth", "sync_growth"],
+        1_000_000: ["cost_growth", "sync_growth", "memory_growth"],
+    } == by_edits
+
+
+def test_a_window_does_not_go_beyond_the_next_step() -> None:
+    GrowthLoad(rate=250, seconds=3.5, warm_up_s=0.5, finely=True)
+    with pytest.raises(ValueError, match="over 2,000 edits would go beyond"):
+        GrowthLoad(rate=250, seconds=3.6, warm_up_s=0.5, finely=True)
+    GrowthLoad(rate=250, seconds=3.6, warm_up_s=0.5)

@@ -2,16 +2,22 @@
 
 import asyncio
 import os
+import signal
+import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 from picows import WSMsgType
 
 from bench.beside import Watch, beside
 from bench.ledger import Window
+from bench.machine import ROOT
 from bench.model import Place
+from bench.process import name_of
 from bench.scenarios.neighbours import NeighboursLoad, StallLoad
 from tests.integration.bench.test_fanout import Relay
 
@@ -165,3 +171,44 @@ def test_impossible_neighbours_are_refused(load: dict[str, int], why: str) -> No
 def test_an_impossible_storm_is_refused(load: dict[str, int], why: str) -> None:
     with pytest.raises(ValueError, match=why):
         StallLoad(**load)
+
+
+@dataclass(frozen=True)
+class Endless:
+    """Works until it is ended, and reads no pipe meanwhile."""
+
+    file: str
+
+    async def run(self, until_told: Callable[[], Awaitable[None]]) -> None:
+        await until_told()
+        Path(self.file).write_text(f"{os.getpid()}\n")
+        await asyncio.sleep(60)
+
+
+KILLED = """
+import asyncio, sys
+from bench.beside import beside
+from tests.integration.bench.test_neighbours import Endless
+async def main():
+    async with beside(Endless(sys.argv[1]), 20) as other:
+        await other.go(60)
+asyncio.run(main())
+"""
+
+
+async def test_a_load_beside_ends_when_the_bench_is_killed(tmp_path: Path) -> None:
+    file = tmp_path / "pid"
+    bench = await asyncio.create_subprocess_exec(sys.executable, "-c", KILLED, str(file), cwd=ROOT)
+    async with asyncio.timeout(60):
+        while not file.exists() or not file.read_text():
+            await asyncio.sleep(0.02)
+        bench.kill()
+        await bench.wait()
+        pid = int(file.read_text())
+        try:
+            async with asyncio.timeout(10):
+                while name_of(pid) is not None:
+                    await asyncio.sleep(0.02)
+        finally:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)

@@ -12,10 +12,11 @@ from aiohttp import web
 
 from bench.filling import Filling
 from bench.model import Place
-from bench.rest import JSON_PATCH
-from bench.scenarios.rest import Model, RestLoad
+from bench.rest import JSON_PATCH, Answer
+from bench.scenarios.rest import Call, Model, RestLoad, wrong
 from bench.servers import Account, Room, Server, ServerError
 from bench.servers.base import HOST
+from tests.integration.bench.test_fanout import LATE_S
 
 LOAD = RestLoad(rate=200, writes=0.3, lists=0.2, models=30, threats=0, seconds=0.5, warm_up_s=0.1)
 CORE = min(os.sched_getaffinity(0))
@@ -170,6 +171,31 @@ class _Failing(Shelf):
         raise web.HTTPServiceUnavailable
 
 
+class _Erring(Shelf):
+    """It says of every other read of a model that something is wrong, with the right body all the same."""
+
+    reads = 0
+
+    async def _get(self, request: web.Request) -> web.Response:
+        answer = await super()._get(request)
+        self.reads += 1
+        if self.reads % 2 and self.reads < 10:
+            answer.set_status(500)
+        return answer
+
+
+class _Slow(Shelf):
+    """It is, for the first read, or as many as `slow` says."""
+
+    slow = 1
+
+    async def _get(self, request: web.Request) -> web.Response:
+        self.slow -= 1
+        if self.slow >= 0:
+            await asyncio.sleep(LATE_S)
+        return await super()._get(request)
+
+
 class _Deaf(Shelf):
     """It takes a rename for another one."""
 
@@ -206,10 +232,18 @@ async def test_an_honest_service_is_found_without_fault(shelf: Shelf) -> None:
     assert figures.keys() <= {figure.key for figure in LOAD.figures}
 
 
-@_served(Shelf)
-async def test_reads_only_have_no_figures_of_writes(shelf: Shelf) -> None:
-    run = await replace(LOAD, writes=0.0).measure(shelf, Place(CORE, CORE))
+@_served(_Slow)
+async def test_reads_only_have_no_figures_of_writes_nor_of_the_warm_up(
+    shelf: Shelf, all_remarks: set[str]
+) -> None:
+    """With less than a hundred reads p99 is the longest."""
+    load = replace(LOAD, writes=0.0, lists=0.0, rate=100, warm_up_s=0.2)
+    run = await load.measure(shelf, Place(CORE, CORE))
     assert [] == run.faults
+    assert run.figures["read_p99_ms"] < LATE_S * 1e3
+    assert 25 < run.figures["requests_per_s"] < 1.2 * load.rate
+    assert all_remarks <= set(run.remarks)
+    assert "slip_p99_ms" in run.figures
     assert "write_p50_ms" not in run.figures
     assert {"reads"} == run.curves.keys()
 
@@ -267,6 +301,39 @@ async def test_a_write_that_was_confirmed_and_lost_is_a_fault(shelf: Shelf) -> N
 @_served(_Deaf)
 async def test_a_write_whose_answer_says_something_else_is_a_fault(shelf: Shelf) -> None:
     assert "was written, and 'model" in await _faults(shelf)
+
+
+@_served(_Slow)
+async def test_answers_that_come_when_the_window_is_over_are_remarked_on(shelf: Shelf) -> None:
+    assert isinstance(shelf, _Slow)
+    shelf.slow = 10
+    load = replace(LOAD, writes=0.0, lists=0.0, rate=40, seconds=0.2, warm_up_s=0.0)
+    run = await load.measure(shelf, Place(CORE, CORE))
+    assert ([], True) == (run.faults, "fell behind" in run.remarks)
+
+
+@_served(_Erring)
+async def test_a_status_that_is_an_error_is_a_fault_whatever_the_body(shelf: Shelf) -> None:
+    assert "5 x GET of a model: answered 500" in await _faults(shelf)
+
+
+@_served(Shelf, lambda _model: {"error": "of what was asked for nothing is there"})
+async def test_an_answer_without_what_was_asked_for_is_a_fault_and_no_crash(shelf: Shelf) -> None:
+    faults = await _faults(shelf)
+    assert "GET of a model: not what was asked for" in faults
+    assert "GET of the list: not what was asked for" in faults
+    assert "models have lost their last name" in faults
+
+
+@pytest.mark.parametrize(
+    "body", [b"", b"<html>", b"null", b"[]", b"7", b'{"id": "a"}', b'{"threat_models": [7]}']
+)
+@pytest.mark.parametrize("is_list", [True, False])
+def test_whatever_comes_instead_of_an_answer_is_wrong(body: bytes, is_list: bool) -> None:
+    model = Model(0)
+    model.id = "a"
+    call = Call("GET", None if is_list else model, None, None, 0, 1, Answer(200, body))
+    assert wrong(call, [model], 0) in {"no JSON", "not what was asked for", "another model"}
 
 
 @_served(_Failing)

@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import ClassVar
 
 import pytest
+from click.testing import CliRunner
 from rich.console import Console
 
+from bench.cli import main
 from bench.document import Document, read_json
 from bench.model import Place, Run
 from bench.runner import Plan, carry_out
@@ -82,3 +84,33 @@ async def test_one_fault_of_tmi_in_one_run_is_an_exit_status(
     monkeypatch.setattr(Look, "faults", ["lost"])
     status, document = await _carried_out(tmp_path, 10, repeat=1)
     assert (1, [["lost"]] * 2) == (status, [run.faults for run in document.runs])
+
+
+async def test_a_file_that_cannot_be_written_in_the_end_costs_neither_table_nor_figures(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_text("no folder")
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "elsewhere"))
+    console = Console(file=StringIO(), width=200)
+    plan = Plan([Look(rate=10)], [First], 1, tmp_path / "file" / "out.json", tmp_path / "out.html")
+    assert 1 == await carry_out(plan, console, ["fanout"])
+    assert isinstance(console.file, StringIO)
+    told = console.file.getvalue()
+    (kept,) = (tmp_path / "elsewhere").glob("*/out.json")
+    assert 1 == len(read_json(kept).runs)
+    for text in ("medians (lowest to highest run)", "out.json could not be written", f"All figures: {kept}"):
+        assert text in told
+    assert (tmp_path / "out.html").read_text().startswith("<!DOCTYPE html>")
+
+
+def test_a_file_that_cannot_be_written_is_refused_before_anything_starts(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("before")
+    for option in ("--json", "--html"):
+        other = "--html" if option == "--json" else "--json"
+        arguments = ["fanout", "--servers", "tmi", option, f"{tmp_path}/file/out", other, f"{tmp_path}/file"]
+        refused = CliRunner().invoke(main, arguments)
+        assert 2 == refused.exit_code
+        assert "file/out cannot be written: " in " ".join(refused.output.split())
+    assert "before" == (tmp_path / "file").read_text()
+    assert ["file"] == [path.name for path in tmp_path.iterdir()]

@@ -1,31 +1,39 @@
 """The other scenarios of the short set against a small relay: what they must not take for sound."""
 
 import asyncio
+import math
 import os
+import sys
+import time
 from collections.abc import AsyncIterator
 from dataclasses import replace
+from itertools import count
+from unittest.mock import AsyncMock
 
 import pycrdt
 import pytest
-from picows import WSFrame, WSMsgType, WSTransport
+from picows import WSCloseCode, WSFrame, WSMsgType, WSTransport
 
-from bench.model import Place
+from bench.model import Place, Run
+from bench.protocols import y_websocket
 from bench.scenarios.connect import ConnectLoad, IdleLoad, forgery_let_in
 from bench.scenarios.cursors import CursorsLoad
 from bench.scenarios.join import JoinLoad
 from bench.scenarios.rooms import RoomsLoad
 from bench.servers import Room
+from bench.yjs import Reader
 from tests.integration.bench.test_fanout import LATE_S, Durable, Forger, Late, Relay, RelaySocket
 
 CORE = min(os.sched_getaffinity(0))
 PLACE = Place(CORE, CORE)
 ROOMS = RoomsLoad(rooms=1, clients=2, rate=20, seconds=0.5, warm_up_s=0.2, settle_s=0.6)
 CURSORS = CursorsLoad(clients=4, rate=20, seconds=0.5, warm_up_s=0.2, settle_s=0.6)
-JOIN = JoinLoad(joiners=4, kib=200)
+JOIN = JoinLoad(joiners=4, kib=200, warm_up_s=0)
 CONNECT = ConnectLoad(at_once=2, rooms=1, seconds=0.3, warm_up_s=0.3)
 IDLE = IdleLoad(sockets=4, rooms=1, at_once=1, hold_s=0.05)
 EDITS = round(ROOMS.clients * ROOMS.rate * (ROOMS.warm_up_s + ROOMS.seconds))
 AWARENESS = b"\x01"
+ASKED = y_websocket().asked
 
 
 class Crowd(Relay):
@@ -76,6 +84,37 @@ class Miser(Relay):
         return pycrdt.get_update(pycrdt.merge_updates(*given, pycrdt.Doc().get_update()), have)
 
 
+class Slow(Relay):
+    """Makes those who ask as number `first` to `last` wait, or all who ask within that many seconds after the
+    first of them.
+    """
+
+    def __init__(self, first: int, last: int = sys.maxsize, for_s: float = 60) -> None:
+        super().__init__(lambda _, payload: payload)
+        self.first, self.last, self.for_s = first, last, for_s
+        self.asked, self.waited, self.since = 0, 0, math.inf
+
+    def is_slow(self) -> bool:
+        self.asked += 1
+        if self.asked == self.first:
+            self.since = time.perf_counter()
+        is_slow = self.first <= self.asked <= self.last and time.perf_counter() < self.since + self.for_s
+        self.waited += is_slow
+        return is_slow
+
+
+class SlowSocket(RelaySocket):
+    relay: Slow
+
+    def on_ws_frame(self, transport: WSTransport, frame: WSFrame) -> None:
+        payload = frame.get_payload_as_bytes()
+        if frame.msg_type is WSMsgType.BINARY and payload.startswith(ASKED) and self.relay.is_slow():
+            answer = y_websocket().answer(self.relay.beyond(Reader(payload[len(ASKED) :]).chunk()))
+            asyncio.get_running_loop().call_later(LATE_S, transport.send, WSMsgType.BINARY, answer)
+        else:
+            super().on_ws_frame(transport, frame)
+
+
 class Hasty(Relay):
     """Loses every tenth edit, and alters one."""
 
@@ -93,6 +132,8 @@ async def relay(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch)
     server: Relay = request.param()
     if isinstance(server, Crowd):
         monkeypatch.setattr("tests.integration.bench.test_fanout.RelaySocket", CrowdSocket)
+    if isinstance(server, Slow):
+        monkeypatch.setattr("tests.integration.bench.test_fanout.RelaySocket", SlowSocket)
     await server.start(0)
     yield server
     await server.stop()
@@ -157,6 +198,47 @@ async def test_joiners_who_lack_something_are_noticed(relay: Relay) -> None:
     assert any("joiners lack up to" in fault for fault in run.faults), run.faults
 
 
+def _slowest_ms(run: Run) -> float:
+    return max(ms for _, ms in run.curves["latency"].points)
+
+
+@pytest.mark.parametrize("relay", [lambda: Slow(3, 2 + JOIN.joiners)], indirect=True)
+async def test_the_storm_before_the_measured_one_is_no_figure(relay: Slow) -> None:
+    """Seeder and witness ask first. The first storm lasts longer than the warm-up, so it is the only one."""
+    run = await replace(JOIN, kib=4, warm_up_s=LATE_S / 2).measure(relay, PLACE)
+    assert ([], [], JOIN.joiners) == (run.faults, relay.sockets, relay.waited)
+    assert 2 * (2 + JOIN.joiners) == relay.asked
+    assert 0 < run.figures["p99_ms"] <= _slowest_ms(run) < LATE_S * 1e3
+
+
+@pytest.mark.parametrize("relay", [lambda: Slow(2, for_s=CONNECT.warm_up_s)], indirect=True)
+async def test_connections_of_the_warm_up_are_no_figure(relay: Slow) -> None:
+    """Who comes within the warm-up waits for longer than it lasts: those at once, and none of them twice."""
+    run = await CONNECT.measure(relay, PLACE)
+    assert ([], [], CONNECT.at_once) == (run.faults, relay.sockets, relay.waited)
+    assert 0 < run.figures["p99_ms"] <= _slowest_ms(run) < LATE_S * 1e3
+    assert run.figures["accepted_per_s"] * CONNECT.seconds <= relay.asked - CONNECT.rooms - CONNECT.at_once
+
+
+@pytest.mark.parametrize("relay", [lambda: Relay(lambda _, payload: payload)], indirect=True)
+async def test_a_joiner_who_is_sent_away_again_is_noticed(
+    relay: Relay, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The witness is the second to ask; which joiner is the third is chance."""
+    answers = count(1)
+
+    class Rude(RelaySocket):
+        def on_ws_frame(self, transport: WSTransport, frame: WSFrame) -> None:
+            super().on_ws_frame(transport, frame)
+            if frame.get_payload_as_bytes().startswith(y_websocket().asked) and next(answers) == 3:
+                transport.send_close(WSCloseCode.TRY_AGAIN_LATER, b"full")
+
+    monkeypatch.setattr("tests.integration.bench.test_fanout.RelaySocket", Rude)
+    run = await replace(JOIN, kib=1).measure(relay, PLACE)
+    (fault,) = run.faults
+    assert fault.endswith(": closed with 1013: full")
+
+
 @pytest.mark.parametrize("relay", [lambda: Crowd(late=CURSORS.clients + 1)], indirect=True)
 async def test_honest_cursors_are_found_without_fault(relay: Relay, all_remarks: set[str]) -> None:
     """The first moves of the warm-up come late."""
@@ -195,10 +277,14 @@ async def test_an_idle_client_that_is_deaf_is_noticed(relay: Relay) -> None:
 
 
 @pytest.mark.parametrize("relay", [_honest], indirect=True)
-async def test_a_token_that_nobody_looks_at_is_noticed(relay: Relay) -> None:
+async def test_a_token_that_nobody_looks_at_is_noticed(
+    relay: Relay, monkeypatch: pytest.MonkeyPatch
+) -> None:
     room = await relay.room()
     with_token = replace(room, url=f"{room.url}?token=header.payload.signature")
-    assert ["a connection with a forged token was let in"] == await forgery_let_in(with_token)
+    monkeypatch.setattr(relay, "room", AsyncMock(return_value=with_token))
+    run = await replace(CONNECT, seconds=0.01, warm_up_s=0).measure(relay, PLACE)
+    assert ["a connection with a forged token was let in"] == run.faults
     assert [] == await forgery_let_in(room), "it has none"
     nobody = Room(f"ws://127.0.0.1:9/room?token={'x' * 20}", room.dialect)
     assert [] == await forgery_let_in(nobody), "it was refused"

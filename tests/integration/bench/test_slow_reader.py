@@ -3,8 +3,11 @@
 import asyncio
 import os
 from collections.abc import AsyncIterator, Callable
+from time import perf_counter
+from typing import ClassVar
 
 import pytest
+from picows import WSListener
 
 from bench.load import send_one
 from bench.measuring import leave_all, new_client
@@ -18,6 +21,7 @@ LOAD = SlowReaderLoad(
 )  # fmt: skip
 CORE = min(os.sched_getaffinity(0))
 FIRST_SLOW = LOAD.clients
+EDITS = round(LOAD.writers * LOAD.rate * (LOAD.warm_up_s + 2 * LOAD.seconds + LOAD.catch_up_s))
 EDIT = b"0.40\x01w"
 """Is in the update of an edit that is made while the slow ones do not read."""
 
@@ -38,16 +42,58 @@ class Impatient(Relay):
         return payload
 
 
+class Unforgiving(Impatient):
+    """Lets nobody in again."""
+
+    def listener(self) -> WSListener | None:
+        return super().listener() if self._drops else None
+
+
+class Watched(SlowReader):
+    """Notes since when it does not read, and until when."""
+
+    all: ClassVar[list["Watched"]] = []
+
+    def stop_reading(self) -> None:
+        super().stop_reading()
+        self.stopped_at = perf_counter()
+        self.all.append(self)
+
+    async def read_on(self, url: str) -> None:
+        self.resumed_at = perf_counter()
+        await super().read_on(url)
+
+
 def _faithfully(_number: int, payload: bytes) -> bytes:
     return payload
 
 
-def _not_all_to_a_slow_one(number: int, payload: bytes) -> bytes | None:
-    return None if number == FIRST_SLOW and EDIT in payload else payload
+def _not_all_to_slow_ones(number: int, payload: bytes) -> bytes | None:
+    """One gets nothing any more, the other one lacks an edit that was made while it did not read."""
+    has_ended = number == FIRST_SLOW and _clock(payload) >= 40
+    return None if has_ended or (number == FIRST_SLOW + 1 and EDIT in payload) else payload
+
+
+def _clock(payload: bytes) -> int:
+    """Of the one edit in a frame: its key says it."""
+    return int(payload.split(b"\x01w", 1)[0].rsplit(b".", 1)[1])
 
 
 def _not_all_to_another(number: int, payload: bytes) -> bytes | None:
     return None if number == FIRST_SLOW - 1 and EDIT in payload else payload
+
+
+class Rude(Relay):
+    """Ends the connection of one who reads all the time, when it has given it everything."""
+
+    def __init__(self, spoil: Spoil) -> None:
+        super().__init__(self._and_then_end)
+        self._spoil = spoil
+
+    def _and_then_end(self, number: int, payload: bytes) -> bytes | None:
+        if len(self.updates) == EDITS and number == FIRST_SLOW - 1:
+            asyncio.get_running_loop().call_soon(self.sockets[number].disconnect)
+        return self._spoil(number, payload)
 
 
 @pytest.fixture
@@ -83,9 +129,19 @@ async def test_who_stops_reading_reads_nothing_until_it_reads_again(relay: Relay
 
 
 @pytest.mark.parametrize("relay", [(Relay, _faithfully)], indirect=True)
-async def test_an_honest_server_is_found_without_fault(relay: Relay) -> None:
+async def test_an_honest_server_is_found_without_fault(
+    relay: Relay, all_remarks: set[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Watched.all.clear()
+    monkeypatch.setattr("bench.scenarios.slow_reader.SlowReader", Watched)
     run = await LOAD.measure(relay, Place(CORE, CORE))
     assert [] == run.faults
+    for slow in Watched.all:
+        assert slow.resumed_at - slow.stopped_at > 0.9 * LOAD.seconds
+        assert not [at for at in slow.read_at if slow.stopped_at < at < slow.resumed_at]
+    assert (LOAD.slow, True) == (len(Watched.all), relay.most <= LOAD.clients_at_once)
+    assert all_remarks <= set(run.remarks)
+    assert "slip_p99_ms" in run.figures
     figures = run.figures
     assert 0 == figures["times_lost"]
     assert 0 < figures["caught_up_ms"] < 1_000
@@ -105,17 +161,26 @@ async def test_a_slow_client_that_is_dropped_comes_back_and_has_everything(relay
     assert "the server closed 1 slow connections; they came back" in run.remarks
 
 
-@pytest.mark.parametrize("relay", [(Relay, _not_all_to_a_slow_one)], indirect=True)
-async def test_one_edit_that_a_slow_client_never_gets_is_a_fault(relay: Relay) -> None:
+@pytest.mark.parametrize("relay", [(Relay, _not_all_to_slow_ones)], indirect=True)
+async def test_a_slow_client_that_never_catches_up_is_a_fault(relay: Relay) -> None:
     run = await LOAD.measure(relay, Place(CORE, CORE))
-    assert ["slow client 3 never got 1 of 120 edits"] == run.faults
+    assert [
+        f"slow client 3 never got 40 of {EDITS} edits", f"slow client 4 never got 1 of {EDITS} edits",
+    ] == run.faults  # fmt: skip
     assert "caught_up_ms" not in run.figures
 
 
-@pytest.mark.parametrize("relay", [(Relay, _not_all_to_another)], indirect=True)
-async def test_one_edit_that_another_never_gets_is_a_fault(relay: Relay) -> None:
+@pytest.mark.parametrize("relay", [(Rude, _not_all_to_another)], indirect=True)
+async def test_another_s_lost_edit_and_lost_connection_are_faults(relay: Relay) -> None:
     run = await LOAD.measure(relay, Place(CORE, CORE))
-    assert ["1 of 240 copies never arrived"] == run.faults
+    assert ["client 2: the connection was lost", "1 of 240 copies never arrived"] == run.faults
+
+
+@pytest.mark.parametrize("relay", [(Unforgiving, _faithfully)], indirect=True)
+async def test_a_slow_client_that_cannot_come_back_breaks_the_run_off(relay: Relay) -> None:
+    with pytest.raises(ExceptionGroup) as raised:
+        await LOAD.measure(relay, Place(CORE, CORE))
+    assert raised.group_contains(OSError)
 
 
 def test_memory_is_what_grew_while_some_did_not_read_beyond_what_grows_anyway() -> None:

@@ -14,8 +14,10 @@ from bench.runner import Plan
 from bench.scenarios import SCENARIOS
 from bench.scenarios.fanout import FanoutLoad
 from bench.scenarios.rooms import RoomsLoad
-from bench.servers import SERVERS
+from bench.servers import SERVERS, Deployment, ServerError
+from bench.servers.base import free_port
 from bench.servers.peers import PycrdtWebsocketServer
+from bench.target import Target
 
 LOAD = FanoutLoad(clients=50)
 HERE = "http://127.0.0.1:8080"
@@ -23,8 +25,8 @@ HERE = "http://127.0.0.1:8080"
 
 def _aim(plan: Plan | None = None, **changes: Any) -> Plan:
     given = {
-        "url": None, "servers": None, "token_file": None, "is_own": False, "at_most_s": 300.0,
-        "at_most_clients": 1000,
+        "url": None, "servers": None, "token_file": None, "is_own": False, "at_most_s": None,
+        "at_most_clients": None,
     }  # fmt: skip
     return aimed(plan or Plan([LOAD], []), **(given | changes))
 
@@ -77,10 +79,45 @@ def test_the_thousand_clients_of_a_service_are_a_default() -> None:
     assert (2, True) == (refused.exit_code, "--at-most-clients is 1,000" in refused.output)
 
 
+@pytest.mark.parametrize("command", ["fanout", "short"])
+@pytest.mark.parametrize("url", ["http://198.51.100.7", "http://[2001:db8::7]"])
+def test_a_service_elsewhere_is_not_even_asked_without_its_owner_s_word(
+    url: str, command: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plans: list[Plan] = []
+
+    async def carried_out(plan: Plan, _console: object, _command: object) -> int:
+        plans.append(plan)
+        return 0
+
+    monkeypatch.setattr("bench.cli.carry_out", carried_out)
+    refused = CliRunner().invoke(main, [command, "--url", url])
+    assert (1, []) == (refused.exit_code, plans)
+    assert "is not this machine" in refused.output
+    allowed = CliRunner().invoke(main, [command, "--url", url, "--i-own-this-server"])
+    assert (0, 300) == (allowed.exit_code, plans[0].at_most_s)
+    assert ["deployment"] == [make().name for make in plans[0].servers]
+
+
 def test_what_goes_with_a_service_is_refused_without_one(tmp_path: Path) -> None:
-    for changes in ({"is_own": True}, {"token_file": tmp_path}):
+    given: dict[str, Any] = {"is_own": True, "token_file": tmp_path}
+    given |= {"at_most_s": 300.0, "at_most_clients": 1000}
+    for name, value in given.items():
         with pytest.raises(click.UsageError, match="go with --url"):
-            _aim(servers=("tmi",), **changes)
+            _aim(servers=("tmi",), **{name: value})
+
+
+@pytest.mark.parametrize("bound", [("--at-most-s", "60"), ("--at-most-clients", "5")])
+def test_a_bound_that_would_bind_nothing_is_refused(bound: tuple[str, str]) -> None:
+    refused = CliRunner().invoke(main, ["fanout", "--servers", "tmi", *bound])
+    assert (2, True) == (refused.exit_code, f"{bound[0]} " in refused.output)
+    assert "go with --url" in refused.output
+
+
+async def test_who_does_not_answer_is_not_asked_for_a_token() -> None:
+    with pytest.raises(ServerError, match="does the service run, and are scheme, host and port") as told:
+        await Deployment(Target(f"http://127.0.0.1:{free_port()}")).start(0)
+    assert "token" not in str(told.value).split("failed:")[1]
 
 
 def _token(plan: Plan) -> str | None:

@@ -184,6 +184,45 @@ def test_a_figure_that_is_missing_and_a_load_that_became_too_much_are_told() -> 
     assert not compare(behind, behind, TEN_PERCENT).regressed, "it did before, too"
 
 
+def test_a_load_that_was_not_measured_again_is_told_and_counts() -> None:
+    loads = [load(10), load(40)]
+    old = document([run(server, 5, of=of) for of in loads for server in ("tmi", "y-websocket")], loads)
+    new = replace(old, summaries=[one for one in old.summaries if one.load == loads[0].label])
+    found = compare(old, new, TEN_PERCENT)
+    assert {("fanout", loads[1].label, "tmi"): ["its load was not measured"]} == found.new_faults
+    assert found.regressed
+    assert f"new fault fanout, {loads[1].label}, tmi: its load was not measured" in _printed(old, new)
+    assert not compare(old, new, TEN_PERCENT, allow_missing=True).regressed
+    assert not compare(new, old, TEN_PERCENT).regressed, "one more is no fault"
+
+
+def test_a_peer_that_is_not_there_any_more_is_no_fault_of_ours() -> None:
+    old = _measured([5, 5])
+    assert not compare(old, document([run("tmi", 5), run("tmi", 5)]), TEN_PERCENT).new_faults
+
+
+def test_what_is_missing_by_leave_is_rows_and_not_figures(tmp_path: Path) -> None:
+    loads = [load(10), load(40)]
+    old = document([run("tmi", 5, of=of) for of in loads], loads)
+    new = replace(old, summaries=old.summaries[:1])
+    assert [1, 0] == [_compared(tmp_path, old, new, *more).exit_code for more in ([], ["--allow-missing"])]
+    without = [replace(one, figures={"p50_ms": one.figures["p50_ms"]}) for one in new.summaries]
+    less = replace(old, summaries=without)
+    assert 1 == _compared(tmp_path, old, less, "--allow-missing").exit_code
+
+
+def test_faults_hide_neither_missing_figures_nor_a_load_that_became_too_much() -> None:
+    old = _measured([5])
+    faults = [f"{number} copies never arrived" for number in range(5)]
+    broken = [
+        replace(one, figures={}, faults=faults, remarks=[FELL_BEHIND]) if one.server == "tmi" else one
+        for one in old.summaries
+    ]
+    (told,) = compare(old, replace(old, summaries=broken), TEN_PERCENT).new_faults.values()
+    assert [*faults[:3], "and 2 more", FELL_BEHIND] == told[:5]
+    assert {f"its {key} is missing" for key in ("cpu_us", "p50_ms", "p99_ms")} == set(told[5:])
+
+
 def _key(found: Comparison) -> tuple[str, str, str]:
     (key,) = found.new_faults
     return key

@@ -12,6 +12,8 @@ NAMES = {
     "both.test": ["127.0.0.1", "198.51.100.7"],
     "there.test": ["198.51.100.7"],
     "mapped.test": ["::ffff:198.51.100.7"],
+    "six.test": ["::1", "2001:db8::7"],
+    "127.0.0.1.there.test": ["198.51.100.7"],
 }
 
 
@@ -41,7 +43,11 @@ def test_this_machine_is_allowed(url: str) -> None:
 
 @pytest.mark.parametrize(
     "url",
-    ["https://there.test", "https://both.test", "https://mapped.test", "http://0.0.0.0", "http://198.51.100.7"],
+    [
+        "https://there.test", "https://both.test", "https://mapped.test", "http://0.0.0.0", "http://198.51.100.7",
+        "http://[2001:db8::7]:8080", "http://[::]", "http://[::ffff:198.51.100.7]", "http://[fe80::1]",
+        "http://3325256711", "http://127.0.0.1.there.test", "https://six.test",
+    ],
 )
 def test_any_other_needs_its_owners_word(url: str) -> None:
     with pytest.raises(NotAllowed, match=r"is not this machine.*--i-own-this-server"):

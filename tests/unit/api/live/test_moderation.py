@@ -63,3 +63,17 @@ def test_reads_of_one_turn_are_one_wait() -> None:
 
     assert asyncio.run(read(1)) > 0.0003
     assert asyncio.run(read(20)) < 0.005
+
+
+def test_nobody_is_made_to_wait_who_waits_for_the_process_already() -> None:
+    async def turns(is_hurried: bool) -> float:
+        moderation = ReadModeration(0.05, lambda: is_hurried)
+        moderation.wait_s(2000, time.monotonic())
+        start = time.perf_counter()
+        for _ in range(50):
+            moderation.count()
+            await asyncio.sleep(0)
+            await asyncio.sleep(0)
+        return time.perf_counter() - start
+
+    assert asyncio.run(turns(False)) > 4 * asyncio.run(turns(True))
