@@ -74,8 +74,8 @@ def finer(process: Process) -> float:
     the threads that have ended, so it is right where it says more.
     """
     try:
-        threads = [(task / "schedstat").read_bytes() for task in (_PROC / str(process.pid) / "task").iterdir()]
-        exact_s = sum(int(line.split()[0]) for line in threads) / 1e9
+        threads = (_PROC / str(process.pid) / "task").iterdir()
+        exact_s = sum(int((thread / "schedstat").read_bytes().split()[0]) for thread in threads) / 1e9
     except (OSError, ValueError, IndexError):
         return process.own_s
     return exact_s if exact_s > process.own_s - 2 * _TICK_S else process.own_s

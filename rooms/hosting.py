@@ -5,16 +5,17 @@ counted, and ends the one session it happened in.
 """
 
 import logging
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar, Generic, TypeVar, cast
 
 from crdt import y_websocket
-from crdt.document import EMPTY_UPDATE
-from crdt.messages import Awareness, Message, SyncStep1, Update
+from crdt.document import EMPTY_STATE_VECTOR, EMPTY_UPDATE
+from crdt.messages import Awareness, Message, QueryAwareness, SyncStep1, Update
 from rooms import closing
 from rooms.audience import Audience
 from rooms.effects import (
+    NOTHING,
     Acknowledge,
     Broadcast,
     ChangeRole,
@@ -39,7 +40,11 @@ from tmi.domain.roles import Role
 log = logging.getLogger(__name__)
 
 _LARGE_BYTES = 256 * 1024
+_SLOW_BYTES = 16 * 1024
+"""From this size on it takes more than moments to find out what somebody lacks of a document."""
 _ASKING_MAX = 16
+_QUERIED_S = 0.037
+"""For so long one answer is enough for whoever asks who is here: about as often as cursors go out."""
 _WIRES_MAX = 4
 _RESOLUTION_S = 0.001
 """Of the loop's clock and timers."""
@@ -52,7 +57,7 @@ RoomT = TypeVar("RoomT", bound=Audience)
 class Session:
     """One member's presence in one room: what a socket holds on to, whoever hosts the room."""
 
-    __slots__ = ("has_edited", "number", "peer", "runner", "source")
+    __slots__ = ("has_edited", "is_served", "number", "peer", "runner", "source")
 
     def __init__(self, runner: "Runner[Any]", number: SessionNumber, peer: Peer) -> None:
         self.runner = runner
@@ -62,6 +67,8 @@ class Session:
         self.peer = peer
         self.has_edited = False
         """Since that was gathered last (`Runner.edited`)."""
+        self.is_served = False
+        """It was sent the document, as everybody is once; what it asks for again counts as its own."""
         self.source: Source | None = None
         """The socket, where nothing but this session depends on when it is read."""
 
@@ -118,8 +125,10 @@ class Runner(Generic[RoomT]):
         self._gathering: Gathering | None = None
         """While the room is busy: who is read when its tick is due."""
         self._gather_at = 0.0
-        self._asking: Counter[SessionNumber] = Counter()
-        """How many SyncStep1s of whom wait for their turn."""
+        self._asking: dict[SessionNumber, deque[SyncStep1]] = {}
+        """The SyncStep1s that wait for a turn of their session, which waits for one turn at a time."""
+        self._queried: dict[SessionNumber, bool] = {}
+        """Who was told of late who is here, and whether it has asked again since."""
         self._wires: dict[Hashable, tuple[bytes, bytes]] = {}
         """States as they were last framed."""
 
@@ -164,9 +173,10 @@ class Runner(Generic[RoomT]):
 
     def receive(self, number: SessionNumber, message: Message) -> None:
         """Hand a message of a session to the room."""
-        size = self.room.document.bytes_estimate
-        if size > _LARGE_BYTES and isinstance(message, SyncStep1):
-            self._receive_in_turn(number, message, size)
+        if isinstance(message, SyncStep1):
+            self._receive_question(number, message)
+        elif isinstance(message, QueryAwareness):
+            self._receive_query(number, message)
         else:
             self._receive(number, message)
 
@@ -178,34 +188,84 @@ class Runner(Generic[RoomT]):
         else:
             self._flush_by(due)
 
-    def _receive_in_turn(self, number: SessionNumber, message: SyncStep1, size: int) -> None:
-        if self._asking[number] >= _ASKING_MAX:
-            self.end_session(number, closing.TRY_AGAIN_LATER, "too many requests for a large document")
-            return
+    def _receive_question(self, number: SessionNumber, message: SyncStep1) -> None:
         session = self._sessions.get(number)
         if session is None:
             return
-        self._asking[number] += 1
+        asking = self._asking.get(number)
+        if asking is None and not self._is_costly(session, message):
+            self._answer(session, message)
+            return
+        if asking is None:
+            self._asking[number] = deque((message,))
+            self._wait_for_turn(session)
+        elif len(asking) < _ASKING_MAX:
+            asking.append(message)
+        else:
+            self.end_session(number, closing.TRY_AGAIN_LATER, "too many requests for a large document")
+
+    def _is_costly(self, session: Session, message: SyncStep1) -> bool:
+        is_simple = message.state_vector == EMPTY_STATE_VECTOR or session.peer.framing is None
+        return self.room.document.bytes_estimate > (_LARGE_BYTES if is_simple else _SLOW_BYTES)
+
+    def _wait_for_turn(self, session: Session) -> None:
         # By then another runner may host the session.
-        self._ticker.paced(size, lambda: session.runner.take_turn(number, message))
+        self._ticker.paced(self.room.diagram, lambda: session.runner.take_turn(session))
 
-    def take_turn(self, number: SessionNumber, message: SyncStep1) -> None:
-        """Answer a session whose turn has come."""
-        self._asking[number] -= 1
-        if not self._asking[number]:
+    def take_turn(self, session: Session) -> int:
+        """Answer a session whose turn has come; how much that was, in bytes."""
+        number = session.number
+        asking = self._asking[number]
+        size = self._answer(session, asking.popleft())
+        if not asking or number not in self._sessions:
             del self._asking[number]
-        self._receive(number, message)
+        else:
+            self._wait_for_turn(session)
+        return size
 
-    def _receive(self, number: SessionNumber, message: Message) -> None:
+    def _answer(self, session: Session, message: SyncStep1 | QueryAwareness) -> int:
+        """How much the answer was, in bytes: whoever asks again pays for it."""
+        size = sum(map(_answer_size, self._receive(session.number, message)))
+        if session.is_served or isinstance(message, QueryAwareness):
+            session.peer.answered(size)
+        else:
+            session.is_served = True
+        return size
+
+    def _receive_query(self, number: SessionNumber, message: QueryAwareness) -> None:
+        session = self._sessions.get(number)
+        if session is None:
+            return
+        if number in self._queried:
+            self._queried[number] = True
+            return
+        self._remember_query(number, has_asked_again=False)
+        self._answer(session, message)
+
+    def _remember_query(self, number: SessionNumber, *, has_asked_again: bool) -> None:
+        if not self._queried:
+            self._ticker.at(self._ticker.now() + _QUERIED_S, self._answer_queries)
+        self._queried[number] = has_asked_again
+
+    def _answer_queries(self) -> None:
+        """Answer those who have asked again."""
+        queried, self._queried = self._queried, {}
+        for number, has_asked_again in queried.items():
+            if has_asked_again:
+                self._receive_query(number, QueryAwareness())
+
+    def _receive(self, number: SessionNumber, message: Message) -> Effects:
+        """Returns what was done."""
         try:
             effects = self.room.receive(number, message, self._ticker.now())
         except Exception:
             self.faults += 1
             log.exception("room %s: a message could not be handled", self.room.diagram)
             self.end_session(number, closing.INTERNAL_ERROR, "internal error")
-        else:
-            if effects:
-                self.perform(effects)
+            return NOTHING
+        if effects:
+            self.perform(effects)
+        return effects
 
     def pause(self, number: SessionNumber) -> None:
         """Stop broadcasts to a slow reader."""
@@ -234,13 +294,15 @@ class Runner(Generic[RoomT]):
         for number in numbers:
             session = self._sessions.pop(number)
             session.runner = other
-            other._take_in(session, self._ungroup(session), self._asking.pop(number, 0))  # noqa: SLF001
+            other._take_in(session, self._ungroup(session), self._asking.pop(number, None))  # noqa: SLF001
+            if self._queried.pop(number, False):
+                other._remember_query(number, has_asked_again=True)  # noqa: SLF001
 
-    def _take_in(self, session: Session, is_subscribed: bool, asking: int) -> None:
+    def _take_in(self, session: Session, is_subscribed: bool, asking: deque[SyncStep1] | None) -> None:
         self._sessions[session.number] = session
         if is_subscribed:
             self._groups.setdefault(session.peer.framing, {})[session.number] = session.peer
-        if asking:
+        if asking is not None:
             self._asking[session.number] = asking
 
     # --- reading by ticks -----------------------------------------------------------------------
@@ -444,3 +506,9 @@ class Runner(Generic[RoomT]):
         Close: _close,
         FlushAt: _schedule_flush,
     }
+
+
+def _answer_size(effect: Effect) -> int:
+    if isinstance(effect, Send):
+        return len(effect.body)
+    return len(effect.base) + len(effect.later) if isinstance(effect, SendState) else 0

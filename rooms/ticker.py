@@ -2,13 +2,18 @@
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable
+import time
+from collections import deque
+from collections.abc import Callable, Hashable, Iterable
 from heapq import heappop, heappush
 
 log = logging.getLogger(__name__)
 
 _TICKING_S = 0.05
 _PACED_BYTES_PER_S = 1 << 30
+_PACED_WAIT_MAX_S = 0.1
+_NO_WAIT_S = 0.0005
+"""Timers have a resolution of a millisecond (uvloop)."""
 
 
 class Ticker:
@@ -21,7 +26,10 @@ class Ticker:
         self._order = 0
         self._timer: asyncio.Handle | None = None
         self._timer_at = 0.0
-        self._paced_until = 0.0
+        self._turns: dict[Hashable, deque[Callable[[], int]]] = {}
+        """What waits for its turn, by for whom: they take turns."""
+        self._turn: asyncio.Handle | None = None
+        self._is_turning = False
 
     def now(self) -> float:
         """The rooms' clock: the loop's, in seconds."""
@@ -44,17 +52,38 @@ class Ticker:
         if self._timer is None or when < self._timer_at:
             self._set_timer(when)
 
-    def paced(self, size: int, callback: Callable[[], None]) -> None:
-        """Call back when it is the turn of so many bytes: states that many newcomers ask for go out at the
-        pace at which a core copies them, so that everybody else is served in between.
+    def paced(self, whose: Hashable, callback: Callable[[], int]) -> None:
+        """Call back when it is their turn; `callback` returns how many bytes it has written.
+
+        What is costly goes out one after the other, one in a turn of the loop at most, and as far apart as it
+        took: as long as it ran, or as a core needs to copy so many bytes. So everybody else is served in
+        between. Of those who wait, nobody gets a second turn before the others had one.
         """
-        now = self._loop.time()
-        turn = max(now, self._paced_until)
-        self._paced_until = turn + size / _PACED_BYTES_PER_S
-        if turn <= now:
-            callback()
+        self._turns.setdefault(whose, deque()).append(callback)
+        if self._turn is None and not self._is_turning:
+            self._take_turn()
+
+    def _take_turn(self) -> None:
+        self._turn = None
+        if not self._turns:
+            return
+        whose = next(iter(self._turns))
+        waiting = self._turns.pop(whose)
+        callback = waiting.popleft()
+        if waiting:
+            self._turns[whose] = waiting
+        self._is_turning = True
+        began, size = time.monotonic(), 0
+        try:
+            size = callback()
+        except Exception:
+            log.exception("what had its turn in a room failed; the other rooms go on")
+        self._is_turning = False
+        took_s = max(time.monotonic() - began, size / _PACED_BYTES_PER_S)
+        if took_s > _NO_WAIT_S:
+            self._turn = self._loop.call_later(min(took_s, _PACED_WAIT_MAX_S), self._take_turn)
         else:
-            self.at(turn, callback)
+            self._turn = self._loop.call_soon(self._take_turn)
 
     def _set_timer(self, when: float) -> None:
         if self._timer is not None:
@@ -83,6 +112,10 @@ class Ticker:
         if self._timer is not None:
             self._timer.cancel()
         self._timer = None
+        if self._turn is not None:
+            self._turn.cancel()
+        self._turn = None
+        self._turns.clear()
         self._later.clear()
         self._soon.clear()
 

@@ -47,6 +47,8 @@ from tmi.domain.roles import Action, Role, may
 log = logging.getLogger(__name__)
 
 _PONG = binary_frame(hocuspocus.PONG)
+_IGNORED_COST = 10
+"""What means nothing here counts as so many edits: no provider sends much of it."""
 _EMPTY_AWARENESS = b"\x01\x01\x00"
 _NOT_IN_A_NAME = re.compile(r"[^0-9a-zA-Z-]")
 _ENDS_ALONE = frozenset(
@@ -163,6 +165,10 @@ class HocuspocusDocument(Informed):
         if after is not None:
             self.inform(missed(after))
 
+    def answered(self, size: int) -> None:
+        """It counts for the socket."""
+        self.socket.charge(0, size)
+
     def close(self, code: int, reason: str) -> None:
         """End this document, or the whole socket where the client is to come back or is at fault."""
         if code in _ENDS_ALONE:
@@ -239,14 +245,16 @@ class HocuspocusSocket(LiveSocket):
         envelope = hocuspocus.decode(message)
         content = envelope.message
         if isinstance(content, Ping):
-            self.write(_PONG)
+            self.answer_ping(_PONG)
         elif isinstance(content, Auth):
             self._authenticate(envelope, content)
         elif isinstance(content, CloseDocument):
             self._detach(envelope.key)
         elif isinstance(content, BroadcastStateless):
             raise BadFrame("BroadcastStateless is for servers")
-        elif not isinstance(content, Pong | Stateless):
+        elif isinstance(content, Pong | Stateless):
+            self.charge(_IGNORED_COST - 1, 0)
+        else:
             self._message(envelope.key, content, len(message))
 
     def ended(self) -> None:

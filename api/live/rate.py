@@ -50,6 +50,11 @@ class Rate:
         self.bytes_granted += size
         return edits, size
 
+    def charge(self, edits: int, size: int) -> None:
+        """So much of what was granted is used up by what the client did not send."""
+        self.edits_granted -= edits
+        self.bytes_granted -= size
+
     def pause_s(self, edits_left: float, bytes_left: float) -> float:
         """How long not to read; 0 if there is an allowance."""
         if edits_left >= 0 and bytes_left >= 0:

@@ -10,6 +10,8 @@ time limit. What it holds true:
 - **Memory is bounded.** Past the write buffer's high mark the session is told to pause; what is still
   written to a paused socket (acknowledgements, answers) is counted, and past `outbox_max_bytes` the
   socket is closed. Pings are not answered while it is paused.
+- **Nobody is served for long at a stretch.** One read brings little unless a large message is under way, and
+  after many frames the others have their turn. What an answer costs counts against its asker's rate.
 - **A closing socket ends**: if the peer does not finish the handshake, or does not read, it is aborted.
 
 Writing is the hot path (each delivered copy is one call), so `write` is the transport's own bound method
@@ -55,10 +57,20 @@ _NORMAL = 1000
 _FAILURE_LINGER_S = 0.5
 _GATHERED_MAX_BYTES = 64 * 1024
 """Whoever sends more within a tick is read by the loop."""
+_READ_BYTES = 4 * 1024
+"""What one read may bring. The buffer grows with large messages: full of small ones it would take seconds."""
+_READ_PARTIAL_BYTES = 16 * 1024
+"""The same while a message is not whole yet."""
+_FEW_BYTES = 512
+_AT_ONCE = 64
+"""After so many frames others have their turn; `_FEW_BYTES` hold hardly more."""
+_PING_COST = 10
+"""A Ping counts as so many edits: it has us write, and nobody needs many."""
 _REASON_MAX_BYTES = 123  # RFC 6455, section 5.5: a control frame carries 125 bytes, two of them the code
 
 _BINARY, _TEXT, _CONTINUATION = WSMsgType.BINARY, WSMsgType.TEXT, WSMsgType.CONTINUATION
 _PING, _CLOSE = WSMsgType.PING, WSMsgType.CLOSE
+_PONG_HEAD = 0x8A
 
 
 def binary_frame(payload: bytes) -> bytes:
@@ -86,6 +98,7 @@ class LiveSocket(WSListener):
         "_abort_timer",
         "_bytes_left",
         "_closing",
+        "_deaf",
         "_descriptor",
         "_early",
         "_early_close",
@@ -93,10 +106,12 @@ class LiveSocket(WSListener):
         "_fragments",
         "_heard",
         "_heard_at",
+        "_is_broken",
         "_kind",
         "_overdue",
         "_partial_bytes",
         "_paused_at",
+        "_pong",
         "_rate",
         "_sockets",
         "_tcp",
@@ -125,6 +140,12 @@ class LiveSocket(WSListener):
         self._early: list[bytes] | None = early
         self._early_close: tuple[int, str] | None = None
         self._closing = False
+        self._deaf = False
+        """What comes is of no interest any more, but for a Close."""
+        self._is_broken = False
+        """picows can make no sense of what comes."""
+        self._pong: bytes | None = None
+        """Set from the answer to a Ping to the end of the loop's turn: what is owed then, if anything."""
         self._abort_timer: asyncio.TimerHandle | None = None
         self._fragments: bytearray | None = None
         self._kind = _BINARY
@@ -234,7 +255,7 @@ class LiveSocket(WSListener):
     def abandon(self) -> None:
         """The upgrade will not happen."""
         self._leave_address()
-        self._closing = True
+        self._closing = self._deaf = True
         self.write = _discard
         self._guarded(self.ended)
 
@@ -242,6 +263,7 @@ class LiveSocket(WSListener):
         """picows has found a violation, sent its Close and will disconnect; read no more of it."""
         self.leave_gathering()
         if not self._closing and self._tcp is not None:
+            self._is_broken = True
             self._count_close_of_parser()
             self._tcp.pause_reading()
             self._begin_closing(_FAILURE_LINGER_S)
@@ -265,9 +287,9 @@ class LiveSocket(WSListener):
     def _begin_closing(self, timeout_s: float) -> None:
         assert self._tcp is not None
         self.leave_gathering()
-        self._closing = True
-        if self._rate.stop() and not self._tcp.is_closing():
-            self._tcp.resume_reading()  # the answer to our Close is behind what is unread
+        self._closing = self._deaf = True
+        if self._rate.stop():
+            self._read_on()  # the answer to our Close is behind what is unread
         self.write = _discard
         self._fragments = None
         loop = asyncio.get_running_loop()
@@ -319,15 +341,15 @@ class LiveSocket(WSListener):
         if not self._closing:
             self.abandon()
 
-    def on_ws_frame(self, transport: WSTransport, frame: WSFrame) -> None:
+    def on_ws_frame(self, transport: WSTransport, frame: WSFrame) -> None:  # noqa: ARG002
         """Hot: a whole binary message, which nearly every frame is, goes straight to `received`."""
         self._heard = True
         self.since_frame = 0
         self._edits_left -= 1
         self._bytes_left -= frame.payload_size
         kind = frame.msg_type
-        if self._closing or frame.rsv1 or frame.rsv2 or frame.rsv3 or not frame.fin or kind is not _BINARY:
-            self._uncommon(transport, frame, kind)
+        if self._deaf or frame.rsv1 or frame.rsv2 or frame.rsv3 or not frame.fin or kind is not _BINARY:
+            self._uncommon(frame, kind)
         elif self._fragments is not None:
             self._fragment(kind, frame.get_payload_as_bytes(), True)
         else:
@@ -338,19 +360,38 @@ class LiveSocket(WSListener):
         if self._edits_left < 0 or self._bytes_left < 0:
             self._over_rate()
 
-    def _uncommon(self, transport: WSTransport, frame: WSFrame, kind: WSMsgType) -> None:
+    def _uncommon(self, frame: WSFrame, kind: WSMsgType) -> None:
         if self._closing:
             if kind is _CLOSE and self._tcp is not None:
                 self._tcp.close()
+        elif self._deaf and kind is not _CLOSE:
+            pass  # it is being closed, since it does not read
         elif frame.rsv1 or frame.rsv2 or frame.rsv3:
             self.fail(PROTOCOL_ERROR, "a reserved bit is set")
         elif kind is _BINARY or kind is _TEXT or kind is _CONTINUATION:
             self._fragment(kind, frame.get_payload_as_bytes(), frame.fin)
         elif kind is _PING:
-            if self._paused_at is None:
-                transport.send_pong(frame.get_payload_as_bytes())
+            payload = frame.get_payload_as_bytes()
+            self.answer_ping(bytes((_PONG_HEAD, len(payload))) + payload)
         elif kind is _CLOSE:
             self._answer_close(frame.get_payload_as_bytes())
+
+    def answer_ping(self, wire: bytes) -> None:
+        """Answer at once; of more Pings within this turn of the loop the last one alone (RFC 6455, 5.5.3)."""
+        self.charge(_PING_COST - 1, 0)
+        if self._paused_at is not None:
+            return
+        if self._pong is None:
+            self._pong = b""
+            asyncio.get_running_loop().call_soon(self._answer_last_ping)
+            self.write(wire)
+        else:
+            self._pong = wire
+
+    def _answer_last_ping(self) -> None:
+        owed, self._pong = self._pong, None
+        if owed and self._paused_at is None:
+            self.write(owed)
 
     def pause_writing(self) -> None:
         self._paused_at = asyncio.get_running_loop().time()
@@ -406,9 +447,15 @@ class LiveSocket(WSListener):
 
     def read_by_loop(self) -> None:
         """Be read by the loop again."""
+        self._read_on()
+
+    def let_others_go_first(self) -> None:
+        """Much has come at once: read on in the loop's next turn."""
+        self.leave_gathering()
         tcp = self._tcp
-        if tcp is not None and not tcp.is_closing() and not self._rate.is_pausing:
-            tcp.resume_reading()
+        if tcp is not None and not tcp.is_closing():
+            tcp.pause_reading()
+            asyncio.get_running_loop().call_soon(self._read_on)
 
     def leave_gathering(self) -> None:
         """Have the loop read this socket, if it does not."""
@@ -461,6 +508,7 @@ class LiveSocket(WSListener):
         if self._overdue > self.options.outbox_max_bytes - self.options.write_high_bytes:
             self._sockets.refusals["outbox"] += 1
             self.write = _discard
+            self._deaf = True
             # Not at once: whoever writes may be in the middle of writing to everybody in the room.
             loop = asyncio.get_running_loop()
             loop.call_soon(self.close, closing.TRY_AGAIN_LATER, "this client does not read")
@@ -498,7 +546,7 @@ class LiveSocket(WSListener):
         """A large message is through: its place in the read buffer need not stay in memory."""
         protocol = self._tcp.get_protocol() if self._tcp is not None else None
         if isinstance(protocol, _Protocol):
-            give_back(protocol.get_buffer(-1))
+            give_back(protocol.unused())
 
     def _hold_partial(self, size: int) -> None:
         self._sockets.partial_bytes += size - self._partial_bytes
@@ -523,6 +571,19 @@ class LiveSocket(WSListener):
         """What waits in the write buffer."""
         return self._tcp.get_write_buffer_size() if self._tcp is not None else 0
 
+    @property
+    def frames_left(self) -> float:
+        """Of the allowance."""
+        return self._edits_left
+
+    def charge(self, edits: int, size: int) -> None:
+        """Count as sent by this client what it costs us besides its own frames."""
+        self._edits_left -= edits
+        self._bytes_left -= size
+        self._rate.charge(edits, size)
+        if self._edits_left < 0 or self._bytes_left < 0:
+            self._over_rate()
+
     def _over_rate(self) -> None:
         """The allowance is used up: grant what time has brought since; is that too little, read no more for
         a while, and close at the end of the patience. What arrived is handled all the same.
@@ -546,8 +607,12 @@ class LiveSocket(WSListener):
             rate.pause(pause_s, self._read_on)
 
     def _read_on(self) -> None:
-        if not self._closing and self._tcp is not None and not self._tcp.is_closing():
-            self._tcp.resume_reading()
+        """Have the loop read this socket, unless it is not to be read at present."""
+        tcp = self._tcp
+        if tcp is None or tcp.is_closing() or self._is_broken:
+            return
+        if not self._rate.is_pausing and self.gathering is None:
+            tcp.resume_reading()
 
     def _lose_patience(self) -> None:
         self._sockets.refusals["rate"] += 1
@@ -575,18 +640,44 @@ class LiveSocket(WSListener):
         self._guarded(self.keepalive, now)
 
 
+_get_buffer = WSProtocol.get_buffer
+
+
 class _Protocol(WSProtocol):  # type: ignore[misc]  # see the import
     """picows' protocol, which also tells its listener when the parser has given up."""
+
+    def get_buffer(self, size_hint: int) -> memoryview:
+        """Where the next read goes. Hot."""
+        buffer: memoryview = _get_buffer(self, size_hint)
+        if len(buffer) <= _READ_BYTES:
+            return buffer
+        listener = self.listener
+        is_whole = listener is None or not listener.since_frame
+        return buffer[: _READ_BYTES if is_whole else _READ_PARTIAL_BYTES]
+
+    def unused(self) -> memoryview:
+        """All of the buffer that nothing has been read to."""
+        buffer: memoryview = _get_buffer(self, -1)
+        return buffer
 
     def buffer_updated(self, nbytes: int) -> None:
         listener = self.listener
         listener.since_frame += nbytes
-        super().buffer_updated(nbytes)
+        if nbytes > _FEW_BYTES:
+            self._much(listener, nbytes)
+        else:
+            super().buffer_updated(nbytes)
         listener.moderation.count()
         if listener.since_frame > listener.tells_from:
             listener.measure()
         if self.transport.is_close_frame_sent:
             self.listener.parser_failed()
+
+    def _much(self, listener: LiveSocket, nbytes: int) -> None:
+        before = listener.frames_left
+        super().buffer_updated(nbytes)
+        if before - listener.frames_left > _AT_ONCE:
+            listener.let_others_go_first()
 
     def upgraded(self, nbytes: int) -> None:
         """So many bytes came with the upgrade, before there was a listener."""
@@ -599,7 +690,10 @@ class _Protocol(WSProtocol):  # type: ignore[misc]  # see the import
         """So many bytes were read into the buffer by somebody else than the loop."""
         listener = self.listener
         listener.since_frame += nbytes
-        super().buffer_updated(nbytes)
+        if nbytes > _FEW_BYTES:
+            self._much(listener, nbytes)
+        else:
+            super().buffer_updated(nbytes)
         if listener.since_frame > listener.tells_from:
             listener.measure()
         if self.transport.is_close_frame_sent:

@@ -67,7 +67,10 @@ class YWebsocketSocket(LiveSocket):
     def _several(self, message: bytes) -> None:
         session = self._session
         assert session is not None
-        for part in y_websocket.decode(message):
+        parts = y_websocket.decode(message)
+        if len(parts) > 1:
+            self.charge(len(parts) - 1, 0)
+        for part in parts:
             session.receive(part)
 
     def ended(self) -> None:
@@ -128,3 +131,7 @@ class YWebsocketSocket(LiveSocket):
         """
         if self._was_refused and self.collaboration is None and may(role, Action.EDIT):
             self.close(closing.SERVICE_RESTART, "your role has changed; connect again")
+
+    def answered(self, size: int) -> None:
+        """It counts as if the client had sent it."""
+        self.charge(0, size)

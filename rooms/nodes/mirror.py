@@ -209,6 +209,9 @@ class _Seat:
     def role_changed(self, role: Role) -> None:
         self._mirror.answer(RoleChanged(self._number, role))
 
+    def answered(self, size: int) -> None:
+        """Never: its replica answers it."""
+
     def close(self, code: int, reason: str) -> None:
         self._mirror.sent_away(self._number, code, reason)
 
@@ -258,6 +261,9 @@ class _Follower:
 
     def role_changed(self, role: Role) -> None:
         """Never: a node has no role."""
+
+    def answered(self, size: int) -> None:
+        """A node has no rate."""
 
     def close(self, code: int, reason: str) -> None:
         self._mirror.dismissed(code, reason)

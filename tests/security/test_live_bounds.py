@@ -1,7 +1,7 @@
 """What a live socket may cost: before it is authenticated, and when it does not read."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 
 import pytest
 
@@ -13,7 +13,7 @@ from crdt.lib0 import var_string
 from crdt.messages import SyncStep1
 from rooms.effects import Broadcast
 from rooms.peer import Member
-from tests.harness.echo_socket import echo_server
+from tests.harness.echo_socket import EchoSocket, echo_server
 from tests.harness.live_service import LiveService, an_update, live_service
 from tests.harness.raw_websocket import BINARY, PING, connected, frame, upgrade_head, upgraded
 from tmi.domain.roles import Role
@@ -158,15 +158,116 @@ async def test_what_is_written_to_a_client_that_does_not_read_is_bounded() -> No
 
 
 async def test_pings_of_a_client_that_does_not_read_are_not_answered() -> None:
-    async with echo_server(LiveOptions(sweep_s=3600)) as server, upgraded(server.port, "/") as raw:
+    options = LiveOptions(sweep_s=3600, edits_burst=1_000_000)
+    async with echo_server(options) as server, upgraded(server.port, "/") as raw:
         raw.writer.transport.pause_reading()  # type: ignore[attr-defined]
-        pings = frame(PING, bytes(125)) * 100
-        for _ in range(2000):
-            raw.send(pings)
+        async with asyncio.timeout(10):
+            while not server.sockets or not server.last.pauses:
+                raw.send(frame(BINARY, bytes(10_000)))
+                await asyncio.sleep(0)
+            while raw.writer.transport.get_write_buffer_size():
+                await asyncio.sleep(0.001)
+        socket = server.last
+        await quiet(socket)
+        queued, received = socket.queued_bytes, socket.messages_in
+        for _ in range(20):
+            raw.send(frame(PING, bytes(125)) * 10)
             await asyncio.sleep(0)
-        assert server.last._tcp is not None
-        assert server.last._tcp.get_write_buffer_size() < 300_000
-        assert not server.last.is_closing
+        await until(lambda: socket.messages_in == received + 200)
+        assert queued == socket.queued_bytes
+        assert not socket.is_closing
+
+
+async def quiet(socket: EchoSocket) -> None:
+    """Wait until all that was sent has been handled."""
+    async with asyncio.timeout(5):
+        before = -1
+        while socket.messages_in != before:
+            before = socket.messages_in
+            await asyncio.sleep(0.02)
+
+
+async def until(condition: Callable[[], object]) -> None:
+    async with asyncio.timeout(5):
+        while not condition():
+            await asyncio.sleep(0.002)
+
+
+class Turns:
+    """How many messages a socket handles in one turn of the loop, at most."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.most = self.all = 0
+        self._turn = self._turn_of = self._here = 0
+
+        def received(_: EchoSocket, message: bytes) -> None:
+            if self._turn != self._turn_of:
+                self._turn_of, self._here = self._turn, 0
+            self.all += 1
+            self._here += 1
+            self.most = max(self.most, self._here)
+
+        monkeypatch.setattr(EchoSocket, "received", received)
+
+    async def count(self) -> None:
+        while True:
+            self._turn += 1
+            await asyncio.sleep(0)
+
+
+@pytest.mark.parametrize(
+    ("begin", "end", "read_bytes"),
+    [
+        (frame(BINARY, bytes(MIB)), b"", 4096),
+        (frame(BINARY, bytes(MIB))[:-100], frame(BINARY, bytes(MIB))[-100:], 16 * 1024),
+    ],
+    ids=["whole", "partial"],
+)
+async def test_of_many_small_frames_few_are_handled_at_once_however_large_one_was(
+    begin: bytes, end: bytes, read_bytes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """picows' read buffer grows with a large message, and all that is in it is handled in one go."""
+    turns = Turns(monkeypatch)
+    options = LiveOptions(sweep_s=3600, edits_burst=1_000_000)
+    async with echo_server(options) as server, upgraded(server.port, "/") as raw:
+        counting = asyncio.create_task(turns.count())
+        raw.send(begin)
+        await until(lambda: turns.all or (end and server.last.since_frame == len(begin)))
+        raw.send(end + frame(BINARY) * 10_000)
+        await until(lambda: turns.all == 10_001)
+        counting.cancel()
+    assert turns.most <= read_bytes // len(frame(BINARY)) + 1
+
+
+async def test_of_many_pings_at_once_the_first_and_the_last_are_answered() -> None:
+    async with echo_server(LiveOptions(sweep_s=3600)) as server, upgraded(server.port, "/") as raw:
+        raw.send(b"".join(frame(PING, bytes((n,))) for n in range(60)))
+        assert [b"\x00", bytes((59,))] == [(await raw.receive()).payload for _ in range(2)]
+        raw.send(frame(PING, b"later"))
+        assert b"later" == (await raw.receive()).payload
+        assert 61 == server.last.messages_in
+
+
+async def test_a_client_that_is_to_be_closed_since_it_does_not_read_is_not_served(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    served: list[bool] = []
+
+    def received(socket: EchoSocket, _: bytes) -> None:
+        served.append(server.registry.refusals["outbox"] == 0)
+        socket.write(binary_frame(bytes(100_000)))
+
+    monkeypatch.setattr(EchoSocket, "received", received)
+    options = LiveOptions(sweep_s=3600, close_timeout_s=0.2)
+    async with echo_server(options) as server, upgraded(server.port, "/") as raw:
+        raw.writer.transport.pause_reading()  # type: ignore[attr-defined]
+        raw.send(frame(BINARY) * 2_000)
+        async with asyncio.timeout(5):
+            while not server.sockets:
+                await asyncio.sleep(0)
+            await server.registry.none_left()
+    assert served
+    assert all(served)
 
 
 async def test_a_client_that_stalls_for_too_long_is_dropped() -> None:
@@ -222,6 +323,7 @@ class Recorder:
     def acknowledge(self, syncs: int, updates: int) -> None: ...
     def refuse(self, reason: str) -> None: ...
     def role_changed(self, role: Role) -> None: ...
+    def answered(self, size: int) -> None: ...
     def close(self, code: int, reason: str) -> None: ...
 
 

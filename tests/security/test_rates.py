@@ -10,11 +10,12 @@ from pycrdt import Doc, Map
 
 from api.live.options import LiveOptions
 from api.live.socket import LiveSocket
-from crdt import awareness, y_websocket
+from crdt import awareness, hocuspocus, y_websocket
 from crdt.awareness import Entry
 from crdt.diagram import CELLS
+from crdt.lib0 import var_string
 from tests.harness.live_service import LiveService, live_service
-from tests.harness.raw_websocket import BINARY, CONTINUATION, connected, frame, upgrade_head, upgraded
+from tests.harness.raw_websocket import BINARY, CONTINUATION, PING, connected, frame, upgrade_head, upgraded
 from tmi.domain.ids import DiagramId
 
 KIB = 1024
@@ -77,6 +78,97 @@ async def test_a_client_that_stays_over_its_rate_is_told_to_come_back(options: L
             assert 1013 == (await raw.receive_close()).close_code
         assert 1 == service.live.sockets.refusals["rate"]
         assert 0 < len(await keys_of(service, diagram)) < 500
+
+
+@pytest.mark.parametrize(
+    "message",
+    [var_string("x") + b"\x05" + var_string("y"), hocuspocus.PING],
+    ids=["stateless", "ping"],
+)
+async def test_what_means_nothing_here_is_bounded_by_the_rate_before_anybody_signs_in(message: bytes) -> None:
+    options = LiveOptions(edits_per_s=10, edits_burst=50, rate_patience_s=0.2)
+    async with live_service(options) as service, upgraded(service.port, "/collab") as raw:
+        raw.send(frame(BINARY, message) * 20)  # a burst of edits would be larger
+        assert 1013 == (await raw.receive_close()).close_code
+        assert 1 == service.live.sockets.refusals["rate"]
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [frame(PING) * 20, frame(BINARY, y_websocket.sync_step1(b"\x00") * 60)],
+    ids=["pings", "many in a frame"],
+)
+async def test_what_costs_more_than_an_edit_counts_as_more(sent: bytes) -> None:
+    options = LiveOptions(edits_per_s=10, edits_burst=50, rate_patience_s=0.2)
+    async with live_service(options) as service:
+        path = f"/collab/{await service.diagram()}?token={await service.token('alice')}"
+        async with upgraded(service.port, path) as raw:
+            raw.send(sent)
+            assert 1013 == (await raw.receive_close()).close_code
+        assert 1 == service.live.sockets.refusals["rate"]
+
+
+QUESTIONS = {
+    "state": y_websocket.sync_step1(b"\x00"),
+    "difference": y_websocket.sync_step1(b"\x01\x07\x01"),
+    "presence": y_websocket.QUERY_AWARENESS,
+}
+
+
+@pytest.mark.parametrize("question", QUESTIONS.values(), ids=QUESTIONS)
+@pytest.mark.parametrize("is_hocuspocus", [False, True], ids=["y-websocket", "hocuspocus"])
+async def test_who_asks_again_and_again_pays_for_the_answers(question: bytes, is_hocuspocus: bool) -> None:
+    options = LiveOptions(bytes_per_s=100 * KIB, bytes_burst=200 * KIB, rate_patience_s=0.2)
+    async with live_service(options) as service:
+        diagram, author = await service.diagram(), Author()
+        token = await service.token("alice")
+        async with upgraded(service.port, f"/collab/{diagram}?token={token}") as raw:
+            raw.send_binary(author.edit("text", "x" * 60_000))
+            entry = Entry(7, 1, b'{"x":"%s"}' % (b"x" * 60_000))
+            raw.send_binary(y_websocket.awareness(awareness.encode([entry])))
+            await arrived(service, diagram, 1)
+            async with upgraded(
+                service.port, "/collab" if is_hocuspocus else f"/collab/{diagram}?token={token}"
+            ) as asker:
+                key = var_string(str(diagram)) if is_hocuspocus else b""
+                if is_hocuspocus:
+                    asker.send_binary(key + b"\x02\x00" + var_string(token))
+                asker.send_binary(key + y_websocket.sync_step1(b"\x00"))
+                await asyncio.sleep(0.02)
+                assert 0 == service.live.sockets.throttles
+                received = 0
+                with contextlib.suppress(AssertionError):
+                    for _ in range(1000):
+                        asker.send_binary(key + question)
+                        while len(message := await asker.receive_binary()) < 60_000:
+                            pass
+                        received += len(message)
+                assert 1013 == service_closes(service)
+                assert 100 * KIB < received < 600 * KIB
+
+
+def service_closes(service: LiveService) -> int:
+    """The one code with which a socket was closed."""
+    (code,) = [code for code, times in service.live.sockets.closes.items() if times]
+    return code
+
+
+async def test_a_newcomer_is_sent_the_document_for_nothing() -> None:
+    options = LiveOptions(bytes_per_s=KIB, bytes_burst=10 * KIB)
+    async with live_service(LiveOptions()) as service:
+        diagram, author = await service.diagram(), Author()
+        async with upgraded(service.port, f"/collab/{diagram}?token={await service.token('alice')}") as raw:
+            raw.send_binary(author.edit("text", "x" * 60_000))
+            await arrived(service, diagram, 1)
+            service.live._options = options
+            path = f"/collab/{diagram}?token={await service.token('alice')}"
+            async with upgraded(service.port, path) as late:
+                late.send_binary(y_websocket.sync_step1(b"\x01\x07\x01"))
+                while len(await late.receive_binary()) < 60_000:
+                    pass
+                late.send_binary(Author().edit("mine"))
+                await arrived(service, diagram, 2)
+        assert 0 == service.live.sockets.throttles
 
 
 async def test_a_large_first_frame_is_taken_however_low_the_rate() -> None:
@@ -229,6 +321,6 @@ async def test_the_place_of_a_large_message_that_is_through_does_not_stay_in_mem
             assert (await raw.receive_binary()).startswith(b"\x01")
             assert isinstance(socket, LiveSocket)
             assert socket._tcp is not None
-            buffer = bytes(socket._tcp.get_protocol().get_buffer(-1))  # type: ignore[attr-defined]
+            buffer = bytes(socket._tcp.get_protocol().unused())  # type: ignore[attr-defined]
             assert len(buffer) > len(message) // 2
             assert 0 == sum(map(bool, buffer[KEPT + mmap.PAGESIZE : -mmap.PAGESIZE]))

@@ -12,7 +12,7 @@ answers for it, unless it is killed.
 import asyncio
 import random
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 from functools import partial
 from heapq import heappop, heappush
@@ -118,7 +118,7 @@ class SimulatedTicker(Ticker):
     def at(self, when: float, callback: Call) -> None:
         self._process.at(when - self.now(), callback)
 
-    def paced(self, size: int, callback: Call) -> None:
+    def paced(self, whose: Hashable, callback: Callable[[], int]) -> None:
         callback()
 
 
@@ -531,6 +531,8 @@ class Connection:
 
     def role_changed(self, role: Role) -> None:
         """Its edits will be refused, or not any more."""
+
+    def answered(self, size: int) -> None: ...
 
     def close(self, code: int, reason: str) -> None:
         if code == closing.BAD_FRAME:

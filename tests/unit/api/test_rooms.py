@@ -42,6 +42,8 @@ class Listener:
     def role_changed(self, role: Role) -> None:
         self.roles.append(role)
 
+    def answered(self, size: int) -> None: ...
+
     def close(self, code: int, reason: str) -> None:
         self.closed.append(code)
 

@@ -59,6 +59,7 @@ class Editor:
         self.wires: list[bytes] = []
         self.refused = 0
         self.roles: list[Role] = []
+        self.charged: list[int] = []
         self.closed: tuple[int, str] | None = None
 
     wants_acknowledgements = True
@@ -86,6 +87,9 @@ class Editor:
 
     def role_changed(self, role: Role) -> None:
         self.roles.append(role)
+
+    def answered(self, size: int) -> None:
+        self.charged.append(size)
 
     def close(self, code: int, reason: str) -> None:
         self.closed = (code, reason)

@@ -6,7 +6,9 @@ from uuid import uuid4
 
 import pytest
 
-from crdt.messages import SyncStep1, Update
+from crdt import awareness, y_websocket
+from crdt.awareness import Entry
+from crdt.messages import Awareness, QueryAwareness, SyncStep1, Update
 from tests.unit.rooms.conftest import World, until
 from tmi.domain.errors import DatabaseUnavailable, Draining, NotFound, Unavailable
 from tmi.domain.ids import DiagramId
@@ -291,6 +293,57 @@ async def test_who_asks_for_a_large_diagram_again_and_again_is_sent_away(world: 
         editor.session.receive(SyncStep1(b"\x00"))
     assert editor.closed is not None
     assert 1013 == editor.closed[0]
+
+
+async def test_who_asks_again_and_again_who_is_here_is_told_once_in_a_while_and_of_the_newest(
+    world: World,
+) -> None:
+    one, two = await world.editor().join(), await world.editor(world.other).join()
+    assert one.session is not None
+    assert two.session is not None
+
+    def say(clock: int) -> bytes:
+        assert one.session is not None
+        data = awareness.encode([Entry(7, clock, b'{"clock":%d}' % clock)])
+        one.session.receive(Awareness(data))
+        return y_websocket.awareness(data)
+
+    first = say(1)
+    await until(lambda: first in two.wires)
+    two.wires.clear()
+    for _ in range(100):
+        two.session.receive(QueryAwareness())
+    assert [first] == two.wires
+    second = say(2)
+    await until(lambda: two.wires[1:])
+    await asyncio.sleep(0.1)
+    # One that was broadcast, and one that answers all questions but the first.
+    assert [first, second, second] == two.wires
+    assert [len(first), len(second)] == two.charged
+    two.session.receive(QueryAwareness())
+    assert [second] == two.wires[3:]
+
+
+async def test_what_many_lack_of_a_document_is_found_out_one_by_one_and_asking_again_is_paid_for(
+    world: World,
+) -> None:
+    author = await world.editor().join()
+    author.edit("text", "x" * 20_000)
+    await until(lambda: author.acknowledged == 2)
+    late = [world.editor() for _ in range(3)]
+    for editor in late:
+        editor.cells[f"mine {id(editor)}"] = 1  # so its state vector is not empty
+        await editor.join()
+    assert ["text" in editor.cells for editor in late] == [True, False, False]
+    await until(lambda: all("text" in editor.cells for editor in late))
+    one = late[0]
+    assert one.session is not None
+    assert [] == one.charged
+    for _ in range(16):
+        one.session.receive(SyncStep1(b"\x01\x07\x01"))
+    await until(lambda: len(one.charged) == 16)
+    assert min(one.charged) > 20_000
+    assert one.closed is None
 
 
 async def test_a_room_that_closes_leaves_a_snapshot_to_the_next(world: World) -> None:

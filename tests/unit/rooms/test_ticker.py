@@ -1,6 +1,9 @@
 """The one timer of all rooms."""
 
 import asyncio
+import time
+from functools import partial
+from itertools import pairwise
 
 from rooms.ticker import Ticker
 
@@ -20,8 +23,13 @@ async def test_what_is_due_is_called_once_and_in_order() -> None:
 
 async def test_large_states_go_out_one_after_the_other_and_let_others_in_between() -> None:
     ticker, called = Ticker(asyncio.get_running_loop()), list[str]()
+
+    def state(n: int) -> int:
+        called.append(f"state {n}")
+        return 16 * MIB
+
     for n in range(4):
-        ticker.paced(16 * MIB, lambda n=n: called.append(f"state {n}"))  # type: ignore[misc]
+        ticker.paced("room", partial(state, n))
     assert ["state 0"] == called
     ticker.at(0.0, lambda: called.append("edit"))
     await asyncio.sleep(0)
@@ -45,3 +53,55 @@ async def test_what_fails_keeps_nothing_else_from_being_called() -> None:
         ticker.at(when, lambda what=what: called.append(what))  # type: ignore[misc]
     await asyncio.sleep(0.05)
     assert ["at once", "later"] == called
+
+
+async def test_what_is_slow_goes_one_by_one_in_turns_of_the_loop_as_far_apart_as_it_takes() -> None:
+    ticker, spans = Ticker(asyncio.get_running_loop()), list[tuple[float, float]]()
+
+    def slow() -> int:
+        began = time.monotonic()
+        while time.monotonic() < began + 0.02:
+            pass
+        spans.append((began, time.monotonic()))
+        return 0
+
+    for _ in range(4):
+        ticker.paced("room", slow)
+    turns = 0
+    while len(spans) < 4:
+        before = len(spans)
+        await asyncio.sleep(0)
+        turns += 1
+        assert len(spans) <= before + 1
+    assert turns > 4
+    for (_, ended), (began, _) in pairwise(spans):
+        assert 0.018 < began - ended
+
+
+async def test_what_is_quick_waits_for_a_turn_of_the_loop_and_no_longer() -> None:
+    ticker, called = Ticker(asyncio.get_running_loop()), list[int]()
+
+    def quick(n: int) -> int:
+        called.append(n)
+        return 0
+
+    for n in range(5):
+        ticker.paced("room", partial(quick, n))
+    for turn in range(1, 6):
+        assert list(range(turn)) == called
+        await asyncio.sleep(0)
+
+
+async def test_who_waits_for_turns_gets_them_in_turns_and_one_that_fails_stops_nobody() -> None:
+    ticker, called = Ticker(asyncio.get_running_loop()), list[str]()
+
+    def turn(whose: str) -> int:
+        called.append(whose)
+        if whose == "b":
+            raise RuntimeError("a bug")
+        return 0
+
+    for whose in "aaaabbc":
+        ticker.paced(whose, partial(turn, whose))
+    await asyncio.sleep(0.05)
+    assert list("aabcaba") == called

@@ -5,8 +5,9 @@ from collections.abc import AsyncIterator, Sequence
 
 import pytest
 
-from crdt import y_websocket
-from crdt.messages import SyncStep1
+from crdt import awareness, y_websocket
+from crdt.awareness import Entry
+from crdt.messages import Awareness, QueryAwareness, SyncStep1
 from rooms.nodes.following import ReplicaRunner
 from rooms.nodes.replica import Replica, ReplicaLimits
 from rooms.peer import Follower
@@ -237,7 +238,7 @@ async def test_who_waits_for_a_large_document_gets_it_from_the_replica(move: Mov
         first.edit(f"text {n}", "x" * 50_000)
     await until(lambda: first.acknowledged == 9)
     runner = move.runner
-    runner._ticker.paced(1 << 27, lambda: None)  # an eighth of a second of others' states
+    runner._ticker.paced("others", lambda: 1 << 27)  # a tenth of a second of others' states
     late = world.editor()
     late.session = await world.rooms.join(world.diagram, late.member, late)
     late.session.receive(SyncStep1(late.doc.get_state()))
@@ -247,3 +248,16 @@ async def test_who_waits_for_a_large_document_gets_it_from_the_replica(move: Mov
     await move.arrive()
     late.edit("mine", 1)
     await until(lambda: cells(first).get("mine") == 1.0)
+
+
+async def test_who_has_asked_again_who_is_here_is_told_by_the_replica(move: Move) -> None:
+    asker = await move.world.editor().join()
+    assert asker.session is not None
+    said = y_websocket.awareness(awareness.encode([Entry(7, 1, b"{}")]))
+    asker.session.receive(Awareness(said[2:]))
+    for _ in range(3):
+        asker.session.receive(QueryAwareness())
+    assert [said] == asker.wires[-1:]
+    asker.wires.clear()
+    move.stand_down()
+    await until(lambda: said in asker.wires)
