@@ -90,11 +90,15 @@ lock: | $(VENV)/bin/python
 	$(BIN)/$(LOCK_OF) bench/peers/requirements.in -o requirements/bench-peers.txt
 
 # The load tester: `make bench-peers` once, then `make bench` (see bench/README.md).
-.PHONY: bench bench-peers
+# `make bench-results` measures all that bench/RESULTS.md reports, in half an hour, and writes it.
+.PHONY: bench bench-peers bench-results
 PEERS := bench/peers/node_modules/.installed bench/peers/.venv/.installed
 
 bench: $(DEV) $(PEERS)
 	$(BIN)/python -m bench short --json build/bench.json --html build/bench.html $(ARGS)
+
+bench-results: $(DEV) $(PEERS)
+	$(BIN)/python -m bench.results $(ARGS)
 
 bench-peers: $(PEERS)
 

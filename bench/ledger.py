@@ -36,6 +36,8 @@ class Delivery:
     copies_in_window: int = 0
     sent_in_window: int = 0
     altered: int = 0
+    invented: int = 0
+    """Edits that nobody sent."""
     undecodable: int = 0
     update_frames: int = 0
     frame_bytes: int = 0
@@ -51,6 +53,8 @@ class Ledger:
         self._authors = {client.writer.client: number for number, client in enumerate(clients)}
         self._decoded: dict[bytes, tuple[EditId, ...]] = {}
         self._altered: set[EditId] = set()
+        self._invented: set[EditId] = set()
+        """By Yjs client id, since their author may be nobody here."""
         self._undecodable = 0
 
     def delivery(self, window: Window) -> Delivery:
@@ -63,6 +67,7 @@ class Ledger:
             window.start <= sent < window.end for client in self._clients for sent in client.sent_at
         )
         outcome.altered = len(self._altered)
+        outcome.invented = len(self._invented)
         outcome.undecodable = self._undecodable
         outcome.latencies_s = array("d", sorted(outcome.latencies_s))
         return outcome
@@ -146,8 +151,8 @@ class Ledger:
         for struct in structs:
             author = self._authors.get(struct.client)
             if author is None or struct.clock >= len(self._clients[author].sent_at):
-                continue
-            if self._clients[author].writer.written[struct.clock] == (struct.key, struct.content):
+                self._invented.add((struct.client, struct.clock))
+            elif self._clients[author].writer.written[struct.clock] == (struct.key, struct.content):
                 found.append((author, struct.clock))
             else:
                 self._altered.add((author, struct.clock))

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 
 from bench import wording
 from bench.document import Document, ScenarioInfo
-from bench.report import Summary, with_spread
+from bench.report import Standing, Summary, Verdict, with_spread
 
 _SPECIAL = re.compile(r"([\\`*_\[\]|~]|<(?=[A-Za-z/!?]))")
 
@@ -20,6 +20,34 @@ def markdown(document: Document) -> str:
         *(_scenario(document, name, info) for name, info in document.scenarios.items()),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def part(document: Document, heading: str, *, about: bool) -> str:
+    """The same as a part of a larger text: under a heading, with the machine only if asked for."""
+    whole = [
+        _about(document) if about else "",
+        _targets(document),
+        *(_scenario(document, name, info) for name, info in document.scenarios.items()),
+    ]
+    return "\n\n".join([heading, *(_deeper(text) for text in whole if text)])
+
+
+def _deeper(text: str) -> str:
+    return re.sub(r"^## ", "### ", text, flags=re.MULTILINE)
+
+
+def targets_table(found: Iterable[tuple[Document, Summary, Verdict, Standing]]) -> str:
+    rows = [
+        (
+            how,
+            verdict.text,
+            f"{document.scenarios[summary.scenario].title}: {summary.load}",
+            summary.server,
+            ", ".join(summary.remarks),
+        )
+        for document, summary, verdict, how in found
+    ]
+    return _table(["verdict", "figure and bound", "load", "server", "remarks"], rows)
 
 
 def _about(document: Document) -> str:
@@ -38,18 +66,7 @@ def _targets(document: Document) -> str:
     found = wording.targets(document)
     if not found:
         return ""
-    rows = [
-        (
-            how,
-            verdict.text,
-            f"{document.scenarios[summary.scenario].title}: {summary.load}",
-            summary.server,
-            ", ".join(summary.remarks),
-        )
-        for summary, verdict, how in found
-    ]
-    heads = ["verdict", "figure and bound", "load", "server", "remarks"]
-    return f"## Targets\n\n{_table(heads, rows)}"
+    return f"## Targets\n\n{targets_table((document, *one) for one in found)}"
 
 
 def _scenario(document: Document, name: str, info: ScenarioInfo) -> str:

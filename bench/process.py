@@ -47,10 +47,11 @@ def usage(pid: int, database_pid: int | None = None) -> Usage:
     server = database = 0.0
     resident = 0
     for process in _tree(pid, database_pid):
+        spent_s = finer(process) + process.reaped_s
         if process.name == DATABASE:
-            database += process.own_s + process.reaped_s
+            database += spent_s
         else:
-            server += process.own_s + process.reaped_s
+            server += spent_s
             resident += process.resident
     return Usage(server, database, resident)
 
@@ -64,6 +65,20 @@ def _tree(pid: int, database_pid: int | None) -> list[Process]:
         members |= more
         grown = bool(more)
     return [processes[member] for member in members]
+
+
+def finer(process: Process) -> float:
+    """Its own CPU seconds to the nanosecond, where the kernel tells them of each thread (CONFIG_SCHED_INFO).
+
+    What /proc/PID/stat says counts hundredths of a second, of which a quiet load takes twenty; it still has
+    the threads that have ended, so it is right where it says more.
+    """
+    try:
+        threads = (_PROC / str(process.pid) / "task").iterdir()
+        exact_s = sum(int((thread / "schedstat").read_bytes().split()[0]) for thread in threads) / 1e9
+    except (OSError, ValueError, IndexError):
+        return process.own_s
+    return exact_s if exact_s > process.own_s - 2 * _TICK_S else process.own_s
 
 
 def _all_processes() -> Iterator[Process]:

@@ -156,6 +156,8 @@ def delivery_faults(delivery: Delivery) -> list[str]:
         faults.append(f"{delivery.copies_missing} of {delivery.copies_due} copies never arrived")
     if delivery.altered:
         faults.append(f"{delivery.altered} edits arrived altered")
+    if delivery.invented:
+        faults.append(f"{delivery.invented} edits arrived that nobody sent")
     if delivery.undecodable:
         faults.append(f"{delivery.undecodable} frames could not be read")
     return faults

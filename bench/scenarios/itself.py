@@ -161,6 +161,7 @@ def faults_of(delivery: Delivery) -> list[str]:
     counts = (
         (delivery.copies_missing, f"of {delivery.copies_due} copies never arrived"),
         (delivery.altered, "edits arrived altered"),
+        (delivery.invented, "edits arrived that nobody sent"),
         (delivery.undecodable, "frames could not be read"),
     )
     return [f"{count} {what}" for count, what in counts if count]

@@ -124,6 +124,7 @@ class RoomsLoad:
         counts = (
             (sum(one.copies_missing for one in deliveries), f"of {due} copies never arrived"),
             (sum(one.altered for one in deliveries), "edits arrived altered"),
+            (sum(one.invented for one in deliveries), "edits arrived that nobody sent"),
             (sum(one.undecodable for one in deliveries), "frames could not be read"),
             (unseen, f"of {edits} edits were not given to newcomers"),
         )

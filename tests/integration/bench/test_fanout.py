@@ -39,8 +39,8 @@ class Relay(Server):
         """Of the sockets, at any moment."""
 
     async def start(self, core: int) -> None:
-        def accept(_request: WSUpgradeRequest) -> WSListener | None:
-            return self.listener()
+        def accept(request: WSUpgradeRequest) -> WSListener | None:
+            return self.listener(request.path.decode())
 
         self._listening = await picows.ws_create_server(accept, HOST, 0)
         self.port = self._listening.sockets[0].getsockname()[1]
@@ -54,9 +54,9 @@ class Relay(Server):
 
     def beyond(self, have: bytes) -> bytes:
         """What it gives to a client whose state vector is `have`."""
-        return _beyond(self.updates, have)
+        return beyond(self.updates, have)
 
-    def listener(self) -> WSListener | None:
+    def listener(self, path: str) -> WSListener | None:
         """For one who comes; None to send them away."""
         return RelaySocket(self)
 
@@ -91,9 +91,12 @@ class RelaySocket(WSListener):
         payload = frame.get_payload_as_bytes()
         if payload.startswith(y_websocket().asked):
             have = Reader(payload[len(y_websocket().asked) :]).chunk()
-            transport.send(WSMsgType.BINARY, y_websocket().answer(self.relay.beyond(have)))
+            transport.send(WSMsgType.BINARY, y_websocket().answer(self.beyond(have)))
         elif payload.startswith(UPDATE):
             self._relay(payload)
+
+    def beyond(self, have: bytes) -> bytes:
+        return self.relay.beyond(have)
 
     def _relay(self, payload: bytes) -> None:
         self.relay.updates.append(Reader(payload[len(UPDATE) :]).chunk())
@@ -103,7 +106,7 @@ class RelaySocket(WSListener):
                 socket.send(WSMsgType.BINARY, spoilt)
 
 
-def _beyond(updates: Sequence[bytes], have: bytes) -> bytes:
+def beyond(updates: Sequence[bytes], have: bytes) -> bytes:
     return pycrdt.get_update(pycrdt.merge_updates(*updates, pycrdt.Doc().get_update()), have)
 
 
@@ -141,7 +144,7 @@ class Forger(Relay):
             return super().beyond(have)
         *most, altered, _left_out = self.updates
         assert altered.endswith(b"\x00")
-        return _beyond([*most, altered[:-2] + bytes((altered[-2] ^ 1, 0))], have)
+        return beyond([*most, altered[:-2] + bytes((altered[-2] ^ 1, 0))], have)
 
 
 class Durable(Relay):
@@ -152,10 +155,11 @@ class Durable(Relay):
     def __init__(self) -> None:
         super().__init__(lambda _, payload: payload)
         self.kept: list[bytes] = []
+        self.loses = 1
 
     def left(self) -> None:
         if not self.sockets:
-            self.kept = self.updates[:-1]
+            self.kept = self.updates[: len(self.updates) - self.loses]
             asyncio.get_running_loop().call_later(0.1, self._evict)
 
     def _evict(self) -> None:

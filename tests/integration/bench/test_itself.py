@@ -8,6 +8,7 @@ import pytest
 from bench import sending
 from bench.ledger import Delivery
 from bench.model import Place
+from bench.scenarios.fanout import delivery_faults
 from bench.scenarios.itself import SelfLoad, faults_of
 from bench.servers import Sender, ServerError
 from tests.integration.bench.test_fanout import Relay
@@ -39,8 +40,11 @@ async def test_no_other_server_will_do() -> None:
 
 
 def test_lost_and_altered_copies_are_faults() -> None:
-    found = faults_of(Delivery(copies_due=9, copies_missing=2, altered=1, undecodable=3))
-    assert ["2 of 9 copies never arrived", "1 edits arrived altered", "3 frames could not be read"] == found
+    delivery = Delivery(copies_due=9, copies_missing=2, altered=1, invented=4, undecodable=3)
+    assert [
+        "2 of 9 copies never arrived", "1 edits arrived altered", "4 edits arrived that nobody sent",
+        "3 frames could not be read",
+    ] == faults_of(delivery) == delivery_faults(delivery)  # fmt: skip
 
 
 @pytest.mark.parametrize(("size", "head"), [(125, "827d"), (126, "827e007e"), (65535, "827effff")])

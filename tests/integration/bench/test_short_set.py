@@ -16,12 +16,13 @@ from picows import WSCloseCode, WSFrame, WSMsgType, WSTransport
 
 from bench.model import Place, Run
 from bench.protocols import y_websocket
+from bench.scenarios.cold_open import ColdOpenLoad
 from bench.scenarios.connect import ConnectLoad, IdleLoad, forgery_let_in
 from bench.scenarios.cursors import CursorsLoad
-from bench.scenarios.join import JoinLoad
+from bench.scenarios.join import ColdJoinLoad, JoinLoad
 from bench.scenarios.rooms import RoomsLoad
 from bench.servers import Room
-from bench.yjs import Reader
+from bench.yjs import MapWriter, Reader, any_position
 from tests.integration.bench.test_fanout import LATE_S, Durable, Forger, Late, Relay, RelaySocket
 
 CORE = min(os.sched_getaffinity(0))
@@ -116,12 +117,15 @@ class SlowSocket(RelaySocket):
 
 
 class Hasty(Relay):
-    """Loses every tenth edit, and alters one."""
+    """Loses every tenth edit, alters one, and makes one up."""
 
     def __init__(self) -> None:
         super().__init__(self._hastily)
 
-    def _hastily(self, _number: int, payload: bytes) -> bytes | None:
+    def _hastily(self, number: int, payload: bytes) -> bytes | None:
+        if len(self.updates) == 8:
+            made_up = MapWriter(4711, "meta").set(b"0.0", any_position(1, 2))
+            self.sockets[number].send(WSMsgType.BINARY, y_websocket().tell(made_up))
         if len(self.updates) == 7:
             return payload[:-2] + bytes((payload[-2] ^ 1, 0))
         return None if len(self.updates) % 10 == 0 else payload
@@ -183,7 +187,9 @@ async def test_newcomers_to_rooms_are_given_what_was_sent_or_it_is_a_fault(relay
 @pytest.mark.parametrize("relay", [Hasty], indirect=True)
 async def test_rooms_notice_edits_that_never_arrive(relay: Relay) -> None:
     run = await ROOMS.measure(relay, PLACE)
-    assert [f"3 of {EDITS} copies never arrived", "1 edits arrived altered"] == run.faults
+    assert [
+        f"3 of {EDITS} copies never arrived", "1 edits arrived altered", "1 edits arrived that nobody sent",
+    ] == run.faults  # fmt: skip
 
 
 @pytest.mark.usefixtures("soon_evicted")
@@ -196,6 +202,31 @@ async def test_an_edit_that_was_not_kept_is_noticed_when_the_rooms_are_evicted(r
 async def test_joiners_who_lack_something_are_noticed(relay: Relay) -> None:
     run = await JOIN.measure(relay, PLACE)
     assert any("joiners lack up to" in fault for fault in run.faults), run.faults
+
+
+@pytest.mark.usefixtures("soon_evicted")
+@pytest.mark.parametrize("relay", [Durable], indirect=True)
+async def test_joiners_of_a_cold_room_are_given_what_was_kept(relay: Relay) -> None:
+    run = await ColdJoinLoad(joiners=2, kib=1, warm_up_s=0).measure(relay, PLACE)
+    (fault,) = run.faults
+    assert fault.startswith("2 of 2 joiners lack up to ")
+
+
+@pytest.mark.usefixtures("soon_evicted")
+@pytest.mark.parametrize("relay", [Durable], indirect=True)
+async def test_a_cold_diagram_is_held_against_what_was_drawn(
+    relay: Relay, monkeypatch: pytest.MonkeyPatch, all_remarks: set[str]
+) -> None:
+    """One cell is drawn at a time, so that the last one alone is lost."""
+    monkeypatch.setattr("bench.scenarios.cold_open.CELLS_A_FRAME", 1)
+    load = ColdOpenLoad(cells=3, opens=1)
+    run = await load.measure(relay, PLACE)
+    assert ["1 of 1 diagrams lacked properties"] == run.faults
+    assert all_remarks - {"generator late"} <= set(run.remarks)
+    assert isinstance(relay, Durable)
+    relay.loses = 0
+    again = await load.measure(relay, PLACE)
+    assert ([], True) == (again.faults, again.figures["kib"] > run.figures["kib"])
 
 
 def _slowest_ms(run: Run) -> float:

@@ -45,8 +45,8 @@ class Impatient(Relay):
 class Unforgiving(Impatient):
     """Lets nobody in again."""
 
-    def listener(self) -> WSListener | None:
-        return super().listener() if self._drops else None
+    def listener(self, path: str) -> WSListener | None:
+        return super().listener(path) if self._drops else None
 
 
 class Watched(SlowReader):

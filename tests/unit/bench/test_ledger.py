@@ -77,6 +77,34 @@ async def test_an_edit_that_arrives_with_another_value_is_altered_and_missing(cl
     assert (1, 2) == (delivery.altered, delivery.copies_missing)
 
 
+async def test_edits_that_nobody_sent_are_counted_once_and_stand_in_for_none(clients: list[Client]) -> None:
+    update = _edit(clients[0], sent_at=10)
+    stranger = Client(7, 4_711, y_websocket()).writer.set(b"0.0", any_position(1, 2))
+    in_her_name = Client(0, 1_000, y_websocket()).writer
+    for number in range(3):
+        forged = in_her_name.set(b"0.%d" % number, any_position(1, 2))
+    for _ in range(2):
+        _deliver(stranger, clients, read_at=11)
+        _deliver(forged, clients[:2], read_at=11)
+    delivery = Ledger(clients).delivery(EVERYTHING)
+    assert (2, 0, 2) == (delivery.invented, delivery.altered, delivery.copies_missing)
+    _deliver(update, clients, read_at=11)
+    assert 0 == Ledger(clients).delivery(EVERYTHING).copies_missing
+
+
+async def test_the_right_number_of_edits_with_another_key_or_author_is_not_what_was_sent(
+    clients: list[Client],
+) -> None:
+    """As many structs of each author as were sent, but not those."""
+    for number in range(2):
+        _edit(clients[number], sent_at=10)
+    with_another_key = Client(0, 1_000, y_websocket()).writer.set(b"0.1", any_position(1, 2))
+    of_another = Client(1, 1_001, y_websocket()).writer.set(b"0.0", any_position(1, 2))
+    _deliver(pycrdt.merge_updates(with_another_key, of_another), clients, read_at=11)
+    delivery = Ledger(clients).delivery(EVERYTHING)
+    assert (2, 4, 0) == (delivery.altered, delivery.copies_missing, delivery.copies_in_window)
+
+
 async def test_a_frame_that_cannot_be_read_is_counted(clients: list[Client]) -> None:
     clients[0].frames.append(b"\x00\x02\x05\x01")
     clients[0].read_at.append(1)

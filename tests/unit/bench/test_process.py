@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from bench.machine import ROOT
+from bench.process import Process, finer
 
 WAIT_S = 20.0
 CHILD = """
@@ -21,6 +22,14 @@ for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
     signal.signal(number, told)
 print("ready", flush=True)
 signal.pause()
+"""
+SPENDER = """
+import os, time
+from bench.process import Process, finer
+while time.process_time() % 0.01 < 0.004:
+    pass
+before = time.process_time()
+print(before, finer(Process(os.getpid(), 1, "x", 0.0, 0.0, 0)), time.process_time())
 """
 PARENT = """
 import subprocess, sys, time
@@ -56,3 +65,25 @@ def test_a_child_is_told_to_end_when_the_bench_is_killed(tmp_path: Path, core: s
         if not told.exists():
             os.kill(int(pid), signal.SIGKILL)
     assert "SIGTERM" == told.read_text()
+
+
+@pytest.mark.skipif(not Path("/proc/self/schedstat").exists(), reason="a kernel without CONFIG_SCHED_INFO")
+def test_cpu_time_is_finer_than_hundredths_of_a_second() -> None:
+    answer = subprocess.run(
+        [sys.executable, "-c", SPENDER], cwd=ROOT, capture_output=True, check=True, timeout=WAIT_S
+    )
+    before, told, after = map(float, answer.stdout.split())
+    assert before - 0.002 <= told <= after + 0.01
+
+
+def test_threads_that_have_ended_are_not_lost() -> None:
+    """/proc has no file for them any more, but their time counts in the whole process's."""
+    assert 1e6 == finer(_process(os.getpid(), own_s=1e6))
+
+
+def test_a_process_that_has_ended_is_told_in_hundredths() -> None:
+    assert 1.25 == finer(_process(2**30, own_s=1.25))
+
+
+def _process(pid: int, own_s: float) -> Process:
+    return Process(pid=pid, parent=1, name="x", own_s=own_s, reaped_s=0.0, resident=0)

@@ -16,6 +16,7 @@ from bench.model import FELL_BEHIND, Run
 from bench.process import parse_stat, usage
 from bench.protocols import hocuspocus, y_websocket
 from bench.report import Summary, lost_or_altered, print_table, standing, summarise
+from bench.scenarios.connect import ConnectLoad
 from bench.scenarios.fanout import FanoutLoad
 from bench.statistics import Spread, percentile
 
@@ -99,6 +100,22 @@ def test_a_goal_is_not_met_by_who_did_a_part_of_the_work() -> None:
     assert "met" == standing(ours, ours.verdicts[0])
     assert "short" == standing(replace(ours, remarks=[FELL_BEHIND]), ours.verdicts[0])
     assert "unsound" == standing(replace(ours, faults=["lost"]), ours.verdicts[0])
+
+
+@pytest.mark.parametrize(("ours", "met"), [(250, True), (240, True), (239, False)])
+def test_where_more_is_better_the_best_peer_has_the_most_and_the_goal_is_a_lower_bound(
+    ours: float, met: bool
+) -> None:
+    load = ConnectLoad()
+    runs = [
+        Run("connect", load.label, server, {}, {"accepted_per_s": per_s})
+        for server, per_s in (("tmi", ours), ("hocuspocus", 100), ("y-websocket", 200))
+    ]
+    summary = summarise([load], runs)[0]
+    (verdict,) = summary.verdicts
+    assert ("y-websocket", met) == (summary.best_peer, verdict.met)
+    assert ours / 200 == summary.ratios["accepted_per_s"]
+    assert ("met" if met else "short") == standing(summary, verdict)
 
 
 def test_a_row_without_peers_has_no_ratio_and_no_verdict_on_one() -> None:
