@@ -390,7 +390,7 @@ class LiveSocket(WSListener):
 
     def _answer_last_ping(self) -> None:
         owed, self._pong = self._pong, None
-        if owed and self._paused_at is None:
+        if owed:
             self.write(owed)
 
     def pause_writing(self) -> None:

@@ -233,6 +233,22 @@ async def test_another_client_is_served_meanwhile() -> None:
                     await asyncio.sleep(0.01)
 
 
+async def test_a_throttled_client_does_not_count_as_silent() -> None:
+    options = LiveOptions(sweep_s=3600, edits_per_s=1, edits_burst=5, rate_patience_s=60.0, ping_after_s=1e9)
+    async with live_service(options) as service:
+        diagram, author = await service.diagram(), Author()
+        async with upgraded(service.port, f"/collab/{diagram}?token={await service.token('alice')}") as raw:
+            raw.send(b"".join(frame(BINARY, author.edit(f"k{n}")) for n in range(20)))
+            await until(lambda: service.live.sockets.throttles > 0)
+            (socket,) = service.live.sockets
+            now = asyncio.get_running_loop().time()
+            for n in range(4):
+                socket.visit(now + n * options.silence_max_s)
+            raw.send_binary(author.edit("more"))
+            await asyncio.sleep(0.02)
+            assert [socket] == list(service.live.sockets)
+
+
 async def test_a_throttled_socket_is_closed_at_once_when_the_node_drains() -> None:
     options = LiveOptions(edits_per_s=1, edits_burst=5, rate_patience_s=60.0)
     async with live_service(options) as service:
