@@ -35,6 +35,14 @@ class Author:
         self._cells[key] = value
         return y_websocket.update(self.doc.get_update(before))
 
+    def many(self, keys: int) -> bytes:
+        """An Update message with so many edits."""
+        before = self.doc.get_state()
+        with self.doc.transaction():
+            for n in range(keys):
+                self._cells[str(n)] = "x"
+        return y_websocket.update(self.doc.get_update(before))
+
 
 async def keys_of(service: LiveService, diagram: DiagramId) -> set[str]:
     _, document = await service.rooms.read(diagram)
@@ -145,6 +153,20 @@ async def test_who_asks_again_and_again_pays_for_the_answers(question: bytes, is
                         received += len(message)
                 assert 1013 == service_closes(service)
                 assert 100 * KIB < received < 600 * KIB
+
+
+async def test_an_edit_that_takes_long_to_apply_is_paid_for() -> None:
+    """Nobody is served meanwhile, so its author is not read for a while, and loses nothing."""
+    async with live_service(LiveOptions(bytes_burst=1024 * KIB)) as service:
+        diagram, author = await service.diagram(), Author()
+        async with upgraded(service.port, f"/collab/{diagram}?token={await service.token('alice')}") as raw:
+            raw.send_binary(author.edit("one", "x" * 600 * KIB))
+            await arrived(service, diagram, 1)
+            assert 0 == service.live.sockets.throttles, "as large, and no work"
+            raw.send_binary(author.many(20_000))
+            raw.send_binary(author.edit("last"))
+            await arrived(service, diagram, 20_002)
+        assert (1, 0) == (service.live.sockets.throttles, service.live.sockets.refusals["rate"])
 
 
 def service_closes(service: LiveService) -> int:
