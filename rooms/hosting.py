@@ -7,11 +7,12 @@ counted, and ends the one session it happened in.
 import logging
 from collections import Counter, deque
 from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping, Sequence
+from time import perf_counter
 from typing import Any, ClassVar, Generic, TypeVar, cast
 
 from crdt import y_websocket
 from crdt.document import EMPTY_STATE_VECTOR, EMPTY_UPDATE
-from crdt.messages import Awareness, Message, QueryAwareness, SyncStep1, Update
+from crdt.messages import Awareness, Message, QueryAwareness, SyncStep1, SyncStep2, Update
 from rooms import closing
 from rooms.audience import Audience
 from rooms.effects import (
@@ -42,6 +43,10 @@ log = logging.getLogger(__name__)
 _LARGE_BYTES = 256 * 1024
 _SLOW_BYTES = 16 * 1024
 """From this size on it takes more than moments to find out what somebody lacks of a document."""
+_LABORIOUS_BYTES = 64 * 1024
+"""Edits of this size may take more than moments to apply: 0.4 us a byte where all is keys."""
+_WORK_BYTES_PER_S = 64 * 1024 * 1024
+"""What that time counts for in its author's rate: eight times what a client may send by default."""
 _ASKING_MAX = 16
 _QUERIED_S = 0.037
 """For so long one answer is enough for whoever asks who is here: about as often as cursors go out."""
@@ -177,6 +182,8 @@ class Runner(Generic[RoomT]):
             self._receive_question(number, message)
         elif isinstance(message, QueryAwareness):
             self._receive_query(number, message)
+        elif isinstance(message, SyncStep2 | Update) and len(message.update) > _LABORIOUS_BYTES:
+            self._receive_large(number, message)
         else:
             self._receive(number, message)
 
@@ -184,9 +191,19 @@ class Runner(Generic[RoomT]):
         """As `receive`, for what an Update message carries, and cheaper where nothing waits yet."""
         due = self.room.hold_first(number, update, self._ticker.now())
         if due is None:
-            self._receive(number, Update(update))
+            self.receive(number, Update(update))
         else:
             self._flush_by(due)
+
+    def _receive_large(self, number: SessionNumber, message: SyncStep2 | Update) -> None:
+        """An edit is applied in one go, and nobody is served meanwhile. So its author pays for the time, and
+        is read no more for a multiple of it.
+        """
+        began = perf_counter()
+        self._receive(number, message)
+        session = self._sessions.get(number)
+        if session is not None:
+            session.peer.answered(int((perf_counter() - began) * _WORK_BYTES_PER_S))
 
     def _receive_question(self, number: SessionNumber, message: SyncStep1) -> None:
         session = self._sessions.get(number)

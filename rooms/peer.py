@@ -56,7 +56,9 @@ class Peer(Protocol):
         """The member's role is another one now, and still allows watching."""
 
     def answered(self, size: int) -> None:
-        """So many bytes answered what it asked again, or could ask as often as it likes: it pays for them."""
+        """So many bytes answered what it asked again, or could ask as often as it likes, or are what applying
+        a large edit of it took: it pays for them.
+        """
 
     def close(self, code: int, reason: str) -> None:
         """End the connection for this document (see WebSocket close codes in `rooms.closing`)."""

@@ -390,7 +390,7 @@ class LiveSocket(WSListener):
 
     def _answer_last_ping(self) -> None:
         owed, self._pong = self._pong, None
-        if owed and self._paused_at is None:
+        if owed:
             self.write(owed)
 
     def pause_writing(self) -> None:
@@ -641,6 +641,7 @@ class LiveSocket(WSListener):
 
 
 _get_buffer = WSProtocol.get_buffer
+_buffer_updated = WSProtocol.buffer_updated
 
 
 class _Protocol(WSProtocol):  # type: ignore[misc]  # see the import
@@ -666,7 +667,7 @@ class _Protocol(WSProtocol):  # type: ignore[misc]  # see the import
         if nbytes > _FEW_BYTES:
             self._much(listener, nbytes)
         else:
-            super().buffer_updated(nbytes)
+            _buffer_updated(self, nbytes)
         listener.moderation.count()
         if listener.since_frame > listener.tells_from:
             listener.measure()
@@ -675,13 +676,13 @@ class _Protocol(WSProtocol):  # type: ignore[misc]  # see the import
 
     def _much(self, listener: LiveSocket, nbytes: int) -> None:
         before = listener.frames_left
-        super().buffer_updated(nbytes)
+        _buffer_updated(self, nbytes)
         if before - listener.frames_left > _AT_ONCE:
             listener.let_others_go_first()
 
     def upgraded(self, nbytes: int) -> None:
         """So many bytes came with the upgrade, before there was a listener."""
-        super().buffer_updated(nbytes)
+        _buffer_updated(self, nbytes)
         self.listener.moderation.count()
         if self.transport.is_close_frame_sent:
             self.listener.parser_failed()
@@ -693,7 +694,7 @@ class _Protocol(WSProtocol):  # type: ignore[misc]  # see the import
         if nbytes > _FEW_BYTES:
             self._much(listener, nbytes)
         else:
-            super().buffer_updated(nbytes)
+            _buffer_updated(self, nbytes)
         if listener.since_frame > listener.tells_from:
             listener.measure()
         if self.transport.is_close_frame_sent:

@@ -189,6 +189,48 @@ async def test_much_at_once_is_read_by_the_loop(pair: Pair) -> None:
         await pair.hears_everything()
 
 
+async def test_who_sends_much_within_a_tick_is_left_to_the_loop(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    left: list[int] = []
+    leave = LiveSocket.leave_gathering
+
+    def counted(socket: LiveSocket) -> None:
+        if socket.gathering is not None:
+            left.append(socket.since_frame)
+        leave(socket)
+
+    monkeypatch.setattr(LiveSocket, "leave_gathering", counted)
+    async with asyncio.timeout(5):
+        while not left:  # the room may have become quiet just before
+            await pair.talk_until_gathered()
+            pair.sent.add(key := f"large{len(pair.sent)}")
+            pair.talker.send_binary(y_websocket.update(an_update(key, "x" * 1_000_000)))
+            await pair.hears_everything()
+    assert 64 * 1024 < left[0] < 64 * 1024 + 20 * 1024
+
+
+async def test_what_is_read_by_ticks_of_a_message_that_is_not_whole_is_counted(pair: Pair) -> None:
+    await pair.talk_until_gathered()
+    await pair.hears_everything()
+    await pair.talk_until_gathered()
+    whole = frame(BINARY, y_websocket.update(an_update("large", "x" * 50_000)))
+    pair.talker.send(whole[:40_000])
+    await until(lambda: pair.talking.since_frame == 40_000)
+    pair.talker.send(whole[40_000:])
+    await until(lambda: pair.talking.since_frame == 0)
+
+
+async def test_who_sends_many_small_messages_within_a_tick_is_left_to_the_loop(pair: Pair) -> None:
+    await pair.talk_until_gathered()
+    await pair.hears_everything()
+    await pair.talk_until_gathered()
+    before = pair.talking.messages_in
+    pair.talker.send(frame(BINARY, y_websocket.awareness(b"\x00")) * 300)
+    await until(lambda: pair.talking.messages_in >= before + 300)
+    assert pair.talking.gathering is None
+
+
 async def test_one_over_its_rate_is_paused_and_everything_arrives() -> None:
     options = LiveOptions(sweep_s=3600, edits_per_s=200, edits_burst=30)
     async with live_service(options, rooms_limits=SOON_BUSY) as service, a_pair(service) as pair:

@@ -1,7 +1,7 @@
 """What a live socket may cost: before it is authenticated, and when it does not read."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 
 import pytest
 
@@ -11,11 +11,13 @@ from api.live.y_websocket import FRAMING
 from crdt import y_websocket
 from crdt.lib0 import var_string
 from crdt.messages import SyncStep1
+from persistence.memory.access import MemoryAccessControl
 from rooms.effects import Broadcast
 from rooms.peer import Member
 from tests.harness.echo_socket import EchoSocket, echo_server
 from tests.harness.live_service import LiveService, an_update, live_service
 from tests.harness.raw_websocket import BINARY, PING, connected, frame, upgrade_head, upgraded
+from tmi.domain.ports import Entrant, Standing
 from tmi.domain.roles import Role
 
 STEP_1 = y_websocket.sync_step1(b"\x00")
@@ -124,6 +126,37 @@ async def test_sockets_in_all_and_documents_of_a_user_are_bounded() -> None:
             await asyncio.sleep(0.05)
             async with upgraded(service.port, path):
                 pass
+
+
+class Slow(MemoryAccessControl):
+    """Answers nobody at the door until it may."""
+
+    may: asyncio.Event
+
+    async def standings(self, entrants: Sequence[Entrant]) -> Sequence[Standing]:
+        await self.may.wait()
+        return await super().standings(entrants)
+
+
+async def test_sockets_at_the_upgrade_count_among_all() -> None:
+    Slow.may = asyncio.Event()
+    async with live_service(LiveOptions(sockets_max=2), access_over=Slow) as service:
+        diagram = await service.diagram()
+        path = f"/collab/{diagram}?token={await service.token('alice', diagram)}"
+        async with (
+            connected(service.port) as one,
+            connected(service.port) as two,
+            connected(service.port) as three,
+        ):
+            for raw in (one, two):
+                raw.send(upgrade_head(path))
+            await until(lambda: service.live._handshakes == 2)
+            three.send(upgrade_head(path))
+            assert 503 == (await three.answer()).status
+            assert 1 == service.live.sockets.refusals["sockets"]
+            Slow.may.set()
+            for raw in (one, two):
+                assert 101 == (await raw.answer()).status
 
 
 async def test_a_client_that_does_not_read_is_paused_and_comes_back() -> None:

@@ -35,6 +35,14 @@ class Author:
         self._cells[key] = value
         return y_websocket.update(self.doc.get_update(before))
 
+    def many(self, keys: int) -> bytes:
+        """An Update message with so many edits."""
+        before = self.doc.get_state()
+        with self.doc.transaction():
+            for n in range(keys):
+                self._cells[str(n)] = "x"
+        return y_websocket.update(self.doc.get_update(before))
+
 
 async def keys_of(service: LiveService, diagram: DiagramId) -> set[str]:
     _, document = await service.rooms.read(diagram)
@@ -147,6 +155,20 @@ async def test_who_asks_again_and_again_pays_for_the_answers(question: bytes, is
                 assert 100 * KIB < received < 600 * KIB
 
 
+async def test_an_edit_that_takes_long_to_apply_is_paid_for() -> None:
+    """Nobody is served meanwhile, so its author is not read for a while, and loses nothing."""
+    async with live_service(LiveOptions(bytes_burst=1024 * KIB)) as service:
+        diagram, author = await service.diagram(), Author()
+        async with upgraded(service.port, f"/collab/{diagram}?token={await service.token('alice')}") as raw:
+            raw.send_binary(author.edit("one", "x" * 600 * KIB))
+            await arrived(service, diagram, 1)
+            assert 0 == service.live.sockets.throttles, "as large, and no work"
+            raw.send_binary(author.many(20_000))
+            raw.send_binary(author.edit("last"))
+            await arrived(service, diagram, 20_002)
+        assert (1, 0) == (service.live.sockets.throttles, service.live.sockets.refusals["rate"])
+
+
 def service_closes(service: LiveService) -> int:
     """The one code with which a socket was closed."""
     (code,) = [code for code, times in service.live.sockets.closes.items() if times]
@@ -209,6 +231,22 @@ async def test_another_client_is_served_meanwhile() -> None:
             async with asyncio.timeout(1.5):
                 while "quiet" not in await keys_of(service, diagram):
                     await asyncio.sleep(0.01)
+
+
+async def test_a_throttled_client_does_not_count_as_silent() -> None:
+    options = LiveOptions(sweep_s=3600, edits_per_s=1, edits_burst=5, rate_patience_s=60.0, ping_after_s=1e9)
+    async with live_service(options) as service:
+        diagram, author = await service.diagram(), Author()
+        async with upgraded(service.port, f"/collab/{diagram}?token={await service.token('alice')}") as raw:
+            raw.send(b"".join(frame(BINARY, author.edit(f"k{n}")) for n in range(20)))
+            await until(lambda: service.live.sockets.throttles > 0)
+            (socket,) = service.live.sockets
+            now = asyncio.get_running_loop().time()
+            for n in range(4):
+                socket.visit(now + n * options.silence_max_s)
+            raw.send_binary(author.edit("more"))
+            await asyncio.sleep(0.02)
+            assert [socket] == list(service.live.sockets)
 
 
 async def test_a_throttled_socket_is_closed_at_once_when_the_node_drains() -> None:

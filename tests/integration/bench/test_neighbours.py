@@ -31,7 +31,7 @@ BUSY = NeighboursLoad(
 )
 STORM = StallLoad(joiners=40, kib=100, rate=50, seconds=0.3, warm_up_s=0.1, settle_s=0.6)
 CORE = min(os.sched_getaffinity(0))
-PAUSE_S = 0.15
+PAUSE_S = 0.4
 FIRST_BUSY = 2
 """Of all sockets; those of the two clients of the quiet room come first."""
 

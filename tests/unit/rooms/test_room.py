@@ -280,6 +280,15 @@ def test_a_client_that_syncs_again_is_asked_again() -> None:
     assert isinstance(decoded(asked), SyncStep1)
 
 
+def test_of_who_never_answers_no_more_is_kept_however_often_it_syncs() -> None:
+    target = room()
+    number = greet(target, member())
+    asked = [len(only(Send, target.receive(number, SyncStep1(b"\x00"), 1.0))) for _ in range(40)]
+    assert [1] * 15 + [0] * 25 == asked
+    target.receive(number, SyncStep2(EMPTY_UPDATE), 2.0)
+    assert 1 == len(only(Send, target.receive(number, SyncStep1(b"\x00"), 2.0)))
+
+
 def test_who_may_no_longer_read_is_closed_4403() -> None:
     target = room()
     number = greet(target, member())

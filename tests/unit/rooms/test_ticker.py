@@ -78,6 +78,18 @@ async def test_what_is_slow_goes_one_by_one_in_turns_of_the_loop_as_far_apart_as
         assert 0.018 < began - ended
 
 
+async def test_nobody_waits_long_for_what_one_took() -> None:
+    ticker, called = Ticker(asyncio.get_running_loop()), asyncio.Event()
+
+    def last() -> int:
+        called.set()
+        return 0
+
+    ticker.paced("room", lambda: 1 << 33)
+    ticker.paced("room", last)
+    await asyncio.wait_for(called.wait(), 1)
+
+
 async def test_what_is_quick_waits_for_a_turn_of_the_loop_and_no_longer() -> None:
     ticker, called = Ticker(asyncio.get_running_loop()), list[int]()
 
