@@ -33,6 +33,7 @@ from rooms.room import Room
 from rooms.runner import UPDATE_WEIGHT, RoomRunner
 from rooms.snapshots import Snapshotter
 from rooms.ticker import Ticker
+from rooms.trimming import Trimming, trim_of_libc
 from tmi.domain.beats import to_next_beat
 from tmi.domain.errors import (
     DatabaseUnavailable,
@@ -99,6 +100,7 @@ class Rooms:
         self._draining = False
         self._memory_seen = 0
         self._memory_due_at = 0.0
+        self._trimming = Trimming(trim_of_libc())
         self.refusals: Counter[str] = Counter()
         """What was refused, by limit."""
         self.closes: Counter[int] = Counter()
@@ -658,7 +660,10 @@ class Rooms:
         over = self._hosted.over
         left = max(_FREED_BYTES, sum(map(_size, over)) // 4)
         while over and left > 0:
+            self._trimming.freed(memory_of(over[0]))
             left -= _size(over.popleft())
+        if self._trimming.is_due:
+            self._background.spawn(self._trimming.run())
 
     def _close_idle_replicas(self) -> None:
         limits = self._limits

@@ -2,20 +2,25 @@
 
 import asyncio
 import gc
+import resource
+import threading
 import weakref
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
+from pycrdt import Doc, Map
 
 from crdt import awareness
 from crdt.awareness import Entry
-from crdt.messages import Awareness
+from crdt.messages import Awareness, Update
 from persistence.memory.access import MemoryAccessControl
 from persistence.memory.update_log import MemoryUpdateLog
 from rooms.coordination.local import LocalCoordinator
 from rooms.memory import ROOM_BYTES, memory_of
 from rooms.service import Rooms
+from rooms.trimming import TRIM_BYTES, Trimming, trim_of_libc
 from tests.unit.rooms.conftest import LIMITS, Editor, World, until
 from tmi.domain.errors import TooManyRequests, Unavailable
 from tmi.domain.ids import DiagramId, Fence, NodeId
@@ -254,3 +259,68 @@ async def test_presence_counts_as_memory_of_its_room_and_what_is_refused_of_it_i
     assert memory_of(runner) == rooms.memory_bytes
     editor.session.leave()
     assert memory_of(runner) - before < 20 * 1024
+
+
+def resident_bytes() -> int:
+    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+
+
+@pytest.mark.skipif(trim_of_libc() is None, reason="the C library has no malloc_trim")
+async def test_memory_of_evicted_rooms_goes_back_to_the_system() -> None:
+    world = World()
+    await world.prepare()
+    doc: Doc[Map[int]] = Doc()
+    doc["cells"] = Map({str(n): n for n in range(45_000)})
+    large = Update(doc.get_update())
+    limits = replace(LIMITS, memory_sweep_s=0.01, evict_after_s=0.0)
+    world.rooms = rooms = Rooms(
+        world.log, LocalCoordinator(world.log, "node"), MemoryAccessControl(world.store), limits
+    )
+    async with rooms.running():
+        editors = []
+        for _ in range(8):
+            world.diagram = (await world.diagrams.create(world.model, "d", "DFD-1.0.0", None)).id
+            editor = await world.editor().join()
+            assert editor.session is not None
+            editor.session.receive(large)
+            await until(lambda editor=editor: editor.acknowledged == 2)  # type: ignore[misc]
+            editors.append(editor)
+        # The last one stays: what lies on top of the heap keeps glibc from giving back what is below.
+        rooms._limits = replace(limits, memory_max_bytes=0)
+        before = resident_bytes()
+        for editor in editors[:-1]:
+            assert editor.session is not None
+            editor.session.leave()
+            editor.session = None
+        await until(lambda: rooms.open_rooms == 1)
+        await until(lambda: resident_bytes() < before - TRIM_BYTES // 2)
+
+
+async def test_memory_is_given_back_seldom_and_beside_the_loop() -> None:
+    ran_in: list[int] = []
+    may_end = threading.Event()
+
+    def trim() -> None:
+        ran_in.append(threading.get_ident())
+        may_end.wait(5)
+
+    trimming = Trimming(trim)
+
+    def is_due() -> bool:
+        return trimming.is_due
+
+    trimming.freed(TRIM_BYTES - 1)
+    assert not is_due()
+    trimming.freed(1)
+    assert is_due()
+    task = asyncio.create_task(trimming.run())
+    await until(lambda: ran_in)
+    trimming.freed(TRIM_BYTES)
+    assert not is_due(), "once at a time"
+    may_end.set()
+    await task
+    assert is_due()
+    assert [threading.get_ident()] != ran_in
+    trimming = Trimming(None)
+    trimming.freed(TRIM_BYTES)
+    assert not is_due()
