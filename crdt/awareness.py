@@ -105,11 +105,6 @@ def join(entries: Collection[bytes]) -> bytes:
     return write_var_uint(len(entries)) + b"".join(entries)
 
 
-def moment(clock: int, state: bytes) -> int:
-    """Equal for what says the same of a client: a departure may have the clock of the state before it."""
-    return 2 * clock + (state == GONE)
-
-
 def is_json_object_or_null(state: bytes) -> bool:
     """Whether this is a state that every client can read."""
     if state == GONE:

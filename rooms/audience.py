@@ -58,8 +58,8 @@ class Seat:
     """The state vector it had when it stopped reading."""
     behind_version: int = -1
     """The document's version of that moment."""
-    has_heard: Mapping[int, int] | None = None
-    """What it had been sent of each client's awareness by then, by `awareness.moment`."""
+    has_heard: int = 0
+    """How much it had been sent of everybody's awareness by then: see `_presence_told`."""
     asked_at: int = -1
     """The document version at which it was last asked to fill a gap."""
     refused: int = 0
@@ -141,12 +141,12 @@ class Audience(ABC):
         """Everybody's awareness, encoded; None if nobody is here."""
 
     @abstractmethod
-    def _presence_told(self) -> Mapping[int, int]:
-        """What everybody has been told of whom: `moment` of each client's awareness."""
+    def _presence_told(self) -> int:
+        """How often everybody has been told of somebody's awareness."""
 
     @abstractmethod
-    def _presence_since(self, before: Mapping[int, int]) -> bytes | None:
-        """What is new to who has been told that, encoded; None if nothing is."""
+    def _presence_since(self, told: int) -> bytes | None:
+        """What is new to who has been told so often, encoded; None if nothing is."""
 
     # --- sessions -------------------------------------------------------------------------------
 
@@ -299,12 +299,11 @@ class Audience(ABC):
             return NOTHING
         effects = self._settle(now)
         behind, seat.behind = seat.behind, None
-        has_heard, seat.has_heard = seat.has_heard or {}, None
         if seat.behind_version != self.document.version:
             effects.append(Send(number, y_websocket.update(self.document.difference(behind))))
         effects.append(Subscribe(number))
         # Not everybody again: that alone could make it a slow reader once more, and so on for ever.
-        missed = self._presence_since(has_heard)
+        missed = self._presence_since(seat.has_heard)
         if missed is not None:
             effects.append(Send(number, y_websocket.awareness(missed)))
         return effects

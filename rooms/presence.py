@@ -17,7 +17,7 @@ one it has, or equal with state `null`, which means gone. What this module holds
 """
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from crdt import awareness
@@ -46,6 +46,8 @@ class _Known:
     """How a message about this client alone begins."""
     wire: bytes | None = None
     """The entry, encoded, if it has been."""
+    told_at: int = 0
+    """The number of the last flush that told of it."""
 
     def say(self, clock: int, state: bytes, wire: bytes | None = None) -> None:
         """This is the newest state; `wire`: as it came."""
@@ -73,6 +75,8 @@ class Presence:
     ) -> None:
         self.size = 0
         """What all of it takes, in bytes, about."""
+        self.flushes = 0
+        """How often changes were taken. Who was sent all until then lacks what later flushes tell."""
         self.refusals: Counter[str] = Counter()
         """What was not taken in, by limit."""
         self._known: dict[int, _Known] = {}
@@ -238,7 +242,12 @@ class Presence:
         """The changed entries, encoded, and the session that alone caused them (None: several, or a
         departure).
         """
-        sources = {self._known[client].session for client in self._changed}
+        self.flushes = flush = self.flushes + 1
+        sources = set()
+        for client in self._changed:
+            known = self._known[client]
+            known.told_at = flush
+            sources.add(known.session)
         data = self._encode(self._changed)
         self._changed = {}
         return data, sources.pop() if len(sources) == 1 else None
@@ -251,21 +260,10 @@ class Presence:
         known = self._known
         return awareness.join([known[client].encoded() for client in clients])
 
-    def told(self) -> dict[int, int]:
-        """The moments of all clients whose last word is not among the changes that are still to be sent."""
-        return {
-            client: awareness.moment(known.clock, known.state)
-            for client, known in self._known.items()
-            if client not in self._changed
-        }
-
-    def since(self, before: Mapping[int, int]) -> bytes | None:
-        """What is new to who has been told that, encoded; None if nothing is."""
-        news = [
-            client
-            for client, known in self._known.items()
-            if before.get(client) != awareness.moment(known.clock, known.state)
-        ]
+    def since(self, flush: int) -> bytes | None:
+        """What is new to who was sent all up to that flush, encoded; None if nothing is."""
+        changed = self._changed
+        news = [key for key, known in self._known.items() if known.told_at > flush or key in changed]
         return self._encode(news) if news else None
 
     def known(self) -> list[Entry]:

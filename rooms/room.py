@@ -224,11 +224,11 @@ class Room(Audience):
     def _present(self) -> bytes | None:
         return self._presence.everybody()
 
-    def _presence_told(self) -> Mapping[int, int]:
-        return self._presence.told()
+    def _presence_told(self) -> int:
+        return self._presence.flushes
 
-    def _presence_since(self, before: Mapping[int, int]) -> bytes | None:
-        return self._presence.since(before)
+    def _presence_since(self, told: int) -> bytes | None:
+        return self._presence.since(told)
 
     # --- what sessions send ---------------------------------------------------------------------
 

@@ -29,7 +29,10 @@ class HeardPresence:
         remembered: int = 1024,
     ) -> None:
         self._heard_bytes = self._said_bytes = 0
+        self.heard = 0
+        """How often the owner has spoken."""
         self._heard: dict[int, Entry] = {}
+        self._heard_at: dict[int, int] = {}
         self._departed: dict[int, None] = {}
         self._doubted: set[int] = set()
         self._said: dict[SessionNumber, dict[int, Entry]] = {}
@@ -70,6 +73,7 @@ class HeardPresence:
 
     def hear(self, data: bytes) -> None:
         """The owner has spoken. Raises BadFrame."""
+        self.heard += 1
         for entry in awareness.parse(data, max_entries=_ENTRIES_MAX, max_state_bytes=self._state_max_bytes):
             self._note(entry)
             self._doubted.discard(entry.client)
@@ -78,6 +82,7 @@ class HeardPresence:
     def _note(self, entry: Entry) -> None:
         self._heard_bytes += _weight(entry) - _weight(self._heard.get(entry.client))
         self._heard[entry.client] = entry
+        self._heard_at[entry.client] = self.heard
         if entry.state == GONE:
             self._departed[entry.client] = None
         else:
@@ -87,24 +92,16 @@ class HeardPresence:
         while len(self._departed) > self._remembered:
             oldest = next(iter(self._departed))
             self._heard_bytes -= _weight(self._heard[oldest])
-            del self._departed[oldest], self._heard[oldest]
+            del self._departed[oldest], self._heard[oldest], self._heard_at[oldest]
 
     def everybody(self) -> bytes | None:
         """All who are here, encoded; None if nobody is."""
         present = [entry for entry in self._heard.values() if entry.state != GONE]
         return awareness.encode(present) if present else None
 
-    def told(self) -> dict[int, int]:
-        """The moments of all clients."""
-        return {key: awareness.moment(entry.clock, entry.state) for key, entry in self._heard.items()}
-
-    def since(self, before: Mapping[int, int]) -> bytes | None:
-        """What is new to who has been told that, encoded; None if nothing is."""
-        news = [
-            entry
-            for key, entry in self._heard.items()
-            if before.get(key) != awareness.moment(entry.clock, entry.state)
-        ]
+    def since(self, heard: int) -> bytes | None:
+        """What is new to who was told all up to then, encoded; None if nothing is."""
+        news = [self._heard[key] for key, at in self._heard_at.items() if at > heard]
         return awareness.encode(news) if news else None
 
     def said_by(self, session: SessionNumber) -> bytes | None:
@@ -118,6 +115,7 @@ class HeardPresence:
 
     def inherit(self, known: Iterable[Entry], said: Mapping[SessionNumber, Sequence[Entry]]) -> None:
         """Sessions have come over from a room: what it knew of everybody, and what they said."""
+        self.heard += 1
         for entry in known:
             heard = self._heard.get(entry.client)
             if heard is None or _is_newer(entry, heard):

@@ -19,7 +19,7 @@ keeps its edits, as all Yjs clients do.
 
 import contextlib
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from crdt import y_websocket
@@ -393,6 +393,8 @@ class Replica(Audience):
             bring = Bring(update.author, update.origin, update.data)
             self._wait(REPLICA, None, _Waiting(bring, 0, 0))
         self._sessions.update(left.seats)
+        for seat in left.seats.values():
+            seat.has_heard = 0  # the room counted otherwise
         for number, (syncs, updates) in left.owed.items():
             nothing = Say(number, _NOTHING_NEW.body)
             self._wait(number, left.seats[number].member, _Waiting(nothing, syncs, updates))
@@ -422,11 +424,11 @@ class Replica(Audience):
     def _present(self) -> bytes | None:
         return self._presence.everybody()
 
-    def _presence_told(self) -> Mapping[int, int]:
-        return self._presence.told()
+    def _presence_told(self) -> int:
+        return self._presence.heard
 
-    def _presence_since(self, before: Mapping[int, int]) -> bytes | None:
-        return self._presence.since(before)
+    def _presence_since(self, told: int) -> bytes | None:
+        return self._presence.since(told)
 
     def flush(self, now: float) -> Effects:
         """Give up those who did not come back with the new owner."""

@@ -157,6 +157,24 @@ async def test_a_slow_reader_gets_one_difference_from_the_replica(move: Move) ->
     await until(lambda: cells(slow) == {"before": 1.0, "after": 2.0})
 
 
+async def test_a_slow_reader_that_moves_is_told_of_everybody(move: Move) -> None:
+    world = move.world
+    alice, slow = await world.editor().join(), await world.editor(world.other).join()
+    for clock in range(5, 9):
+        says(alice, 11, clock)
+        await asyncio.sleep(0.05)
+    assert {11} == heard(slow).keys()
+    assert slow.session is not None
+    slow.session.pause()
+    await asyncio.sleep(0)
+    says(alice, 11, 9, b'{"y":2}')
+    move.stand_down()
+    there = await move.arrive()
+    await until(lambda: heard(there).get(11) == b'{"y":2}')
+    slow.session.resume()
+    await until(lambda: heard(slow)[11] == b'{"y":2}')
+
+
 async def test_what_a_reader_drew_is_asked_for_when_the_next_owner_promotes_it(move: Move) -> None:
     world = move.world
     await world.grant(Role.READER)
