@@ -15,6 +15,9 @@ _REMEMBERED = 1024
 Address = IPv4Address | IPv6Address
 Network = IPv4Network | IPv6Network
 
+_SHARE_MIN = 32
+"""Connections; several people share an address."""
+
 
 @dataclass(frozen=True, slots=True)
 class TrustedProxies:
@@ -59,6 +62,11 @@ class TrustedProxies:
 
 
 @lru_cache(_REMEMBERED)
+def share_of(total: int) -> int:
+    """What one address may have of a total of which half is in use, so that it never keeps others out."""
+    return max(_SHARE_MIN, total // 8)
+
+
 def bucket_of(client: str) -> str:
     """Whom an address counts for: an IPv4 address, or an IPv6 network of 64 bits.
 

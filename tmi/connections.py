@@ -16,13 +16,16 @@ class ConnectionsByAddress:
         self._proxies = proxies
         self._open: Counter[str] = Counter()
 
-    def take(self, peer: object) -> str | None:
-        """Count one more from a socket's `peer`; what to `give` back, or None if there are too many."""
+    def take(self, peer: object, *, is_bounded: bool = True) -> str | None:
+        """Count one more from a socket's `peer`; what to `give` back, or None if there are too many.
+
+        Without `is_bounded` it is counted and never refused.
+        """
         address = str(peer[0]) if isinstance(peer, tuple) and peer else ""
         if not address or self._proxies.trusts(address):
             return ""
         bucket = bucket_of(address)
-        if self._open[bucket] >= self._most:
+        if is_bounded and self._open[bucket] >= self._most:
             return None
         self._open[bucket] += 1
         return bucket

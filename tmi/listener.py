@@ -39,7 +39,7 @@ from hypercorn.utils import parse_socket_addr, wrap_app
 
 from api.edge import without_version
 from api.errors import Problem
-from api.forwarding import TrustedProxies
+from api.forwarding import TrustedProxies, share_of
 from api.headers import ALWAYS
 from api.live.deadlines import Deadlines
 from api.live.endpoint import LiveEndpoint
@@ -80,7 +80,9 @@ class ListenerOptions:
     head_max_bytes: int = 16 * 1024
     head_timeout_s: float = 10.0
     heads_max: int = 2_000
-    """Connections that have not sent their first head."""
+    """Connections that have not sent their first head. Once half of them are there, an address may have an
+    eighth of them (`share_of`); the same for those at their TLS handshake.
+    """
     rest_connections_max: int = 10_000
     per_address_max: int = 2_000
     """Connections from one address that are at their handshake or first head, or serve REST."""
@@ -114,8 +116,11 @@ class Listener:
         self.heads: set[_Head] = set()
         self.head_deadlines = Deadlines[_Head](self.options.head_timeout_s, _Head.take_too_long)
         self.by_address = ConnectionsByAddress(self.options.per_address_max, self.options.proxies)
+        self.opening = ConnectionsByAddress(share_of(self.options.heads_max), self.options.proxies)
+        """Those at their TLS handshake or first head."""
         self._rest: set[asyncio.Task[None]] = set()
         self._checks: set[asyncio.Task[None]] = set()
+        self._opening_count = 0
         self._config = _hypercorn_config(options)
         self._app = wrap_app(cast(ASGIFramework, _gate(app, live)), 0, "asgi")
         self._context = WorkerContext(None)
@@ -195,11 +200,26 @@ class Listener:
     # --- connections ----------------------------------------------------------------------------
 
     def take(self, peer: object) -> str | None:
-        """Count a connection for its address; None: refuse it. See `ConnectionsByAddress.take`."""
-        bucket = self.by_address.take(peer)
+        """Count a connection for its address; None: refuse it. See `ConnectionsByAddress.take`.
+
+        It is counted as one that is being opened as well, until `opened`.
+        """
+        is_scarce = self._opening_count >= self.options.heads_max // 2
+        bucket = self.opening.take(peer, is_bounded=is_scarce)
         if bucket is None:
+            self.live.sockets.refusals["openings_per_address"] += 1
+            return None
+        if self.by_address.take(peer) is None:
+            self.opening.give(bucket)
             self.live.sockets.refusals["connections_per_address"] += 1
+            return None
+        self._opening_count += 1
         return bucket
+
+    def opened(self, bucket: str) -> None:
+        """A connection that was taken has sent its first head, or is over."""
+        self._opening_count -= 1
+        self.opening.give(bucket)
 
     def decide(self, received: bytes, end: int, transport: asyncio.Transport, bucket: str) -> None:
         """Give a connection whose first head ends at `end` to whom it is for. `bucket`: see
@@ -283,6 +303,8 @@ class _Head(asyncio.Protocol):
         elif (end if end >= 0 else len(received)) > self._listener.options.head_max_bytes:
             self._refuse(_HEAD_TOO_LARGE if line_end >= 0 else _LINE_TOO_LONG)
         elif end >= 0:
+            if self._bucket is not None:
+                self._listener.opened(self._bucket)
             bucket, self._bucket = self._bucket or "", None
             self._done()
             # uvloop's transport knows its first protocol to the end: leave nothing in it.
@@ -304,6 +326,7 @@ class _Head(asyncio.Protocol):
     def _done(self) -> None:
         self._listener.heads.discard(self)
         if self._bucket is not None:
+            self._listener.opened(self._bucket)
             self._listener.by_address.give(self._bucket)
             self._bucket = None
         self._listener.head_deadlines.discard(self)

@@ -5,12 +5,14 @@ import contextlib
 import logging
 import math
 import re
+from collections import Counter
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from dataclasses import replace
 from typing import Any, cast
 
 from api.cookies import NAME, SessionCookies, full_name, read
 from api.errors import INTERNAL, Problem, problem_of
+from api.forwarding import share_of
 from api.live.admission import Admission, check_origin, diagram_of, is_ticket_path
 from api.live.deadlines import Deadlines
 from api.live.editors import Editors
@@ -66,6 +68,8 @@ class LiveEndpoint:
         self._admission = Admission(tokens, access, tickets, connections_of)
         self._cookies = cookies
         self._handshakes = 0
+        self._handshakes_of: Counter[str] = Counter()
+        """By address."""
         self._deadlines = Deadlines[asyncio.Task[Any]](
             self._options.handshake_timeout_s, self._take_too_long
         )
@@ -225,15 +229,15 @@ class LiveEndpoint:
             raise Unavailable("this node has as many sockets as it may")
         self.sockets.take_address(address)
         try:
-            socket = await self._socket(head, self._scheme(head, connection))
+            socket = await self._socket(head, self._scheme(head, connection), address)
         except BaseException:
             self.sockets.leave_address(address)
             raise
         socket.address = address
         return socket
 
-    async def _socket(self, head: RequestHead, scheme: str) -> LiveSocket:
-        release = self._take_handshake()
+    async def _socket(self, head: RequestHead, scheme: str, address: str) -> LiveSocket:
+        release = self._take_handshake(address)
         is_under_way = False
         try:
             if head.path == _PREFIX:
@@ -307,12 +311,20 @@ class LiveEndpoint:
             if isinstance(socket, YWebsocketSocket) and socket.collaboration == collaboration:
                 socket.close(closing.COLLABORATION_ENDED, "the collaboration session has ended")
 
-    def _take_handshake(self) -> Callable[[], None]:
-        """Count one more handshake; the answer undoes that, once."""
+    def _take_handshake(self, address: str) -> Callable[[], None]:
+        """Count one more handshake of an address; the answer undoes that, once.
+
+        Once half of those that there may be are there, an address has its share of them, and no more.
+        """
+        by_address, most = self._handshakes_of, self._options.handshakes_max
+        if self._handshakes >= most // 2 and by_address[address] >= share_of(most):
+            self.sockets.refusals["handshakes_per_address"] += 1
+            raise TooManyRequests("this address opens too many connections at once; try again shortly")
         if self._handshakes >= self._options.handshakes_max:
             self.sockets.refusals["handshakes"] += 1
             raise Unavailable("too many connections are being opened; try again shortly")
         self._handshakes += 1
+        by_address[address] += 1
         is_counted = True
 
         def release() -> None:
@@ -320,5 +332,8 @@ class LiveEndpoint:
             if is_counted:
                 is_counted = False
                 self._handshakes -= 1
+                by_address[address] -= 1
+                if not by_address[address]:
+                    del by_address[address]
 
         return release

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Mapping
+from contextlib import AsyncExitStack
 from ipaddress import ip_network
 
 import orjson
@@ -293,6 +294,47 @@ async def test_heads_that_are_under_way_are_bounded() -> None:
         async with connected(service.port) as later:
             later.send(b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n")
             assert 200 == (await later.answer()).status
+
+
+async def test_one_address_that_says_nothing_keeps_nobody_out() -> None:
+    async with AsyncExitStack() as stack:
+        service = await stack.enter_async_context(
+            live_service(listener_options=ListenerOptions(heads_max=80))
+        )
+        silent = [await stack.enter_async_context(connected(service.port)) for _ in range(60)]
+        # Of 80, an address has 32 or half of all: 40.
+        refused = [raw for raw in silent[40:] if 503 == (await raw.answer()).status]
+        assert 20 == len(refused) == service.live.sockets.refusals["openings_per_address"]
+        listener = service.listener
+        assert 40 == len(listener.heads)
+        assert "192.0.2.1" == listener.take(("192.0.2.1", 1)), "others come in"
+        listener.opened("192.0.2.1")
+        listener.by_address.give("192.0.2.1")
+        for raw in silent[:40]:
+            raw.send(b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n")
+            assert 200 == (await raw.answer()).status
+        assert (0, 0) == (len(listener.opening), listener._opening_count)
+
+
+async def test_one_address_whose_sockets_open_nothing_keeps_nobody_out() -> None:
+    proxies = TrustedProxies((ip_network("127.0.0.0/8"),))
+    async with AsyncExitStack() as stack:
+        service = await stack.enter_async_context(
+            live_service(LiveOptions(handshakes_max=80, trusted_proxies=proxies))
+        )
+
+        async def status_of(address: str) -> int:
+            raw = await stack.enter_async_context(connected(service.port))
+            raw.send(upgrade_head("/collab", {"X-Forwarded-For": address}))
+            return (await raw.answer()).status
+
+        answers = [await status_of("192.0.2.1") for _ in range(42)]
+        # Of 80, an address has 32 or half of all: 40.
+        assert [101] * 40 + [429] * 2 == answers
+        assert 2 == service.live.sockets.refusals["handshakes_per_address"]
+        assert 101 == await status_of("192.0.2.2")
+        assert {"192.0.2.1": 40, "192.0.2.2": 1} == service.live._handshakes_of
+    assert not service.live._handshakes_of
 
 
 async def test_connections_of_rest_are_bounded() -> None:
