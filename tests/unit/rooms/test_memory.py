@@ -113,6 +113,18 @@ async def test_what_a_room_takes_follows_its_document(crowd: Crowd) -> None:
     assert ROOM_WITH_TEXT <= memory_of(runner) <= ROOM_WITH_TEXT + ROOM_BYTES + 20 * KIB
 
 
+async def test_what_is_unsaved_counts_as_memory_of_its_room(crowd: Crowd) -> None:
+    crowd.world.log.gate = asyncio.Event()
+    await crowd.visit(stay=True, save=False)
+    (runner,) = crowd.world.rooms.runners
+    runner.settle()
+    unsaved = memory_of(runner)
+    assert TEXT_BYTES <= runner.room.unsaved_bytes
+    crowd.world.log.gate.set()
+    await until(lambda: not runner.room.unsaved)
+    assert TEXT_BYTES <= unsaved - memory_of(runner)
+
+
 async def test_the_rooms_least_recently_used_are_closed_first(crowd: Crowd) -> None:
     visited = [await crowd.visit() for _ in range(5)]
     await until(lambda: crowd.world.rooms.open_rooms == 3)
