@@ -12,6 +12,8 @@ from collections.abc import Callable
 
 TRIM_BYTES = 64 * 1024 * 1024
 """So much is freed, by estimate, before it is worth the while."""
+AGAIN_S = 10.0
+"""After so long once more: whoever writes the snapshot of a closed room keeps its document for a while."""
 
 
 def trim_of_libc() -> Callable[[], object] | None:
@@ -27,8 +29,9 @@ def trim_of_libc() -> Callable[[], object] | None:
 class Trimming:
     """Counts what is freed, and says when to give it back."""
 
-    def __init__(self, trim: Callable[[], object] | None) -> None:
+    def __init__(self, trim: Callable[[], object] | None, again_s: float = AGAIN_S) -> None:
         self._trim = trim
+        self._again_s = again_s
         self._freed = 0
         self._is_under_way = False
 
@@ -42,11 +45,13 @@ class Trimming:
         self._freed += size
 
     async def run(self) -> None:
-        """Give everything back that is free."""
+        """Give everything back that is free, and what is free somewhat later."""
         if self._trim is None:
             return
         self._freed, self._is_under_way = 0, True
         try:
+            await asyncio.to_thread(self._trim)
+            await asyncio.sleep(self._again_s)
             await asyncio.to_thread(self._trim)
         finally:
             self._is_under_way = False
