@@ -61,12 +61,12 @@ class TrustedProxies:
         return any(address in network for network in self.networks if network.version == address.version)
 
 
-@lru_cache(_REMEMBERED)
 def share_of(total: int) -> int:
     """What one address may have of a total of which half is in use, so that it never keeps others out."""
     return max(_SHARE_MIN, total // 8)
 
 
+@lru_cache(_REMEMBERED)
 def bucket_of(client: str) -> str:
     """Whom an address counts for: an IPv4 address, or an IPv6 network of 64 bits.
 

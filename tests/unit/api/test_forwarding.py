@@ -69,3 +69,11 @@ def test_the_scheme_is_the_one_that_the_nearest_trusted_proxy_names(
 def test_an_ipv6_client_counts_for_its_network() -> None:
     assert bucket_of("2001:db8:0:1::7") == bucket_of("2001:db8:0:1:ffff::") == "2001:db8:0:1::"
     assert ("192.0.2.7", "192.0.2.7", "local") == tuple(map(bucket_of, ("192.0.2.7", "::ffff:192.0.2.7", "")))
+
+
+def test_what_an_address_counts_for_is_found_out_once() -> None:
+    """It is asked four times for each connection, and takes as long as the rest of the handshake's bounds."""
+    bucket_of.cache_clear()
+    for _ in range(5):
+        bucket_of("198.51.100.7")
+    assert 1 == bucket_of.cache_info().misses
