@@ -8,7 +8,6 @@ import time
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from itertools import count
-from unittest.mock import AsyncMock
 
 import pycrdt
 import pytest
@@ -313,7 +312,11 @@ async def test_a_token_that_nobody_looks_at_is_noticed(
 ) -> None:
     room = await relay.room()
     with_token = replace(room, url=f"{room.url}?token=header.payload.signature")
-    monkeypatch.setattr(relay, "room", AsyncMock(return_value=with_token))
+
+    async def room_with_token() -> Room:
+        return with_token
+
+    monkeypatch.setattr(relay, "room", room_with_token)
     run = await replace(CONNECT, seconds=0.01, warm_up_s=0).measure(relay, PLACE)
     assert ["a connection with a forged token was let in"] == run.faults
     assert [] == await forgery_let_in(room), "it has none"

@@ -67,13 +67,15 @@ def test_a_child_is_told_to_end_when_the_bench_is_killed(tmp_path: Path, core: s
     assert "SIGTERM" == told.read_text()
 
 
-@pytest.mark.skipif(not Path("/proc/self/schedstat").exists(), reason="a kernel without CONFIG_SCHED_INFO")
 def test_cpu_time_is_finer_than_hundredths_of_a_second() -> None:
     answer = subprocess.run(
         [sys.executable, "-c", SPENDER], cwd=ROOT, capture_output=True, check=True, timeout=WAIT_S
     )
     before, told, after = map(float, answer.stdout.split())
-    assert before - 0.002 <= told <= after + 0.01
+    if Path("/proc/self/schedstat").exists():
+        assert before - 0.002 <= told <= after + 0.01
+    else:
+        assert 0.0 == told, "a kernel without CONFIG_SCHED_INFO: what the whole process's file said"
 
 
 def test_threads_that_have_ended_are_not_lost() -> None:
