@@ -34,7 +34,7 @@ class Wire(asyncio.Protocol):
         self._client = client
         self._head = head
         self._received = bytearray()
-        self._upgraded = False
+        self.is_upgraded = False
         self.transport: asyncio.Transport | None = None
         self.synced: asyncio.Future[None] = loop.create_future()
         """Set by the first SyncStep2; fails with what the server says against it."""
@@ -58,7 +58,7 @@ class Wire(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         received = self._received
         received += data
-        if not self._upgraded:
+        if not self.is_upgraded:
             end = received.find(b"\r\n\r\n")
             if end < 0:
                 return
@@ -66,7 +66,7 @@ class Wire(asyncio.Protocol):
                 self.fail(bytes(received[:500]).decode("latin-1"))
                 return
             del received[: end + 4]
-            self._upgraded = True
+            self.is_upgraded = True
             self._client.opened(self)
         while (frame := self._next_frame()) is not None:
             opcode, payload = frame
@@ -110,6 +110,10 @@ class Client:
         """What the server did that it should not have."""
         self.lock = asyncio.Lock()
         """Held by whoever makes it come or go."""
+
+    def __str__(self) -> str:
+        there = "away" if self._wire is None else f"joined {self._wire.synced.done()}"
+        return f"{'Hocuspocus' if self._is_hocuspocus else 'y-websocket'} in {self.diagram} ({there})"
 
     async def move(self, diagram: str) -> None:
         """Leave, forget everything, and join another diagram."""
@@ -159,6 +163,11 @@ class Client:
     def content(self) -> dict[str, Any]:
         return self.cells.to_py() or {}
 
+    def differing(self, other: "Client") -> set[str]:
+        """The keys at which the two hold different things."""
+        mine, theirs = self.content(), other.content()
+        return {key for key in mine.keys() | theirs.keys() if mine.get(key) != theirs.get(key)}
+
     # --- the wire -------------------------------------------------------------------------------
 
     def opened(self, wire: Wire) -> None:
@@ -197,5 +206,7 @@ class Client:
         if self._wire.close_code is not None:
             self.unexpected.append(f"closed with {self._wire.close_code}")
             self._wire = None
-        elif self._wire.synced.done():
+        elif (
+            self._wire.is_upgraded
+        ):  # before it is synced, too: the server may have been told the state already
             self._wire.send(BINARY, self._framed(body))

@@ -58,30 +58,46 @@ class Crowd:
 
     @asynccontextmanager
     async def at_work(self) -> AsyncIterator[None]:
-        """All kinds of work go on inside; then everybody who is away comes back."""
+        """All kinds of work go on inside; then everybody who is away comes back, and a move begun is made."""
         work = self._work
         async with asyncio.TaskGroup() as group:
             tasks = [
                 group.create_task(self._steadily(work.edits_per_s, self._edit)),
                 group.create_task(self._steadily(work.cursors_per_s, self._point)),
                 group.create_task(self._steadily(work.reconnects_per_s, self._start_reconnect(group))),
-                group.create_task(self._move_on()),
+                group.create_task(self._move_on(group)),
             ]
             yield
             for task in tasks:
                 task.cancel()
 
     async def agree(self, timeout_s: float) -> None:
-        """Wait until all clients of each room hold the same. Raises TimeoutError."""
-        async with asyncio.timeout(timeout_s):
-            for number in range(self._work.rooms):
-                first, *others = self.room(number)
-                while any(one.content() != first.content() for one in others):
-                    await asyncio.sleep(0.05)
+        """Wait until all clients of each room hold the same.
+
+        Raises AssertionError: they do not after `timeout_s`; it says who holds what, and in which diagram.
+        """
+        deadline = asyncio.get_running_loop().time() + timeout_s
+        for number in range(self._work.rooms):
+            while differing := self._differing(number):
+                late = asyncio.get_running_loop().time() > deadline
+                assert not late, f"room {number} does not agree: {differing}"
+                await asyncio.sleep(0.05)
+
+    def _differing(self, number: int) -> list[str]:
+        first, *others = self.room(number)
+        return [
+            f"{one} and {first}: {sorted(one.differing(first))}"
+            for one in others
+            if one.content() != first.content() or one.diagram != first.diagram
+        ]
 
     async def disperse(self) -> None:
         """Everybody leaves."""
         await asyncio.gather(*(one.leave() for one in self.clients))
+
+    async def vanish(self) -> None:
+        """Who is still there is gone without a word; for tests that fail."""
+        await asyncio.gather(*(one.drop() for one in self.clients))
 
     # --- work -----------------------------------------------------------------------------------
 
@@ -120,18 +136,26 @@ class Crowd:
             await client.join()
             self.reconnects += 1
 
-    async def _move_on(self) -> None:
-        """One room after another is left for a new diagram; each second old one is deleted."""
+    async def _move_on(self, group: asyncio.TaskGroup) -> None:
+        """One room after another is left for a new diagram.
+
+        A move is a task of `group`: of a room that has moved by half when the work ends, the halves would never
+        agree.
+        """
         work, number = self._work, 0
         while True:
             await asyncio.sleep(work.room_life_s / work.rooms)
-            place = await self._rest.create_diagram(self._owner, self._model)
-            await asyncio.gather(*(self._move(one, place) for one in self.room(number)))
-            if self.moves % 2:
-                await self._rest.delete_diagram(self._owner, self._places[number])
-            self._places[number] = place
-            self.moves += 1
+            await asyncio.shield(group.create_task(self._move_room(number)))
             number = (number + 1) % work.rooms
+
+    async def _move_room(self, number: int) -> None:
+        """A room is left for a new diagram; each second old one is deleted."""
+        place = await self._rest.create_diagram(self._owner, self._model)
+        await asyncio.gather(*(self._move(one, place) for one in self.room(number)))
+        if self.moves % 2:
+            await self._rest.delete_diagram(self._owner, self._places[number])
+        self._places[number] = place
+        self.moves += 1
 
     async def _move(self, client: Client, place: Place) -> None:
         async with client.lock:

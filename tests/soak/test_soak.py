@@ -122,12 +122,15 @@ async def test_nothing_grows_while_two_hundred_clients_come_and_go(service: Serv
         before = await observer.sample()
         work = Work(room_life_s=ROOM_LIFE_S)
         crowd = Crowd(rest, alice, token, service.port, work)
-        await crowd.gather()
-        async with crowd.at_work():
-            warm_up = await observer.while_working(WARM_UP_S)
-            samples = await observer.while_working(SOAK_S - WARM_UP_S)
-        await crowd.agree(SETTLE_S)
-        await crowd.disperse()
+        try:
+            await crowd.gather()
+            async with crowd.at_work():
+                warm_up = await observer.while_working(WARM_UP_S)
+                samples = await observer.while_working(SOAK_S - WARM_UP_S)
+            await crowd.agree(SETTLE_S)
+            await crowd.disperse()
+        finally:
+            await crowd.vanish()
         after = await until_all_is_gone(observer, before)
 
     slope = slope_per_h(samples)
