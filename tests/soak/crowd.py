@@ -139,8 +139,7 @@ class Crowd:
     async def _move_on(self, group: asyncio.TaskGroup) -> None:
         """One room after another is left for a new diagram.
 
-        A move is a task of `group`: of a room that has moved by half when the work ends, the halves would never
-        agree.
+        A move is a task of `group`, which is waited for: a room moved by half would never agree.
         """
         work, number = self._work, 0
         while True:
