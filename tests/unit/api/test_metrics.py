@@ -1,5 +1,6 @@
 """What `/metrics` tells, of numbers that are known."""
 
+import asyncio
 from dataclasses import replace
 from uuid import UUID
 
@@ -12,7 +13,7 @@ from api.metrics import Metrics
 from persistence.memory.access import MemoryAccessControl
 from rooms.coordination.local import LocalCoordinator
 from rooms.service import Rooms
-from tests.unit.rooms.conftest import LIMITS, World
+from tests.unit.rooms.conftest import LIMITS, World, until
 from tmi.domain.ids import UserId
 
 USER = UserId(UUID(int=1))
@@ -113,3 +114,18 @@ async def test_the_largest_rooms_are_named(world: World, monkeypatch: pytest.Mon
         assert 5000 < top[sizes[5000]] < 5200
         assert figures["tmi_rooms_memory_bytes",] == rooms.memory_bytes > 20 * 8000
         assert (3, 3) == (figures["tmi_rooms",], figures["tmi_sessions",])
+
+
+async def test_edits_that_are_not_committed_are_told_of_their_room(world: World) -> None:
+    async with world.rooms.running():
+        editor = await world.editor().join()
+        world.log.gate = asyncio.Event()
+        (runner,) = world.rooms.runners
+        for n in range(3):
+            editor.edit(f"k{n}")
+            runner.settle()  # or they would be one
+        of_room = "tmi_top_room_unsaved_edits", str(world.diagram)
+        assert 3 == told(world.rooms, Sockets(3600, 10))[of_room]
+        world.log.gate.set()
+        await until(lambda: not runner.room.unsaved)
+        assert 0 == told(world.rooms, Sockets(3600, 10))[of_room]

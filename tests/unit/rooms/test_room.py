@@ -405,6 +405,18 @@ def test_cursors_that_wait_are_bounded_and_read_before_those_that_do_not() -> No
     assert [Entry(7, 1, b"{}"), Entry(8, clock, b"{}"), Entry(9, 1, b"{}")] == shown(target.flush(1.0))
 
 
+def test_cursors_that_wait_count_as_what_a_room_keeps_of_presence() -> None:
+    target = room()
+    first, second = (greet(target, member(n)) for n in (1, 2))
+    target.receive(first, Awareness(moves((7, 1, b"{}"))), 1.0)
+    before = target.presence_bytes
+    of_another = moves((7, 2, b'{"x":"%s"}' % (b"x" * 1000)))
+    assert target.hold_awareness(second, of_another)
+    assert len(of_another) <= target.presence_bytes - before <= len(of_another) + 100
+    target.flush_all(1.0)
+    assert before == target.presence_bytes, "it was read, and not believed"
+
+
 def test_a_slow_reader_misses_broadcasts_and_gets_one_difference() -> None:
     target, editor = room(), Editor()
     writer, slow = greet(target, member(1)), greet(target, member(2))

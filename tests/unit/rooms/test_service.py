@@ -9,7 +9,10 @@ import pytest
 from crdt import awareness, y_websocket
 from crdt.awareness import Entry
 from crdt.messages import Awareness, QueryAwareness, SyncStep1, Update
-from tests.unit.rooms.conftest import World, until
+from persistence.memory.access import MemoryAccessControl
+from rooms.coordination.local import LocalCoordinator
+from rooms.service import Rooms
+from tests.unit.rooms.conftest import LIMITS, World, until
 from tmi.domain.errors import DatabaseUnavailable, Draining, NotFound, Unavailable
 from tmi.domain.ids import DiagramId
 from tmi.domain.roles import Role
@@ -84,9 +87,31 @@ async def test_at_the_bound_writers_are_sent_away_and_nothing_applied_is_lost(wo
     with pytest.raises(Unavailable):
         await world.editor().join()
     world.store.unavailable = False
-    await until(lambda: not world.rooms.journal.shedding)
+    # Writers are let in again while the last of it may still be under way.
+    await until(lambda: not world.rooms.journal.shedding and not world.rooms.journal.unsaved())
     kept = (await world.editor().join()).cells.to_py()
     assert edits == len(kept) == world.stored
+
+
+@pytest.mark.parametrize("is_here", [False, True], ids=["newcomer", "who has spoken"])
+async def test_a_state_of_presence_over_the_limit_ends_its_session(world: World, is_here: bool) -> None:
+    limits = replace(LIMITS, room=replace(LIMITS.room, awareness_max_bytes=100))
+    world.rooms = Rooms(
+        world.log, LocalCoordinator(world.log, "other"), MemoryAccessControl(world.store), limits
+    )
+
+    def state(size: int) -> bytes:
+        return b'{"x":"%s"}' % (b"x" * (size - len(b'{"x":""}')))
+
+    async with world.rooms.running():
+        for size, code in ((100, None), (101, 4400)):
+            editor = await world.editor().join()
+            assert editor.session is not None
+            if is_here:
+                editor.session.receive(Awareness(awareness.encode([Entry(size, 1, b"{}")])))
+            editor.session.receive(Awareness(awareness.encode([Entry(size, 2, state(size))])))
+            editor.session.runner.settle()
+            assert code == (None if editor.closed is None else editor.closed[0])
 
 
 async def test_a_stale_owner_stands_down_and_its_edit_is_offered_to_the_next(world: World) -> None:
