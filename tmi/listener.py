@@ -80,9 +80,7 @@ class ListenerOptions:
     head_max_bytes: int = 16 * 1024
     head_timeout_s: float = 10.0
     heads_max: int = 2_000
-    """Connections that have not sent their first head. Once half of them are there, an address may have an
-    eighth of them (`share_of`); the same for those at their TLS handshake.
-    """
+    """Connections that have not sent their first head; see `openings_max`."""
     rest_connections_max: int = 10_000
     per_address_max: int = 2_000
     """Connections from one address that are at their handshake or first head, or serve REST."""
@@ -98,6 +96,13 @@ class ListenerOptions:
     handshakes_max: int = 2_000
     """Connections that have not finished their TLS handshake; more are dropped."""
     handshake_timeout_s: float = 10.0
+
+    @property
+    def openings_max(self) -> int:
+        """Once half as many connections are at their TLS handshake or first head, an address may have an
+        eighth of it (`share_of`). The smaller one of both bounds, or one address could use that up.
+        """
+        return self.heads_max if self.tls is None else min(self.heads_max, self.handshakes_max)
 
 
 class Listener:
@@ -116,11 +121,12 @@ class Listener:
         self.heads: set[_Head] = set()
         self.head_deadlines = Deadlines[_Head](self.options.head_timeout_s, _Head.take_too_long)
         self.by_address = ConnectionsByAddress(self.options.per_address_max, self.options.proxies)
-        self.opening = ConnectionsByAddress(share_of(self.options.heads_max), self.options.proxies)
+        self.opening = ConnectionsByAddress(share_of(self.options.openings_max), self.options.proxies)
         """Those at their TLS handshake or first head."""
         self._rest: set[asyncio.Task[None]] = set()
         self._checks: set[asyncio.Task[None]] = set()
         self._opening_count = 0
+        self._scarce_from = options.openings_max // 2
         self._config = _hypercorn_config(options)
         self._app = wrap_app(cast(ASGIFramework, _gate(app, live)), 0, "asgi")
         self._context = WorkerContext(None)
@@ -204,7 +210,7 @@ class Listener:
 
         It is counted as one that is being opened as well, until `opened`.
         """
-        is_scarce = self._opening_count >= self.options.heads_max // 2
+        is_scarce = self._opening_count >= self._scarce_from
         bucket = self.opening.take(peer, is_bounded=is_scarce)
         if bucket is None:
             self.live.sockets.refusals["openings_per_address"] += 1
@@ -280,6 +286,7 @@ class _Head(asyncio.Protocol):
         self._transport = cast(asyncio.Transport, transport)
         listener = self._listener
         if len(listener.heads) >= listener.options.heads_max:
+            listener.live.sockets.refusals["heads"] += 1
             self._refuse(_FULL)
             return
         if self._bucket is None:
@@ -376,6 +383,7 @@ class _TlsAcceptor:
                     await asyncio.sleep(_ACCEPT_PAUSE_S)
                     continue
                 if len(self._handshakes) >= self._options.handshakes_max:
+                    self._listener.live.sockets.refusals["tls_handshakes"] += 1
                     connection.close()
                     continue
                 bucket = self._listener.take(peer)

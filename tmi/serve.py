@@ -5,6 +5,7 @@ import gc
 import logging
 import resource
 import signal
+import ssl
 from collections.abc import Callable
 from contextlib import AsyncExitStack, closing
 from enum import IntEnum
@@ -65,17 +66,10 @@ async def _serve(
         else:
             # Whoever comes meanwhile goes to those workers that are ready, or to their parent.
             service = await stack.enter_async_context(build(settings, worker, certificate))
-            listening = stack.enter_context(
-                closing(open_port(settings.host, settings.port, is_shared=True))
-            )
+            listening = stack.enter_context(closing(open_port(settings.host, settings.port, is_shared=True)))
         tls = None if certificate is None else certificate.for_next
-        options = ListenerOptions(
-            tls=tls,
-            per_address_max=settings.connections_per_address_max,
-            proxies=TrustedProxies(settings.trusted_proxies),
-        )
         listener = await Listener.start(
-            service.app, service.live, listening, options, service.app.short_way
+            service.app, service.live, listening, listener_options(settings, tls), service.app.short_way
         )
         service.health.started = True
         _spare_the_collector()
@@ -91,6 +85,17 @@ async def _serve(
     if not is_saved:
         return Exit.UNSAVED
     return Exit.FAILED if service.taken_over.is_set() else Exit.OK
+
+
+def listener_options(settings: Settings, tls: Callable[[], ssl.SSLContext] | None) -> ListenerOptions:
+    """What is set about connections. `tls`: see `ListenerOptions`."""
+    return ListenerOptions(
+        tls=tls,
+        heads_max=settings.heads_max,
+        handshakes_max=settings.handshakes_max,
+        per_address_max=settings.connections_per_address_max,
+        proxies=TrustedProxies(settings.trusted_proxies),
+    )
 
 
 async def _drain(service: Service, listener: Listener, settings: Settings) -> bool:

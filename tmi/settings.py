@@ -266,6 +266,10 @@ class Settings(BaseSettings):
     """Connections from one address (counted as above) that serve REST or are at their TLS handshake or first
     request. More are answered with 503, before TLS by an end; trusted proxies are not bounded.
     """
+    heads_max: Annotated[int, Field(ge=1)] = 2_000
+    """Connections that have not sent their first request's head; more are answered with 503."""
+    handshakes_max: Annotated[int, Field(ge=1)] = 2_000
+    """Connections at their TLS handshake; more are dropped."""
     documents_per_user_max: Annotated[int, Field(ge=1)] = 1000
     """Diagrams that one user may have open at once on all nodes, each tab counted."""
     client_edits_per_s: Annotated[float, Field(gt=0)] = 1_000.0

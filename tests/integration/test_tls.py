@@ -138,6 +138,7 @@ async def test_who_does_not_finish_the_handshake_is_dropped_and_others_are_serve
         with pytest.raises((ConnectionError, ssl.SSLError)):  # as many as may be are under way
             async with server.connected():
                 pass
+        assert 1 == server.service.live.sockets.refusals["tls_handshakes"]
         await asyncio.sleep(0.6)
         async with server.connected() as raw:
             raw.send(LIVEZ)
@@ -296,3 +297,35 @@ async def test_handshakes_of_one_address_are_bounded_and_given_back(tmp_path: Pa
                 assert b"ok" == (await raw.answer()).body
                 assert 1 == len(server.service.listener.by_address)
         assert 1 == server.service.live.sockets.refusals["connections_per_address"]
+
+
+@pytest.mark.parametrize(("heads", "handshakes"), [(80, 2_000), (2_000, 80)])
+async def test_one_address_that_does_not_finish_its_handshakes_keeps_nobody_out(
+    tmp_path: Path, heads: int, handshakes: int
+) -> None:
+    server = Server(tmp_path)
+    limits = ListenerOptions(tls=server.certificate.for_next, heads_max=heads, handshakes_max=handshakes)
+    async with (
+        live_service(LiveOptions(sweep_s=3600), limits) as server.service,
+        contextlib.AsyncExitStack() as stack,
+    ):
+        listener, refusals = server.service.listener, server.service.live.sockets.refusals
+        for _ in range(60):
+            stack.enter_context(socket.create_connection(("127.0.0.1", server.service.port)))
+        async with asyncio.timeout(5):
+            while listener._opening_count + refusals["openings_per_address"] < 60:
+                await asyncio.sleep(0.01)
+        # Of 80, an address has 32 or half of all: 40.
+        assert (40, 20) == (listener._opening_count, refusals["openings_per_address"])
+        assert 0 == refusals["tls_handshakes"]
+        assert "192.0.2.1" == listener.take(("192.0.2.1", 1)), "others come in"
+        listener.opened("192.0.2.1")
+        listener.by_address.give("192.0.2.1")
+        await stack.aclose()
+        async with asyncio.timeout(5):
+            while listener._opening_count:
+                await asyncio.sleep(0.01)
+        assert (0, 0) == (len(listener.opening), len(listener.by_address))
+        async with server.connected() as raw:
+            raw.send(LIVEZ)
+            assert b"ok" == (await raw.answer()).body

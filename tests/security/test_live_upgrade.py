@@ -290,6 +290,7 @@ async def test_heads_that_are_under_way_are_bounded() -> None:
     async with live_service(listener_options=ListenerOptions(heads_max=2)) as service:
         async with connected(service.port), connected(service.port), connected(service.port) as third:
             assert 503 == (await third.answer()).status
+        assert 1 == service.live.sockets.refusals["heads"]
         await asyncio.sleep(0.05)
         async with connected(service.port) as later:
             later.send(b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n")

@@ -1,5 +1,6 @@
 """What is set reaches the part that it is about: one that is left out would quietly have its default."""
 
+import ssl
 from dataclasses import MISSING, fields
 from typing import Any
 
@@ -9,6 +10,7 @@ from pydantic import SecretStr
 from api.headers import StrictTransport
 from api.identity.provider import ProviderOptions
 from tmi.provider_settings import ProviderSettings
+from tmi.serve import listener_options
 from tmi.settings import Settings
 from tmi.wiring.options import api_options, live_options, provider_options, rooms_limits
 
@@ -95,6 +97,25 @@ def test_each_setting_of_rooms_arrives(settings: Settings) -> None:
     assert settings.clients_per_room_max == made.room.sessions_max
     assert settings.journal_max_bytes == made.journal.max_bytes
     assert not left_alone(made) & {*expected, "room", "journal"}
+
+
+def test_each_setting_of_the_listener_arrives(settings: Settings) -> None:
+    made = listener_options(settings, ssl.create_default_context)
+    assert {
+        "backlog",
+        "handshake_timeout_s",
+        "head_max_bytes",
+        "head_timeout_s",
+        "keep_alive_s",
+        "rest_connections_max",
+        "startup_timeout_s",
+        "write_timeout_s",
+    } == left_alone(made)
+
+
+def test_heads_and_handshakes_are_not_mixed_up() -> None:
+    made = listener_options(Settings.model_construct(heads_max=3, handshakes_max=5), None)
+    assert (3, 5) == (made.heads_max, made.handshakes_max)
 
 
 def test_each_setting_of_an_identity_provider_arrives() -> None:
