@@ -90,7 +90,7 @@ class Hesitant(Apart):
         super().__init__(self._keep_back)
         self.unanswered: list[tuple[WSTransport, Callable[[], None]]] = []
         self.storm: asyncio.Task[None] | None = None
-        self.is_on = self.has_kept_some = False
+        self.is_on = self.is_over = False
         self.ending: asyncio.Task[None] | None = None
 
     def listener(self, path: str) -> WSListener:
@@ -102,6 +102,7 @@ class Hesitant(Apart):
         self.is_on = True
 
     async def end(self) -> None:
+        self.is_over = True
         for _, answer in self.unanswered:
             answer()
 
@@ -110,8 +111,7 @@ class Hesitant(Apart):
             return payload
         send = self.sockets[1].send
         asyncio.get_running_loop().call_later(PAUSE_S, send, WSMsgType.BINARY, payload)
-        if not self.has_kept_some:
-            self.has_kept_some = True
+        if self.ending is None:
             self.ending = asyncio.create_task(self.end())
         return None
 
@@ -126,7 +126,7 @@ class HesitantSocket(ApartSocket):
 
     def answer(self, transport: WSTransport, have: bytes) -> None:
         answer = partial(super().answer, transport, have)
-        if self.relay.storm is None or self.relay.has_kept_some:
+        if self.relay.storm is None or self.relay.is_over:
             answer()
         else:
             self.relay.unanswered.append((transport, answer))
@@ -136,7 +136,9 @@ class Inhospitable(Hesitant):
     """Ends the connection of one joiner whom it has answered, before it answers most others."""
 
     async def end(self) -> None:
-        (first, answer), *self.unanswered = self.unanswered
+        while not self.unanswered:  # nobody may have asked so far
+            await asyncio.sleep(0.002)
+        first, answer = self.unanswered.pop(0)
         answer()
         first.disconnect()
         await _gone(self, first)
