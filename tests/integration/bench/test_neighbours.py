@@ -145,23 +145,6 @@ class Inhospitable(Hesitant):
         await super().end()
 
 
-class Leaving(Apart):
-    """Ends a connection in either room when the busy room's first edit comes: of one who does not write in
-    that, and of the second client of the quiet one.
-    """
-
-    def __init__(self, _spoil: Spoil) -> None:
-        super().__init__(self._and_end)
-        self.has_ended = False
-
-    def _and_end(self, number: int, payload: bytes) -> bytes:
-        if number >= FIRST_BUSY and not self.has_ended:
-            self.has_ended = True
-            for left in (1, FIRST_BUSY + 3):
-                asyncio.get_running_loop().call_soon(self.sockets[left].disconnect)
-        return payload
-
-
 async def _some_turns() -> None:
     for _ in range(10):
         await asyncio.sleep(0)
@@ -226,13 +209,6 @@ async def test_a_pause_during_a_storm_is_seen(relay: Relay) -> None:
     assert run.figures["storm_s"] > 0
     assert run.figures.keys() <= {figure.key for figure in STORM.figures}
     assert [] == relay.sockets
-
-
-@pytest.mark.parametrize("relay", [(Leaving, _faithfully)], indirect=True)
-async def test_a_connection_that_is_lost_is_a_fault_in_either_room(relay: Relay) -> None:
-    run = await BUSY.measure(relay, Place(CORE, CORE))
-    lost = [fault for fault in run.faults if fault.startswith("client")]
-    assert ["client 1: the connection was lost", "client 3: the connection was lost"] == lost
 
 
 @pytest.mark.parametrize("relay", [(Inhospitable, _faithfully)], indirect=True)
