@@ -161,8 +161,8 @@ class Client(WSListener):
         if not self._joined.done():
             self._joined.set_exception(ConnectionError(self.lost or "closed before the first sync"))
 
-    def _socket(self, _url: WSParsedURL) -> socket | None:
-        """What to connect with; None for the system's defaults."""
+    async def _socket(self, _url: WSParsedURL) -> socket | None:
+        """What is connected already; None for a connection with the system's defaults. Raises `OSError`."""
         return None
 
     def _on_other_frame(self, transport: WSTransport, frame: WSFrame) -> None:
@@ -194,9 +194,15 @@ class DistantClient(Client):
     does not read, and hands over as much in one call, in which nobody else on that core gets a turn.
     """
 
-    def _socket(self, url: WSParsedURL) -> socket:
+    async def _socket(self, url: WSParsedURL) -> socket:
         connection = socket(AF_INET6 if ":" in url.host else AF_INET)
-        connection.setblocking(False)
-        connection.setsockopt(IPPROTO_TCP, TCP_MAXSEG, SEGMENT_BYTES)
-        connection.setsockopt(SOL_SOCKET, SO_RCVBUF, RECEIVE_BUFFER_BYTES)
+        try:
+            connection.setblocking(False)
+            connection.setsockopt(IPPROTO_TCP, TCP_MAXSEG, SEGMENT_BYTES)
+            connection.setsockopt(SOL_SOCKET, SO_RCVBUF, RECEIVE_BUFFER_BYTES)
+            # picows would leave it open where this fails.
+            await asyncio.get_running_loop().sock_connect(connection, (url.host, url.port))
+        except BaseException:
+            connection.close()
+            raise
         return connection

@@ -90,10 +90,12 @@ class RelaySocket(WSListener):
             return
         payload = frame.get_payload_as_bytes()
         if payload.startswith(y_websocket().asked):
-            have = Reader(payload[len(y_websocket().asked) :]).chunk()
-            transport.send(WSMsgType.BINARY, y_websocket().answer(self.beyond(have)))
+            self.answer(transport, Reader(payload[len(y_websocket().asked) :]).chunk())
         elif payload.startswith(UPDATE):
             self._relay(payload)
+
+    def answer(self, transport: WSTransport, have: bytes) -> None:
+        transport.send(WSMsgType.BINARY, y_websocket().answer(self.beyond(have)))
 
     def beyond(self, have: bytes) -> bytes:
         return self.relay.beyond(have)

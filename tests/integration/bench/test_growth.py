@@ -1,11 +1,14 @@
 """Growth: the handmade overwrites against Yjs in Rust, and what a relay of edits does to the account."""
 
+import asyncio
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
+from functools import partial
 
 import pycrdt
 import pytest
+from picows import WSMsgType
 
 from bench.model import Place
 from bench.scenarios import short_set
@@ -15,6 +18,9 @@ from tests.integration.bench.test_fanout import Durable, Relay
 
 CORE = min(os.sched_getaffinity(0))
 LOAD = GrowthLoad(edits=10_000, writers=2, rate=200, seconds=0.3, warm_up_s=0.1)
+ALL_EDITS = LOAD.edits + round(LOAD.writers * LOAD.rate * (LOAD.seconds + LOAD.warm_up_s))
+FIRST_WRITER = 1
+"""Of the sockets; that of the onlooker comes first."""
 
 
 def _writer(client: int = 7, times: int = 0) -> tuple[Overwriter, list[bytes]]:
@@ -114,6 +120,33 @@ class Forgetful(Durable):
         return payload
 
 
+class Dropping(Relay):
+    """Ends the connection of the first writer after its last edit, and gives out the very last one then."""
+
+    def __init__(self) -> None:
+        super().__init__(self._and_end)
+        self.kept: list[Callable[[], None]] = []
+
+    def _and_end(self, number: int, payload: bytes) -> bytes | None:
+        if len(self.updates) == ALL_EDITS - 1 and number == 0:
+            self.ended = self.sockets[FIRST_WRITER]
+            asyncio.get_running_loop().call_soon(self.ended.disconnect)
+        if len(self.updates) < ALL_EDITS:
+            return payload
+        self.kept.append(partial(self.sockets[number].send, WSMsgType.BINARY, payload))
+        if len(self.kept) == 1:
+            self.giving = asyncio.create_task(self._give())
+        return None
+
+    async def _give(self) -> None:
+        while self.ended in self.sockets:
+            await asyncio.sleep(0)
+        for _ in range(10):  # the writer may read that it is alone
+            await asyncio.sleep(0)
+        for give in self.kept:
+            give()
+
+
 def _faithfully(_number: int, payload: bytes) -> bytes:
     return payload
 
@@ -139,6 +172,13 @@ async def test_an_honest_server_is_found_without_fault_and_one_that_keeps_a_log_
     assert "slip_p99_ms" in run.figures
     assert [1000, 10_000] == [edits for edits, _ in run.curves["cost"].points]
     assert run.figures.keys() <= {figure.key for figure in LOAD.figures}
+
+
+@pytest.mark.parametrize("relay", [Dropping()], indirect=True)
+async def test_a_connection_that_is_lost_is_a_fault(relay: Relay) -> None:
+    run = await LOAD.measure(relay, Place(CORE, CORE))
+    assert ["client 0: the connection was lost"] == run.faults
+
 
 @pytest.mark.usefixtures("soon_evicted")
 @pytest.mark.parametrize("relay", [Forgetful()], indirect=True)

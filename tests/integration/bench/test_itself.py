@@ -1,20 +1,57 @@
 """The generator against itself: the sender gives out all it was given, and what is lost is a fault."""
 
+import asyncio
 import os
 from collections.abc import AsyncIterator
 
 import pytest
+from picows import ws_create_server
 
 from bench import sending
 from bench.ledger import Delivery
 from bench.model import Place
 from bench.scenarios.fanout import delivery_faults
 from bench.scenarios.itself import SelfLoad, faults_of
+from bench.sending import Tap
 from bench.servers import Sender, ServerError
+from bench.servers.base import HOST
 from tests.integration.bench.test_fanout import Relay
 
 CORE = min(os.sched_getaffinity(0))
 LOAD = SelfLoad(clients=3, edits=1000, at_once=7)
+
+
+class TapThatEnds(Tap):
+    """Gives its first reader everything, ends its connection, and only then turns to the others."""
+
+    async def pour(self, at_once: int) -> None:
+        frames, (first, *others) = self.frames[:], self.readers
+        self.readers = [first]
+        await super().pour(at_once)
+        first.disconnect()
+        while self.readers:
+            await asyncio.sleep(0)
+        for _ in range(10):  # it may read that it is alone
+            await asyncio.sleep(0)
+        self.frames, self.readers = frames, others
+        await super().pour(at_once)
+
+
+class HereSender(Sender):
+    """In this process."""
+
+    async def start(self, core: int) -> None:
+        accept, most = TapThatEnds().accept, sending.MAX_FRAME_BYTES
+        self._listening = await ws_create_server(accept, HOST, 0, max_frame_size=most)
+        self.port = self._listening.sockets[0].getsockname()[1]
+
+    async def stop(self) -> None:
+        self._listening.close()
+        await self._listening.wait_closed()
+
+    @property
+    def pid(self) -> int:
+        return os.getpid()
 
 
 @pytest.fixture
@@ -32,6 +69,16 @@ async def test_every_copy_is_counted_and_the_sender_can_be_used_again(sender: Se
         assert run.figures["copies_per_s"] > 0
         assert run.figures["copies_per_read"] >= 1
         assert run.figures.keys() <= {figure.key for figure in LOAD.figures}
+
+
+async def test_a_connection_that_is_lost_is_a_fault() -> None:
+    server = HereSender()
+    await server.start(CORE)
+    try:
+        run = await LOAD.measure(server, Place(CORE, CORE))
+        assert ["client 0: the connection was lost"] == run.faults
+    finally:
+        await server.stop()
 
 
 async def test_no_other_server_will_do() -> None:
