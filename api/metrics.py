@@ -243,6 +243,10 @@ class _Figures(Collector):
         queued = [socket.queued_bytes for socket in everyone]
         yield _gauge("tmi_sockets", "Live sockets.", len(everyone))
         yield _gauge("tmi_sockets_queued_bytes", "What waits for clients to read it.", sum(queued))
+        stalled = sockets.outboxes
+        yield _gauge("tmi_sockets_stalled", "Sockets whose clients do not read.", len(stalled))
+        text = "What waits for clients that do not read; what they have in common once."
+        yield _gauge("tmi_sockets_stalled_bytes", text, stalled.total_bytes)
         yield _counter("tmi_sockets_accepted", "Live sockets opened.", sockets.accepted)
         yield _counter("tmi_sockets_throttled", "Pauses of sockets over their rate.", sockets.throttles)
         yield _counter("tmi_faults", "Failures in handlers of sockets: bugs of TMI.", sockets.faults)

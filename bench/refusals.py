@@ -14,6 +14,7 @@ LIMITS = {
     "too many edits wait for the database": "TMI_JOURNAL_MAX_BYTES",
     "too many edits; come back": "TMI_CLIENT_EDITS_PER_S or TMI_CLIENT_BYTES_PER_S",
     "this client does not read": "TMI_OUTBOX_MAX_BYTES",
+    "too much waits for clients that do not read": "TMI_OUTBOX_TOTAL_MAX_BYTES",
     "this diagram has reached its size limit": "TMI_DOCUMENT_MAX_BYTES",
 }
 """TMI's words, and the setting that raises the limit."""

@@ -44,6 +44,9 @@ class Peer(Protocol):
     def write(self, wire: bytes) -> None:
         """Queue a complete WebSocket frame, as made by the `frame` of a peer with equal framing."""
 
+    def write_shared(self, wire: bytes) -> None:
+        """The same for a large one that other peers are given, too: the very object."""
+
     def acknowledge(self, syncs: int, updates: int) -> None:
         """The next `syncs` SyncStep2 and `updates` Update messages of this peer are committed, in the order
         sent.

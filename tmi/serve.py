@@ -66,7 +66,9 @@ async def _serve(
         else:
             # Whoever comes meanwhile goes to those workers that are ready, or to their parent.
             service = await stack.enter_async_context(build(settings, worker, certificate))
-            listening = stack.enter_context(closing(open_port(settings.host, settings.port, is_shared=True)))
+            listening = stack.enter_context(
+                closing(open_port(settings.host, settings.port, is_shared=True))
+            )
         tls = None if certificate is None else certificate.for_next
         listener = await Listener.start(
             service.app, service.live, listening, listener_options(settings, tls), service.app.short_way

@@ -253,6 +253,10 @@ class Settings(BaseSettings):
     """What may be kept of messages that are not whole yet, of all sockets together."""
     outbox_max_bytes: Annotated[int, Field(ge=512 * KIB, le=256 * MIB)] = MIB
     """What may be queued for a client that does not read."""
+    outbox_total_max_bytes: Annotated[int, Field(ge=MIB)] = 512 * MIB
+    """What may be queued for all clients of the process together that do not read; those that have been
+    stalled longest are closed with 1013.
+    """
     body_max_bytes: Annotated[int, Field(ge=KIB, le=256 * MIB)] = MIB
     """A REST request's body."""
     if_match_required: bool = False

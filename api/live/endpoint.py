@@ -82,6 +82,7 @@ class LiveEndpoint:
             self._options.documents_per_user_max,
             self._options.sockets_per_address_max,
             ReadModeration(_READ_WAIT_MAX_S, self._is_hurried),
+            self._options.outbox_total_max_bytes,
         )
         rooms.on_collaboration_ended(self._collaboration_ended)
 

@@ -121,6 +121,10 @@ class HocuspocusDocument(Informed):
         """Queue a complete frame."""
         self.socket.write(wire)
 
+    def write_shared(self, wire: bytes) -> None:
+        """Queue a large frame that other sockets are given, too."""
+        self.socket.write_shared(wire)
+
     def acknowledge(self, syncs: int, updates: int) -> None:
         """One SyncStatus each: the provider counts them.
 

@@ -46,6 +46,8 @@ class LiveOptions:
     """
     outbox_max_bytes: int = MIB
     """What may be queued for a client that does not read, besides one state that was under way."""
+    outbox_total_max_bytes: int = 512 * MIB
+    """What may be queued for all clients together that do not read, see `Outboxes`."""
     write_high_bytes: int = 256 * KIB
     read_buffer_bytes: int = KIB
     """To begin with; picows lets it grow with what comes. Most of what an idle socket takes."""

@@ -39,6 +39,7 @@ from picows import (
 from picows.picows import WSProtocol  # type: ignore[attr-defined]  # compiled, and left out of the stubs
 
 from api.live.options import LiveOptions
+from api.live.outboxes import Held
 from api.live.pages import give_back
 from api.live.rate import Rate
 from api.live.sockets import Sockets
@@ -106,6 +107,7 @@ class LiveSocket(WSListener):
         "_fragments",
         "_heard",
         "_heard_at",
+        "_held",
         "_is_broken",
         "_kind",
         "_overdue",
@@ -150,6 +152,7 @@ class LiveSocket(WSListener):
         self._fragments: bytearray | None = None
         self._kind = _BINARY
         self._paused_at: float | None = None
+        self._held: Held | None = None
         self._overdue = 0
         self._rate = Rate(options, asyncio.get_running_loop().time())
         self._edits_left: float = options.edits_burst
@@ -208,8 +211,11 @@ class LiveSocket(WSListener):
             # Where the socket was closed meanwhile, nothing may follow its Close.
             if self.write is gather:
                 self.write = write
-                if wires:
-                    write(b"".join(wires) if len(wires) > 1 else wires[0])
+                if len(wires) > 1 and max(map(len, wires)) < _LARGE_BYTES:
+                    write(b"".join(wires))
+                else:
+                    for wire in wires:  # a state that others have, too, is not copied
+                        self.write_shared(wire)
 
     @property
     def is_paused(self) -> bool:
@@ -287,6 +293,7 @@ class LiveSocket(WSListener):
     def _begin_closing(self, timeout_s: float) -> None:
         assert self._tcp is not None
         self.leave_gathering()
+        self._release_held()
         self._closing = self._deaf = True
         if self._rate.stop():
             self._read_on()  # the answer to our Close is behind what is unread
@@ -337,6 +344,7 @@ class LiveSocket(WSListener):
         self.leave_gathering()
         self._leave_address()
         self._hold_partial(0)
+        self._release_held()
         self._sockets.discard(self)
         if not self._closing:
             self.abandon()
@@ -398,10 +406,12 @@ class LiveSocket(WSListener):
         self._overdue = 0
         if not self._closing:
             self.write = self._write_paused
+            self._held = self._sockets.outboxes.add(self)
             self._guarded(self.paused)
 
     def resume_writing(self) -> None:
         self._paused_at = None
+        self._release_held()
         if not self._closing and self._tcp is not None:
             self.write = self._tcp.write
             self._guarded(self.resumed)
@@ -514,6 +524,27 @@ class LiveSocket(WSListener):
             loop.call_soon(self.close, closing.TRY_AGAIN_LATER, "this client does not read")
         else:
             self._tcp.write(wire)
+            if self._held is not None:
+                self._sockets.outboxes.grew(self._held, len(wire))
+
+    def write_shared(self, wire: bytes) -> None:
+        """Queue a large frame that other sockets are given, too."""
+        self.write(wire)
+        if self._held is not None:
+            self._share(wire)
+
+    def _share(self, wire: bytes) -> None:
+        """It was just written to a stalled socket."""
+        held, tcp = self._held, self._tcp
+        if held is None or tcp is None or self.write is _discard or len(wire) < _LARGE_BYTES:
+            return
+        if tcp.get_extra_info("sslcontext") is None:  # else it is encrypted for each
+            self._sockets.outboxes.shares(held, wire)
+
+    def _release_held(self) -> None:
+        held, self._held = self._held, None
+        if held is not None:
+            self._sockets.outboxes.discard(held)
 
     def _leave_address(self) -> None:
         address, self.address = self.address, None

@@ -10,6 +10,8 @@ from typing import Protocol
 
 from api.forwarding import TrustedProxies, bucket_of
 from api.live.moderation import ReadModeration
+from api.live.options import MIB
+from api.live.outboxes import Outboxes
 from tmi.domain.errors import TooManyRequests
 from tmi.domain.ids import UserId
 
@@ -73,6 +75,7 @@ class Sockets:
         documents_per_user_max: int,
         per_address_max: int = 10_000,
         moderation: ReadModeration | None = None,
+        outbox_total_max_bytes: int = 512 * MIB,
     ) -> None:
         self.moderation = moderation or ReadModeration(0)
         self.faults = 0
@@ -82,6 +85,7 @@ class Sockets:
         """What is kept of large messages that are not whole."""
         self.refusals: Counter[str] = Counter()
         self.closes: Counter[int] = Counter()
+        self.outboxes = Outboxes(outbox_total_max_bytes, self._outbox_closed)
         self._elsewhere: Mapping[str, int] = {}
         self._per_address_max = per_address_max
         self._addresses: Counter[str] = Counter()
@@ -96,6 +100,9 @@ class Sockets:
         self._timer: asyncio.TimerHandle | None = None
         self._empty = asyncio.Event()
         self._empty.set()
+
+    def _outbox_closed(self) -> None:
+        self.refusals["outbox_total"] += 1
 
     def __len__(self) -> int:
         return len(self._slice_of)

@@ -46,7 +46,11 @@ class EchoServer:
 
     def __init__(self, options: LiveOptions) -> None:
         self.options = options
-        self.registry = Sockets(options.sweep_s, options.documents_per_user_max)
+        self.registry = Sockets(
+            options.sweep_s,
+            options.documents_per_user_max,
+            outbox_total_max_bytes=options.outbox_total_max_bytes,
+        )
         self.sockets: list[EchoSocket] = []
         self.port = 0
 

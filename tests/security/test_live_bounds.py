@@ -350,6 +350,9 @@ class Recorder:
     def frame(self, body: bytes) -> bytes:
         return binary_frame(body)
 
+    def write_shared(self, wire: bytes) -> None:
+        self.write(wire)
+
     def write(self, wire: bytes) -> None:
         self.wires.append(wire)
 

@@ -95,6 +95,7 @@ def live_options(settings: Settings) -> LiveOptions:
         frame_max_bytes=settings.frame_max_bytes,
         partial_total_max_bytes=settings.partial_total_max_bytes,
         outbox_max_bytes=settings.outbox_max_bytes,
+        outbox_total_max_bytes=settings.outbox_total_max_bytes,
         sockets_per_address_max=settings.sockets_per_address_max,
         edits_per_s=settings.client_edits_per_s,
         edits_burst=settings.client_edits_burst,

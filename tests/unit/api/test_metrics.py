@@ -34,6 +34,8 @@ class Client:
 
     def abort(self) -> None: ...
 
+    def fail(self, code: int, reason: str) -> None: ...
+
 
 def told(rooms: Rooms, sockets: Sockets) -> dict[tuple[str, ...], float]:
     """By name and label values."""
@@ -93,6 +95,15 @@ async def test_the_busiest_and_the_slowest_clients_are_named(
     assert (4, 1500) == (figures["tmi_sockets",], figures["tmi_sockets_queued_bytes",])
     for client in clients:
         sockets.discard(client)
+
+
+async def test_what_waits_for_clients_that_do_not_read_is_told(world: World) -> None:
+    sockets = Sockets(3600, 10)
+    held = [sockets.outboxes.add(Client(1, 10, size)) for size in (300, 500)]
+    figures = told(world.rooms, sockets)
+    assert (2, 800) == (figures["tmi_sockets_stalled",], figures["tmi_sockets_stalled_bytes",])
+    sockets.outboxes.discard(held[0])
+    assert 500 == told(world.rooms, sockets)["tmi_sockets_stalled_bytes",]
 
 
 async def test_the_largest_rooms_are_named(world: World, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -71,6 +71,9 @@ class Editor:
     def frame(self, body: bytes) -> bytes:
         return body
 
+    def write_shared(self, wire: bytes) -> None:
+        self.write(wire)
+
     def write(self, wire: bytes) -> None:
         self.wires.append(wire)
         for message in y_websocket.decode(wire):

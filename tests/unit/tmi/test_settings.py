@@ -71,6 +71,7 @@ def test_variables_of_others_are_ignored(monkeypatch: pytest.MonkeyPatch) -> Non
         ("TMI_DRAIN_S", "nan"),
         ("TMI_JOURNAL_MAX_BYTES", "0"),
         ("TMI_HEADS_MAX", "0"),
+        ("TMI_OUTBOX_TOTAL_MAX_BYTES", "1000"),
         ("TMI_HANDSHAKES_MAX", "0"),
         ("TMI_LOG_LEVEL", "loud"),
         ("TMI_PUBLIC_URL", "tmi.example.org"),

@@ -1,0 +1,80 @@
+"""What clients that do not read may hold together, on real sockets."""
+
+import asyncio
+from collections.abc import Callable
+from contextlib import AsyncExitStack
+
+from api.live.options import LiveOptions
+from crdt import y_websocket
+from tests.harness.echo_socket import EchoSocket, echo_server
+from tests.harness.live_service import an_update, live_service
+from tests.harness.raw_websocket import BINARY, RawWebSocket, frame, upgraded
+
+MIB = 1024 * 1024
+STEP_1 = y_websocket.sync_step1(b"\x00")
+
+
+async def test_clients_that_do_not_read_are_closed_when_all_together_hold_too_much() -> None:
+    options = LiveOptions(sweep_s=3600, outbox_total_max_bytes=20 * MIB)
+
+    def came(number: int) -> Callable[[], bool]:
+        return lambda: len(server.sockets) == number
+
+    def stalls(socket: EchoSocket) -> Callable[[], bool]:
+        return lambda: socket.pauses > 0
+
+    async with AsyncExitStack() as stack:
+        server = await stack.enter_async_context(echo_server(options))
+        registry, outboxes = server.registry, server.registry.outboxes
+        reader = await stack.enter_async_context(upgraded(server.port, "/"))
+        await until(lambda: server.sockets)
+        keeping_up = server.last
+        stuck: list[tuple[RawWebSocket, EchoSocket]] = []
+        for number in range(8):
+            raw = await stack.enter_async_context(upgraded(server.port, "/"))
+            await until(came(number + 2))
+            raw.writer.transport.pause_reading()  # type: ignore[attr-defined]
+            stuck.append((raw, server.last))
+            raw.send(frame(BINARY, bytes(14 * MIB)))
+            await until(stalls(server.last))
+            reader.send_binary(b"x" * 100_000)
+            assert 100_000 == len(await reader.receive_binary())
+            assert outboxes.total_bytes <= 20 * MIB
+        closed = sum(socket.is_closing for _, socket in stuck)
+        assert 0 < closed == registry.refusals["outbox_total"] == registry.closes[1013]
+        assert 8 - closed == len(outboxes)
+        assert not keeping_up.is_closing
+        await until(lambda: len(registry) == 9 - closed)  # those are dropped soon
+        assert sum(socket.queued_bytes for socket in registry) <= 20 * MIB
+        for raw, socket in stuck:  # who reads again is counted no more
+            if not socket.is_closing:
+                raw.writer.transport.resume_reading()  # type: ignore[attr-defined]
+                assert 14 * MIB == len(await raw.receive_binary())
+        await until(lambda: not outboxes.total_bytes)
+        assert 0 == len(outboxes)
+
+
+async def test_a_diagram_that_many_open_and_do_not_read_counts_once() -> None:
+    async with live_service(LiveOptions(sweep_s=3600)) as service, AsyncExitStack() as stack:
+        outboxes = service.live.sockets.outboxes
+        diagram = await service.diagram()
+        path = f"/collab/{diagram}?token={await service.token('alice', diagram)}"
+        writer = await stack.enter_async_context(upgraded(service.port, path))
+        writer.send_binary(y_websocket.update(an_update("k", "x" * 14 * MIB)))
+        writer.send_binary(STEP_1)
+        while len(await writer.receive_binary()) < 14 * MIB:
+            pass
+        for _ in range(5):
+            raw = await stack.enter_async_context(upgraded(service.port, path))
+            raw.writer.transport.pause_reading()  # type: ignore[attr-defined]
+            raw.send_binary(STEP_1)
+        await until(lambda: len(outboxes) == 5)
+        assert 14 * MIB < outboxes.total_bytes < 15 * MIB
+        assert sum(socket.queued_bytes for socket in service.live.sockets) > 20 * MIB
+    assert 0 == outboxes.total_bytes
+
+
+async def until(condition: Callable[[], object]) -> None:
+    async with asyncio.timeout(10):
+        while not condition():
+            await asyncio.sleep(0.005)
