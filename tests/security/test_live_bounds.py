@@ -188,6 +188,7 @@ async def test_what_is_written_to_a_client_that_does_not_read_is_bounded() -> No
             await server.registry.none_left()
         assert most < MIB + 64 * 1024
         assert 1 == server.last.endings
+        assert 1 == server.registry.refusals["outbox"]
 
 
 async def test_pings_of_a_client_that_does_not_read_are_not_answered() -> None:

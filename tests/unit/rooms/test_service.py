@@ -86,6 +86,7 @@ async def test_at_the_bound_writers_are_sent_away_and_nothing_applied_is_lost(wo
     assert reader.closed is None
     with pytest.raises(Unavailable):
         await world.editor().join()
+    assert 1 == world.rooms.refusals["journal"]
     world.store.unavailable = False
     # Writers are let in again while the last of it may still be under way.
     await until(lambda: not world.rooms.journal.shedding and not world.rooms.journal.unsaved())
