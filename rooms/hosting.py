@@ -414,12 +414,13 @@ class Runner(Generic[RoomT]):
         if session is None:
             return
         peer = session.peer
-        write = peer.write if len(effect.base) < _LARGE_BYTES else peer.write_shared
         if effect.later == EMPTY_UPDATE:
-            write(self._shared_wire(peer, effect.base, y_websocket.sync_step2))
+            peer.write_state(self._shared_wire(peer, effect.base, y_websocket.sync_step2))
         else:
-            write(self._shared_wire(peer, effect.base, y_websocket.update))
-            peer.write(peer.frame(y_websocket.sync_step2(effect.later)))
+            peer.write_state(
+                self._shared_wire(peer, effect.base, y_websocket.update),
+                peer.frame(y_websocket.sync_step2(effect.later)),
+            )
 
     def _shared_wire(self, peer: Peer, state: bytes, message: Callable[[bytes], bytes]) -> bytes:
         """Frame a state, for all newcomers of these seconds the same bytes."""

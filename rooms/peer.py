@@ -44,8 +44,10 @@ class Peer(Protocol):
     def write(self, wire: bytes) -> None:
         """Queue a complete WebSocket frame, as made by the `frame` of a peer with equal framing."""
 
-    def write_shared(self, wire: bytes) -> None:
-        """The same for a large one that other peers are given, too: the very object."""
+    def write_state(self, *wires: bytes) -> None:
+        """The same for the frames of one state: whether a peer reads is not asked between them. Others may
+        be given the very objects.
+        """
 
     def acknowledge(self, syncs: int, updates: int) -> None:
         """The next `syncs` SyncStep2 and `updates` Update messages of this peer are committed, in the order

@@ -121,9 +121,9 @@ class HocuspocusDocument(Informed):
         """Queue a complete frame."""
         self.socket.write(wire)
 
-    def write_shared(self, wire: bytes) -> None:
-        """Queue a large frame that other sockets are given, too."""
-        self.socket.write_shared(wire)
+    def write_state(self, *wires: bytes) -> None:
+        """Queue the frames of one state, which other sockets may be given, too."""
+        self.socket.write_state(*wires)
 
     def acknowledge(self, syncs: int, updates: int) -> None:
         """One SyncStatus each: the provider counts them.

@@ -214,8 +214,7 @@ class LiveSocket(WSListener):
                 if len(wires) > 1 and max(map(len, wires)) < _LARGE_BYTES:
                     write(b"".join(wires))
                 else:
-                    for wire in wires:  # a state that others have, too, is not copied
-                        self.write_shared(wire)
+                    self.write_state(*wires)  # a state that others have, too, is not copied
 
     @property
     def is_paused(self) -> bool:
@@ -527,10 +526,20 @@ class LiveSocket(WSListener):
             if self._held is not None:
                 self._sockets.outboxes.grew(self._held, len(wire))
 
-    def write_shared(self, wire: bytes) -> None:
-        """Queue a large frame that other sockets are given, too."""
-        self.write(wire)
-        if self._held is not None:
+    def write_state(self, *wires: bytes) -> None:
+        """Queue frames that belong together, of which large ones may be given to other sockets, too.
+
+        The first may fill the write buffer of a client that reads as fast as it can: the others follow it
+        whatever they weigh, and only what comes then is held against the client.
+        """
+        write, is_paused = self.write, self.is_paused  # `_write_paused` counts for itself
+        for wire in wires:
+            held = self._held
+            write(wire)
+            if self.write is _discard:
+                return
+            if held is not None and not is_paused:
+                self._sockets.outboxes.grew(held, len(wire))
             self._share(wire)
 
     def _share(self, wire: bytes) -> None:

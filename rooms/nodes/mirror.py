@@ -197,8 +197,9 @@ class _Seat:
     def frame(self, body: bytes) -> bytes:
         return body
 
-    def write_shared(self, wire: bytes) -> None:
-        self.write(wire)
+    def write_state(self, *wires: bytes) -> None:
+        for wire in wires:
+            self.write(wire)
 
     def write(self, wire: bytes) -> None:
         self._mirror.tell(self._number, wire)
@@ -240,8 +241,9 @@ class _Follower:
     def frame(self, body: bytes) -> bytes:
         return body
 
-    def write_shared(self, wire: bytes) -> None:
-        self.write(wire)
+    def write_state(self, *wires: bytes) -> None:
+        for wire in wires:
+            self.write(wire)
 
     def write(self, wire: bytes) -> None:
         self._mirror.tell(REPLICA, wire)

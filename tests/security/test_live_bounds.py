@@ -351,8 +351,9 @@ class Recorder:
     def frame(self, body: bytes) -> bytes:
         return binary_frame(body)
 
-    def write_shared(self, wire: bytes) -> None:
-        self.write(wire)
+    def write_state(self, *wires: bytes) -> None:
+        for wire in wires:
+            self.write(wire)
 
     def write(self, wire: bytes) -> None:
         self.wires.append(wire)

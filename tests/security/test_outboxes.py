@@ -3,9 +3,14 @@
 import asyncio
 from collections.abc import Callable
 from contextlib import AsyncExitStack
+from typing import Any
+
+import pytest
+from pycrdt import Doc, Map
 
 from api.live.options import LiveOptions
 from crdt import y_websocket
+from crdt.messages import SyncStep2, Update
 from tests.harness.echo_socket import EchoSocket, echo_server
 from tests.harness.live_service import an_update, live_service
 from tests.harness.raw_websocket import BINARY, RawWebSocket, frame, upgraded
@@ -72,6 +77,38 @@ async def test_a_diagram_that_many_open_and_do_not_read_counts_once() -> None:
         assert 14 * MIB < outboxes.total_bytes < 15 * MIB
         assert sum(socket.queued_bytes for socket in service.live.sockets) > 20 * MIB
     assert 0 == outboxes.total_bytes
+
+
+@pytest.mark.parametrize("at_once", [1, 3])
+async def test_a_large_diagram_with_much_that_came_later_is_opened_by_who_reads(at_once: int) -> None:
+    async with live_service(LiveOptions(sweep_s=3600)) as service, AsyncExitStack() as stack:
+        diagram = await service.diagram()
+        path = f"/collab/{diagram}?token={await service.token('alice', diagram)}"
+        writer, listener, *newcomers = [
+            await stack.enter_async_context(upgraded(service.port, path)) for _ in range(2 + at_once)
+        ]
+        writer.send_binary(y_websocket.update(an_update("base", "x" * 12 * MIB)))
+        await until(lambda: service.live.sockets.partial_bytes == 0)
+        listener.send_binary(STEP_1)  # from now on the state is remembered
+        expected = {"base", *(f"later{number}" for number in range(3))}
+        for key in expected - {"base"}:
+            writer.send_binary(y_websocket.update(an_update(key, "x" * 600_000)))
+        await holds(listener, expected)
+        for raw in newcomers:
+            raw.send_binary(STEP_1)
+        await asyncio.gather(*(holds(raw, expected) for raw in newcomers))
+        assert not service.live.sockets.refusals
+
+
+async def holds(raw: RawWebSocket, expected: set[str]) -> None:
+    """Read until it has all of it."""
+    doc: Doc[Any] = Doc()
+    cells = doc.get("cells", type=Map[Any])
+    while set(cells) < expected:
+        for message in y_websocket.decode(await raw.receive_binary()):
+            if isinstance(message, SyncStep2 | Update):
+                doc.apply_update(message.update)
+    assert set(cells) == expected
 
 
 async def until(condition: Callable[[], object]) -> None:

@@ -520,8 +520,9 @@ class Connection:
     def _down(self, call: Callable[[Client], None]) -> None:
         self.deliver(0, lambda: call(self.client) if self.client.connection == self.number else None)
 
-    def write_shared(self, wire: bytes) -> None:
-        self.write(wire)
+    def write_state(self, *wires: bytes) -> None:
+        for wire in wires:
+            self.write(wire)
 
     def write(self, wire: bytes) -> None:
         self._down(lambda client: client.receive(wire))

@@ -30,8 +30,9 @@ class Listener:
     def frame(self, body: bytes) -> bytes:
         return body
 
-    def write_shared(self, wire: bytes) -> None:
-        self.write(wire)
+    def write_state(self, *wires: bytes) -> None:
+        for wire in wires:
+            self.write(wire)
 
     def write(self, wire: bytes) -> None:
         pass
