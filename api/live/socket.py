@@ -545,7 +545,7 @@ class LiveSocket(WSListener):
     def _share(self, wire: bytes) -> None:
         """It was just written to a stalled socket."""
         held, tcp = self._held, self._tcp
-        if held is None or tcp is None or self.write is _discard or len(wire) < _LARGE_BYTES:
+        if held is None or tcp is None or len(wire) < _LARGE_BYTES:
             return
         if tcp.get_extra_info("sslcontext") is None:  # else it is encrypted for each
             self._sockets.outboxes.shares(held, wire)
