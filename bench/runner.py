@@ -66,7 +66,8 @@ class Outcome:
 
 
 async def carry_out(plan: Plan, console: Console, command: list[str]) -> int:
-    """The exit status: 0 if TMI delivered everything unaltered in every run, and nothing was cut short.
+    """The exit status: 0 if TMI delivered everything unaltered in every run, no run of any server broke off,
+    and nothing was cut short.
 
     Whatever ends it, what is known by then is written; 1 also where that could not be. Raises `ServerError`
     if no server starts.
@@ -89,7 +90,8 @@ async def carry_out(plan: Plan, console: Console, command: list[str]) -> int:
     if ending.reason is not None:
         return ending.status
     is_whole = outcome.runs and is_written and not outcome.has_left_something
-    return int(not is_whole or report.lost_or_altered(outcome.runs))
+    broke_off = any(run.broke_off is not None for run in outcome.runs)
+    return int(not is_whole or broke_off or report.lost_or_altered(outcome.runs))
 
 
 def _document(about: Provenance, loads: Sequence[Load], outcome: Outcome) -> Document:
