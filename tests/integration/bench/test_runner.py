@@ -29,6 +29,9 @@ class First(Listener):
     def __init__(self) -> None:
         super().__init__(LISTENS)
 
+    def runs_on(self) -> dict[str, str]:
+        return {"Node": "1.2.3", f"Python of {self.name}": f"3.{self.pid}"}
+
 
 class Second(First):
     name = "y-websocket"
@@ -74,6 +77,23 @@ async def test_runs_are_interleaved_so_that_a_drift_meets_all_servers_alike(tmp_
         (run.load, run.server) for run in document.runs
     ]
     assert (0, True, [2] * 4) == (status, document.is_complete, [row.runs for row in document.summaries])
+
+
+async def test_the_commit_and_the_versions_of_what_servers_ran_on_are_told_and_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("bench.machine.revision", lambda: "abc123+changes")
+    console = Console(file=StringIO(), width=200)
+    plan = Plan([Look()], [First, Second], 1, tmp_path / "out.json", tmp_path / "out.html")
+    assert 0 == await carry_out(plan, console, ["fanout"])
+    assert isinstance(console.file, StringIO)
+    about = read_json(tmp_path / "out.json").about
+    assert {"Node", "Python of tmi", "Python of y-websocket"} == about.versions.keys()
+    versions = ", ".join(f"{name} {version}" for name, version in about.versions.items())
+    told = console.file.getvalue()
+    assert f"servers on: {versions}\n" in told
+    assert "revision: abc123+changes\n" in told
+    assert f"<dd>{versions}</dd>" in (tmp_path / "out.html").read_text()
 
 
 async def test_the_generator_has_a_core_and_all_servers_another(tmp_path: Path) -> None:
