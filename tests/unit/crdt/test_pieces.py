@@ -1,5 +1,6 @@
 """Large updates in pieces."""
 
+import contextlib
 import random
 from collections.abc import Generator
 from typing import Any
@@ -12,7 +13,7 @@ from pycrdt import Doc, Map, Text
 
 from crdt.document import Document
 from crdt.pieces import NotWhole, pieces
-from crdt.updates import read_state_vector, read_update
+from crdt.updates import Ranges, read_state_vector, read_update
 from tests.unit.crdt.peers import Editor, content, history
 from tests.unit.crdt.test_updates import everything
 
@@ -29,6 +30,12 @@ def taken(update: bytes, max_bytes: int = 100) -> tuple[list[bytes], dict[int, i
     told: list[dict[int, int]] = []
     parts += [piece for piece in take() if piece]
     return parts, told[0]
+
+
+def ids(update: bytes) -> tuple[Ranges, Ranges]:
+    """All structs and all deletes: how structs are joined to one may differ."""
+    shape = read_update(update)
+    return shape.structs, shape.deletes
 
 
 def waits(doc: "Doc[Any]", update: bytes) -> bool:
@@ -48,7 +55,7 @@ def test_pieces_make_the_same_document_and_none_waits_for_a_later_one(seed: int,
         assert not waits(doc, part)
     assert content(doc) == content(whole)
     assert read_state_vector(doc.get_state()) == read_state_vector(whole.get_state()) == clocks
-    assert read_update(doc.get_update()) == read_update(update)
+    assert ids(doc.get_update()) == ids(update)
 
 
 def test_clients_that_edit_by_turns_are_brought_into_one_order() -> None:
@@ -83,7 +90,7 @@ def test_every_kind_of_content_is_passed_over() -> None:
     doc: Doc[Any] = Doc(client_id=99)
     for part in parts:
         doc.apply_update(part)
-    assert read_update(doc.get_update()) == read_update(update)
+    assert ids(doc.get_update()) == ids(update)
     # Loading changes the options of a sub-document.
     assert sorted(doc.get_update()) == sorted(Document.load(update, (), is_whole=True).doc.get_update())
 
@@ -160,10 +167,8 @@ def test_bytes_at_random_are_refused_or_read(seed: int, data: st.DataObject) -> 
         update[data.draw(st.integers(0, len(update) - 1))] = data.draw(st.integers(0, 255))
     cut = data.draw(st.integers(0, len(update)))
     for broken in (bytes(update), bytes(update[:cut])):
-        try:
+        with contextlib.suppress(NotWhole):
             taken(broken)
-        except NotWhole:
-            pass
 
 
 # --- documents ------------------------------------------------------------------------------------
@@ -196,7 +201,7 @@ def test_a_document_loaded_by_steps_is_the_same(seed: int, data: st.DataObject) 
         patched.setattr("crdt.document._TAKEN_AT_ONCE_BYTES", 0)
         document, _ = by_steps(snapshot, tail, is_whole=is_whole)
     expected = Document.load(snapshot, tail, is_whole=is_whole)
-    assert read_update(document.encode()) == read_update(expected.encode())
+    assert ids(document.encode()) == ids(expected.encode())
     assert content(document.doc) == content(expected.doc)
     assert (document.version, document.pending) == (0, expected.pending)
     assert document.bytes_estimate == expected.bytes_estimate
