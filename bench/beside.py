@@ -2,7 +2,8 @@
 
 The process runs on the generator's core with the policy SCHED_IDLE (sched(7)), which needs no privilege:
 whenever the measuring process has anything to do, the kernel lets it do that at once. Through its pipes the
-process is given a pickled task, says when that is ready, is told to go, and returns a pickled result.
+process is given a pickled task, says when that is ready, is told to go, and returns a pickled result. What
+breaks it off it writes to its standard error: the traceback, and then one line in plain words.
 
 `Watch` tells whether the measuring process could indeed run whenever it wanted to.
 """
@@ -11,6 +12,7 @@ import asyncio
 import os
 import pickle
 import sys
+import traceback
 from array import array
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
@@ -20,6 +22,7 @@ from typing import Generic, Protocol, TypeVar
 
 import uvloop
 
+from bench.failing import plain_words
 from bench.ledger import Window
 from bench.machine import ROOT
 from bench.process import ends_with_this
@@ -38,6 +41,15 @@ class Task(Protocol[Result_co]):
         """Prepares everything, awaits `until_told` once, and works. Whatever it raises ends the process."""
 
 
+class BrokeOff(ChildProcessError):
+    """The other process could not go on: why, in one line. What it wrote of that is a note to this error."""
+
+    def __init__(self, written: str) -> None:
+        lines = written.strip().splitlines()
+        super().__init__(f"in the load beside: {lines[-1] if lines else 'it ended without a word'}")
+        self.add_note(f"The process of the load beside wrote:\n{written.strip()}")
+
+
 class Beside(Generic[ResultT]):
     """A task that is ready in another process."""
 
@@ -49,29 +61,29 @@ class Beside(Generic[ResultT]):
         self._stdin, self._stdout, self._stderr = process.stdin, process.stdout, process.stderr
 
     async def prepare(self, task: Task[ResultT], timeout_s: float) -> None:
-        """Until the task is ready. Raises `ChildProcessError` or `TimeoutError`."""
+        """Until the task is ready. Raises `BrokeOff` or `TimeoutError`."""
         self._stdin.write(pickle.dumps(task))
         if await asyncio.wait_for(self._stdout.readline(), timeout_s) != _READY:
-            raise ChildProcessError(await self._last_words())
+            raise BrokeOff(await self._last_words())
 
     async def go(self, timeout_s: float) -> ResultT:
-        """Until the task is done. Raises `ChildProcessError` or `TimeoutError`."""
+        """Until the task is done. Raises `BrokeOff` or `TimeoutError`."""
         self._stdin.write(_GO)
         pickled = await asyncio.wait_for(self._stdout.read(), timeout_s)
         if not pickled:
-            raise ChildProcessError(await self._last_words())
+            raise BrokeOff(await self._last_words())
         result: ResultT = pickle.loads(pickled)
         return result
 
     async def _last_words(self) -> str:
-        return (await self._stderr.read()).decode(errors="replace") or "the load beside ended without a word"
+        return (await self._stderr.read()).decode(errors="replace")
 
 
 @asynccontextmanager
 async def beside(task: Task[ResultT], timeout_s: float) -> AsyncIterator[Beside[ResultT]]:
     """The task, ready to go; its process is ended with the context.
 
-    Raises `OSError` (`ChildProcessError` with what the process said last) or `TimeoutError`.
+    Raises `OSError` (`BrokeOff` with what the process said last) or `TimeoutError`.
     """
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "bench.beside", cwd=ROOT, stdin=asyncio.subprocess.PIPE,
@@ -121,7 +133,11 @@ def main() -> None:
     with suppress(OSError):
         os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
     task: Task[object] = pickle.load(sys.stdin.buffer)
-    sys.stdout.buffer.write(pickle.dumps(uvloop.run(task.run(_until_told))))
+    try:
+        result = uvloop.run(task.run(_until_told))
+    except Exception as error:  # noqa: BLE001 - told to the measuring process, whatever it is
+        sys.exit(f"{''.join(traceback.format_exception(error))}\n{plain_words(error)}")
+    sys.stdout.buffer.write(pickle.dumps(result))
 
 
 if __name__ == "__main__":

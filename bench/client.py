@@ -10,6 +10,8 @@ from contextlib import suppress
 from itertools import islice
 from socket import AF_INET, AF_INET6, IPPROTO_TCP, SO_RCVBUF, SOL_SOCKET, TCP_MAXSEG, socket
 from time import perf_counter
+from typing import Any
+from urllib.parse import urlsplit
 
 from picows import (
     WSCloseCode,
@@ -67,6 +69,8 @@ class Client(WSListener):
         self._presence_clock = 0
         self._renewal: asyncio.TimerHandle | None = None
         self._leaving = False
+        self._headers = None if dialect.authority is None else {"Host": dialect.authority}
+        self._certified = None if dialect.authority is None else urlsplit(f"//{dialect.authority}").hostname
 
     async def join(self, url: str, source: str | None = None) -> None:
         """Connects, from a given address of this machine or any, and waits for the first sync.
@@ -77,7 +81,8 @@ class Client(WSListener):
             await ws_connect(
                 lambda: self, url, websocket_handshake_timeout=JOIN_TIMEOUT_S, max_frame_size=MAX_FRAME_BYTES,
                 local_addr=None if source is None else (source, 0), max_redirects=0,
-                ssl_context=checking() if url.startswith("wss:") else None, socket_factory=self._socket,
+                socket_factory=self._socket, extra_headers=self._headers,
+                **(self._tls() if url.startswith("wss:") else {}),
             )  # fmt: skip
         except WSHandshakeError as refusal:
             raise Refused.by(refusal) from refusal
@@ -160,6 +165,11 @@ class Client(WSListener):
             self.lost = "the connection was lost"
         if not self._joined.done():
             self._joined.set_exception(ConnectionError(self.lost or "closed before the first sync"))
+
+    def _tls(self) -> dict[str, Any]:
+        """Whose certificate has to be shown: the named host's, or else that of the URL's."""
+        named = {} if self._certified is None else {"server_hostname": self._certified}
+        return {"ssl_context": checking(), **named}
 
     async def _socket(self, _url: WSParsedURL) -> socket | None:
         """What is connected already; None for a connection with the system's defaults. Raises `OSError`."""

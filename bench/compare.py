@@ -20,7 +20,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from bench.document import Document
-from bench.machine import Machine
+from bench.machine import Provenance
 from bench.model import FELL_BEHIND, Figure
 from bench.report import FAULTS_SHOWN, Summary, with_spread
 from bench.servers import OURS
@@ -71,7 +71,7 @@ class Comparison:
     only_old: list[Key]
     only_new: list[Key]
     machines: list[str]
-    """In what the machines differ."""
+    """In what the machines differ, and the versions of what the servers ran on."""
     is_complete: bool
     """Whether the new measurement was not cut short."""
     single: bool
@@ -108,7 +108,7 @@ def compare(old: Document, new: Document, threshold: float, *, allow_missing: bo
         },
         only_old=[key for key in before if key not in after],
         only_new=[key for key in after if key not in before],
-        machines=_differences(old.about.machine, new.about.machine),
+        machines=_differences(old.about, new.about),
         is_complete=new.is_complete,
         single=any(1 in (before[key].runs, after[key].runs) for key in both),
     )
@@ -136,12 +136,14 @@ def _by_key(document: Document) -> dict[Key, Summary]:
     return {(summary.scenario, summary.load, summary.server): summary for summary in document.summaries}
 
 
-def _differences(old: Machine, new: Machine) -> list[str]:
+def _differences(old: Provenance, new: Provenance) -> list[str]:
+    was_on, now_on = old.machine, new.machine
     pairs = (
-        ("processor", old.processor, new.processor),
-        ("cores", old.cores, new.cores),
-        ("memory, bytes", old.memory_bytes, new.memory_bytes),
-        ("system", old.system, new.system),
+        ("processor", was_on.processor, now_on.processor),
+        ("cores", was_on.cores, now_on.cores),
+        ("memory, bytes", was_on.memory_bytes, now_on.memory_bytes),
+        ("system", was_on.system, now_on.system),
+        *((name, old.versions[name], now) for name, now in new.versions.items() if name in old.versions),
     )
     return [f"{what}: {was} before, {now} now" for what, was, now in pairs if was != now]
 

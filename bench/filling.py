@@ -1,6 +1,7 @@
-"""Test data of a size that nobody would make over REST: written into the database of a server started here.
+"""Test data of a size that takes REST six minutes: written into the database of a server started here.
 
-This is the one place of the load tester that does not go over the wire, and no load is measured meanwhile.
+This is the one place of the load tester that does not go over the wire, and that knows TMI's tables; no load
+is measured meanwhile.
 Rows are as REST would have made them: aliases, grants, and counters and usage by the database's own triggers.
 Events are left out, since reads ask for none. Statistics and the visibility map are brought up to date
 afterwards, as the autovacuum of a database does that has had its data for a while.

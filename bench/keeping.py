@@ -4,8 +4,7 @@ import asyncio
 from collections.abc import Callable
 from dataclasses import replace
 
-from picows import WSError
-
+from bench.failing import in_full, plain_words
 from bench.model import Load, Place, Run
 from bench.servers import Server, ServerError
 
@@ -34,7 +33,7 @@ class Kept:
         try:
             await self.server.start(self._core)
         except (ServerError, OSError) as error:
-            self.did_not_start = f"did not start: {one_line(error)}"
+            self.did_not_start = f"did not start: {plain_words(error)}"
             self._tell(f"{self.server.name} did not start: {error}")
 
     async def stop(self) -> None:
@@ -46,28 +45,29 @@ class Kept:
             self._tell(self.left_behind)
 
     async def run(self, load: Load, place: Place) -> Run:
-        """One run. One that breaks off is a run with a fault, and its server is started again."""
+        """One run. One that breaks off, by whatever error, is a run with a fault, and its server is started
+        again.
+        """
         nothing = Run(load.scenario, load.label, self.server.name, {}, {})
         if self.did_not_start is not None:
             return replace(nothing, faults=[self.did_not_start])
         if self.server.is_worn:
             await self._restart()
-        run, broke_off = nothing, False
+        run = nothing
         try:
             async with asyncio.timeout(RUN_TIMEOUT_S):
                 run = await load.measure(self.server, place)
-        except* (ServerError, WSError, OSError, TimeoutError) as group:
-            broke_off = True
-            run = replace(nothing, faults=[f"broke off: {one_line(_first(group))}"])
+        except Exception as error:  # noqa: BLE001 - whatever it is, the other runs go on, and it is told
+            run = replace(nothing, faults=[f"broke off: {plain_words(error)}"], broke_off=in_full(error))
             await asyncio.sleep(REAPED_AFTER_S)
         death = self.server.death
+        happened = run.faults if run.broke_off is not None else []
         if death is not None:
-            self._tell(death)
-        elif broke_off:
-            self._tell(f"{load.label}, {self.server.name}: {run.faults[0]}.{self.server.last_words()}")
-        if death is not None:
+            happened = ["the server died", *happened]
             run = replace(run, faults=["the server died", *run.faults])
-        if broke_off or death is not None:
+        if happened:
+            what = f"{load.scenario}, {load.label}, {self.server.name}: {'; '.join(happened)}."
+            self._tell(f"{what} {death}" if death is not None else f"{what}{self.server.last_words()}")
             await self._restart()
         return run
 
@@ -75,14 +75,3 @@ class Kept:
         await self.stop()
         self.server = self._make()
         await self.start()
-
-
-def one_line(error: BaseException) -> str:
-    """The first line of an error's text, or what kind of error it is."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
-
-
-def _first(group: BaseException) -> BaseException:
-    while isinstance(group, BaseExceptionGroup):
-        group = group.exceptions[0]
-    return group

@@ -76,6 +76,8 @@ class Run:
     """Why this run's figures may not be used."""
     remarks: list[str] = field(default_factory=list)
     """What to bear in mind when reading them."""
+    broke_off: str | None = None
+    """The traceback of what broke this run off; what it means in plain words is among the faults."""
 
 
 def option(default: float, help_text: str) -> Any:

@@ -17,6 +17,10 @@ class Dialect:
 
     prefix: bytes
     opening: bytes | None
+    authority: str | None = None
+    """Host and port by which the server knows itself, where it is connected to by an address instead. They
+    are told in the header `Host`, and the certificate has to be the host's.
+    """
 
     def ask(self, have: bytes = EMPTY_STATE_VECTOR) -> bytes:
         """Asks for everything, or for what lies beyond the state vector `have`."""

@@ -7,7 +7,7 @@ another left behind, and a server that died under one load is there again for th
 import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import groupby, product
 from pathlib import Path
 from tempfile import mkdtemp
@@ -24,7 +24,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from bench import page, report
+from bench import page, report, wording
 from bench.document import Document, ServerInfo, described, write_json
 from bench.ending import EndedEarly, Ending, may_end_early
 from bench.keeping import Kept
@@ -59,6 +59,7 @@ class Outcome:
     runs: list[Run] = field(default_factory=list)
     summaries: list[report.Summary] = field(default_factory=list)
     servers: dict[str, ServerInfo] = field(default_factory=dict)
+    versions: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     is_complete: bool = False
     has_left_something: bool = False
@@ -66,7 +67,8 @@ class Outcome:
 
 
 async def carry_out(plan: Plan, console: Console, command: list[str]) -> int:
-    """The exit status: 0 if TMI delivered everything unaltered in every run, and nothing was cut short.
+    """The exit status: 0 if TMI delivered everything unaltered in every run, no run of any server broke off,
+    and nothing was cut short.
 
     Whatever ends it, what is known by then is written; 1 also where that could not be. Raises `ServerError`
     if no server starts.
@@ -83,19 +85,23 @@ async def carry_out(plan: Plan, console: Console, command: list[str]) -> int:
         try:
             await measurement.carry_out()
         finally:
-            is_written = _write(plan, _document(about, plan.loads, outcome), console)
+            document = _document(about, plan.loads, outcome)
+            is_written = _write(plan, document, console)
+    for fact in wording.origin(document):
+        console.print(": ".join(fact), highlight=False, markup=False, soft_wrap=True)
     for name, server in outcome.servers.items():
         console.print(f"{name}: {server.version}, persistence: {server.persistence}")
     if ending.reason is not None:
         return ending.status
     is_whole = outcome.runs and is_written and not outcome.has_left_something
-    return int(not is_whole or report.lost_or_altered(outcome.runs))
+    broke_off = any(run.broke_off is not None for run in outcome.runs)
+    return int(not is_whole or broke_off or report.lost_or_altered(outcome.runs))
 
 
 def _document(about: Provenance, loads: Sequence[Load], outcome: Outcome) -> Document:
     return Document(
-        about, outcome.servers, described(loads), outcome.runs, outcome.summaries, outcome.is_complete,
-        outcome.notes,
+        replace(about, versions=outcome.versions), outcome.servers, described(loads), outcome.runs,
+        outcome.summaries, outcome.is_complete, outcome.notes,
     )  # fmt: skip
 
 
@@ -177,6 +183,8 @@ class _Measurement:
             raise ServerError("No server started, so there is nothing to measure.")
         for kept in servers:
             self.outcome.servers.setdefault(kept.server.name, _described(kept.server))
+            if not kept.did_not_start:
+                self.outcome.versions |= await asyncio.to_thread(kept.server.runs_on)
 
     async def _run_in_turns(
         self, loads: Sequence[Load], servers: Sequence[Kept], runs: list[Run], progress: "_Shown"

@@ -1,4 +1,8 @@
-"""Which services may be put under load: this machine's own, and others where their owner asks for it."""
+"""Which services may be put under load: this machine's own, and others where their owner asks for it.
+
+A name is resolved once. What was found to be this machine's is what is connected to, whatever the name leads
+to later on: see `addresses_of` and `at_address`.
+"""
 
 import socket
 from dataclasses import dataclass, field
@@ -63,11 +67,23 @@ def _split(url: str, schemes: tuple[str, ...]) -> SplitResult:
     return parts
 
 
-@cache
 def is_loopback(host: str) -> bool:
     """Whether every address of this host is this machine's. Raises `NotAllowed` where it has none."""
+    return all(ip_address(address).is_loopback for address in addresses_of(host))
+
+
+@cache
+def addresses_of(host: str) -> tuple[str, ...]:
+    """In the system's order; looked up once in the life of this process. Raises `NotAllowed` without any."""
     try:
-        found = {str(entry[4][0]) for entry in socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)}
+        found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError) as error:
         raise NotAllowed(f"{host} has no address: {error}") from None
-    return all(ip_address(address).is_loopback for address in found)
+    return tuple(dict.fromkeys(str(entry[4][0]) for entry in found))
+
+
+def at_address(url: str, address: str) -> str:
+    """The same with an address in place of the host's name."""
+    parts = urlsplit(url)
+    port = "" if parts.port is None else f":{parts.port}"
+    return parts._replace(netloc=f"{f'[{address}]' if ':' in address else address}{port}").geturl()

@@ -2,7 +2,7 @@
 
 import shlex
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import get_args
 
@@ -23,17 +23,30 @@ HOW_TO_READ = (
 
 def facts(document: Document) -> list[tuple[str, str]]:
     """When, where and with what; without the folders of the machine."""
-    about, machine = document.about, document.about.machine
-    memory = f"{machine.memory_bytes / (1 << 30):.1f} GiB"
+    about = document.about
     return [
         ("date", about.at.replace("T", " ").replace("+00:00", " UTC")),
-        ("revision", about.revision),
-        ("machine", f"{machine.processor}, {machine.cores} cores, {memory}, {machine.system}"),
-        ("load before", ", ".join(f"{load:.2f}" for load in machine.load_before)),
-        ("generator", ", ".join(f"{name} {version}" for name, version in about.generator.items())),
+        *origin(document),
+        ("load before", ", ".join(f"{load:.2f}" for load in about.machine.load_before)),
         ("command", command_line(["python", "-m", "bench", *about.command])),
         *(("note", note.splitlines()[0]) for note in document.notes),
     ]
+
+
+def origin(document: Document) -> list[tuple[str, str]]:
+    """Of which commit on which machine, and with which versions."""
+    about, machine = document.about, document.about.machine
+    memory = f"{machine.memory_bytes / (1 << 30):.1f} GiB"
+    return [
+        ("revision", about.revision),
+        ("machine", f"{machine.processor}, {machine.cores} cores, {memory}, {machine.system}"),
+        ("generator", _versions(about.generator)),
+        *([("servers on", _versions(about.versions))] if about.versions else []),
+    ]
+
+
+def _versions(of: Mapping[str, str]) -> str:
+    return ", ".join(f"{name} {version}" for name, version in of.items())
 
 
 def command_line(command: Sequence[str]) -> str:

@@ -46,7 +46,7 @@ from crdt.updates import (
     split_at_gaps,
     union,
 )
-from tmi.domain.errors import BadFrame, BadUpdate
+from tmi.domain.errors import BadFrame, BadUpdate, TooMuchPending
 
 EMPTY_UPDATE = b"\x00\x00"
 EMPTY_STATE_VECTOR = b"\x00"
@@ -279,13 +279,14 @@ class Document:
     # --- changing -------------------------------------------------------------------------------
 
     def apply(self, update: bytes) -> Applied:
-        """Integrate an update. Raises BadUpdate when it is malformed, or too much waits for predecessors.
+        """Integrate an update. Raises BadUpdate when it is malformed, TooMuchPending when too much waits for
+        predecessors.
 
         A hot path: 6.5 us for an edit of 44 bytes, of which pycrdt takes 3.5.
         """
         check_update(update)
         if len(self._pending.update) + len(update) > MAX_PENDING_BYTES and self._must_wait(update):
-            raise BadUpdate("too much waits for updates that never came")
+            raise TooMuchPending("too much waits for updates that never came")
         return self._apply(update)
 
     def follows(self, update: bytes, reached: dict[bytes, int]) -> bool:

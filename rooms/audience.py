@@ -6,6 +6,7 @@ reads too slowly, and which answers a session still owes. Where its edits go is 
 """
 
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import count
@@ -87,6 +88,9 @@ class Seat:
 
 class Audience(ABC):
     """The sessions of one document. Not thread-safe; every method returns at once."""
+
+    refusals: Counter[str]
+    """What was refused, by limit; the service gives all its rooms the same one."""
 
     def __init__(self, diagram: DiagramId, document: Document, sessions_max: int) -> None:
         self.diagram = diagram

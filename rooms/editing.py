@@ -22,6 +22,7 @@ import asyncio
 import contextlib
 import logging
 import random
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
@@ -139,6 +140,9 @@ Ask = Callable[[Node, Json, float], Awaitable[Json]]
 class Owners(Protocol):
     """The rooms of this node."""
 
+    refusals: Counter[str]
+    """What was refused, by limit."""
+
     async def owner_here(self, diagram: DiagramId) -> RoomRunner:
         """The room, opened here if nobody owns it. Raises OwnedElsewhere, NotFound, Unavailable."""
 
@@ -232,6 +236,7 @@ class Editing:
                 raise Forbidden
             check_version(edit.expected, before.version, "diagram")
             if self._rooms.is_shedding:
+                self._rooms.refusals["journal"] += 1
                 raise Unavailable("too many edits wait for the database; try again shortly")
             runner = self._rooms.owned(edit.diagram)
             if runner is None:
@@ -291,6 +296,7 @@ class Editing:
         """One edit of a diagram at a time. Raises TooManyRequests and Unavailable."""
         turns = self._turns.setdefault(diagram, _Turns(asyncio.Lock()))
         if turns.waiting >= self._limits.waiting_max:
+            self._rooms.refusals["edits_waiting"] += 1
             raise TooManyRequests("too many edits of this diagram wait already")
         turns.waiting += 1
         try:

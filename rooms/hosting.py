@@ -219,6 +219,7 @@ class Runner(Generic[RoomT]):
         elif len(asking) < _ASKING_MAX:
             asking.append(message)
         else:
+            self.room.refusals["questions"] += 1
             self.end_session(number, closing.TRY_AGAIN_LATER, "too many requests for a large document")
 
     def _is_costly(self, session: Session, message: SyncStep1) -> bool:

@@ -46,7 +46,7 @@ from rooms.pacing import Pacer
 from rooms.presence import Presence
 from rooms.size import SizeLimit
 from rooms.unsaved import Unsaved
-from tmi.domain.errors import BadFrame, TooLarge
+from tmi.domain.errors import BadFrame, TooLarge, TooMuchPending
 from tmi.domain.ids import DiagramId, Fence, Seq, UserId
 from tmi.domain.ports import LoggedUpdate, Origin, RoomBatch
 
@@ -192,7 +192,7 @@ class Room(Audience):
 
     @property
     def refusals(self) -> Counter[str]:
-        """What was refused, by limit; the service gives all its rooms the same one."""
+        """See `Audience`."""
         return self._presence.refusals
 
     @refusals.setter
@@ -371,7 +371,11 @@ class Room(Audience):
         """Apply and number an edit; its commit acknowledges `worth` SyncStep2 and Update messages."""
         syncs, updates = worth
         self._edits.count(now)
-        applied = self.document.apply(update)
+        try:
+            applied = self.document.apply(update)
+        except TooMuchPending:
+            self.refusals["updates_pending"] += 1
+            raise
         if not applied.adds:
             return self._acknowledge_later(seat, syncs, updates)
         effects: list[Effect] = []

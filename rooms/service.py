@@ -349,6 +349,7 @@ class Rooms:
         return ReplicaLimits(sessions_max=self._limits.room.sessions_max)
 
     def _register(self, replica: Replica) -> ReplicaRunner:
+        replica.refusals = self.refusals
         runner = ReplicaRunner(replica, self._ticker)
         runner.closes = self.closes
         self._following[replica.diagram] = runner

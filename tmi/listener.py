@@ -247,6 +247,7 @@ class Listener:
                 _spawn(self.live.open(head, rest, transport), self._checks)
                 return
         if len(self._rest) >= self.options.rest_connections_max:
+            self.live.sockets.refusals["rest_connections"] += 1
             self.by_address.give(bucket)
             self.live.refuse(transport, _FULL)
         else:

@@ -297,6 +297,7 @@ class HocuspocusSocket(LiveSocket):
         document = self._documents.get(key)
         if document is None:
             if len(self._documents) >= self.options.documents_per_socket_max:
+                self._sockets.refusals["documents_per_socket"] += 1
                 raise BadFrame("too many documents on one socket")
             document = self._documents[key] = HocuspocusDocument(self, key, _now())
             if len(self._documents) > 1:

@@ -96,6 +96,10 @@ class Server(ABC):
     def version(self) -> str:
         """What is measured, as its package names it."""
 
+    def runs_on(self) -> dict[str, str]:
+        """The versions of what it runs on, as far as this checkout does not fix them. It has started."""
+        return {}
+
     @classmethod
     def lacks(cls) -> str | None:
         """What keeps it from being started on this machine, as the rest of a sentence about it."""

@@ -1,14 +1,19 @@
 """A TMI service that runs already, somewhere: it is signed in to, used and tidied up, and never stopped."""
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import replace
+from urllib.parse import urlsplit
 
 from bench.servers.base import Room, Server, ServerError, Unreachable
 from bench.servers.rest import Rest, y_websocket_at
-from bench.target import NotAllowed, Target
+from bench.target import NotAllowed, Target, addresses_of, at_address
 
 USER = "load"
 CLEAN_UP_TIMEOUT_S = 60.0
+PROBE_TIMEOUT_S = 5.0
+PORTS = {"http": 80, "ws": 80, "https": 443, "wss": 443}
 
 
 class Deployment(Server):
@@ -23,9 +28,11 @@ class Deployment(Server):
         super().__init__()
         self._target = target
         self._rest: Rest | None = None
+        self._addresses: dict[tuple[str, int], str] = {}
+        """By host and port: the checked address that is connected to."""
 
     async def start(self, core: int) -> None:  # noqa: ARG002 - it is where it is
-        self._rest = Rest(self._target.url)
+        self._rest = Rest(self._target.url, await self._address(self._target.url))
         try:
             if self._target.token is not None:
                 self._rest.bring(self._target.token)
@@ -56,7 +63,17 @@ class Deployment(Server):
         diagram = await self._rest.new_diagram()
         collab = await self._rest.collab(diagram)
         self._check(collab)
-        return y_websocket_at(diagram, collab)
+        room = y_websocket_at(diagram, collab)
+        dialect = replace(room.dialect, authority=urlsplit(room.url).netloc)
+        return Room(at_address(room.url, await self._address(room.url)), dialect)
+
+    async def _address(self, url: str) -> str:
+        """Of those that were checked the first at which something listens. No name is looked up again."""
+        parts = urlsplit(url)
+        key = parts.hostname or "", parts.port or PORTS[parts.scheme]
+        if key not in self._addresses:
+            self._addresses[key] = await _first_that_listens(addresses_of(key[0]), key[1])
+        return self._addresses[key]
 
     def _check(self, collab: Mapping[str, str]) -> None:
         """Every answer says anew where the sockets are. Raises `ServerError`."""
@@ -71,6 +88,17 @@ class Deployment(Server):
     @property
     def measured_pid(self) -> int | None:
         return None
+
+
+async def _first_that_listens(addresses: Sequence[str], port: int) -> str:
+    """Or the first of all, where none does: that connection then tells why. Link-local ones come last."""
+    ordered = sorted(addresses, key=lambda address: "%" in address)
+    for address in ordered:
+        with suppress(OSError, TimeoutError):
+            _, writer = await asyncio.wait_for(asyncio.open_connection(address, port), PROBE_TIMEOUT_S)
+            writer.close()
+            return address
+    return ordered[0]
 
 
 def _advice(error: str, url: str) -> str:

@@ -8,6 +8,7 @@ from abc import abstractmethod
 from importlib.metadata import distributions
 from pathlib import Path
 
+from bench.machine import version_of
 from bench.protocols import hocuspocus, y_websocket
 from bench.servers.base import HOST, Room, Server, ServerError, free_port
 
@@ -54,6 +55,9 @@ class NodePeer(Peer):
     def program(cls) -> list[str]:
         return [shutil.which("node") or "node", cls.script]
 
+    def runs_on(self) -> dict[str, str]:
+        return {"Node": version_of(self.program()[0])}
+
     def version(self) -> str:
         manifest = NODE_PACKAGES / self.package / "package.json"
         return f"{self.package} {json.loads(manifest.read_text(encoding='utf-8'))['version']}"
@@ -94,6 +98,9 @@ class PycrdtWebsocketServer(Peer):
 
     async def room(self) -> Room:
         return Room(f"ws://{HOST}:{self.port}/{uuid.uuid4()}", y_websocket())
+
+    def runs_on(self) -> dict[str, str]:
+        return {f"Python of {self.name}": version_of(PYTHON)}
 
     def version(self) -> str:
         return f"{self.package} {self._installed()}"

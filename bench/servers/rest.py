@@ -23,15 +23,31 @@ _ROOMS = re.compile(r"^tmi_(?:rooms|replicas)(?:\{[^}]*\})? (\S+)$", re.MULTILIN
 NAME = "load test"
 
 
+class _AtAddress(httpx.AsyncHTTPTransport):
+    """Connects to one address. Requests name the host of their URL, and the certificate has to be its."""
+
+    def __init__(self, address: str) -> None:
+        super().__init__(verify=checking(), trust_env=False)
+        self._address = address
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        return await super().handle_async_request(httpx.Request(
+            request.method, request.url.copy_with(host=self._address), headers=request.headers,
+            stream=request.stream, extensions={**request.extensions, "sni_hostname": request.url.host},
+        ))  # fmt: skip
+
+
 class Rest:
     """One user of the service, and one threat model in which all diagrams of this process are made.
 
-    Every method that calls the service raises `ServerError`.
+    Every method that calls the service raises `ServerError`. With an `address` that one is connected to,
+    whatever the name in the URL leads to.
     """
 
-    def __init__(self, base_url: str) -> None:
+    def __init__(self, base_url: str, address: str | None = None) -> None:
+        transport = None if address is None else _AtAddress(address)
         self._http = httpx.AsyncClient(
-            base_url=base_url, timeout=TIMEOUT_S, trust_env=False, verify=checking()
+            base_url=base_url, timeout=TIMEOUT_S, trust_env=False, verify=checking(), transport=transport
         )
         self._signed_in_as: str | None = None
         self._model: str | None = None

@@ -13,7 +13,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 from bench.filling import Filling, FillingError, fill
-from bench.machine import ROOT, revision
+from bench.machine import ROOT, UNKNOWN, program_of, revision, version_of
 from bench.process import DATABASE, name_of
 from bench.servers.base import HOST, Account, Room, Server, ServerError, free_port
 from bench.servers.rest import MAIL_DOMAIN, Rest, hocuspocus_at, y_websocket_at
@@ -145,6 +145,11 @@ class Tmi(Server):
         for file in self._folder.glob("data/**/postmaster.pid"):
             return int(file.read_text(encoding="ascii").splitlines()[0])
         return None
+
+    def runs_on(self) -> dict[str, str]:
+        """The process of the database tells which of the machine's it is."""
+        program = program_of(self.database_pid) if self.database_pid is not None else None
+        return {"PostgreSQL": version_of(program) if program is not None else UNKNOWN}
 
     def version(self) -> str:
         return f"tmi {revision()}"

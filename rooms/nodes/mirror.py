@@ -104,6 +104,7 @@ class Mirror:
         if message.session == REPLICA or message.session in self._seats:
             return
         if self._runner.room.is_full:
+            self._runner.room.refusals["sessions_per_room"] += 1
             reason = "this diagram has as many clients as it may"
             self._answer(Ended(message.session, closing.TRY_AGAIN_LATER, reason))
             return

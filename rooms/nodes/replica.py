@@ -18,7 +18,7 @@ keeps its edits, as all Yjs clients do.
 """
 
 import contextlib
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
@@ -108,6 +108,7 @@ class Replica(Audience):
 
     def __init__(self, diagram: DiagramId, limits: ReplicaLimits, document: Document | None = None) -> None:
         super().__init__(diagram, document or Document(), limits.sessions_max)
+        self.refusals = Counter()
         self._limits = limits
         self._presence = HeardPresence(
             ids_per_session=limits.ids_per_session,
@@ -178,6 +179,7 @@ class Replica(Audience):
             return (Refuse(seat.number, READ_ONLY),)
         body = y_websocket.sync_step2(update) if origin is Origin.SYNC else y_websocket.update(update)
         if self.unsaved_bytes + len(body) > self._limits.pending_max_bytes:
+            self.refusals["replica_pending"] += 1
             reason = "too many edits wait for the node that owns this diagram"
             return self._end(seat.number, closing.TRY_AGAIN_LATER, reason, now)
         edit = Say(seat.number, body)

@@ -23,6 +23,7 @@ from tmi.domain.errors import (
     NotFound,
     OutcomeUnknown,
     TmiError,
+    TooManyRequests,
     Unavailable,
     VersionMismatch,
 )
@@ -239,6 +240,33 @@ async def test_a_node_that_cannot_be_reached_is_said_to_be_so(sites: Sites) -> N
         with pytest.raises(Unavailable, match="cannot be reached"):
             await b.put(node())
         assert 0 == world.stored
+
+
+async def test_edits_that_wait_for_their_turn_are_bounded_and_counted_by_the_owner(sites: Sites) -> None:
+    async with sites.site("a") as a, sites.site("b") as b:
+        await a.put(node())
+        world = sites.world
+        for site in (a, b):
+            site.editing._limits = replace(LIMITS, waiting_max=2)
+        world.log.gate = asyncio.Event()
+        waiting = [asyncio.create_task(a.put(node())) for _ in range(2)]
+        await until(lambda: [turns.waiting for turns in a.editing._turns.values()] == [2])
+        for site in (a, b):
+            with pytest.raises(TooManyRequests, match="wait already"):
+                await site.put(node())
+        assert ({"edits_waiting": 2}, {}) == (a.member.rooms.refusals, b.member.rooms.refusals)
+        world.log.gate.set()
+        await asyncio.gather(*waiting)
+        await b.put(node())
+
+
+async def test_edits_are_refused_while_too_much_waits_for_the_database(sites: Sites) -> None:
+    async with sites.site("a") as a:
+        await a.put(node())
+        a.member.rooms.journal.shedding = True
+        with pytest.raises(Unavailable, match="wait for the database"):
+            await a.put(node())
+        assert {"journal": 1} == a.member.rooms.refusals
 
 
 async def test_edits_go_on_while_the_room_moves(sites: Sites) -> None:

@@ -35,7 +35,7 @@ from rooms.nodes.witnesses import Witnesses
 from rooms.service import Rooms
 from rooms.ticker import Ticker
 from tests.unit.rooms.conftest import LIMITS, Editor, World, until
-from tmi.domain.errors import Conflict, DatabaseUnavailable, Draining, NotFound, Unavailable
+from tmi.domain.errors import Conflict, DatabaseUnavailable, Draining, NotFound, TooManyRequests, Unavailable
 from tmi.domain.ids import DiagramId, Fence, NodeId, Seq
 from tmi.domain.model import Node
 from tmi.domain.ports import AppendResult, RoomBatch, StoredDocument, UpdateLog
@@ -231,6 +231,22 @@ async def test_replicas_count_as_memory_and_idle_ones_are_closed_for_it(cluster:
             answers += await asyncio.gather(b.join(world.editor()), return_exceptions=True)
         assert [False, False, True] == [isinstance(answer, Unavailable) for answer in answers]
         assert (3, 1) == (b.rooms.followed_rooms, b.rooms.refusals["rooms_memory"])
+
+
+async def test_a_node_that_follows_a_room_bounds_its_clients_as_well_and_counts_who_is_refused(
+    cluster: Cluster,
+) -> None:
+    few = replace(LIMITS, room=replace(LIMITS.room, sessions_max=2))
+    async with cluster.node("a") as a, cluster.node("b", few) as b:
+        await a.join(cluster.world.editor())
+        for _ in range(2):
+            await b.join(cluster.world.editor())
+        with pytest.raises(TooManyRequests, match="as many clients as it may"):
+            await b.join(cluster.world.editor())
+        (replica,) = b.rooms._following.values()
+        replica.room.refusals["as the room says"] += 1
+        assert {"sessions_per_room": 1, "as the room says": 1} == b.rooms.refusals
+        assert not a.rooms.refusals
 
 
 async def test_when_the_owner_dies_clients_elsewhere_stay_and_nothing_acknowledged_is_lost(

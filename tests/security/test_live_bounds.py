@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AsyncExitStack
 
 import pytest
 
@@ -46,6 +47,7 @@ async def test_frames_before_auth_are_bounded_in_bytes(service: LiveService) -> 
         raw.send_binary(var_string(DIAGRAM) + y_websocket.update(bytes(9000)))
         raw.send_binary(var_string(DIAGRAM + "\0s") + y_websocket.update(bytes(2000)))
         assert 1013 == (await raw.receive_close()).close_code
+    assert {"waiting": 1} == service.live.sockets.refusals
 
 
 async def test_frames_before_auth_are_bounded_in_number(service: LiveService) -> None:
@@ -53,6 +55,7 @@ async def test_frames_before_auth_are_bounded_in_number(service: LiveService) ->
         for _ in range(51):
             raw.send_binary(var_string(DIAGRAM) + STEP_1)
         assert 1013 == (await raw.receive_close()).close_code
+    assert {"waiting": 1} == service.live.sockets.refusals
 
 
 async def test_documents_of_a_socket_are_bounded(service: LiveService) -> None:
@@ -60,6 +63,7 @@ async def test_documents_of_a_socket_are_bounded(service: LiveService) -> None:
         for n in range(6):
             raw.send_binary(var_string(f"{DIAGRAM}\0{n}") + STEP_1)
         assert 4400 == (await raw.receive_close()).close_code
+    assert {"documents_per_socket": 1} == service.live.sockets.refusals
 
 
 async def test_traffic_does_not_extend_the_time_for_auth(service: LiveService) -> None:
@@ -136,6 +140,24 @@ class Slow(MemoryAccessControl):
     async def standings(self, entrants: Sequence[Entrant]) -> Sequence[Standing]:
         await self.may.wait()
         return await super().standings(entrants)
+
+
+async def test_sockets_without_a_document_are_bounded_and_each_that_ends_makes_room(
+    service: LiveService,
+) -> None:
+    async with AsyncExitStack() as stack:
+        for _ in range(3):
+            await stack.enter_async_context(upgraded(service.port, "/collab"))
+        for refused in (1, 2):
+            async with upgraded(service.port, "/collab"), connected(service.port) as fifth:
+                fifth.send(upgrade_head("/collab"))
+                answer = await fifth.answer()
+                assert (503, "2", True) == (
+                    answer.status, answer.headers["retry-after"], b"being opened" in answer.body
+                )  # fmt: skip
+                assert {"handshakes": refused} == service.live.sockets.refusals
+            await until(lambda: service.live._handshakes == 3)
+    await until(lambda: service.live._handshakes == 0)
 
 
 async def test_sockets_at_the_upgrade_count_among_all() -> None:

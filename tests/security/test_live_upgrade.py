@@ -347,6 +347,7 @@ async def test_connections_of_rest_are_bounded() -> None:
         for raw, status in ((first, 200), (second, 503)):
             raw.send(b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n")
             assert status == (await raw.answer()).status
+        assert {"rest_connections": 1} == service.live.sockets.refusals
 
 
 async def test_connections_of_one_address_are_bounded_until_they_are_live_sockets_or_over() -> None:

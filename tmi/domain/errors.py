@@ -34,6 +34,10 @@ class BadUpdate(BadFrame):
     """An update could not be decoded or applied; the document is unchanged."""
 
 
+class TooMuchPending(BadUpdate):
+    """Too much waits for updates that never came."""
+
+
 class TooLarge(BadInput):
     """The payload is larger than this service accepts."""
 

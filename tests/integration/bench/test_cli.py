@@ -5,6 +5,7 @@ import datetime as dt
 import ipaddress
 import json
 import os
+import re
 import signal
 import ssl
 import sys
@@ -141,6 +142,9 @@ async def test_tmi_is_started_measured_and_stopped(bench: Bench) -> None:
     assert run["figures"]["server_rss_mib"] > 10
     assert bench.document["servers"]["tmi"]["persistence"] == "Postgres, embedded"
     assert "sound" in output
+    version = bench.document["about"]["versions"]["PostgreSQL"]
+    assert re.fullmatch(r"\d+\.\d+", version)
+    assert f"PostgreSQL {version}" in output
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

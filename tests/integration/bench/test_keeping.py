@@ -27,6 +27,9 @@ with socket.create_server(("127.0.0.1", int(sys.argv[1]))):
 """
 
 
+WHAT = "fanout, 50 clients, 10 writers x 10/s, listener"
+
+
 class Listener(Server):
     """A process that listens, or does not come that far."""
 
@@ -53,7 +56,7 @@ class Listener(Server):
 class Deed(FanoutLoad):
     """Does something to the server instead of measuring it."""
 
-    what: Literal["nothing", "kill", "kill and break off", "break off", "wear out"] = "nothing"
+    what: Literal["nothing", "kill", "kill and break off", "break off", "stumble", "wear out"] = "nothing"
 
     async def measure(self, server: Server, place: Place) -> Run:
         server.is_worn = self.what == "wear out"
@@ -62,6 +65,8 @@ class Deed(FanoutLoad):
             await asyncio.sleep(0.2)
         if "break off" in self.what:
             raise ExceptionGroup("several", [ServerError("gone\nsecond line")])
+        if self.what == "stumble":
+            raise KeyError("clock")
         return Run(self.scenario, self.label, server.name, {}, {"cpu_us": 1}, remarks=[FELL_BEHIND])
 
 
@@ -92,20 +97,29 @@ async def test_a_server_that_serves_is_left_alone() -> None:
 async def test_one_that_dies_in_a_run_has_a_fault_and_is_there_for_the_next() -> None:
     runs, told, processes = await _runs(LISTENS, [Deed(what="kill"), Deed()])
     assert [["the server died"], []] == [run.faults for run in runs]
-    assert ["listener ended with status -9.\nIt said:\nlast words"] == told
+    assert [f"{WHAT}: the server died. listener ended with status -9.\nIt said:\nlast words"] == told
     assert 2 == len(set(processes))
 
 
 async def test_one_whose_death_breaks_the_run_off_has_both_faults() -> None:
     runs, told, _ = await _runs(LISTENS, [Deed(what="kill and break off")])
-    assert (["the server died", "broke off: gone"], 1) == (runs[0].faults, len(told))
+    assert ["the server died", "broke off: gone"] == runs[0].faults
+    dead = "listener ended with status -9.\nIt said:\nlast words"
+    assert [f"{WHAT}: the server died; broke off: gone. {dead}"] == told
 
 
 async def test_after_a_run_that_broke_off_a_server_is_started_anew() -> None:
     runs, told, processes = await _runs(LISTENS, [Deed(), Deed(what="break off"), Deed()])
     assert [[], ["broke off: gone"], []] == [run.faults for run in runs]
-    what = "50 clients, 10 writers x 10/s, listener: broke off: gone.\nIt said:\nlast words"
-    assert ([what], 2) == (told, len(set(processes)))
+    assert ([f"{WHAT}: broke off: gone.\nIt said:\nlast words"], 2) == (told, len(set(processes)))
+
+
+async def test_an_error_that_nobody_foresaw_breaks_one_run_off_and_its_traceback_is_kept() -> None:
+    runs, told, processes = await _runs(LISTENS, [Deed(), Deed(what="stumble"), Deed()])
+    assert [[], ["broke off: KeyError: 'clock'"], []] == [run.faults for run in runs]
+    assert [f"{WHAT}: broke off: KeyError: 'clock'.\nIt said:\nlast words"] == told
+    assert 2 == len(set(processes))
+    assert [None, True, None] == [run.broke_off and "in measure\n" in run.broke_off for run in runs]
 
 
 async def test_one_that_is_worn_is_started_anew_before_the_next_run() -> None:

@@ -16,7 +16,8 @@ from pathlib import Path
 import pytest
 from picows import WSListener, WSMsgType, WSTransport
 
-from bench.beside import Watch, beside
+from bench.beside import BrokeOff, Watch, beside
+from bench.failing import in_full
 from bench.ledger import Window
 from bench.machine import ROOT
 from bench.model import Place
@@ -252,6 +253,10 @@ async def test_a_process_that_could_not_run_is_found_out() -> None:
     assert not watch.late_s(Window(start + 1, start + 2))
 
 
+async def _fail() -> None:
+    raise ConnectionError("too little\nof it")
+
+
 @dataclass(frozen=True)
 class Sum:
     """Adds up, in another process."""
@@ -263,7 +268,8 @@ class Sum:
             raise OSError("nothing to add")
         await until_told()
         if sum(self.numbers) < 0:
-            raise OSError("too little")
+            async with asyncio.TaskGroup() as group:
+                group.create_task(_fail())
         return os.getpid(), os.sched_getscheduler(0), sum(self.numbers)
 
 
@@ -276,8 +282,18 @@ async def test_a_task_is_done_by_another_process_that_gives_way_to_this_one() ->
 
 @pytest.mark.parametrize(("numbers", "why"), [((), "nothing to add"), ((1, -2), "too little")])
 async def test_what_ends_the_other_process_is_told(numbers: tuple[int, ...], why: str) -> None:
-    with pytest.raises(ChildProcessError, match=why):
+    """In one line, wherever in a group of tasks it happened, and in full behind that."""
+    with pytest.raises(BrokeOff) as raised:
         async with beside(Sum(numbers), 20) as other:
+            await other.go(20)
+    assert f"in the load beside: {why}" == str(raised.value)
+    assert "in run\n" in in_full(raised.value)
+
+
+async def test_a_process_that_is_ended_without_a_word_is_said_to_be() -> None:
+    async with beside(Sum((1,)), 20) as other:
+        os.kill(other.pid, signal.SIGKILL)
+        with pytest.raises(BrokeOff, match="in the load beside: it ended without a word"):
             await other.go(20)
 
 

@@ -1,6 +1,7 @@
 """What `/metrics` tells, of numbers that are known."""
 
 import asyncio
+import re
 from dataclasses import replace
 from uuid import UUID
 
@@ -10,6 +11,7 @@ from prometheus_client.parser import text_string_to_metric_families
 import api.metrics
 from api.live.sockets import Sockets
 from api.metrics import Metrics
+from bench.machine import ROOT
 from persistence.memory.access import MemoryAccessControl
 from rooms.coordination.local import LocalCoordinator
 from rooms.service import Rooms
@@ -74,6 +76,15 @@ async def test_every_limit_and_close_is_told(world: World) -> None:
     assert {"4413": 5, "4404": 6} == by_label["sessions_ended"]
     assert {"4413": 7, "1009": 8, "other": 10} == by_label["closes"]
     assert {"rooms_memory": 11, "presence_ids": 12, "frame": 13, "both": 3} == by_label["refusals"]
+
+
+def test_each_label_of_refusals_is_explained_and_no_other() -> None:
+    sources = [file.read_text() for part in ("api", "rooms", "tmi") for file in (ROOT / part).rglob("*.py")]
+    counted = {label for source in sources for label in re.findall(r'refusals\["(\w+)"\] \+= 1', source)}
+    table = (ROOT / "ARCHITECTURE.md").read_text().partition("| label | who or what was refused |")[2]
+    rows = table.partition("\n\n")[0].splitlines()
+    explained = [label for row in rows[2:] for label in re.findall(r"`(\w+)`", row.split("|")[1])]
+    assert sorted(counted) == sorted(explained)
 
 
 async def test_the_busiest_and_the_slowest_clients_are_named(

@@ -46,5 +46,6 @@ def document(
 ) -> Document:
     loads = loads or [load()]
     command = ["fanout", "--json", "/home/somebody/out.json"]
-    about = Provenance("2026-01-02T03:04:05+00:00", machine, "abc123", {"python": "3.11.7"}, command)
+    generator, versions = {"python": "3.11.7"}, {"Node": "20.1.2", "PostgreSQL": "18.3"}
+    about = Provenance("2026-01-02T03:04:05+00:00", machine, "abc123", generator, command, versions)
     return Document(about, SERVERS, described(loads), list(runs), summarise(loads, runs))

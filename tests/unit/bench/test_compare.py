@@ -114,6 +114,14 @@ def _printed(old: Document, new: Document) -> str:
     return console.file.getvalue()
 
 
+def test_versions_that_differ_are_told_and_what_only_one_file_knows_is_no_difference() -> None:
+    old, new = document([run("tmi", 1)]), document([run("tmi", 1)])
+    assert [] == compare(old, new, 0.1).machines
+    newer = replace(new, about=replace(new.about, versions={"Node": "22.0.0", "Python of a peer": "3.11.7"}))
+    assert ["Node: 20.1.2 before, 22.0.0 now"] == compare(old, newer, 0.1).machines
+    assert [] == compare(replace(old, about=replace(old.about, versions={})), newer, 0.1).machines
+
+
 def test_the_text_tells_machines_apart_and_what_is_only_in_one() -> None:
     loads = [load(10), load(40)]
     runs: list[Run] = [run("tmi", 5, of=of) for of in loads]

@@ -35,6 +35,7 @@ def test_what_people_wrote_comes_first_and_what_fell_short_next() -> None:
     places = [text.index(words) for words in ("Somebody's remarks.", "targets", short, "## The short set")]
     assert sorted(places) == places
     assert text.startswith("# Results\n")
+    assert "| servers on | Node 20.1.2, PostgreSQL 18.3 |" in text
 
 
 def test_every_part_is_there_with_its_command_or_said_to_be_missing() -> None:

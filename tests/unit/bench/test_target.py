@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from bench.target import NotAllowed, Target, is_loopback
+from bench.target import NotAllowed, Target, addresses_of, at_address, is_loopback
 
 NAMES = {
     "here.test": ["127.0.0.1", "::1"],
@@ -28,9 +28,9 @@ def name_service(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         return [entry for address in NAMES.get(host, [host]) for entry in resolve(address, port, **options)]
 
     monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
-    is_loopback.cache_clear()
+    addresses_of.cache_clear()
     yield
-    is_loopback.cache_clear()
+    addresses_of.cache_clear()
 
 
 @pytest.mark.parametrize(
@@ -91,3 +91,23 @@ def test_a_service_with_tls_may_not_send_us_to_sockets_without() -> None:
     Target("https://here.test").check_sockets("wss://here.test/collab")
     with pytest.raises(NotAllowed, match="TMI_PUBLIC_URL"):
         Target("https://here.test").check_sockets("ws://here.test/collab")
+
+
+def test_a_name_is_looked_up_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert ("127.0.0.1", "::1") == addresses_of("here.test")
+    monkeypatch.setitem(NAMES, "here.test", ["198.51.100.7"])
+    assert is_loopback("here.test")
+    assert ("127.0.0.1", "::1") == addresses_of("here.test")
+
+
+@pytest.mark.parametrize(
+    ("url", "address", "there"),
+    [
+        ("wss://here.test:8443/ws/a?token=b", "127.0.0.1", "wss://127.0.0.1:8443/ws/a?token=b"),
+        ("ws://here.test/ws", "127.0.0.1", "ws://127.0.0.1/ws"),
+        ("ws://here.test:80/ws", "::1", "ws://[::1]:80/ws"),
+        ("ws://[::1]/ws", "::1", "ws://[::1]/ws"),
+    ],
+)
+def test_an_address_takes_the_place_of_the_name_alone(url: str, address: str, there: str) -> None:
+    assert there == at_address(url, address)

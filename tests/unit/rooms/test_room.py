@@ -8,7 +8,7 @@ from pycrdt import Doc, Map
 
 from crdt import awareness, y_websocket
 from crdt.awareness import Entry
-from crdt.document import Document
+from crdt.document import MAX_PENDING_BYTES, Document
 from crdt.messages import Awareness, Message, SyncStep1, SyncStep2, Update
 from rooms.effects import (
     Acknowledge,
@@ -570,3 +570,16 @@ def test_edits_that_wait_for_their_tick_count_for_the_size_limit() -> None:
     assert [4413] == [close.code for close in closed]
     assert 700 < target.document.measure() <= 1000
     assert 1 == target.refusals["document_size"]
+
+
+def test_more_than_may_wait_for_what_never_came_ends_its_sender_and_is_counted() -> None:
+    target, editor = room(), Editor()
+    number = greet(target, member())
+    editor.edit("never sent")
+    closed: list[Close] = []
+    for n in range(5):
+        update = editor.edit(f"{n}" + "x" * (MAX_PENDING_BYTES // 4))
+        closed += only(Close, target.receive(number, Update(update), 1.0))
+    assert [4400] == [close.code for close in closed]
+    assert 1 == target.refusals["updates_pending"]
+    assert not only(Close, target.receive(greet(target, member()), Update(Editor(8).edit("a")), 1.0))

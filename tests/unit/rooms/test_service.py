@@ -10,6 +10,7 @@ from crdt import awareness, y_websocket
 from crdt.awareness import Entry
 from crdt.messages import Awareness, QueryAwareness, SyncStep1, Update
 from persistence.memory.access import MemoryAccessControl
+from rooms import closing
 from rooms.coordination.local import LocalCoordinator
 from rooms.service import Rooms
 from tests.unit.rooms.conftest import LIMITS, World, until
@@ -370,6 +371,20 @@ async def test_what_many_lack_of_a_document_is_found_out_one_by_one_and_asking_a
     await until(lambda: len(one.charged) == 16)
     assert min(one.charged) > 20_000
     assert one.closed is None
+
+
+async def test_what_one_session_may_have_asked_of_a_large_document_is_bounded(world: World) -> None:
+    one, other = await world.editor().join(), await world.editor(world.other).join()
+    one.edit("text", "x" * 20_000)
+    await until(lambda: one.acknowledged == 2)
+    assert one.session is not None
+    for _ in range(17):
+        one.session.receive(SyncStep1(b"\x01\x07\x01"))
+    # One was answered at once, and 16 wait.
+    assert ([], 1) == ([editor.closed for editor in (one, other) if editor.closed], len(one.charged))
+    one.session.receive(SyncStep1(b"\x01\x07\x01"))
+    assert (closing.TRY_AGAIN_LATER, "too many requests for a large document") == one.closed
+    assert ({"questions": 1}, None) == (world.rooms.refusals, other.closed)
 
 
 async def test_a_room_that_closes_leaves_a_snapshot_to_the_next(world: World) -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -9,7 +10,9 @@ import pytest
 from crdt import awareness, y_websocket
 from crdt.awareness import Entry
 from crdt.messages import Awareness, SyncStep1, Update
+from persistence.memory.access import MemoryAccessControl
 from rooms import closing
+from rooms.coordination.local import LocalCoordinator
 from rooms.effects import Effects
 from rooms.memory import ROOM_BYTES, memory_of
 from rooms.nodes.ends import FollowersEnd, OwnersEnd
@@ -18,7 +21,7 @@ from rooms.nodes.messages import REPLICA, Acknowledged, Answered, Channel, Messa
 from rooms.nodes.replica import Replica, ReplicaLimits
 from rooms.service import Rooms
 from rooms.ticker import Ticker
-from tests.unit.rooms.conftest import Editor, World, until
+from tests.unit.rooms.conftest import LIMITS, Editor, World, until
 from tmi.domain.roles import Role
 
 
@@ -299,6 +302,28 @@ async def test_more_than_may_wait_for_an_owner_closes_the_writer(world: World) -
             there.edit(f"key {n}", "x" * 50)
     assert there.closed is not None
     assert (closing.TRY_AGAIN_LATER, None) == (there.closed[0], quiet.closed)
+    assert {"replica_pending": 1} == outpost.runner.room.refusals
+
+
+async def test_a_client_there_is_refused_by_a_full_room_and_counted_by_its_owner(world: World) -> None:
+    limits = replace(LIMITS, room=replace(LIMITS.room, sessions_max=3))
+    rooms = Rooms(world.log, LocalCoordinator(world.log, "n"), MemoryAccessControl(world.store), limits)
+    async with rooms.running():
+        world.rooms = rooms
+        await world.editor().join()
+        outpost = Outpost(world)
+        await outpost.follow()
+        first = outpost.join(world.editor())
+        await until(lambda: first.acknowledged == 1)
+        second = outpost.join(world.editor())
+        await until(lambda: second.closed)
+        assert (closing.TRY_AGAIN_LATER, "this diagram has as many clients as it may") == second.closed
+        assert 1 == rooms.refusals["sessions_per_room"]
+        assert (first.closed, 1) == (None, outpost.runner.room.session_count)
+        assert first.session is not None
+        first.session.leave()
+        third = outpost.join(world.editor())
+        await until(lambda: third.acknowledged == 1)
 
 
 async def test_a_full_link_gets_one_difference_later(world: World) -> None:
