@@ -25,13 +25,14 @@ know that all of it went in; only other outcomes are looked into.
 
 import secrets
 from bisect import bisect_right
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from operator import eq
 from typing import Any, NamedTuple
 
 import pycrdt
 from pycrdt import Doc, TransactionEvent
 
+from crdt.pieces import NotWhole, pieces
 from crdt.updates import (
     Id,
     Ranges,
@@ -63,6 +64,9 @@ _LATER_MIN_BYTES = 64 * 1024
 """How much may follow the encoded document before it is encoded anew, or half of its size."""
 
 _LOADED_TOGETHER = 512
+
+_TAKEN_AT_ONCE_BYTES = 512 * 1024
+"""A state up to this size is integrated in one go, in 10 ms."""
 
 _MAX_REACHED = 10_000
 """Clients whose last clock is remembered."""
@@ -187,12 +191,62 @@ class Document:
         """
         document = cls()
         stored = list(tail) if snapshot is None else [snapshot, *tail]
-        rest = stored[1:] if snapshot is not None and is_whole and document._take_whole(snapshot) else stored
-        for first in range(0, len(rest), _LOADED_TOGETHER):
-            document._load(rest[first : first + _LOADED_TOGETHER])
-        document.version = 0
-        document.bytes_estimate = sum(map(len, stored))
+        is_taken = snapshot is not None and is_whole and document._take_whole(snapshot)
+        for _ in document._load_all(stored[is_taken:], stored):
+            pass
         return document
+
+    @classmethod
+    def load_by_steps(
+        cls, snapshot: bytes | None, tail: Sequence[bytes], *, is_whole: bool = False
+    ) -> Generator[None, None, "Document"]:
+        """As `load`, with something else to be done at each `yield`: a step takes milliseconds.
+
+        A large state is integrated in pieces, which takes twice as long in all; a small one, or one of which
+        something waits, at once. Nobody may change the sequence meanwhile.
+        """
+        document = cls()
+        stored = list(tail) if snapshot is None else [snapshot, *tail]
+        is_taken = False
+        if stored and len(stored[0]) > _TAKEN_AT_ONCE_BYTES:
+            is_taken = yield from document._take_pieces(stored[0])
+        if not is_taken and snapshot is not None and is_whole:
+            is_taken = document._take_whole(snapshot)
+        yield
+        yield from document._load_all(stored[is_taken:], stored)
+        return document
+
+    def _load_all(self, rest: Sequence[bytes], stored: Sequence[bytes]) -> Iterator[None]:
+        for first in range(0, len(rest), _LOADED_TOGETHER):
+            self._load(rest[first : first + _LOADED_TOGETHER])
+            yield
+        self.version = 0
+        self.bytes_estimate = sum(map(len, stored))
+
+    def _take_pieces(self, update: bytes) -> Generator[None, None, bool]:
+        """Begin with a large update in pieces; False, with nothing taken, if that is not possible."""
+        doc = _new_doc()
+        taking = pieces(update)
+        try:
+            while True:
+                try:
+                    piece = next(taking)
+                except StopIteration as end:
+                    clocks: dict[int, int] = end.value
+                    break
+                if piece:
+                    doc.apply_update(piece)
+                yield
+        except NotWhole:
+            return False
+        except BaseException as error:  # noqa: BLE001 - panics
+            _refusal(error)
+            return False
+        if read_state_vector(doc.get_state()) != clocks:
+            return False
+        self._attach(doc)
+        self._base = update
+        return True
 
     def _take_whole(self, snapshot: bytes) -> bool:
         """Begin with a snapshot in which nothing waits for anything; False if it is not taken after all."""

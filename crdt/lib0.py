@@ -24,6 +24,12 @@ class Decoder:
         """How many bytes have been read."""
         return self._position
 
+    def seek(self, position: int) -> None:
+        """Go on at a position."""
+        if position > self._end:
+            raise BadFrame("the frame ends too early")
+        self._position = position
+
     def remaining(self) -> int:
         """How many bytes have not been read."""
         return self._end - self._position

@@ -94,10 +94,10 @@ def read_update(update: bytes) -> Shape:
     try:
         structs: Ranges = {}
         heads: dict[int, tuple[int, Sequence[Id]]] = {}
-        for _ in range(_count(decoder, _SMALLEST_SECTION_BYTES)):
+        for _ in range(read_count(decoder, _SMALLEST_SECTION_BYTES)):
             _read_section(decoder, structs, heads)
         deletes_at = decoder.position
-        deletes = _read_delete_set(decoder)
+        deletes = read_delete_set(decoder)
     except BadUpdate:
         raise
     except BadFrame as error:
@@ -146,10 +146,10 @@ def split_at_gaps(update: bytes, clocks: Mapping[int, int]) -> tuple[bytes, byte
     following: list[bytes] = []
     behind: list[bytes] = []
     try:
-        for _ in range(_count(decoder, _SMALLEST_SECTION_BYTES)):
+        for _ in range(read_count(decoder, _SMALLEST_SECTION_BYTES)):
             _split_section(update, decoder, clocks, following, behind)
         deletes = update[decoder.position :]
-        _read_delete_set(decoder)
+        read_delete_set(decoder)
     except BadUpdate:
         raise
     except BadFrame as error:
@@ -164,7 +164,7 @@ def _split_section(
     update: bytes, decoder: Decoder, clocks: Mapping[int, int], following: list[bytes], behind: list[bytes]
 ) -> None:
     """Cut one client's structs at the first gap; Skips inside the rear part stay what they are."""
-    count = _count(decoder, 2)
+    count = read_count(decoder, 2)
     client = decoder.read_var_uint()
     clock = first = decoder.read_var_uint()
     begin = decoder.position
@@ -172,7 +172,7 @@ def _split_section(
     for _ in range(count):
         position = decoder.position
         kind = decoder.read_byte() & 0x1F
-        if kind == _SKIP and not is_behind:
+        if kind == SKIP and not is_behind:
             _add_section(following, taken, client, first, update[begin:position])
             clock += decoder.read_var_uint()
             begin, first, taken, is_behind = decoder.position, clock, 0, True
@@ -190,10 +190,10 @@ def _add_section(sections: list[bytes], structs: int, client: int, clock: int, e
 
 def _read_struct(decoder: Decoder, info: int, kind: int) -> int:
     """Pass over a struct behind its first byte; how many clocks it takes."""
-    if kind in (_GC, _SKIP):
+    if kind in (GC, SKIP):
         return decoder.read_var_uint()
     _read_places(decoder, info)
-    return _read_content(decoder, kind)
+    return read_content(decoder, kind)
 
 
 def encode_delete_set(deletes: Ranges) -> bytes:
@@ -217,18 +217,18 @@ def union(ranges: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
     return united
 
 
-def _count(decoder: Decoder, smallest: int) -> int:
+def read_count(decoder: Decoder, smallest: int) -> int:
     count = decoder.read_var_uint()
     if count * smallest > decoder.remaining():
         raise BadUpdate("more entries claimed than sent")
     return count
 
 
-def _read_delete_set(decoder: Decoder) -> Ranges:
+def read_delete_set(decoder: Decoder) -> Ranges:
     deletes: Ranges = {}
-    for _ in range(_count(decoder, _SMALLEST_RANGE_BYTES)):
+    for _ in range(read_count(decoder, _SMALLEST_RANGE_BYTES)):
         ranges = deletes.setdefault(decoder.read_var_uint(), [])
-        for _ in range(_count(decoder, _SMALLEST_RANGE_BYTES)):
+        for _ in range(read_count(decoder, _SMALLEST_RANGE_BYTES)):
             clock = decoder.read_var_uint()
             ranges.append((clock, clock + decoder.read_var_uint()))
     return deletes
@@ -236,22 +236,22 @@ def _read_delete_set(decoder: Decoder) -> Ranges:
 
 def _read_section(decoder: Decoder, structs: Ranges, heads: dict[int, tuple[int, Sequence[Id]]]) -> None:
     """Read the structs of one client."""
-    count = _count(decoder, 2)
+    count = read_count(decoder, 2)
     client = decoder.read_var_uint()
     clock = decoder.read_var_uint()
     ranges = structs.setdefault(client, [])
     for _ in range(count):
         info = decoder.read_byte()
         kind = info & 0x1F
-        if kind == _SKIP:
+        if kind == SKIP:
             clock += decoder.read_var_uint()
             continue
         places: Sequence[Id] = ()
-        if kind == _GC:
+        if kind == GC:
             end = clock + decoder.read_var_uint()
         else:
             places = _read_places(decoder, info)
-            end = clock + _read_content(decoder, kind)
+            end = clock + read_content(decoder, kind)
         if end == clock:
             continue  # nothing: pycrdt drops it too
         if not ranges:
@@ -282,15 +282,15 @@ def _read_places(decoder: Decoder, info: int) -> Sequence[Id]:
     return places
 
 
-_GC, _DELETED, _JSON, _BINARY, _STRING, _EMBED, _FORMAT, _TYPE, _ANY, _DOC, _SKIP = range(11)
+GC, _DELETED, _JSON, _BINARY, _STRING, _EMBED, _FORMAT, _TYPE, ANY, _DOC, SKIP = range(11)
 _TYPE_WITH_NAME = frozenset((3, 5))
 """Y.XmlElement and Y.XmlHook carry a name."""
 
 
-def _read_content(decoder: Decoder, kind: int) -> int:
+def read_content(decoder: Decoder, kind: int) -> int:
     """Read an item's content; how many clocks it takes."""
-    if kind == _ANY:
-        length = _count(decoder, 1)
+    if kind == ANY:
+        length = read_count(decoder, 1)
         for _ in range(length):
             _read_any(decoder)
         return length
@@ -303,7 +303,7 @@ def _read_content(decoder: Decoder, kind: int) -> int:
             decoder.read_var_bytes()
         return 1
     if kind == _JSON:
-        length = _count(decoder, 1)
+        length = read_count(decoder, 1)
         for _ in range(length):
             decoder.read_var_bytes()
         return length
@@ -349,7 +349,7 @@ def _read_any(decoder: Decoder) -> None:
         if tag in (0x75, 0x76):
             if len(open_lists) > MAX_NESTING:
                 raise BadUpdate(f"a value is nested more than {MAX_NESTING} levels deep")
-            open_lists.append((_count(decoder, tag - 0x74), tag == 0x76))
+            open_lists.append((read_count(decoder, tag - 0x74), tag == 0x76))
         elif tag in (0x77, 0x74):
             decoder.read_var_bytes()
         elif tag == 0x7D:

@@ -20,7 +20,7 @@ from rooms.hosting import Runner, Session
 from rooms.idling import Idling
 from rooms.journal import Journal
 from rooms.limits import RoomsLimits
-from rooms.memory import ROOM_BYTES, memory_of
+from rooms.memory import MEMORY_FACTOR, ROOM_BYTES, memory_of
 from rooms.nodes.following import ReplicaRunner
 from rooms.nodes.keeper import Keeper, NodeLinks
 from rooms.nodes.loopback import Loopback
@@ -31,6 +31,7 @@ from rooms.peer import Member, Peer
 from rooms.rights import Rights
 from rooms.room import Room
 from rooms.runner import UPDATE_WEIGHT, RoomRunner
+from rooms.slices import Slices
 from rooms.snapshots import Snapshotter
 from rooms.ticker import Ticker
 from rooms.trimming import Trimming, trim_of_libc
@@ -98,7 +99,10 @@ class Rooms:
         self._opening: dict[DiagramId, asyncio.Task[RoomRunner]] = {}
         self._load_slots = asyncio.Semaphore(self._limits.loads_at_once)
         self._draining = False
+        self._slices = Slices()
         self._memory_seen = 0
+        self._memory_loading = 0
+        """What documents take that are being loaded, by estimate."""
         self._memory_due_at = 0.0
         self._trimming = Trimming(trim_of_libc())
         self.refusals: Counter[str] = Counter()
@@ -428,21 +432,15 @@ class Rooms:
                 fence = await self._coordinator.claim(diagram, disowned)
                 try:
                     stored = await self._store.load(diagram)
+                    document = await self._loaded(stored)
+                    if self._draining:
+                        raise Draining
                 except BaseException:
                     self._background.spawn(self._coordinator.release(diagram, fence))
                     raise
         except TimeoutError:
             raise DatabaseUnavailable("opening the diagram took too long") from None
-        if self._draining:
-            self._background.spawn(self._coordinator.release(diagram, fence))
-            raise Draining
-        try:
-            # Others were opened while this one was read. From here to where it is counted nothing is awaited.
-            self._refuse_beyond_memory()
-        except Unavailable:
-            self._background.spawn(self._coordinator.release(diagram, fence))
-            raise
-        document = Document.load(stored.snapshot, stored.tail, is_whole=stored.is_whole)
+        # From here to where it is counted again nothing is awaited.
         if document.rejected:
             log.error("room %s: %d updates of its log cannot be applied", diagram, document.rejected)
         room = Room(
@@ -463,6 +461,20 @@ class Rooms:
         self._open[diagram] = runner
         self._snapshotter.on_committed(runner)
         return runner
+
+    async def _loaded(self, stored: StoredDocument) -> Document:
+        """The document of a room to be; counted while it is loaded. Raises Unavailable and Draining."""
+        if self._draining:
+            raise Draining
+        self._refuse_beyond_memory()  # others were opened while this one was read
+        taken = ROOM_BYTES + MEMORY_FACTOR * (len(stored.snapshot or b"") + sum(map(len, stored.tail)))
+        self._memory_loading += taken
+        self._memory_seen += taken
+        try:
+            return await self._slices.load(stored)
+        finally:
+            self._memory_loading -= taken
+            self._memory_seen -= taken
 
     async def _saved(self, diagram: DiagramId) -> None:
         """Wait for the last commit of a room that is closing: what it holds must be in the log before it is
@@ -497,7 +509,8 @@ class Rooms:
             return replica.room.seq, replica.room.document
         async with self._load_slots:
             stored = await self._store.load(diagram)
-        return stored.seq, Document.load(stored.snapshot, stored.tail, is_whole=stored.is_whole)
+            document = await self._slices.load(stored)
+        return stored.seq, document
 
     async def members(self, diagram: DiagramId) -> Sequence[Member]:
         """Who is in a diagram's room now, on whatever node, in the order in which they came; empty while
@@ -722,9 +735,10 @@ class Rooms:
 
     @property
     def memory_bytes(self) -> int:
-        """What the rooms take, and the replicas of others, by estimate."""
+        """What the rooms take, those being loaded too, and the replicas of others, by estimate."""
         everything = chain[Runner[Any]](self.runners, self._following.values())
-        return sum(memory_of(runner) for runner in everything if not runner.room.is_over)
+        rooms = sum(memory_of(runner) for runner in everything if not runner.room.is_over)
+        return rooms + self._memory_loading
 
     @property
     def snapshots_taken(self) -> int:

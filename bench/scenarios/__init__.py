@@ -9,7 +9,7 @@ from bench.scenarios.fanout import FanoutLoad
 from bench.scenarios.growth import GrowthLoad, OwnGrowthLoad
 from bench.scenarios.join import ColdJoinLoad, JoinLoad
 from bench.scenarios.mixed import MixedLoad
-from bench.scenarios.neighbours import NeighboursLoad, StallLoad
+from bench.scenarios.neighbours import ColdStallLoad, NeighboursLoad, StallLoad
 from bench.scenarios.reconnect import ReconnectLoad
 from bench.scenarios.rest import RestLoad
 from bench.scenarios.rooms import RoomsLoad
@@ -32,6 +32,7 @@ SCENARIOS: tuple[type[Load], ...] = (
     ReconnectLoad,
     NeighboursLoad,
     StallLoad,
+    ColdStallLoad,
 )
 """Each becomes a command of the command line, with an option for every field."""
 
@@ -81,4 +82,5 @@ def full_set(seconds: float) -> list[Load]:
         ReconnectLoad(),
         NeighboursLoad(seconds=seconds),
         StallLoad(),
+        ColdStallLoad(),
     ]

@@ -110,6 +110,8 @@ class JoinStorm:
     probe: Probe
     joiners: int
     kib: int
+    is_cold: bool = False
+    """Nobody stays in the room before it."""
 
     async def run(self, until_told: Callable[[], Awaitable[None]]) -> Neighbour:
         seeder = Seeder(0, client_number(), self.room.dialect)
@@ -121,7 +123,7 @@ class JoinStorm:
             await seeder.join(self.room.url)
             seeder.write(self.kib * KIB)
             present.append(await until_complete(self.room, ledger))
-            await seeder.leave()
+            await leave_all(present if self.is_cold else [seeder])
             await asyncio.sleep(SETTLED_AFTER_S)
             await until_told()
             before, after, took_s = await storm(joiners, self.room, self.probe)
@@ -183,8 +185,12 @@ class Quiet:
     seconds: float
     settle_s: float
 
-    async def measured_beside(self, task: Task[Neighbour]) -> Account:
-        """Alone first. Raises `OSError`, `TimeoutError` or `WSError`."""
+    async def measured_beside(
+        self, task: Task[Neighbour], prepared: Callable[[], Awaitable[None]] | None = None
+    ) -> Account:
+        """Alone first; `prepared` is awaited when the task is ready. Raises `OSError`, `TimeoutError` or
+        `WSError`, and what `prepared` raises.
+        """
         members = [
             [new_client(number, room) for number in range(CLIENTS_IN_A_QUIET_ROOM)] for room in self.rooms
         ]
@@ -194,6 +200,8 @@ class Quiet:
             with collector_at_rest():
                 alone = await self._alone(everybody)
                 async with beside(task, READY_TIMEOUT_S) as other:
+                    if prepared is not None:
+                        await prepared()
                     watch = Watch()
                     async with asyncio.TaskGroup() as group:
                         going_on = (watch.run(), Schedule(everybody, self.rate).run(LOAD_TIMEOUT_S))
@@ -322,7 +330,7 @@ class StallLoad:
 
     joiners: int = option(100, "At once.")
     kib: int = option(8192, "Size of the diagram they join.")
-    rate: float = option(20.0, "Edits per second of each of the two clients of the other room.")
+    rate: float = option(100.0, "Edits per second of each of the two clients of the other room.")
     seconds: float = option(5.0, "Measured alone; the storm takes as long as it takes.")
     warm_up_s: float = option(1.5, "Under load before that.")
     settle_s: float = option(30.0, "How long copies may be under way before they count as missing.")
@@ -342,7 +350,7 @@ class StallLoad:
 
     @property
     def goals(self) -> tuple[Goal, ...]:
-        is_target = (self.joiners, self.kib, self.rate) == (100, 8192, 20)
+        is_target = (self.joiners, self.kib, self.rate) == (100, 8192, 100)
         return (Goal("max_beside_ms", limit=20),) if is_target else ()
 
     @property
@@ -352,10 +360,29 @@ class StallLoad:
     async def measure(self, server: Server, place: Place) -> Run:
         """One storm. Raises `ServerError`, `OSError`, `TimeoutError` or `WSError`."""
         quiet = Quiet([await server.room()], self.rate, self.warm_up_s, self.seconds, self.settle_s)
-        large = JoinStorm(await server.room(), probe_of(server, place), self.joiners, self.kib)
-        account = await quiet.measured_beside(large)
+        account = await self._measured(quiet, await server.room(), probe_of(server, place), server)
         parameters: dict[str, float] = {"joiners": self.joiners, "kib": self.kib, "rate": self.rate}
         return account.run(self, server.name, parameters, account.figures(), slip="own_slip_max_ms")
+
+    async def _measured(self, quiet: Quiet, large: Room, probe: Probe, _server: Server) -> Account:
+        return await quiet.measured_beside(JoinStorm(large, probe, self.joiners, self.kib))
+
+
+@dataclass(frozen=True)
+class ColdStallLoad(StallLoad):
+    """As `stall`, but nobody has the large diagram open: it is read for the first of those who join."""
+
+    scenario: ClassVar[str] = "stall-cold"
+    title: ClassVar[str] = "A quiet room beside a storm of joins, cold"
+    needs: ClassVar[frozenset[str]] = frozenset({"durable"})
+
+    @property
+    def label(self) -> str:
+        return f"{super().label}, cold"
+
+    async def _measured(self, quiet: Quiet, large: Room, probe: Probe, server: Server) -> Account:
+        storm = JoinStorm(large, probe, self.joiners, self.kib, is_cold=True)
+        return await quiet.measured_beside(storm, lambda: server.until_evicted(inhabited=len(quiet.rooms)))
 
 
 def _check_quiet(rooms: int, rate: float) -> None:

@@ -82,9 +82,9 @@ class Server(ABC):
         """The data of one user, written once, of a server that offers `filling`. Raises `ServerError`."""
         raise ServerError(f"{self.name} cannot be given {models:,} threat models of {threats:,} threats each")
 
-    async def until_evicted(self) -> None:
+    async def until_evicted(self, inhabited: int = 0) -> None:  # noqa: ARG002 - of servers that can be asked
         """Until the rooms that everybody has left are gone from memory, of a server that offers `durable`.
-        Raises `ServerError`.
+        `inhabited`: rooms that somebody stays in. Raises `ServerError`.
         """
         await asyncio.sleep(EVICTED_AFTER_S)
 

@@ -96,14 +96,15 @@ class Tmi(Server):
     def room_at(self, diagram: str, collab: Mapping[str, str]) -> Room:
         return y_websocket_at(diagram, collab)
 
-    async def until_evicted(self) -> None:
+    async def until_evicted(self, inhabited: int = 0) -> None:
         """Asks its `/metrics`, all workers': rooms, and replicas of those that another worker owns."""
         assert self._rest is not None
         deadline = asyncio.get_running_loop().time() + EVICTION_TIMEOUT_S
-        while rooms := await self._rest.rooms_in_memory():
+        while (rooms := await self._rest.rooms_in_memory()) > inhabited:
             if asyncio.get_running_loop().time() > deadline:
+                over = rooms - inhabited
                 raise ServerError(
-                    f"{rooms} rooms are in memory {EVICTION_TIMEOUT_S:g} s after everybody left them"
+                    f"{over} rooms are in memory {EVICTION_TIMEOUT_S:g} s after everybody left them"
                 )
             await asyncio.sleep(EVICTION_POLL_S)
         await asyncio.sleep(EVICTION_QUIET_S)

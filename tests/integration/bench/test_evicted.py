@@ -45,6 +45,8 @@ async def test_rooms_count_as_evicted_when_the_service_says_so(
     monkeypatch.setattr("bench.servers.tmi.EVICTION_TIMEOUT_S", 20)
     await leave_all(clients)
     assert 2 == await rest.rooms_in_memory(), "they stay for a second"
+    await server.until_evicted(inhabited=2)
+    assert 2 == await rest.rooms_in_memory(), "somebody is said to be in them"
     async with asyncio.timeout(20):
         await server.until_evicted()
     assert 0 == await rest.rooms_in_memory()

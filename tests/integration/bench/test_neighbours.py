@@ -22,7 +22,7 @@ from bench.ledger import Window
 from bench.machine import ROOT
 from bench.model import Place
 from bench.process import name_of
-from bench.scenarios.neighbours import NeighboursLoad, StallLoad
+from bench.scenarios.neighbours import ColdStallLoad, NeighboursLoad, StallLoad
 from bench.servers import Room
 from bench.servers.base import HOST
 from bench.yjs import Reader
@@ -218,6 +218,27 @@ async def test_a_joiner_that_loses_its_connection_is_a_fault(relay: Relay) -> No
     (fault,) = run.faults
     assert fault.startswith("client ")
     assert fault.endswith(": the connection was lost")
+
+
+class Deserted(Apart):
+    """Notes who is there when rooms are to be evicted, and when the first joiner comes."""
+
+    def __init__(self, spoil: Spoil) -> None:
+        super().__init__(spoil)
+        self.evicting: list[tuple[int, int]] = []
+
+    async def until_evicted(self, inhabited: int = 0) -> None:
+        self.evicting.append((inhabited, len(self.sockets)))
+
+
+@pytest.mark.parametrize("relay", [(Deserted, _faithfully)], indirect=True)
+async def test_nobody_is_in_a_cold_room_before_the_storm(relay: Deserted) -> None:
+    storm = ColdStallLoad(joiners=5, kib=100, rate=50, seconds=0.3, warm_up_s=0.1, settle_s=30)
+    run = await storm.measure(relay, Place(CORE, CORE))
+    assert [(1, 2)] == relay.evicting, "the quiet room's two clients are there, and nobody else"
+    assert ([], "stall-cold") == (run.faults, run.scenario)
+    assert storm.label.endswith(", cold")
+    assert [] == relay.sockets
 
 
 async def test_a_process_that_could_not_run_is_found_out() -> None:

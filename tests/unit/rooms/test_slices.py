@@ -1,0 +1,134 @@
+"""Long work in short steps: rooms go on meanwhile, and what is half loaded is accounted for."""
+
+import asyncio
+from collections.abc import Generator
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from pycrdt import Doc, Map
+
+from persistence.memory.access import MemoryAccessControl
+from rooms.coordination.local import LocalCoordinator
+from rooms.memory import MEMORY_FACTOR
+from rooms.service import Rooms
+from rooms.slices import Slices
+from tests.unit.rooms.conftest import LIMITS, World, until
+from tmi.domain.errors import Draining, Unavailable
+from tmi.domain.ids import Seq
+from tmi.domain.ports import LoggedUpdate, Origin, RoomBatch
+
+
+def large_state() -> bytes:
+    """A diagram of a megabyte."""
+    doc: Doc[Any] = Doc()
+    cells = doc.get("cells", type=Map)
+    with doc.transaction():
+        for n in range(10_000):
+            cells[f"cell-{n}"] = "x" * 100
+    return doc.get_update()
+
+
+def count_to(number: int, told: "list[str]", name: str = "") -> Generator[None, None, int]:
+    for n in range(number):
+        told.append(f"{name}{n}")
+        yield
+    return number
+
+
+async def test_others_have_a_turn_between_two_steps() -> None:
+    told: list[str] = []
+
+    async def others() -> None:
+        while len(told) < 9:
+            told.append("other")
+            await asyncio.sleep(0)
+
+    beside = asyncio.create_task(others())
+    assert 5 == await Slices().run(count_to(5, told))
+    await beside
+    assert all("other" in told[at : at + 2] for at in range(len(told) - 1))
+
+
+async def test_works_take_turns_and_no_two_steps_are_in_one_turn_of_the_loop() -> None:
+    slices, turns = Slices(), 0
+    told: list[tuple[str, int]] = []
+
+    async def turn() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    def work(name: str) -> Generator[None, None, str]:
+        for _ in range(4):
+            told.append((name, turns))
+            yield
+        return name
+
+    beside = asyncio.create_task(turn())
+    await asyncio.sleep(0)
+    await asyncio.gather(slices.run(work("a")), slices.run(work("b")))
+    beside.cancel()
+    assert list("abababab") == [name for name, _ in told]
+    assert len({at for _, at in told}) == len(told)
+
+
+async def test_a_work_that_fails_does_not_stop_others() -> None:
+    slices = Slices()
+
+    def fails() -> Generator[None, None, None]:
+        yield
+        raise ValueError("no")
+
+    failing = asyncio.create_task(slices.run(fails()))
+    assert 3 == await slices.run(count_to(3, []))
+    with pytest.raises(ValueError, match="no"):
+        await failing
+
+
+async def stored(world: World) -> bytes:
+    """A large diagram in the log, whose room is not open."""
+    state = large_state()
+    fence = await world.log.claim(world.diagram, "somebody")
+    update = LoggedUpdate(Seq(1), world.owner.id, Origin.SYNC, state)
+    await world.log.append([RoomBatch(world.diagram, fence, (update,))])
+    return state
+
+
+async def test_a_large_room_is_opened_while_others_go_on_and_counts_from_the_beginning(world: World) -> None:
+    state = await stored(world)
+    editor = world.editor()
+    joining = asyncio.create_task(editor.join())
+    turns = 0
+    while not joining.done():
+        turns += world.rooms.memory_bytes >= MEMORY_FACTOR * len(state) and world.rooms.open_rooms == 0
+        await asyncio.sleep(0)
+    await joining
+    assert turns > 20, "the loop went on while the document was being loaded, and it was counted"
+    await until(lambda: len(editor.cells) == 10_000)
+    assert world.rooms.memory_bytes < 1.1 * MEMORY_FACTOR * len(state), "it is not counted twice"
+
+
+async def test_a_drain_that_begins_while_a_room_is_loaded_takes_nobody_in(world: World) -> None:
+    await stored(world)
+    joining = asyncio.create_task(world.editor().join())
+    await until(lambda: world.rooms.memory_bytes > 0)
+    assert {} == await world.rooms.drain(1)
+    with pytest.raises(Draining):
+        await joining
+    assert (0, 0) == (world.rooms.open_rooms, world.rooms.memory_bytes)
+
+
+async def test_a_room_is_refused_for_the_memory_of_one_that_is_being_loaded(world: World) -> None:
+    state = await stored(world)
+    limits = replace(LIMITS, memory_max_bytes=1, memory_hard_max_bytes=MEMORY_FACTOR * len(state))
+    access, coordinator = MemoryAccessControl(world.store), LocalCoordinator(world.log, "node")
+    rooms = Rooms(world.log, coordinator, access, limits)
+    async with rooms.running():
+        first, second = world.editor(), world.editor(world.other)
+        joining = asyncio.create_task(rooms.join(world.diagram, first.member, first))
+        await until(lambda: rooms.memory_bytes > 0)
+        with pytest.raises(Unavailable, match="memory"):
+            await rooms.join(world.unopened, second.member, second)
+        await joining
