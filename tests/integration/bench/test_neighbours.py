@@ -146,7 +146,7 @@ class Inhospitable(Hesitant):
             await asyncio.sleep(0.002)
         first, answer = self.unanswered.pop(0)
         answer()
-        first.disconnect()
+        _end(first)
         await _gone(self, first)
         await super().end()
 
@@ -161,8 +161,15 @@ class Severing(Apart):
     def _and_then_end(self, number: int, payload: bytes) -> bytes:
         if (number, self.edits) == (self.number, len(self.updates_of[self.path])):
             self.edits = -1
-            asyncio.get_running_loop().call_soon(self.sockets[number].disconnect)
+            asyncio.get_running_loop().call_soon(_end, self.sockets[number])
         return payload
+
+
+def _end(transport: WSTransport) -> None:
+    """The client reads all that was sent, and then that there is no more: closed at once, a socket on which
+    something was unread would take back what the client has not read either (RFC 1122, 4.2.2.13).
+    """
+    transport.underlying_transport.write_eof()
 
 
 async def _some_turns() -> None:
