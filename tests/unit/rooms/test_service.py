@@ -14,6 +14,7 @@ from rooms import closing
 from rooms.coordination.local import LocalCoordinator
 from rooms.service import Rooms
 from tests.unit.rooms.conftest import LIMITS, Editor, World, until
+from tests.unit.rooms.test_room import UNDECODABLE
 from tmi.domain.errors import DatabaseUnavailable, Draining, NotFound, Unavailable
 from tmi.domain.ids import DiagramId
 from tmi.domain.roles import Role
@@ -411,6 +412,21 @@ async def test_what_a_newcomer_or_a_slow_reader_lacks_is_one_state_with_who_is_h
     await until(lambda: slow.states[1:])
     assert [["Update", "Awareness"]] == slow.states[1:]
     assert "more" in slow.cells
+
+
+async def test_a_slow_reader_that_is_ended_for_what_it_sent_is_not_brought_up_to_date(world: World) -> None:
+    author, slow = await world.editor().join(), Together(world)
+    session = (await slow.join()).session
+    assert session is not None
+    session.runner.pause(session.number)
+    author.edit("more", "x")
+    await until(lambda: author.acknowledged == 2)
+    slow.states.clear()
+    session.receive_update(UNDECODABLE)
+    assert slow.closed is None, "it waits for the end of its tick"
+    session.runner.resume(session.number)
+    assert slow.closed is not None
+    assert (closing.BAD_FRAME, []) == (slow.closed[0], slow.states)
 
 
 async def test_what_one_session_may_have_asked_of_a_large_document_is_bounded(world: World) -> None:
