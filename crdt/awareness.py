@@ -10,7 +10,7 @@ from typing import NamedTuple
 import orjson
 
 from crdt.lib0 import read_var_uint, var_bytes, write_var_uint
-from tmi.domain.errors import BadFrame
+from tmi.domain.errors import BadFrame, StateTooLarge
 
 GONE = b"null"
 """The state of a client that left."""
@@ -28,7 +28,8 @@ class Entry(NamedTuple):
 
 
 def parse(data: bytes, max_entries: int = 1024, max_state_bytes: int = 64 * 1024) -> list[Entry]:
-    """The entries of an awareness message. Raises BadFrame, also where a bound is passed.
+    """The entries of an awareness message. Raises BadFrame, also where a bound is passed: StateTooLarge where
+    it is that of a state.
 
     A hot path: 2 us for one entry.
     """
@@ -44,7 +45,7 @@ def parse(data: bytes, max_entries: int = 1024, max_state_bytes: int = 64 * 1024
         clock, at = read_var_uint(data, at, end)
         size, at = read_var_uint(data, at, end)
         if size > max_state_bytes:
-            raise BadFrame(f"an awareness state is larger than {max_state_bytes} bytes")
+            raise StateTooLarge(f"an awareness state is larger than {max_state_bytes} bytes")
         if size > end - at:
             raise BadFrame("a length reaches past the end of the frame")
         entries.append(Entry(client, clock, data[at : at + size]))

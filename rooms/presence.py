@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from crdt import awareness
 from crdt.awareness import GONE, Entry
 from rooms.effects import SessionNumber
-from tmi.domain.errors import BadFrame
+from tmi.domain.errors import BadFrame, StateTooLarge
 from tmi.domain.ids import UserId
 
 _BRACE = ord("{")
@@ -98,7 +98,11 @@ class Presence:
         """
         if self._take_newer(session, user, data):
             return None
-        entries = awareness.parse(data, max_entries=1024, max_state_bytes=self._state_max_bytes)
+        try:
+            entries = awareness.parse(data, max_entries=1024, max_state_bytes=self._state_max_bytes)
+        except StateTooLarge:
+            self.refusals["presence_state"] += 1
+            raise
         if entries and session not in self._own:
             self._own[session] = entries[0].client
         returning = [entry for entry in entries if self._take(session, user, entry)]

@@ -351,7 +351,13 @@ class Rooms:
 
     @property
     def _replica_limits(self) -> ReplicaLimits:
-        return ReplicaLimits(sessions_max=self._limits.room.sessions_max)
+        limits = self._limits.room
+        return ReplicaLimits(
+            sessions_max=limits.sessions_max,
+            awareness_max_bytes=limits.awareness_max_bytes,
+            presence_max_bytes=limits.presence_max_bytes,
+            ids_per_session=limits.ids_per_session,
+        )
 
     def _register(self, replica: Replica) -> ReplicaRunner:
         replica.refusals = self.refusals

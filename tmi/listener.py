@@ -396,7 +396,7 @@ class _TlsAcceptor:
             self._listening.close()
 
     async def _handshake(self, connection: socket.socket, bucket: str) -> None:
-        head = _Head(self._listener, bucket)
+        head, is_through = _Head(self._listener, bucket), False
         try:
             await asyncio.get_running_loop().connect_accepted_socket(
                 lambda: head,
@@ -404,14 +404,15 @@ class _TlsAcceptor:
                 ssl=self._tls(),
                 ssl_handshake_timeout=self._options.handshake_timeout_s,
             )
+            is_through = True
         except (OSError, TimeoutError):  # whatever the other side did instead; an SSLError is an OSError
             log.debug("a TLS handshake failed", exc_info=True)
-            connection.close()
-            head.let_go()
         except Exception:
             log.exception("a TLS handshake failed")
-            connection.close()
-            head.let_go()
+        finally:
+            if not is_through:
+                connection.close()
+                head.let_go()
 
 
 class _Http11(H11Protocol):

@@ -246,6 +246,10 @@ class Settings(BaseSettings):
     document_max_bytes: Annotated[int, Field(ge=64 * KIB, le=1024 * MIB)] = 64 * MIB
     """A diagram's encoded size, from which on edits may only delete: others are refused with 4413."""
     clients_per_room_max: Annotated[int, Field(ge=1)] = 5_000
+    awareness_max_bytes: Annotated[int, Field(ge=KIB, le=256 * KIB)] = 64 * KIB
+    """What a client may say of itself (its awareness state); who says more is closed with 4400."""
+    presence_max_bytes: Annotated[int, Field(ge=MIB, le=64 * MIB)] = 8 * MIB
+    """What a room keeps of everybody's awareness: twice each state, and 512 bytes. More is not taken."""
 
     # bounds of clients
     frame_max_bytes: Annotated[int, Field(ge=KIB, le=256 * MIB)] = 16 * MIB

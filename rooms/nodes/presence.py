@@ -74,7 +74,8 @@ class HeardPresence:
     def hear(self, data: bytes) -> None:
         """The owner has spoken. Raises BadFrame."""
         self.heard += 1
-        for entry in awareness.parse(data, max_entries=_ENTRIES_MAX, max_state_bytes=self._state_max_bytes):
+        # How large a state may be is the owner's setting, which may differ from this node's.
+        for entry in awareness.parse(data, max_entries=_ENTRIES_MAX, max_state_bytes=len(data)):
             self._note(entry)
             self._doubted.discard(entry.client)
         self._forget_long_departed()

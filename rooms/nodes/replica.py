@@ -61,7 +61,7 @@ from rooms.nodes.messages import (
 from rooms.nodes.presence import HeardPresence
 from rooms.peer import Member
 from rooms.room import Bequest
-from tmi.domain.errors import BadFrame, BadUpdate
+from tmi.domain.errors import BadFrame, BadUpdate, StateTooLarge
 from tmi.domain.ids import DiagramId, Seq
 from tmi.domain.ports import Origin
 
@@ -148,6 +148,8 @@ class Replica(Audience):
         try:
             return self._answer(seat, message, now)
         except BadFrame as fault:
+            if isinstance(fault, StateTooLarge):
+                self.refusals["presence_state"] += 1
             return self._end(number, closing.BAD_FRAME, str(fault)[:120], now)
 
     def hold(self, number: SessionNumber, update: bytes) -> bool:  # noqa: ARG002

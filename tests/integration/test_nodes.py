@@ -17,8 +17,10 @@ from picows import WSError, WSListener, ws_connect
 from pycrdt import Map
 
 from api.tokens import Tokens, new_signing_key
+from crdt import awareness
+from crdt.awareness import Entry
 from crdt.document import Document
-from crdt.messages import SyncStep1
+from crdt.messages import Awareness, SyncStep1
 from persistence.memory.access import MemoryAccessControl
 from persistence.memory.signals import MemorySignals
 from persistence.memory.store import Session
@@ -32,6 +34,7 @@ from rooms.nodes.following import ReplicaRunner
 from rooms.nodes.links import LinkLimits, Links
 from rooms.nodes.replica import Replica, ReplicaLimits
 from rooms.nodes.witnesses import Witnesses
+from rooms.room import RoomLimits
 from rooms.service import Rooms
 from rooms.ticker import Ticker
 from tests.unit.rooms.conftest import LIMITS, Editor, World, until
@@ -247,6 +250,32 @@ async def test_a_node_that_follows_a_room_bounds_its_clients_as_well_and_counts_
         replica.room.refusals["as the room says"] += 1
         assert {"sessions_per_room": 1, "as the room says": 1} == b.rooms.refusals
         assert not a.rooms.refusals
+
+
+async def test_a_node_that_follows_a_room_bounds_its_clients_presence_as_its_own_rooms(
+    cluster: Cluster,
+) -> None:
+    few = RoomLimits(awareness_max_bytes=100, presence_max_bytes=1100, ids_per_session=2)
+    async with cluster.node("a") as a, cluster.node("b", replace(LIMITS, room=few)) as b:
+        await a.join(cluster.world.editor())
+        one, other = await b.join(cluster.world.editor()), await b.join(cluster.world.editor())
+        (replica,) = b.rooms._following.values()
+        presence = replica.room._presence
+
+        def kept(editor: Editor, *clients: int, size: int = 80) -> int:
+            """How many are kept of those for whom it speaks."""
+            assert editor.session is not None
+            state = b'{"x":"%s"}' % (b"x" * (size - 8))
+            data = awareness.encode([Entry(client, 1, state) for client in clients])
+            editor.session.receive(Awareness(data))
+            return len(awareness.parse(presence.said_by(editor.session.number) or b"\0"))
+
+        # Each takes 256 bytes besides its state, so that three fit.
+        assert (2, 1) == (kept(one, 1, 2, 3), kept(other, 4, 5))
+        assert 0 == kept(other, 6, size=101)
+        assert other.closed is not None
+        assert (closing.BAD_FRAME, None) == (other.closed[0], one.closed)
+        assert ({"presence_state": 1}, {}) == (b.rooms.refusals, a.rooms.refusals)
 
 
 async def test_when_the_owner_dies_clients_elsewhere_stay_and_nothing_acknowledged_is_lost(

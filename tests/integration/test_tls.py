@@ -296,7 +296,27 @@ async def test_handshakes_of_one_address_are_bounded_and_given_back(tmp_path: Pa
                 raw.send(LIVEZ)
                 assert b"ok" == (await raw.answer()).body
                 assert 1 == len(server.service.listener.by_address)
-        assert 1 == server.service.live.sockets.refusals["connections_per_address"]
+                # Who was refused is counted nowhere, and who has sent a request is being opened no more.
+                assert (0, 0) == (
+                    len(server.service.listener.opening), server.service.listener._opening_count
+                )  # fmt: skip
+        assert {"connections_per_address": 1} == server.service.live.sockets.refusals
+
+
+async def test_who_is_at_the_handshake_when_the_port_is_closed_is_dropped_at_once(tmp_path: Path) -> None:
+    server = Server(tmp_path)
+    limits = ListenerOptions(tls=server.certificate.for_next, handshake_timeout_s=60)
+    async with live_service(LiveOptions(sweep_s=3600), limits) as server.service:
+        reader, writer = await asyncio.open_connection("127.0.0.1", server.service.port)
+        listener = server.service.listener
+        async with asyncio.timeout(5):
+            while not listener._opening_count:
+                await asyncio.sleep(0.01)
+            listener.stop_accepting()
+            assert b"" == await reader.read(1)
+            while listener._opening_count:
+                await asyncio.sleep(0.01)
+        writer.close()
 
 
 @pytest.mark.parametrize(("heads", "handshakes"), [(80, 2_000), (2_000, 80)])

@@ -34,6 +34,10 @@ class BadUpdate(BadFrame):
     """An update could not be decoded or applied; the document is unchanged."""
 
 
+class StateTooLarge(BadFrame):
+    """An awareness state is larger than it may be."""
+
+
 class TooMuchPending(BadUpdate):
     """Too much waits for updates that never came."""
 

@@ -39,7 +39,10 @@ def rooms_limits(settings: Settings) -> RoomsLimits:
     """Bounds of all rooms."""
     return RoomsLimits(
         room=RoomLimits(
-            document_max_bytes=settings.document_max_bytes, sessions_max=settings.clients_per_room_max
+            document_max_bytes=settings.document_max_bytes,
+            sessions_max=settings.clients_per_room_max,
+            awareness_max_bytes=settings.awareness_max_bytes,
+            presence_max_bytes=settings.presence_max_bytes,
         ),
         journal=JournalLimits(max_bytes=settings.journal_max_bytes),
         idle_s=settings.room_idle_s,

@@ -114,6 +114,7 @@ async def test_a_state_of_presence_over_the_limit_ends_its_session(world: World,
             editor.session.receive(Awareness(awareness.encode([Entry(size, 2, state(size))])))
             editor.session.runner.settle()
             assert code == (None if editor.closed is None else editor.closed[0])
+        assert {"presence_state": 1} == world.rooms.refusals
 
 
 async def test_a_stale_owner_stands_down_and_its_edit_is_offered_to_the_next(world: World) -> None:

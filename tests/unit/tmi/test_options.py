@@ -95,6 +95,8 @@ def test_each_setting_of_rooms_arrives(settings: Settings) -> None:
     assert expected == {name: getattr(made, name) for name in expected}
     assert settings.document_max_bytes == made.room.document_max_bytes
     assert settings.clients_per_room_max == made.room.sessions_max
+    assert settings.awareness_max_bytes == made.room.awareness_max_bytes
+    assert settings.presence_max_bytes == made.room.presence_max_bytes
     assert settings.journal_max_bytes == made.journal.max_bytes
     assert not left_alone(made) & {*expected, "room", "journal"}
 

@@ -1,8 +1,11 @@
 """Who is here, as a replica knows it: what of its clients' awareness owners have to hear."""
 
+import pytest
+
 from crdt import awareness
 from crdt.awareness import Entry
 from rooms.nodes.presence import HeardPresence
+from tmi.domain.errors import StateTooLarge
 
 VISITOR = Entry(9, 3, b'{"name":"visitor"}')
 GONE = Entry(9, 3, b"null")
@@ -80,3 +83,12 @@ def test_what_it_takes_is_counted() -> None:
     for client in range(3):
         presence.hear(awareness.encode([Entry(client, 1, b"null")]))
     assert 256 + 4 == presence.size
+
+
+def test_what_an_owner_lets_somebody_say_is_taken_however_large() -> None:
+    """Its bound may be another one than ours, as while a setting is changed node by node."""
+    presence = HeardPresence(ids_per_session=16, state_max_bytes=10)
+    presence.hear(awareness.encode([VISITOR]))
+    assert awareness.encode([VISITOR]) == presence.everybody()
+    with pytest.raises(StateTooLarge):
+        presence.say(1, awareness.encode([VISITOR]))
