@@ -20,7 +20,6 @@ from api.context import (
 from api.deeds import actor, deed
 from api.documented import operation
 from api.preconditions import expected_version
-from crdt.diagram import read_cells, read_meta
 from rooms.editing import Edit
 from tmi.domain.children import shown
 from tmi.domain.events import Actor, ChangeType, Deed
@@ -79,9 +78,8 @@ async def get_diagram(threat_model_id: str, diagram_id: str) -> Response:
     """Get a diagram with its cells, as its editors see them now"""
     model = await model_for(threat_model_id, Action.READ)
     diagram = await services().diagrams.get(model, parse_diagram_id(diagram_id))
-    seq, document = await services().rooms.read(diagram.id)
-    # Nothing may be awaited between these two: `seq` numbers exactly what the cells show.
-    return _answer(diagram, seq, read_cells(document), read_meta(document))
+    seen = await services().rooms.show(diagram.id)
+    return _answer(diagram, seen.seq, seen.cells, seen.meta)
 
 
 @routes.get("/threat_models/<threat_model_id>/diagrams/<diagram_id>/model")
@@ -102,8 +100,7 @@ async def get_diagram_model(threat_model_id: str, diagram_id: str) -> Response:
     query = bodies.read_query(schemas.FormatQuery)
     diagram = await services().diagrams.get(model, parse_diagram_id(diagram_id))
     threat_model = await services().threat_models.get(model)
-    _, document = await services().rooms.read(diagram.id)
-    cells = minimal.cells_of(read_cells(document))
+    cells = minimal.cells_of((await services().rooms.show(diagram.id)).cells)
     named = [ChildId(UUID(key)) for key in minimal.assets_of(cells) if is_uuid(key)][:MAX_ASSETS]
     found = await services().reads.named(model, ASSET, named) if named else ()
     assets = [shown(child) for child in found]
@@ -208,8 +205,8 @@ async def restore_diagram(threat_model_id: str, diagram_id: str) -> Response:
     model = await model_to_restore(threat_model_id)
     work = services().bin.restore_diagram(model, parse_diagram_id(diagram_id), deed(ChangeType.RESTORED))
     diagram = await context().to_the_end(work)
-    seq, document = await services().rooms.read(diagram.id)
-    return _answer(diagram, seq, read_cells(document), read_meta(document))
+    seen = await services().rooms.show(diagram.id)
+    return _answer(diagram, seen.seq, seen.cells, seen.meta)
 
 
 async def _delete(model: ThreatModelId, diagram: DiagramId, by: Actor, expected: int | None) -> None:

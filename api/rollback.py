@@ -17,8 +17,8 @@ from api.deeds import deed
 from api.documented import operation
 from api.errors import Gone
 from api.trail import entries, entry_of
-from crdt.diagram import read_cells, read_meta
 from crdt.document import Document
+from crdt.reading import read_cells, read_meta
 from rooms.editing import Edit
 from tmi.domain.children import ChildChange, Draft, shown
 from tmi.domain.errors import NotFound, Unavailable

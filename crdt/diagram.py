@@ -1,19 +1,9 @@
-"""A diagram's document as JSON, and JSON as edits of the document.
-
-Roots: `cells`, a Y.Map from cell id to a Y.Map of the cell's properties; `meta`, a Y.Map with
-`color_palette` and what editors add; `comments`, a Y.Map of threads. A cell's properties merge one by one,
-so each is one atomic JSON value (a half-moved node cannot exist), except `attrs` and `data`, which are
-Y.Maps of atomic values.
-
-Reading never fails on what a Yjs client wrote. A cell is an object with a shape; what is none is left out,
-counted, and left alone when the cells are written.
-"""
+"""JSON as edits of a diagram's document (`crdt/reading.py` says how a document holds a diagram)."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import orjson
 from pycrdt import Doc, Map
 
 from crdt.cells import (
@@ -30,62 +20,8 @@ from crdt.cells import (
     to_stored,
 )
 from crdt.document import Document
-from crdt.order import new_indices, place
-from tmi.domain.errors import BadInput
-
-CELLS = "cells"
-META = "meta"
-COMMENTS = "comments"
-
-NESTED = ("attrs", "data")
-"""The properties that are Y.Maps, so that their keys merge one by one."""
-
-
-UNREADABLE = object()
-
-
-@dataclass(frozen=True, slots=True)
-class Held:
-    """A cell as the document holds it."""
-
-    raw: Cell
-    stored: Cell
-    """`raw` with the geometry in the one form; what cells are compared by."""
-    is_map: bool
-    """Whether its properties merge one by one: a client may have written a plain object."""
-    nested: frozenset[str]
-    """Its properties whose keys merge one by one."""
-
-
-@dataclass(frozen=True, slots=True)
-class Reading:
-    """The cells of a document in the contract's form and in their order."""
-
-    cells: list[Cell]
-    left_out: int
-    """How many values under `cells` are no cells."""
-
-
-def read(document: Document) -> Reading:
-    """The diagram's cells as the contract shows them."""
-    held, left_out = _read_held(document.doc)
-    order = sorted(held, key=lambda cell_id: place(cell_id, held[cell_id].raw.get(ORDER)))
-    return Reading([to_answer(cell_id, held[cell_id].stored) for cell_id in order], left_out)
-
-
-def read_cells(document: Document) -> list[Cell]:
-    """The diagram's cells as the contract shows them, in their order."""
-    return read(document).cells
-
-
-def read_meta(document: Document) -> dict[str, Json]:
-    """What the document says of the diagram as a whole: `color_palette`, and what editors add."""
-    return _read_root(document.doc, META)
-
-
-def read_comments(document: Document) -> dict[str, Json]:
-    """The comment threads by id."""
-    return _read_root(document.doc, COMMENTS)
+from crdt.order import new_indices
+from crdt.reading import CELLS, META, NESTED, Held, read_held, read_meta
 
 
 def reconcile(
@@ -113,7 +49,7 @@ def reconcile(
 
 def _edits_of_cells(document: Document, cells: Sequence[Json]) -> "list[Edit]":
     wanted = checked(cells)
-    held, _ = _read_held(document.doc)
+    held, _ = read_held(document.doc)
     edits = [edit for cell_id, cell in wanted.items() for edit in _edits_of(cell_id, cell, held.get(cell_id))]
     edits += [Remove((cell_id,)) for cell_id in held if cell_id not in wanted]
     indices = new_indices(list(wanted), {cell_id: cell.raw.get(ORDER) for cell_id, cell in held.items()})
@@ -222,51 +158,3 @@ def _perform(root: Map[Any], edits: Sequence[Edit]) -> None:
             target[key] = edit.value
         else:
             del target[key]
-
-
-# --- reading --------------------------------------------------------------------------------------
-
-
-def _read_held(doc: Doc[Any]) -> tuple[dict[str, Held], int]:
-    """The cells by id, and how many values are none."""
-    held: dict[str, Held] = {}
-    left_out = 0
-    with doc.transaction() as transaction:
-        at = transaction._txn  # noqa: SLF001 - the public wrapper takes six times as long
-        root = doc.get(CELLS, type=Map).integrated
-        for cell_id in root.keys(at):
-            value = root.get(at, cell_id)
-            raw = _json(value, at)
-            if isinstance(raw, dict) and isinstance(raw.get("shape"), str):
-                is_map = isinstance(value, type(root))
-                nested = [name for name in NESTED if is_map and isinstance(raw.get(name), dict)]
-                shared = frozenset(name for name in nested if isinstance(value.get(at, name), type(root)))
-                held[cell_id] = Held(raw, to_stored(raw), is_map, shared)
-            else:
-                left_out += 1
-    return held, left_out
-
-
-def _read_root(doc: Doc[Any], root_name: str) -> dict[str, Json]:
-    """A root map as JSON, key by key: one that cannot be read does not hide the others."""
-    entries: dict[str, Json] = {}
-    with doc.transaction() as transaction:
-        at = transaction._txn  # noqa: SLF001
-        root = doc.get(root_name, type=Map).integrated
-        for key in root.keys(at):
-            value = _json(root.get(at, key), at)
-            if value is not UNREADABLE:
-                entries[key] = value
-    return entries
-
-
-def _json(value: Any, transaction: Any) -> Json:
-    """A value of pycrdt as tidy JSON, or UNREADABLE: bytes, sub-documents, XML, and what is nested too
-    deeply.
-    """
-    try:
-        if hasattr(value, "to_json"):
-            return orjson.loads(value.to_json(transaction))
-        return tidy(value)
-    except (orjson.JSONDecodeError, BadInput):
-        return UNREADABLE

@@ -302,6 +302,8 @@ class Audience(ABC):
         if seat is None or seat.behind is None:
             return NOTHING
         effects = self._settle(now)
+        if number not in self._sessions:
+            return effects  # something that it sent was at fault
         behind, seat.behind = seat.behind, None
         if seat.behind_version != self.document.version:
             effects.append(Send(number, y_websocket.update(self.document.difference(behind))))

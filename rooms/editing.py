@@ -32,8 +32,9 @@ from uuid import UUID
 import orjson
 
 from crdt.cells import Cell
-from crdt.diagram import read_cells, read_meta, reconcile
+from crdt.diagram import reconcile
 from crdt.document import Document
+from crdt.reading import read_cells, read_meta
 from rooms.nodes.control import Json, Unanswered
 from rooms.runner import RoomRunner
 from tmi.domain.diagrams import DiagramFields, DiagramImage

@@ -243,7 +243,9 @@ class Runner(Generic[RoomT]):
 
     def _answer(self, session: Session, message: SyncStep1 | QueryAwareness) -> int:
         """How much the answer was, in bytes: whoever asks again pays for it."""
-        size = sum(map(_answer_size, self._receive(session.number, message)))
+        effects = self._handle(session.number, message)
+        self._perform_as_one(session, effects)
+        size = sum(map(_answer_size, effects))
         if session.is_served or isinstance(message, QueryAwareness):
             session.peer.answered(size)
         else:
@@ -272,18 +274,20 @@ class Runner(Generic[RoomT]):
             if has_asked_again:
                 self._receive_query(number, QueryAwareness())
 
-    def _receive(self, number: SessionNumber, message: Message) -> Effects:
-        """Returns what was done."""
+    def _receive(self, number: SessionNumber, message: Message) -> None:
+        effects = self._handle(number, message)
+        if effects:
+            self.perform(effects)
+
+    def _handle(self, number: SessionNumber, message: Message) -> Effects:
+        """What is to be done for a message."""
         try:
-            effects = self.room.receive(number, message, self._ticker.now())
+            return self.room.receive(number, message, self._ticker.now())
         except Exception:
             self.faults += 1
             log.exception("room %s: a message could not be handled", self.room.diagram)
             self.end_session(number, closing.INTERNAL_ERROR, "internal error")
             return NOTHING
-        if effects:
-            self.perform(effects)
-        return effects
 
     def pause(self, number: SessionNumber) -> None:
         """Stop broadcasts to a slow reader."""
@@ -291,7 +295,9 @@ class Runner(Generic[RoomT]):
 
     def resume(self, number: SessionNumber) -> None:
         """Bring a slow reader up to date."""
-        self.perform(self.room.resume(number, self._ticker.now()))
+        session = self._sessions.get(number)
+        if session is not None:
+            self._perform_as_one(session, self.room.resume(number, self._ticker.now()))
 
     def leave(self, number: SessionNumber) -> None:
         """A session's connection is gone."""
@@ -410,18 +416,33 @@ class Runner(Generic[RoomT]):
         if session is not None:
             session.peer.write(session.peer.frame(effect.body))
 
+    def _perform_as_one(self, session: Session, effects: Iterable[Effect]) -> None:
+        """As `perform`, where all that is for this session belongs together: see `Peer.write_state`."""
+        number, peer = session.number, session.peer
+        wires: list[bytes] = []
+        table = self.PERFORMERS
+        for effect in effects:
+            if isinstance(effect, Send) and effect.session == number:
+                wires.append(peer.frame(effect.body))
+            elif isinstance(effect, SendState) and effect.session == number:
+                wires += self._state_wires(peer, effect)
+            else:
+                table[type(effect)](self, effect)
+        if wires and number in self._sessions:
+            peer.write_state(*wires)
+
     def _send_state(self, effect: SendState) -> None:
         session = self._sessions.get(effect.session)
-        if session is None:
-            return
-        peer = session.peer
+        if session is not None:
+            session.peer.write_state(*self._state_wires(session.peer, effect))
+
+    def _state_wires(self, peer: Peer, effect: SendState) -> Sequence[bytes]:
         if effect.later == EMPTY_UPDATE:
-            peer.write_state(self._shared_wire(peer, effect.base, y_websocket.sync_step2))
-        else:
-            peer.write_state(
-                self._shared_wire(peer, effect.base, y_websocket.update),
-                peer.frame(y_websocket.sync_step2(effect.later)),
-            )
+            return (self._shared_wire(peer, effect.base, y_websocket.sync_step2),)
+        return (
+            self._shared_wire(peer, effect.base, y_websocket.update),
+            peer.frame(y_websocket.sync_step2(effect.later)),
+        )
 
     def _shared_wire(self, peer: Peer, state: bytes, message: Callable[[bytes], bytes]) -> bytes:
         """Frame a state, for all newcomers of these seconds the same bytes."""

@@ -511,7 +511,7 @@ class Room(Audience):
 
     def _rehearsed(self, change: Callable[[Document], bytes | None], now: float) -> bytes | None:
         """Make a change on a copy first, as near the limit only its update says how large it is."""
-        update = change(Document.load(self.document.encode(), ()))
+        update = change(Document.load(self.document.encode(), (), is_whole=not self.document.pending))
         if update is None:
             return None
         if not self._size.allows(update, now):

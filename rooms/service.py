@@ -13,6 +13,7 @@ from uuid import UUID
 from crdt.document import Document
 from rooms.background import Background
 from rooms.database_watch import DatabaseWatch
+from rooms.editing import Shown
 from rooms.expiry import Expiry
 from rooms.handing_over import HandingOver, Successors, best_successor
 from rooms.hosted import Hosted
@@ -31,6 +32,7 @@ from rooms.peer import Member, Peer
 from rooms.rights import Rights
 from rooms.room import Room
 from rooms.runner import UPDATE_WEIGHT, RoomRunner
+from rooms.showing import Showing
 from rooms.slices import Slices
 from rooms.snapshots import Snapshotter
 from rooms.ticker import Ticker
@@ -100,6 +102,9 @@ class Rooms:
         self._load_slots = asyncio.Semaphore(self._limits.loads_at_once)
         self._draining = False
         self._slices = Slices()
+        self._showing = Showing(
+            hosted, self._replica, self._read_from_log, self._slices, self._limits.read_timeout_s
+        )
         self._memory_seen = 0
         self._memory_loading = 0
         """What documents take that are being loaded, by estimate."""
@@ -489,28 +494,17 @@ class Rooms:
     # --- reading --------------------------------------------------------------------------------
 
     async def read(self, diagram: DiagramId) -> tuple[Seq, Document]:
-        """The document as its editors see it now, with the number of its last update.
+        """See `rooms.showing.Showing.read`."""
+        return await self._showing.read(diagram)
 
-        A diagram whose room another node owns is read there; one without a room from the log, and is not
-        claimed. Do not change the document. Raises NotFound, Unavailable and DatabaseUnavailable.
-        """
-        homes = self._open, self._ending, self._hosted.moving
-        runner = next((home[diagram] for home in homes if diagram in home), None)
-        if runner is not None and not runner.room.is_over:
-            runner.settle()
-            return runner.room.seq, runner.room.document
-        replica = await self._replica(diagram)
-        if replica is not None:
-            try:
-                async with asyncio.timeout(self._limits.read_timeout_s):
-                    await replica.up_to_date()
-            except TimeoutError:
-                raise Unavailable("the node that owns this diagram does not answer") from None
-            return replica.room.seq, replica.room.document
+    async def show(self, diagram: DiagramId) -> Shown:
+        """See `rooms.showing.Showing.show`."""
+        return await self._showing.show(diagram)
+
+    async def _read_from_log(self, diagram: DiagramId) -> tuple[Seq, Document]:
         async with self._load_slots:
             stored = await self._store.load(diagram)
-            document = await self._slices.load(stored)
-        return stored.seq, document
+            return stored.seq, await self._slices.load(stored)
 
     async def members(self, diagram: DiagramId) -> Sequence[Member]:
         """Who is in a diagram's room now, on whatever node, in the order in which they came; empty while

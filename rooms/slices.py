@@ -1,6 +1,7 @@
 """Long work in short steps, so that rooms go on meanwhile."""
 
 import asyncio
+import contextlib
 from collections.abc import Generator
 from typing import TypeVar
 
@@ -18,14 +19,15 @@ class Slices:
 
     async def run(self, steps: Generator[None, None, T]) -> T:
         """Do all steps; what the work returns. Raises what it raises."""
-        while True:
-            async with self._turn:
-                try:
-                    next(steps)
-                except StopIteration as end:
-                    result: T = end.value
-                    return result
-                await asyncio.sleep(0)  # with the lock held: no other work has a step in this turn
+        with contextlib.closing(steps):
+            while True:
+                async with self._turn:
+                    try:
+                        next(steps)
+                    except StopIteration as end:
+                        result: T = end.value
+                        return result
+                    await asyncio.sleep(0)  # with the lock held: no other work has a step in this turn
 
     async def load(self, stored: StoredDocument) -> Document:
         """The document that was stored. One of 8 MiB takes half a second."""

@@ -32,8 +32,9 @@ from pydantic import BaseModel
 from api import sanitising
 from api.bodies import checked
 from api.schemas import CHILD_BODIES, DiagramDetails, ImageInput, MetadataInput, ThreatModelInput
-from crdt.diagram import read_cells, reconcile
+from crdt.diagram import reconcile
 from crdt.document import Document
+from crdt.reading import read_cells
 from persistence.postgres.archive import COLUMNS, PostgresArchives, Rows
 from tmi import drafts
 from tmi.domain.errors import BadInput, TmiError

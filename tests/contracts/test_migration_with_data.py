@@ -8,8 +8,8 @@ import asyncpg
 import pytest
 from pycrdt import Doc, Map
 
-from crdt.diagram import read_cells
 from crdt.document import Document
+from crdt.reading import read_cells
 from persistence.postgres.database import PostgresDatabase
 from persistence.postgres.migrate import CREATE_TABLE, shipped
 from persistence.secrets import digest

@@ -7,8 +7,8 @@ import pytest
 from pycrdt import Doc, Map
 
 from crdt import y_websocket
-from crdt.diagram import CELLS
 from crdt.lib0 import var_string
+from crdt.reading import CELLS
 from rooms.limits import RoomsLimits
 from rooms.room import TOO_LARGE, RoomLimits
 from tests.harness.live_service import LiveService, live_service

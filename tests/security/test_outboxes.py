@@ -9,8 +9,9 @@ import pytest
 from pycrdt import Doc, Map
 
 from api.live.options import LiveOptions
-from crdt import y_websocket
-from crdt.messages import SyncStep2, Update
+from crdt import awareness, y_websocket
+from crdt.awareness import Entry
+from crdt.messages import Awareness, SyncStep2, Update
 from tests.harness.echo_socket import EchoSocket, echo_server
 from tests.harness.live_service import an_update, live_service
 from tests.harness.raw_websocket import BINARY, RawWebSocket, frame, upgraded
@@ -98,6 +99,41 @@ async def test_a_large_diagram_with_much_that_came_later_is_opened_by_who_reads(
             raw.send_binary(STEP_1)
         await asyncio.gather(*(holds(raw, expected) for raw in newcomers))
         assert not service.live.sockets.refusals
+
+
+@pytest.mark.parametrize("at_once", [1, 3])
+async def test_a_large_diagram_with_much_presence_is_opened_by_who_reads(at_once: int) -> None:
+    """A session may have 16 ids with 64 KiB each: two of them must not keep everybody else out."""
+    async with live_service(LiveOptions(sweep_s=3600)) as service, AsyncExitStack() as stack:
+        diagram = await service.diagram()
+        path = f"/collab/{diagram}?token={await service.token('alice', diagram)}"
+        writer, other, *newcomers = [
+            await stack.enter_async_context(upgraded(service.port, path)) for _ in range(2 + at_once)
+        ]
+        writer.send_binary(y_websocket.update(an_update("base", "x" * 6 * MIB)))
+        await until(lambda: service.live.sockets.partial_bytes == 0)
+        state = b'{"x":"%s"}' % (b"x" * 60_000)
+        for raw, first in ((writer, 1), (other, 101)):
+            for client in range(first, first + 16):
+                raw.send_binary(y_websocket.awareness(awareness.encode([Entry(client, 1, state)])))
+        (runner,) = service.rooms.runners
+        await until(lambda: runner.room.presence_bytes > 32 * 2 * 60_000)
+        for raw in newcomers:
+            raw.send_binary(STEP_1)
+        expected = {*range(1, 17), *range(101, 117)}
+        await asyncio.gather(*(hears_of(raw, expected) for raw in newcomers))
+        assert not service.live.sockets.refusals
+
+
+async def hears_of(raw: RawWebSocket, expected: set[int]) -> None:
+    """Read until it knows of all of them, and the diagram."""
+    here: set[int] = set()
+    await holds(raw, {"base"})
+    while here < expected:
+        for message in y_websocket.decode(await raw.receive_binary()):
+            if isinstance(message, Awareness):
+                here.update(entry.client for entry in awareness.parse(message.data))
+    assert here == expected
 
 
 async def holds(raw: RawWebSocket, expected: set[str]) -> None:

@@ -12,8 +12,8 @@ from api.live.options import LiveOptions
 from api.live.socket import LiveSocket
 from crdt import awareness, hocuspocus, y_websocket
 from crdt.awareness import Entry
-from crdt.diagram import CELLS
 from crdt.lib0 import var_string
+from crdt.reading import CELLS
 from tests.harness.live_service import LiveService, live_service
 from tests.harness.raw_websocket import BINARY, CONTINUATION, PING, connected, frame, upgrade_head, upgraded
 from tmi.domain.ids import DiagramId

@@ -8,8 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pycrdt import Array, Doc, Map, Text, XmlFragment
 
-from crdt.diagram import read, read_cells, read_comments, read_meta, reconcile, reconcile_meta
+from crdt.diagram import reconcile, reconcile_meta
 from crdt.document import EMPTY_UPDATE, Document
+from crdt.reading import read, read_cells, read_comments, read_meta
 from crdt.updates import read_update
 from tmi.domain.errors import BadInput
 

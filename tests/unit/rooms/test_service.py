@@ -13,7 +13,8 @@ from persistence.memory.access import MemoryAccessControl
 from rooms import closing
 from rooms.coordination.local import LocalCoordinator
 from rooms.service import Rooms
-from tests.unit.rooms.conftest import LIMITS, World, until
+from tests.unit.rooms.conftest import LIMITS, Editor, World, until
+from tests.unit.rooms.test_room import UNDECODABLE
 from tmi.domain.errors import DatabaseUnavailable, Draining, NotFound, Unavailable
 from tmi.domain.ids import DiagramId
 from tmi.domain.roles import Role
@@ -372,6 +373,60 @@ async def test_what_many_lack_of_a_document_is_found_out_one_by_one_and_asking_a
     await until(lambda: len(one.charged) == 16)
     assert min(one.charged) > 20_000
     assert one.closed is None
+
+
+class Together(Editor):
+    """Knows which frames it was given as one."""
+
+    def __init__(self, world: World) -> None:
+        super().__init__(world, world.owner, Role.WRITER)
+        self.states: list[list[str]] = []
+
+    def write_state(self, *wires: bytes) -> None:
+        self.states.append([type(part).__name__ for wire in wires for part in y_websocket.decode(wire)])
+        super().write_state(*wires)
+
+
+async def test_what_a_newcomer_or_a_slow_reader_lacks_is_one_state_with_who_is_here(world: World) -> None:
+    """A socket that it fills is not held against who reads it (`Peer.write_state`)."""
+    author = await world.editor().join()
+    assert author.session is not None
+    author.edit("text", "x" * 20_000)
+    author.session.receive(Awareness(awareness.encode([Entry(7, 1, b"{}")])))
+    await until(lambda: author.acknowledged == 2)
+    late = [Together(world) for _ in range(3)]
+    for editor in late:
+        editor.cells[f"mine {id(editor)}"] = 1  # so that what it lacks is found out in turn
+        await editor.join()
+    await until(lambda: all(editor.states for editor in late))
+    assert [[["SyncStep2", "SyncStep1", "Awareness"]]] * 3 == [editor.states for editor in late]
+    slow = late[0]
+    assert slow.session is not None
+    await until(lambda: slow.acknowledged == 1)
+    slow.session.pause()
+    await asyncio.sleep(0)
+    author.edit("more", "x")
+    author.session.receive(Awareness(awareness.encode([Entry(7, 2, b'{"x":1}')])))
+    await until(lambda: author.acknowledged == 3)
+    slow.session.resume()
+    await until(lambda: slow.states[1:])
+    assert [["Update", "Awareness"]] == slow.states[1:]
+    assert "more" in slow.cells
+
+
+async def test_a_slow_reader_that_is_ended_for_what_it_sent_is_not_brought_up_to_date(world: World) -> None:
+    author, slow = await world.editor().join(), Together(world)
+    session = (await slow.join()).session
+    assert session is not None
+    session.runner.pause(session.number)
+    author.edit("more", "x")
+    await until(lambda: author.acknowledged == 2)
+    slow.states.clear()
+    session.receive_update(UNDECODABLE)
+    assert session.number in session.runner.room.members, "it waits for the end of its tick"
+    session.runner.resume(session.number)
+    assert slow.closed is not None
+    assert (closing.BAD_FRAME, []) == (slow.closed[0], slow.states)
 
 
 async def test_what_one_session_may_have_asked_of_a_large_document_is_bounded(world: World) -> None:

@@ -8,6 +8,10 @@ from typing import Any
 import pytest
 from pycrdt import Doc, Map
 
+from crdt.diagram import reconcile
+from crdt.document import Document
+from crdt.messages import Update
+from crdt.reading import read_cells
 from persistence.memory.access import MemoryAccessControl
 from rooms.coordination.local import LocalCoordinator
 from rooms.memory import MEMORY_FACTOR
@@ -87,6 +91,24 @@ async def test_a_work_that_fails_does_not_stop_others() -> None:
         await failing
 
 
+async def test_a_work_that_is_given_up_is_closed() -> None:
+    told: list[str] = []
+
+    def endless() -> Generator[None, None, None]:
+        try:
+            while True:
+                yield
+        finally:
+            told.append("closed")
+
+    working = asyncio.create_task(Slices().run(endless()))
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    working.cancel()
+    await asyncio.gather(working, return_exceptions=True)
+    assert ["closed"] == told
+
+
 async def stored(world: World) -> bytes:
     """A large diagram in the log, whose room is not open."""
     state = large_state()
@@ -132,3 +154,60 @@ async def test_a_room_is_refused_for_the_memory_of_one_that_is_being_loaded(worl
         with pytest.raises(Unavailable, match="memory"):
             await rooms.join(world.unopened, second.member, second)
         await joining
+
+
+# --- reading --------------------------------------------------------------------------------------
+
+
+def drawn(cells: int) -> bytes:
+    document = Document()
+    reconcile(document, [{"id": f"cell-{n}", "shape": "process", "x": n, "y": 0} for n in range(cells)])
+    return document.encode()
+
+
+async def test_a_large_diagram_is_shown_as_at_one_moment_while_people_edit(world: World) -> None:
+    editor = world.editor()
+    editor.doc.apply_update(drawn(1000))
+    await editor.join()
+    await until(lambda: world.rooms.journal.unsaved() == {} and editor.acknowledged)
+    showing = asyncio.create_task(world.rooms.show(world.diagram))
+    edits = 0
+    while not showing.done():
+        before = editor.doc.get_state()
+        editor.cells["cell-7"]["n"] = edits
+        assert editor.session is not None
+        editor.session.receive(Update(editor.doc.get_update(before)))
+        await asyncio.sleep(0)
+        edits += 1
+    seen = await showing
+    assert edits > 3
+    assert 1 < seen.seq
+    await until(lambda: world.rooms.journal.unsaved() == {})
+    rows = world.store.logs[world.diagram].rows
+    then = Document.load(None, [update.data for _, update in rows[: seen.seq]])
+    assert read_cells(then) == seen.cells
+
+
+async def test_a_large_diagram_that_nobody_has_open_is_shown(world: World) -> None:
+    fence = await world.log.claim(world.diagram, "somebody")
+    update = LoggedUpdate(Seq(1), world.owner.id, Origin.SYNC, drawn(1000))
+    await world.log.append([RoomBatch(world.diagram, fence, (update,))])
+    seen = await world.rooms.show(world.diagram)
+    assert (1000, 1, {}) == (len(seen.cells), seen.seq, seen.meta)
+    assert 0 == world.rooms.open_rooms
+
+
+async def test_a_diagram_whose_room_ends_while_it_is_read_is_read_again(world: World) -> None:
+    editor = world.editor()
+    editor.doc.apply_update(drawn(1000))
+    await editor.join()
+    await until(lambda: world.rooms.journal.unsaved() == {} and editor.acknowledged)
+    showing = asyncio.create_task(world.rooms.show(world.diagram))
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    runner = world.rooms.owned(world.diagram)
+    assert runner is not None
+    runner.end(runner.room.log_refused)
+    assert runner.room.is_over
+    seen = await showing
+    assert (1000, 1) == (len(seen.cells), seen.seq)
