@@ -46,6 +46,11 @@ LONGEST_CURSORS_S = 5.0
 """With 300 clients the generator keeps nearly 200 MB of frames a second."""
 
 
+SHORTEST_CURSORS_S = 2.0
+"""TMI tells cursors every 40 ms: in a window of less than 50 times that, what is under way at its end may be
+taken for having fallen behind.
+"""
+
 UNHURRIED_S = 3.0
 """With windows as long as that, or longer, nothing of the short set is saved."""
 
@@ -58,7 +63,7 @@ def short_set(seconds: float) -> list[Load]:
     return [
         *curve,
         *(FanoutLoad(50, 10, rate, seconds) for rate in RATES),
-        CursorsLoad(50, 10, seconds),
+        CursorsLoad(50, 10, max(seconds, SHORTEST_CURSORS_S)),
         RoomsLoad(200, 2, 5, seconds),
         JoinLoad(),
         ConnectLoad(seconds=min(seconds, LONGEST_CONNECTING_S)),

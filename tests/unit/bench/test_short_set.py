@@ -9,6 +9,7 @@ from click.testing import CliRunner
 
 from bench import cli
 from bench.machine import ROOT
+from bench.measuring import behind
 from bench.model import Load
 from bench.runner import Plan
 from bench.scenarios import SCENARIOS, full_set, short_set, warmed
@@ -18,16 +19,19 @@ from bench.servers import DEFAULT, SERVERS
 from bench.servers.peers import Peer
 
 AT_MOST_S = 300.0
-START_S = 5.0
-"""Of all servers of a scenario, and until they have ended."""
+START_S = 3.7
+"""All servers of a scenario, and until they have ended; this and the next as measured on two quiet cores."""
 
 BESIDES_S = {
-    "fanout": 1.05, "cursors": 1.7, "rooms": 3.3, "join": 2.5, "connect": 0.2, "ack": 1.0, "rest": 0.8,
-    "growth": 5.3 + START_S,
+    "fanout": 1.02, "cursors": 0.8, "rooms": 2.06, "join": 1.26, "connect": 0.11, "ack": 0.95, "rest": 0.58,
+    "growth": 7.0,
 }  # fmt: skip
-"""What a run takes besides its warm-up and its windows, on average over the servers, as measured on two cores
-that had other work: connecting, settling, checking, and after `growth` another start.
+"""What a run takes besides its warm-up and its windows, on average over the servers: connecting, settling,
+checking, and after `growth` another start.
 """
+
+SLOWER = 1.25
+"""By as much a machine of two cores may be slower from one hour to the next."""
 
 
 @pytest.fixture
@@ -52,13 +56,14 @@ def _measured(plan: Plan) -> Iterator[tuple[str, list[Load]]]:
         yield scenario, list(plan.in_turns(list(loads)))
 
 
-def _planned_s(plan: Plan) -> float:
-    """All warm-ups, windows and what comes besides, on all servers that take part."""
+def _planned_s(plan: Plan, slower: float) -> float:
+    """All warm-ups, windows and what comes besides, which grows where a machine is slower, on all servers."""
     servers = [make() for make in plan.servers]
     planned_s = 0.0
     for scenario, loads in _measured(plan):
         able = sum(loads[0].needs <= server.offers for server in servers)
-        planned_s += START_S + able * sum(_window_s(load) + BESIDES_S[scenario] for load in loads)
+        planned_s += able * sum(_window_s(load) for load in loads)
+        planned_s += slower * (START_S + able * len(loads) * BESIDES_S[scenario])
     return planned_s
 
 
@@ -77,8 +82,8 @@ def test_make_bench_runs_everything_twice_in_turns_and_is_done_within_five_minut
     for _, loads in _measured(plan):
         labels = [load.label for load in loads]
         assert labels[: len(labels) // 2] * 2 == labels
-    planned_s = _planned_s(plan)
-    assert 200 < planned_s < AT_MOST_S, f"{planned_s:.0f} s"
+    planned_s = _planned_s(plan, SLOWER)
+    assert planned_s < AT_MOST_S, f"{planned_s:.0f} s"
 
 
 def test_with_windows_of_three_seconds_nothing_is_saved(plans: list[Plan]) -> None:
@@ -89,6 +94,14 @@ def test_with_windows_of_three_seconds_nothing_is_saved(plans: list[Plan]) -> No
         usual = next(one for one in SCENARIOS if one.scenario == scenario)
         assert {vars(usual())["warm_up_s"]} == {vars(load)["warm_up_s"] for load in loads}
     assert [25, 50, 50, 50, 50] == [load.clients for load in plan.loads if isinstance(load, FanoutLoad)]
+
+
+def test_what_is_under_way_at_the_end_of_a_window_is_not_taken_for_falling_behind() -> None:
+    """TMI merges edits for some 18 ms, and cursors for some 38."""
+    for load in short_set(1):
+        if load.scenario in ("fanout", "cursors"):
+            under_way_s = 0.038 if load.scenario == "cursors" else 0.018
+            assert [] == behind(vars(load)["seconds"] - under_way_s, vars(load)["seconds"])
 
 
 def test_only_the_first_of_a_scenario_is_warmed_up_at_length_where_windows_are_short(
