@@ -70,14 +70,17 @@ def interpret(diagram: Diagram, shown: Shown, change: Json) -> Wanted:
     """
     if "roll_back" in change:
         return _rolled_back(diagram, shown, change["roll_back"])
-    known = {cell["id"]: orjson.dumps(cell) for cell in shown.cells}
+    known = shown.wires
+    if known is None:
+        known = {cell["id"]: orjson.dumps(cell) for cell in shown.cells}
     before = _document(diagram, shown)
     if "set" in change:
         after = {**before, **change["set"]}
     else:
         after = patch.patched(before, change["patch"], "diagram")
-    after = checked(_Patched, after).model_dump()
-    check_cells(after["cells"], known)
+    model = checked(_Patched, after)
+    after = {**model.model_dump(exclude={"cells"}), "cells": model.cells}
+    check_cells(model.cells, known)
     fields = _fields(diagram, after, shown.seq)
     return Wanted(fields, after["cells"], _meta(shown, after))
 

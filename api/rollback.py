@@ -6,6 +6,7 @@ they did by one edit of the live document, merged with what others do at that mo
 """
 
 import asyncio
+from functools import partial
 from typing import Any
 
 from quart import Blueprint, Response
@@ -17,8 +18,7 @@ from api.deeds import deed
 from api.documented import operation
 from api.errors import Gone
 from api.trail import entries, entry_of
-from crdt.document import Document
-from crdt.reading import read_cells, read_meta
+from crdt.reading import read_by_steps, read_meta
 from rooms.editing import Edit
 from tmi.domain.children import ChildChange, Draft, shown
 from tmi.domain.errors import NotFound, Unavailable
@@ -97,8 +97,9 @@ async def _cells(diagram: DiagramId, seq: Seq) -> tuple[list[Json], dict[str, Js
     try:
         async with asyncio.timeout(WAIT_S), context().rebuilding:
             stored = await services().cell_edits.document(diagram, seq)
-            document = Document.load(stored.snapshot, stored.tail, is_whole=stored.is_whole)
-            return read_cells(document), read_meta(document)
+            slices = services().rooms.slices
+            document = await slices.load(stored)
+            return await slices.run(read_by_steps(document, partial(read_meta, document)))
     except NotFound:
         raise Gone from None
     except TimeoutError:

@@ -1,9 +1,11 @@
 """JSON as edits of a diagram's document (`crdt/reading.py` says how a document holds a diagram)."""
 
+import contextlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import orjson
 from pycrdt import Doc, Map
 
 from crdt.cells import (
@@ -21,7 +23,58 @@ from crdt.cells import (
 )
 from crdt.document import Document
 from crdt.order import new_indices
-from crdt.reading import CELLS, META, NESTED, Held, read_held, read_meta
+from crdt.reading import CELLS, META, NESTED, Held, Watch, read_meta
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What makes a document look as wanted, with the fewest operations."""
+
+    cells: "Sequence[Edit]"
+    meta: "Sequence[Edit]"
+    at_most_bytes: int
+    """No update that it makes is larger."""
+
+
+def planned(watch: Watch, cells: Sequence[Json], meta: Mapping[str, Json]) -> Plan:
+    """As `reconcile` says, for a document that is watched and was caught up with. Raises BadInput.
+
+    Cells that are as `Watch.cells` shows them, to the letter, are passed over.
+    """
+    wanted = checked(cells)
+    wires = {cell_id: _wire_of(cell) for cell_id, cell in wanted.items()}
+    differing = [cell_id for cell_id, wire in wires.items() if wire != watch.wires.get(cell_id)]
+    watch.doubt(differing)
+    edits = [
+        edit for cell_id in differing for edit in _edits_of(cell_id, wanted[cell_id], watch.held(cell_id))
+    ]
+    orders = watch.orders()
+    edits += [Remove((cell_id,)) for cell_id in orders if cell_id not in wanted]
+    edits += [Put((cell_id, ORDER), index) for cell_id, index in new_indices(list(wanted), orders).items()]
+    entries = _edits_of_meta(watch.document, meta) if meta else []
+    # An edit of a cell or a property takes its JSON and some 20 bytes for each struct, twice at worst.
+    size = sum(len(wires[cell_id]) for cell_id in differing) + (len(orjson.dumps(meta)) if entries else 0)
+    return Plan(edits, entries, 3 * size + 64 * (len(edits) + 1) if edits or entries else 0)
+
+
+def _wire_of(cell: Cell) -> bytes:
+    try:
+        return orjson.dumps(cell)
+    except orjson.JSONEncodeError:  # `tidy` knows better: it may be a large number
+        return repr(cell).encode(errors="replace")
+
+
+def carry_out(document: Document, plan: Plan) -> bytes | None:
+    """Make the edits in one transaction; the update, or None if there are none."""
+    if not plan.cells and not plan.meta:
+        return None
+
+    def perform(doc: Doc[Any]) -> None:
+        _perform(doc.get(CELLS, type=Map), plan.cells)
+        if plan.meta:
+            _perform(doc.get(META, type=Map), plan.meta)
+
+    return document.transact(perform)
 
 
 def reconcile(
@@ -34,26 +87,10 @@ def reconcile(
     anything is changed, for what a document cannot hold. What merges one by one is compared one by one, so
     that other people's edits of other properties stay.
     """
-    edits = _edits_of_cells(document, cells)
-    entries = _edits_of_meta(document, meta) if meta else []
-    if not edits and not entries:
-        return None
-
-    def perform(doc: Doc[Any]) -> None:
-        _perform(doc.get(CELLS, type=Map), edits)
-        if entries:
-            _perform(doc.get(META, type=Map), entries)
-
-    return document.transact(perform)
-
-
-def _edits_of_cells(document: Document, cells: Sequence[Json]) -> "list[Edit]":
-    wanted = checked(cells)
-    held, _ = read_held(document.doc)
-    edits = [edit for cell_id, cell in wanted.items() for edit in _edits_of(cell_id, cell, held.get(cell_id))]
-    edits += [Remove((cell_id,)) for cell_id in held if cell_id not in wanted]
-    indices = new_indices(list(wanted), {cell_id: cell.raw.get(ORDER) for cell_id, cell in held.items()})
-    return edits + [Put((cell_id, ORDER), index) for cell_id, index in indices.items()]
+    with contextlib.closing(Watch(document)) as watch:
+        watch.catch_up()
+        plan = planned(watch, cells, meta or {})
+    return carry_out(document, plan)
 
 
 def reconcile_meta(document: Document, entries: Mapping[str, Json]) -> bytes | None:

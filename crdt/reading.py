@@ -9,6 +9,7 @@ Reading never fails on what a Yjs client wrote. A cell is an object with a shape
 counted, and left alone when the cells are written (`crdt/diagram.py`).
 """
 
+import contextlib
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -32,7 +33,7 @@ UNREADABLE = object()
 
 AT_ONCE = 250
 """Cells that are read in one step, in 4 ms."""
-_ROUNDS, _TRIES = 10, 2
+_ROUNDS = 10
 
 T = TypeVar("T")
 
@@ -84,26 +85,14 @@ def read_by_steps(
     document: Document, moment: Callable[[], T], at_once: int = AT_ONCE
 ) -> Generator[None, None, tuple[list[Cell], T]]:
     """The diagram's cells as at one moment, with something else to be done at each `yield`, and what `moment`
-    told at that moment. A step takes some milliseconds.
-
-    The document may change meanwhile: the cells that do so are read again. A document that is built anew, or
-    changes faster than it can be read, is read in one go in the end.
+    told at that moment. A step takes some milliseconds; the document may change meanwhile.
     """
-    for _ in range(_TRIES):
-        held = yield from _read_watching(document, at_once)
-        if held is not None:
-            break
-    else:
-        held, _ = read_held(document.doc)
-    told = moment()
+    with contextlib.closing(Watch(document)) as watch:
+        yield from watch.steps(at_once)
+        watch.catch_up()
+        told = moment()
     yield
-    order = _ordered(held)
-    yield
-    cells: list[Cell] = []
-    for first in range(0, len(order), at_once):
-        cells += [to_answer(cell_id, held[cell_id].stored) for cell_id in order[first : first + at_once]]
-        yield
-    return cells, told
+    return watch.cells(), told
 
 
 def count_cells(document: Document) -> int:
@@ -111,49 +100,89 @@ def count_cells(document: Document) -> int:
     return len(document.doc.get(CELLS, type=Map))
 
 
-def _read_watching(document: Document, at_once: int) -> Generator[None, None, dict[str, Held] | None]:
-    """The cells as they are when this returns; None if that could not be found out."""
-    doc = document.doc
-    root = doc.get(CELLS, type=Map)
-    changed: set[str] = set()
+class Watch:
+    """The cells of a document as they are: all are read once, and from then on those that have changed.
 
-    def note(events: Sequence[Any]) -> None:
-        for event in events:
-            path = event.path
-            changed.update(path[:1] or event.keys)
+    Close it, or the document goes on to tell it of its changes.
+    """
 
-    subscription = root.observe_deep(note)
-    try:
-        held: dict[str, Held] = {}
-        pending = list(root.keys())
+    def __init__(self, document: Document) -> None:
+        self.document = document
+        self.wires: dict[str, bytes] = {}
+        """Each cell in the contract's form, as JSON; by id."""
+        self._held: dict[str, Held] = {}
+        self._answers: dict[str, Cell] = {}
+        self._stale: set[str] = set()
+        self._begin()
+
+    def _begin(self) -> None:
+        doc = self._doc = self.document.doc
+        root = self._root = doc.get(CELLS, type=Map)
+        stale = self._stale = set(root.keys())
+        self._held, self._answers, self.wires = {}, {}, {}
+
+        def note(events: Sequence[Any]) -> None:
+            for event in events:
+                stale.update(event.path[:1] or event.keys)
+
+        self._subscription = root.observe_deep(note)
+
+    def close(self) -> None:
+        """Hear of no more changes."""
+        self._root.unobserve(self._subscription)
+
+    def steps(self, at_once: int = AT_ONCE) -> Generator[None, None, None]:
+        """Read nearly all, with something else to be done at each `yield`. What changes meanwhile, or again
+        and again, is left to `catch_up`.
+        """
         for _ in range(_ROUNDS):
-            for first in range(0, len(pending), at_once):
-                _read_again(doc, held, pending[first : first + at_once])
-                if first + at_once < len(pending):
-                    yield
-            if document.doc is not doc:
-                return None
-            if not changed:
-                return held
-            pending = list(changed)
-            changed.clear()
-            if len(pending) > at_once:
+            stale = list(self._stale)
+            for first in range(0, len(stale), at_once):
+                if self.document.doc is not self._doc:
+                    break
+                self._read(stale[first : first + at_once])
                 yield
-        return None
-    finally:
-        root.unobserve(subscription)
+            if len(self._stale) <= at_once:
+                return
 
+    def catch_up(self) -> None:
+        """Read what has changed, or everything if the document was built anew."""
+        if self.document.doc is not self._doc:
+            self.close()
+            self._begin()
+        self._read(list(self._stale))
 
-def _read_again(doc: Doc[Any], held: dict[str, Held], cell_ids: Iterable[str]) -> None:
-    with doc.transaction() as transaction:
-        at = transaction._txn  # noqa: SLF001 - the public wrapper takes six times as long
-        root = doc.get(CELLS, type=Map).integrated
-        for cell_id in cell_ids:
-            cell = _read_cell(root, cell_id, at) if root.has(at, cell_id) else None
-            if cell is not None:
-                held[cell_id] = cell
-            else:
-                held.pop(cell_id, None)
+    def held(self, cell_id: str) -> Held | None:
+        """A cell as the document holds it now."""
+        self._read([cell_id])
+        return self._held.get(cell_id)
+
+    def doubt(self, cell_ids: Iterable[str]) -> None:
+        """Have these read again: somebody may have changed what `cells` gave."""
+        self._stale.update(cell_ids)
+
+    def cells(self) -> list[Cell]:
+        """The cells in the contract's form and in their order, as of the last `catch_up`."""
+        return [self._answers[cell_id] for cell_id in _ordered(self._held)]
+
+    def orders(self) -> dict[str, Json]:
+        """What keeps each cell's place among the others, by id."""
+        return {cell_id: held.raw.get(ORDER) for cell_id, held in self._held.items()}
+
+    def _read(self, cell_ids: Sequence[str]) -> None:
+        with self._doc.transaction() as transaction:
+            at = transaction._txn  # noqa: SLF001 - the public wrapper takes six times as long
+            root = self._root.integrated
+            for cell_id in cell_ids:
+                held = _read_cell(root, cell_id, at) if root.has(at, cell_id) else None
+                if held is None:
+                    for known in (self._held, self._answers, self.wires):
+                        known.pop(cell_id, None)
+                else:
+                    answer = to_answer(cell_id, held.stored)
+                    self._held[cell_id], self._answers[cell_id] = held, answer
+                    self.wires[cell_id] = orjson.dumps(answer)
+        self._stale.difference_update(cell_ids)
 
 
 def _ordered(held: Mapping[str, Held]) -> list[str]:

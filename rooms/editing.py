@@ -29,14 +29,13 @@ from datetime import datetime
 from typing import Any, Protocol
 from uuid import UUID
 
-import orjson
-
 from crdt.cells import Cell
-from crdt.diagram import reconcile
+from crdt.diagram import carry_out, planned, reconcile
 from crdt.document import Document
-from crdt.reading import read_cells, read_meta
+from crdt.reading import Watch, read_meta
 from rooms.nodes.control import Json, Unanswered
 from rooms.runner import RoomRunner
+from rooms.slices import Slices
 from tmi.domain.diagrams import DiagramFields, DiagramImage
 from tmi.domain.errors import (
     BadInput,
@@ -110,6 +109,8 @@ class Shown:
     cells: list[Cell]
     meta: dict[str, Json]
     seq: Seq
+    wires: Mapping[str, bytes] | None = None
+    """Each cell's JSON by id, if it is known already."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,6 +153,10 @@ class Owners(Protocol):
 
     def owned(self, diagram: DiagramId) -> RoomRunner | None:
         """The room if it is open here."""
+
+    @property
+    def slices(self) -> Slices:
+        """Who does long work in short steps."""
 
     @property
     def is_shedding(self) -> bool:
@@ -231,38 +236,53 @@ class Editing:
 
     async def _edit_here(self, edit: Edit) -> Edited:
         async with self._turn(edit.diagram):
-            before = await self._diagrams.get(edit.model, edit.diagram)
-            role = await self._access.to_threat_model(edit.user, edit.model)
-            if not may(role, Action.EDIT):
-                raise Forbidden
-            check_version(edit.expected, before.version, "diagram")
-            if self._rooms.is_shedding:
-                self._rooms.refusals["journal"] += 1
-                raise Unavailable("too many edits wait for the database; try again shortly")
             runner = self._rooms.owned(edit.diagram)
             if runner is None:
                 raise _NotOwner
-            # Nothing may be awaited from here until the document has changed.
-            fields, changed = self._apply(runner, before, edit)
-            made = runner.room.seq if changed else None
-            edited = Edited(
-                before, runner.room.seq, read_cells(runner.room.document), read_meta(runner.room.document)
-            )
+            with contextlib.closing(Watch(runner.room.document)) as watch:
+                await self._rooms.slices.run(watch.steps())
+                edited, fields, made = await self._made(edit, runner, watch)
             if made is not None:
                 await self._saved(runner, made)
-            return replace(edited, diagram=await self._written(edit, before, fields, made))
+            return replace(edited, diagram=await self._written(edit, edited.diagram, fields, made))
 
-    def _apply(self, runner: RoomRunner, before: Diagram, edit: Edit) -> tuple[DiagramFields, bool]:
+    async def _made(
+        self, edit: Edit, runner: RoomRunner, watch: Watch
+    ) -> tuple[Edited, DiagramFields, Seq | None]:
+        """The cells are changed, and the row not yet; the number of the change, if there was any."""
+        before = await self._diagrams.get(edit.model, edit.diagram)
+        role = await self._access.to_threat_model(edit.user, edit.model)
+        if not may(role, Action.EDIT):
+            raise Forbidden
+        check_version(edit.expected, before.version, "diagram")
+        if self._rooms.is_shedding:
+            self._rooms.refusals["journal"] += 1
+            raise Unavailable("too many edits wait for the database; try again shortly")
+        if self._rooms.owned(edit.diagram) is not runner:
+            raise _NotOwner
+        # Nothing may be awaited from here until the document has changed.
+        fields, changed = self._apply(runner, before, edit, watch)
+        watch.catch_up()
+        room = runner.room
+        edited = Edited(before, room.seq, watch.cells(), read_meta(room.document))
+        return edited, fields, room.seq if changed else None
+
+    def _apply(
+        self, runner: RoomRunner, before: Diagram, edit: Edit, watch: Watch
+    ) -> tuple[DiagramFields, bool]:
         runner.settle()
+        watch.catch_up()
         document, seq = runner.room.document, runner.room.seq
-        wanted = self._interpret(before, Shown(read_cells(document), read_meta(document), seq), edit.change)
+        shown = Shown(watch.cells(), read_meta(document), seq, watch.wires)
+        wanted = self._interpret(before, shown, edit.change)
+        plan = planned(watch, wanted.cells, wanted.meta)
 
         def change(target: Document) -> bytes | None:
+            if target is document:
+                return carry_out(document, plan)
             return reconcile(target, wanted.cells, wanted.meta)
 
-        # A property takes its JSON and some 20 bytes of a struct, twice at worst.
-        at_most = 3 * len(orjson.dumps([wanted.cells, wanted.meta])) + 64 * len(wanted.cells)
-        runner.edit(change, edit.user, Origin.REST, at_most)
+        runner.edit(change, edit.user, Origin.REST, plan.at_most_bytes)
         return wanted.fields, runner.room.seq != seq
 
     async def _saved(self, runner: RoomRunner, seq: Seq) -> None:

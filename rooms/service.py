@@ -101,9 +101,10 @@ class Rooms:
         self._opening: dict[DiagramId, asyncio.Task[RoomRunner]] = {}
         self._load_slots = asyncio.Semaphore(self._limits.loads_at_once)
         self._draining = False
-        self._slices = Slices()
+        self.slices = Slices()
+        """Does long work in short steps."""
         self._showing = Showing(
-            hosted, self._replica, self._read_from_log, self._slices, self._limits.read_timeout_s
+            hosted, self._replica, self._read_from_log, self.slices, self._limits.read_timeout_s
         )
         self._memory_seen = 0
         self._memory_loading = 0
@@ -476,7 +477,7 @@ class Rooms:
         self._memory_loading += taken
         self._memory_seen += taken
         try:
-            return await self._slices.load(stored)
+            return await self.slices.load(stored)
         finally:
             self._memory_loading -= taken
             self._memory_seen -= taken
@@ -504,7 +505,7 @@ class Rooms:
     async def _read_from_log(self, diagram: DiagramId) -> tuple[Seq, Document]:
         async with self._load_slots:
             stored = await self._store.load(diagram)
-            return stored.seq, await self._slices.load(stored)
+            return stored.seq, await self.slices.load(stored)
 
     async def members(self, diagram: DiagramId) -> Sequence[Member]:
         """Who is in a diagram's room now, on whatever node, in the order in which they came; empty while

@@ -1,5 +1,6 @@
 """A diagram's document as JSON and back."""
 
+import contextlib
 from collections.abc import Callable
 from typing import Any
 
@@ -8,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pycrdt import Array, Doc, Map, Text, XmlFragment
 
-from crdt.diagram import reconcile, reconcile_meta
+from crdt.diagram import carry_out, planned, reconcile, reconcile_meta
 from crdt.document import EMPTY_UPDATE, Document
-from crdt.reading import read, read_cells, read_comments, read_meta
+from crdt.reading import Watch, read, read_cells, read_comments, read_meta
 from crdt.updates import read_update
 from tmi.domain.errors import BadInput
 
@@ -351,3 +352,33 @@ def test_two_writers_of_disjoint_cells_both_win(cells: list[dict[str, Any]], dat
         one.apply(update)
         other.apply(update)
     assert read_cells(written(*changed)) == read_cells(one) == read_cells(other)
+
+
+@settings(max_examples=200, deadline=None)
+@given(diagrams, diagrams, st.dictionaries(st.text(max_size=3), json_values, max_size=3))
+def test_no_update_is_larger_than_its_plan_says(
+    first: list[dict[str, Any]], second: list[dict[str, Any]], meta: dict[str, Any]
+) -> None:
+    document = written(*first)
+    with contextlib.closing(Watch(document)) as watch:
+        watch.catch_up()
+        plan = planned(watch, second, meta)
+        update = carry_out(document, plan)
+        assert len(update or b"") <= plan.at_most_bytes
+        watch.catch_up()
+        assert read_cells(document) == watch.cells()
+
+
+def test_cells_that_are_as_they_are_shown_are_passed_over() -> None:
+    document = written(NODE, EDGE)
+    with contextlib.closing(Watch(document)) as watch:
+        watch.catch_up()
+        plan = planned(watch, watch.cells(), {})
+        assert ([], [], 0) == (plan.cells, plan.meta, plan.at_most_bytes)
+        changed = watch.cells()
+        changed[0]["position"]["x"] = 11  # in place, in what the watch itself gave
+        changed[0]["x"] = 11
+        plan = planned(watch, changed, {})
+    assert [("n", "position")] == [edit.path for edit in plan.cells]
+    carry_out(document, plan)
+    assert {"x": 11, "y": 20.5} == read_cells(document)[0]["position"]

