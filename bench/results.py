@@ -52,7 +52,7 @@ SECTIONS = (
     Section(
         "The short set, beside three peers",
         "Two interleaved runs of each.",
-        (_part("short", 1200, "short --repeat 2"),),
+        (_part("short", 1200, "short --seconds 3 --repeat 2"),),
     ),
     Section(
         "Two workers on one port, beside one",

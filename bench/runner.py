@@ -5,7 +5,7 @@ another left behind, and a server that died under one load is there again for th
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field, replace
 from itertools import groupby, product
@@ -50,6 +50,13 @@ class Plan:
     """After which the measurement is cut short."""
     notes: Sequence[str] = ()
     """What a reader of the results has to know beforehand, as which servers were left out."""
+    warmed: Callable[[Load], Load] = lambda load: load
+    """A load as it is put on servers that a load of its scenario has warmed up already."""
+
+    def in_turns(self, loads: Sequence[Load]) -> Iterator[Load]:
+        """Those of one scenario, as often as each is run, in the order in which they are."""
+        for turn, (number, load) in product(range(self.repeat), enumerate(loads)):
+            yield self.warmed(load) if turn or number else load
 
 
 @dataclass
@@ -190,7 +197,7 @@ class _Measurement:
         self, loads: Sequence[Load], servers: Sequence[Kept], runs: list[Run], progress: "_Shown"
     ) -> None:
         """A, B, C, A, B, C, ...: a drift of the machine meets all servers alike."""
-        for _, load, kept in product(range(self._plan.repeat), loads, servers):
+        for load, kept in product(self._plan.in_turns(loads), servers):
             self._ending.check()
             progress.say(f"{load.title}, {load.label}: {kept.server.name}")
             runs.append(await kept.run(load, self._place))

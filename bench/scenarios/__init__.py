@@ -1,5 +1,7 @@
 """What can be measured, one module a scenario, and the sets that `make bench` and RESULTS.md are made of."""
 
+from dataclasses import replace
+
 from bench.model import Load
 from bench.scenarios.ack import AckLoad
 from bench.scenarios.cold_open import ColdOpenLoad
@@ -44,12 +46,24 @@ LONGEST_CURSORS_S = 5.0
 """With 300 clients the generator keeps nearly 200 MB of frames a second."""
 
 
+SHORTEST_CURSORS_S = 2.0
+"""TMI tells cursors every 40 ms: in a window of less than 50 times that, what is under way at its end may be
+taken for having fallen behind.
+"""
+
+UNHURRIED_S = 3.0
+"""With windows as long as that, or longer, nothing of the short set is saved."""
+
+
 def short_set(seconds: float) -> list[Load]:
-    """Sound, and done in less than five minutes with three peers. `seconds` is the length of a window."""
+    """Sound, and with windows of a second done twice in less than five minutes with three peers. `seconds` is
+    the length of a window.
+    """
+    curve = [FanoutLoad(25, 10, 10, seconds)] if seconds >= UNHURRIED_S else []
     return [
-        FanoutLoad(25, 10, 10, seconds),
+        *curve,
         *(FanoutLoad(50, 10, rate, seconds) for rate in RATES),
-        CursorsLoad(50, 10, seconds),
+        CursorsLoad(50, 10, max(seconds, SHORTEST_CURSORS_S)),
         RoomsLoad(200, 2, 5, seconds),
         JoinLoad(),
         ConnectLoad(seconds=min(seconds, LONGEST_CONNECTING_S)),
@@ -57,6 +71,17 @@ def short_set(seconds: float) -> list[Load]:
         RestLoad(rate=100, models=100, threats=0, seconds=seconds),
         OwnGrowthLoad(edits=10_000, seconds=min(seconds, LONGEST_GROWING_S), finely=True),
     ]
+
+
+def warmed(load: Load, seconds: float) -> Load:
+    """One of the short set, for servers that had such a load just before: what was compiled is compiled."""
+    if seconds >= UNHURRIED_S:
+        return load
+    if isinstance(load, JoinLoad | ConnectLoad):
+        return replace(load, warm_up_s=0.0)
+    if isinstance(load, FanoutLoad | CursorsLoad | RoomsLoad | AckLoad | RestLoad):
+        return replace(load, warm_up_s=load.warm_up_s * seconds / UNHURRIED_S)
+    return load
 
 
 def full_set(seconds: float) -> list[Load]:

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import re
 import signal
 import sys
 import time
@@ -32,6 +33,10 @@ BUSY = NeighboursLoad(
     clients=4, writers=2, busy_rate=50, quiet_rooms=1, rate=20, seconds=0.5, warm_up_s=0.2, settle_s=0.6
 )
 STORM = StallLoad(joiners=40, kib=100, rate=50, seconds=0.3, warm_up_s=0.1, settle_s=30)
+BUSY_EDITS = round(BUSY.writers * BUSY.busy_rate * (BUSY.warm_up_s + BUSY.seconds))
+ALONE_EDITS = round(2 * BUSY.rate * (BUSY.warm_up_s + BUSY.seconds))
+"""Of the quiet room, before the busy one begins."""
+
 CORE = min(os.sched_getaffinity(0))
 PAUSE_S = 2.0
 FIRST_BUSY = 2
@@ -141,9 +146,30 @@ class Inhospitable(Hesitant):
             await asyncio.sleep(0.002)
         first, answer = self.unanswered.pop(0)
         answer()
-        first.disconnect()
+        _end(first)
         await _gone(self, first)
         await super().end()
+
+
+class Severing(Apart):
+    """Gives everybody everything, and ends the connection of one of them when a room has so many edits."""
+
+    def __init__(self, number: int, path: str, edits: int, _spoil: Spoil) -> None:
+        super().__init__(self._and_then_end)
+        self.number, self.path, self.edits = number, path, edits
+
+    def _and_then_end(self, number: int, payload: bytes) -> bytes:
+        if (number, self.edits) == (self.number, len(self.updates_of[self.path])):
+            self.edits = -1
+            asyncio.get_running_loop().call_soon(_end, self.sockets[number])
+        return payload
+
+
+def _end(transport: WSTransport) -> None:
+    """The client reads all that was sent, and then that there is no more: closed at once, a socket on which
+    something was unread would take back what the client has not read either (RFC 1122, 4.2.2.13).
+    """
+    transport.underlying_transport.write_eof()
 
 
 async def _some_turns() -> None:
@@ -199,6 +225,23 @@ async def test_a_copy_that_never_arrives_is_a_fault_in_either_room(relay: Relay)
     run = await BUSY.measure(relay, Place(CORE, CORE))
     assert "1 of 210 copies never arrived" in run.faults
     assert ["1 of"] * 2 == [fault[:4] for fault in run.faults]
+
+
+@pytest.mark.parametrize(
+    "relay", [(partial(Severing, FIRST_BUSY + 3, "/1", BUSY_EDITS), _faithfully)], indirect=True
+)
+async def test_one_of_the_busy_room_who_loses_the_connection_is_a_fault(relay: Relay) -> None:
+    """One who has everything by then, so that nothing else is wrong. Which of them came last is chance."""
+    (fault,) = (await BUSY.measure(relay, Place(CORE, CORE))).faults
+    assert re.fullmatch(r"client [123]: the connection was lost", fault)
+
+
+@pytest.mark.parametrize("relay", [(partial(Severing, 1, "/0", ALONE_EDITS + 6), _faithfully)], indirect=True)
+async def test_one_of_a_quiet_room_who_loses_the_connection_is_a_fault(relay: Relay) -> None:
+    """While the busy room is busy. What they write from then on reaches nobody, which is told as well."""
+    lost, *missing = (await BUSY.measure(relay, Place(CORE, CORE))).faults
+    assert "client 1: the connection was lost" == lost
+    assert ["copies never arrived"] == [fault.split(" ", 3)[-1] for fault in missing]
 
 
 @pytest.mark.parametrize("relay", [(Hesitant, _faithfully)], indirect=True)
