@@ -13,6 +13,8 @@ from bench.servers import OURS
 from bench.statistics import Spread
 
 FAULTS_SHOWN = 3
+LOAD_MIN_WIDTH = 10
+"""In a narrow terminal, where lowest and highest run are broken into lines before a load is left out."""
 
 Standing = Literal["met", "short", "unsound", "not compared"]
 MARKS: dict[Standing, str] = {
@@ -148,12 +150,12 @@ def print_table(console: Console, loads: Sequence[Load], summaries: Sequence[Sum
     shown = [figure for figure in scenario.figures if figure.in_table]
     title = f"{scenario.title}: medians (lowest to highest run)"
     table = Table(title=title, title_justify="left", title_style="bold", header_style="bold")
-    table.add_column("load")
-    table.add_column("server", no_wrap=True)
+    table.add_column("load", min_width=LOAD_MIN_WIDTH)
+    table.add_column("server", no_wrap=True, min_width=max(len(summary.server) for summary in summaries))
     for figure in shown:
-        table.add_column(f"{figure.title}\n{figure.unit}", justify="right", no_wrap=True)
-    table.add_column("x best\npeer", justify="right", no_wrap=True)
-    table.add_column("check")
+        table.add_column(f"{figure.title}\n{figure.unit}", justify="right")
+    table.add_column("x best\npeer", justify="right", no_wrap=True, min_width=len("x best"))
+    table.add_column("check", min_width=len("unsound"))
     before = None
     for summary in summaries:
         if before not in (None, summary.load):
@@ -161,7 +163,7 @@ def print_table(console: Console, loads: Sequence[Load], summaries: Sequence[Sum
         table.add_row(
             summary.load if summary.load != before else "",
             summary.server,
-            *(with_spread(summary.figures.get(figure.key), figure.form) for figure in shown),
+            *(_in_two_lines(summary.figures.get(figure.key), figure.form) for figure in shown),
             f"{summary.ratios[scenario.cost]:.2f}" if scenario.cost in summary.ratios else "",
             _check(summary),
         )
@@ -197,6 +199,12 @@ def median_and_outer(spread: Spread | None, form: str) -> tuple[str, str]:
         return "-", ""
     low, high = f"{spread.low:{form}}", f"{spread.high:{form}}"
     return f"{spread.median:{form}}", "" if low == high else f"{low} to {high}"
+
+
+def _in_two_lines(spread: Spread | None, form: str) -> str:
+    """The median, and under it the lowest and the highest run: side by side they leave the load no room."""
+    median, outer = median_and_outer(spread, form)
+    return f"{median}\n{outer}" if outer else median
 
 
 def _check(summary: Summary) -> str:

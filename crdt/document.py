@@ -65,7 +65,7 @@ _LATER_MIN_BYTES = 64 * 1024
 
 _LOADED_TOGETHER = 512
 
-_TAKEN_AT_ONCE_BYTES = 512 * 1024
+TAKEN_AT_ONCE_BYTES = 512 * 1024
 """A state up to this size is integrated in one go, in 10 ms."""
 
 _MAX_REACHED = 10_000
@@ -208,13 +208,28 @@ class Document:
         document = cls()
         stored = list(tail) if snapshot is None else [snapshot, *tail]
         is_taken = False
-        if stored and len(stored[0]) > _TAKEN_AT_ONCE_BYTES:
+        if stored and len(stored[0]) > TAKEN_AT_ONCE_BYTES:
             is_taken = yield from document._take_pieces(stored[0])
         if not is_taken and snapshot is not None and is_whole:
             is_taken = document._take_whole(snapshot)
         yield
         yield from document._load_all(stored[is_taken:], stored)
         return document
+
+    def begin_by_steps(self, state: bytes) -> Generator[None, None, bool]:
+        """Have an empty document take a large state, with something else to be done at each `yield`. Nobody
+        may use the document meanwhile. False: it is still empty, since `state` waits for something.
+        """
+        is_taken = yield from self._take_pieces(state)
+        if is_taken:
+            self.version += 1
+            self.bytes_estimate = len(state)
+        return is_taken
+
+    @property
+    def is_empty(self) -> bool:
+        """Nothing was ever accepted."""
+        return self._pending is NOTHING_PENDING and self.state_vector() == EMPTY_STATE_VECTOR
 
     def _load_all(self, rest: Sequence[bytes], stored: Sequence[bytes]) -> Iterator[None]:
         for first in range(0, len(rest), _LOADED_TOGETHER):

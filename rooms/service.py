@@ -362,7 +362,7 @@ class Rooms:
 
     def _register(self, replica: Replica) -> ReplicaRunner:
         replica.refusals = self.refusals
-        runner = ReplicaRunner(replica, self._ticker)
+        runner = ReplicaRunner(replica, self._ticker, self.slices)
         runner.closes = self.closes
         self._following[replica.diagram] = runner
         return runner

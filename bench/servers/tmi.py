@@ -97,12 +97,14 @@ class Tmi(Server):
         return y_websocket_at(diagram, collab)
 
     async def until_evicted(self, inhabited: int = 0) -> None:
-        """Asks its `/metrics`, all workers': rooms, and replicas of those that another worker owns."""
+        """Asks its `/metrics`, all workers': rooms, and replicas of those that another worker owns. Of those
+        that somebody stays in each worker may have one.
+        """
         assert self._rest is not None
         deadline = asyncio.get_running_loop().time() + EVICTION_TIMEOUT_S
-        while (rooms := await self._rest.rooms_in_memory()) > inhabited:
+        while (rooms := await self._rest.rooms_in_memory()) > inhabited * self.workers:
             if asyncio.get_running_loop().time() > deadline:
-                over = rooms - inhabited
+                over = rooms - inhabited * self.workers
                 raise ServerError(
                     f"{over} rooms are in memory {EVICTION_TIMEOUT_S:g} s after everybody left them"
                 )

@@ -3,27 +3,38 @@
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
 from rooms.effects import Effect, Forward
 from rooms.hosting import Runner, Session
-from rooms.nodes.messages import Answered, Asked, Census, Counted, Lost
+from rooms.nodes.messages import Answered, Asked, Census, Counted, Hear, Lost, Tell
 from rooms.nodes.replica import Replica
 from rooms.peer import Member, Peer
 from rooms.room import Bequest
+from rooms.slices import Slices
 from rooms.ticker import Ticker
 from tmi.domain.errors import Unavailable
 from tmi.domain.model import Node
 
 log = logging.getLogger(__name__)
 
+_WAITING_MAX_BYTES = 16 * 1024 * 1024
+_WAITING_BYTES = 128
+"""What it takes to keep a message besides its body, about."""
+
 
 class ReplicaRunner(Runner[Replica]):
     """Performs what `room`, a replica, decides."""
 
-    def __init__(self, replica: Replica, ticker: Ticker) -> None:
+    def __init__(self, replica: Replica, ticker: Ticker, slices: Slices | None = None) -> None:
+        """`slices`: a large state is taken by steps."""
         super().__init__(replica, ticker)
+        self._slices = slices
+        self._beginning: asyncio.Task[None] | None = None
+        """Takes the first state, while what the owner says waits."""
+        self._unheard: list[Answered] = []
+        self._unheard_bytes = 0
         self.synced = asyncio.Event()
         """The document is one that an owner had: newcomers may be answered."""
         self.lost = asyncio.Event()
@@ -59,6 +70,10 @@ class ReplicaRunner(Runner[Replica]):
         """The way to the owner is gone. Calling it again does nothing."""
         self.room.detach()
         self._upstream = None
+        if self._beginning is not None:
+            self._beginning.cancel()
+            self._beginning = None
+        self._unheard, self._unheard_bytes = [], 0
         self.attached.clear()
         self.lost.set()
         unanswered: list[asyncio.Future[Any]] = [*(answer for _, answer in self._questions), *self._censuses]
@@ -123,6 +138,46 @@ class ReplicaRunner(Runner[Replica]):
             if counted is not None and not counted.done():
                 counted.set_result(message.members)
             return
+        if self._beginning is not None:
+            self._wait(message)
+        elif not self._begins_with(message):
+            self._heard(message)
+
+    def _begins_with(self, message: Answered) -> bool:
+        """Whether it brings the first state, and that is being taken now."""
+        state = None if self._slices is None else self.room.large_state_in(message)
+        if self._slices is None or state is None:
+            return False
+        taking = self._slices.run(self.room.document.begin_by_steps(state))
+        self._beginning = asyncio.get_running_loop().create_task(self._begin(taking, message))
+        return True
+
+    async def _begin(self, taking: Coroutine[Any, Any, bool], message: Answered) -> None:
+        try:
+            if await taking:
+                message = self.room.without_state(message)
+        except Exception:
+            self._beginning = None
+            self.faults += 1
+            log.exception("room %s: the state that its owner sent could not be taken", self.room.diagram)
+            self.detach()
+            return
+        unheard, self._unheard, self._unheard_bytes = self._unheard, [], 0
+        self._beginning = None
+        self._heard(message)
+        for one in unheard:
+            self.hear(one)
+
+    def _wait(self, message: Answered) -> None:
+        """Until the first state is taken. Where too much waits, the owner is asked anew."""
+        self._unheard.append(message)
+        body = message.body if isinstance(message, Tell | Hear) else b""
+        self._unheard_bytes += _WAITING_BYTES + len(body)
+        if self._unheard_bytes > _WAITING_MAX_BYTES:
+            log.warning("room %s: its owner said too much at once", self.room.diagram)
+            self.detach()
+
+    def _heard(self, message: Answered) -> None:
         try:
             effects = self.room.hear(message, self._ticker.now())
         except Exception:

@@ -20,10 +20,10 @@ keeps its edits, as all Yjs clients do.
 import contextlib
 from collections import Counter, deque
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from crdt import y_websocket
-from crdt.document import EMPTY_UPDATE, Document, merge
+from crdt.document import EMPTY_UPDATE, TAKEN_AT_ONCE_BYTES, Document, merge
 from crdt.messages import Awareness, Message, QueryAwareness, SyncStep1, SyncStep2, Update
 from crdt.updates import read_update
 from rooms import closing
@@ -265,6 +265,26 @@ class Replica(Audience):
         """Ask the owner for all that it has by now."""
         self.asked += 1
         return self._forward(Say(REPLICA, y_websocket.sync_step1(self.document.state_vector())))
+
+    def large_state_in(self, message: Answered) -> bytes | None:
+        """The state that a message brings to a replica that has nothing so far, if it is large."""
+        if not isinstance(message, Tell | Hear) or len(message.body) <= TAKEN_AT_ONCE_BYTES:
+            return None
+        if self.is_synced or not self.document.is_empty:
+            return None
+        try:
+            part, *more = y_websocket.decode(message.body)
+        except BadFrame:
+            return None  # `hear` will tell
+        return part.update if isinstance(part, Update | SyncStep2) and not more else None
+
+    def without_state(self, message: Answered) -> Answered:
+        """The message, when the document has taken the state that it brought."""
+        assert isinstance(message, Tell | Hear)
+        (part,) = y_websocket.decode(message.body)
+        is_answer = isinstance(part, SyncStep2)
+        body = y_websocket.sync_step2(EMPTY_UPDATE) if is_answer else y_websocket.update(EMPTY_UPDATE)
+        return replace(message, body=body)
 
     def hear(self, message: Answered, now: float) -> Effects:
         """Handle what the owner says. Raises BadFrame for what no owner says."""

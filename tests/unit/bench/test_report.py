@@ -2,6 +2,7 @@
 
 import math
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -211,3 +212,22 @@ def test_the_first_frames_are_those_of_stock_clients() -> None:
     assert bytes.fromhex("016402000 3746f6b05342e382e30".replace(" ", "")) == hocuspocus("d", "tok").opening
     assert bytes.fromhex("016400000100") == hocuspocus("d", "tok").ask()
     assert bytes.fromhex("01060107 01027b7d".replace(" ", "")) == y_websocket().presence(7, 1)
+
+
+@pytest.mark.parametrize("width", [120, 200])
+def test_a_table_has_room_for_the_load_the_median_and_the_spread(width: int) -> None:
+    more = {"p50_ms": 700.0, "p99_ms": 900.0, "database_us": 1.0, "copies_per_s": 49_000.0}
+    runs = [
+        _run(server, 13.61 * by, {key: value * by for key, value in more.items()})
+        for server in ("tmi", "pycrdt-websocket")
+        for by in (1, 1.2)
+    ]
+    console = Console(file=StringIO(), width=width)
+    print_table(console, [LOAD], summarise([LOAD], runs))
+    assert isinstance(console.file, StringIO)
+    table = console.file.getvalue().split("\n  ")[0]
+    words = " ".join(re.sub("[^ -~]", " ", table).split())
+    assert "…" not in table
+    for told in ("14.97", "13.61 to", "16.33", "58,800", "pycrdt-websocket", "clients,", "writers", "x best"):
+        assert told in words
+    assert (LOAD.label in table) == (width == 200), "on one line where there is room"

@@ -198,7 +198,7 @@ def test_a_document_loaded_by_steps_is_the_same(seed: int, data: st.DataObject) 
     tail = updates[cut:] if snapshot is not None else updates
     is_whole = snapshot is not None and not before.pending
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr("crdt.document._TAKEN_AT_ONCE_BYTES", 0)
+        patched.setattr("crdt.document.TAKEN_AT_ONCE_BYTES", 0)
         document, _ = by_steps(snapshot, tail, is_whole=is_whole)
     expected = Document.load(snapshot, tail, is_whole=is_whole)
     assert ids(document.encode()) == ids(expected.encode())

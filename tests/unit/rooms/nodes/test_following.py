@@ -1,15 +1,18 @@
 """Clients of one node in a room that another node owns."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
+from pycrdt import Doc, Map
 
 from crdt import awareness, y_websocket
 from crdt.awareness import Entry
+from crdt.document import merge
 from crdt.messages import Awareness, SyncStep1, Update
+from crdt.reading import count_cells
 from persistence.memory.access import MemoryAccessControl
 from rooms import closing
 from rooms.coordination.local import LocalCoordinator
@@ -17,12 +20,17 @@ from rooms.effects import Effects
 from rooms.memory import ROOM_BYTES, memory_of
 from rooms.nodes.ends import FollowersEnd, OwnersEnd
 from rooms.nodes.following import ReplicaRunner
-from rooms.nodes.messages import REPLICA, Acknowledged, Answered, Channel, Message, decode, encode
+from rooms.nodes.messages import REPLICA, Acknowledged, Answered, Channel, Message, Tell, decode, encode
 from rooms.nodes.replica import Replica, ReplicaLimits
 from rooms.service import Rooms
+from rooms.slices import Slices
 from rooms.ticker import Ticker
 from tests.unit.rooms.conftest import LIMITS, Editor, World, until
+from tmi.domain.ids import Seq
+from tmi.domain.ports import LoggedUpdate, Origin, RoomBatch
 from tmi.domain.roles import Role
+
+T = TypeVar("T")
 
 
 class Link:
@@ -63,9 +71,8 @@ class Outpost:
 
     def __init__(self, world: World, limits: ReplicaLimits | None = None) -> None:
         self.world = world
-        self.runner = ReplicaRunner(
-            Replica(world.diagram, limits or ReplicaLimits()), Ticker(asyncio.get_running_loop())
-        )
+        ticker = Ticker(asyncio.get_running_loop())
+        self.runner = ReplicaRunner(Replica(world.diagram, limits or ReplicaLimits()), ticker, Slices())
 
     async def follow(self, rooms: Rooms | None = None) -> Link:
         link = Link(rooms or self.world.rooms)
@@ -407,3 +414,119 @@ async def test_what_a_replica_keeps_of_presence_is_counted_and_bounded_by_its_li
         says(outpost.join(world.editor()), client, 1, b'{"x":"%s"}' % (b"x" * 500))
     assert 500 < outpost.runner.room.presence_bytes <= 1000
     assert outpost.runner.room.presence_bytes < memory_of(outpost.runner) - ROOM_BYTES <= 1050
+
+
+# --- a large state at first ---------------------------------------------------------------------
+
+
+async def large(world: World) -> Editor:
+    """Somebody in a room of a megabyte."""
+    doc: Doc[Any] = Doc()
+    with doc.transaction():
+        for key in range(8000):
+            doc.get("cells", type=Map)[f"large-{key}"] = "x" * 100
+    update = LoggedUpdate(Seq(1), world.owner.id, Origin.SYNC, doc.get_update())
+    fence = await world.log.claim(world.diagram, "somebody")
+    await world.log.append([RoomBatch(world.diagram, fence, (update,))])
+    return await world.editor().join()
+
+
+class Steps(Slices):
+    """Counts how often others had their turn, and tells of each."""
+
+    def __init__(self, at_each: Callable[[int], None] = lambda _: None) -> None:
+        super().__init__()
+        self.count = 0
+        self._at_each = at_each
+
+    async def run(self, steps: Generator[None, None, T]) -> T:
+        return await super().run(self._counted(steps))
+
+    def _counted(self, steps: Generator[None, None, T]) -> Generator[None, None, T]:
+        while True:
+            try:
+                next(steps)
+            except StopIteration as end:
+                result: T = end.value
+                return result
+            self.count += 1
+            self._at_each(self.count)
+            yield
+
+
+def outpost_with(world: World, slices: Slices) -> Outpost:
+    outpost = Outpost(world)
+    outpost.runner = ReplicaRunner(
+        Replica(world.diagram, ReplicaLimits()), Ticker(asyncio.get_running_loop()), slices
+    )
+    return outpost
+
+
+async def test_a_large_first_state_is_taken_by_steps_and_what_is_edited_meanwhile_comes_after_it(
+    world: World,
+) -> None:
+    here = await large(world)
+    steps = Steps(lambda count: here.edit(f"meanwhile-{count}"))
+    outpost = outpost_with(world, steps)
+    await outpost.follow()
+    assert steps.count > 5
+    there = outpost.join(world.editor(world.other))
+    await until(lambda: cells(there) == cells(here))
+    assert f"meanwhile-{steps.count}" in cells(there)
+    assert memory_of(outpost.runner) > 20 * 800_000
+    there.edit("there")
+    await until(lambda: cells(here).get("there") == 1)
+    assert 0 == outpost.runner.faults
+
+
+async def test_a_link_that_breaks_while_the_first_state_is_taken_leaves_nothing_of_it(world: World) -> None:
+    here = await large(world)
+    links: list[Link] = []
+    outpost = outpost_with(world, Steps(lambda count: links[0].cut() if count == 3 else None))
+    links.append(Link(world.rooms))
+    links[0].follower.open(outpost.runner)
+    async with asyncio.timeout(5):
+        await outpost.runner.attached.wait()
+        await outpost.runner.lost.wait()
+    await asyncio.sleep(0.01)
+    assert outpost.runner.room.document.is_empty
+    assert not outpost.runner.synced.is_set()
+    here.edit("later")
+    await outpost.follow()
+    there = outpost.join(world.editor(world.other))
+    await until(lambda: cells(there) == cells(here))
+
+
+async def test_a_first_state_in_which_something_waits_is_taken_in_one_go(world: World) -> None:
+    doc: Doc[Any] = Doc()
+    cells = doc.get("cells", type=Map)
+    updates: list[bytes] = []
+    doc.observe(lambda event: updates.append(event.update))
+    with doc.transaction():
+        for key in range(8000):
+            cells[f"large-{key}"] = "x" * 100
+    cells["lost"], cells["waiting"] = 1, 2
+    outpost = Outpost(world)
+    outpost.runner.attach(lambda _: None)
+    state = merge([updates[0], updates[2]])
+    outpost.runner.hear(Tell(REPLICA, y_websocket.sync_step2(state), Seq(3)))
+    async with asyncio.timeout(5):
+        await outpost.runner.synced.wait()
+    room = outpost.runner.room
+    assert (8000, True, 3) == (count_cells(room.document), room.document.pending, room.seq)
+    outpost.runner.hear(Tell(REPLICA, y_websocket.update(updates[1]), Seq(4)))
+    assert (8002, False) == (count_cells(room.document), room.document.pending)
+
+
+async def test_an_owner_that_says_too_much_before_the_first_state_is_taken_is_left(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here = await large(world)
+    monkeypatch.setattr("rooms.nodes.following._WAITING_MAX_BYTES", 1000)
+    outpost = outpost_with(world, Steps(lambda count: here.edit(f"meanwhile-{count}", "x" * 500)))
+    link = Link(world.rooms)
+    link.follower.open(outpost.runner)
+    async with asyncio.timeout(5):
+        await outpost.runner.attached.wait()
+        await outpost.runner.lost.wait()
+    assert outpost.runner.room.document.is_empty
