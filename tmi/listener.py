@@ -315,7 +315,7 @@ class _Head(asyncio.Protocol):
                 self._listener.opened(self._bucket)
             bucket, self._bucket = self._bucket or "", None
             self._done()
-            # uvloop's transport knows its first protocol to the end: leave nothing in it.
+            # uvloop's transport may know its first protocol to the end: leave nothing in it.
             self._received, self._transport = bytearray(), None
             self._listener.decide(bytes(received), end, transport, bucket)
 

@@ -371,7 +371,7 @@ class HocuspocusSocket(LiveSocket):
             session.source = self
         self._release_handshake()
         document.tell_role()
-        if self._paused_at is not None:
+        if self.is_paused:
             session.pause()
         for message in self._take_queue(document):
             if self._documents.get(document.key) is not document:

@@ -92,11 +92,16 @@ def _discard(wire: bytes) -> None:
     """Where a closed socket's writes go."""
 
 
+_NOTHING_ASKED = b"", b"", b"", CIMultiDict[str]()
+"""What is kept of every opening handshake."""
+
+
 class LiveSocket(WSListener):
     """A socket without a protocol yet: subclasses say what a message means."""
 
     __slots__ = (
         "_abort_timer",
+        "_began_at",
         "_bytes_left",
         "_closing",
         "_deaf",
@@ -112,7 +117,6 @@ class LiveSocket(WSListener):
         "_kind",
         "_overdue",
         "_partial_bytes",
-        "_paused_at",
         "_pong",
         "_rate",
         "_sockets",
@@ -151,10 +155,11 @@ class LiveSocket(WSListener):
         self._abort_timer: asyncio.TimerHandle | None = None
         self._fragments: bytearray | None = None
         self._kind = _BINARY
-        self._paused_at: float | None = None
         self._held: Held | None = None
         self._overdue = 0
-        self._rate = Rate(options, asyncio.get_running_loop().time())
+        self._rate: Rate | None = None
+        """Made when it is needed: most clients never come near their rate."""
+        self._began_at = asyncio.get_running_loop().time()
         self._edits_left: float = options.edits_burst
         self._bytes_left: float = options.bytes_burst
         self.address: str | None = None
@@ -219,7 +224,7 @@ class LiveSocket(WSListener):
     @property
     def is_paused(self) -> bool:
         """The write buffer has passed its high mark, and has not drained since."""
-        return self._paused_at is not None
+        return self._held is not None
 
     # --- closing --------------------------------------------------------------------------------
 
@@ -294,7 +299,7 @@ class LiveSocket(WSListener):
         self.leave_gathering()
         self._release_held()
         self._closing = self._deaf = True
-        if self._rate.stop():
+        if self._rate is not None and self._rate.stop():
             self._read_on()  # the answer to our Close is behind what is unread
         self.write = _discard
         self._fragments = None
@@ -321,13 +326,15 @@ class LiveSocket(WSListener):
 
     def on_ws_connected(self, transport: WSTransport) -> None:
         # The handshake is over; its headers were an eighth of an idle socket's memory.
-        transport.request.headers.clear()
+        request = transport.request
+        request.method, request.path, request.version, request.headers = _NOTHING_ASKED
         self._ws = transport
-        self._tcp = tcp = cast("_Connection", transport.underlying_transport).itself
+        connection = cast("_Connection", transport.underlying_transport)
+        self._tcp = tcp = connection.itself
         tcp.set_write_buffer_limits(high=self.options.write_high_bytes)
         self._heard_at = asyncio.get_running_loop().time()
         self._sockets.add(self)
-        self.write = tcp.write
+        self.write = connection.write
         early, self._early = self._early or (), None
         for wire in early:
             self.write(wire)
@@ -339,7 +346,8 @@ class LiveSocket(WSListener):
     def on_ws_disconnected(self, transport: WSTransport) -> None:  # noqa: ARG002
         if self._abort_timer is not None:
             self._abort_timer.cancel()
-        self._rate.stop()
+        if self._rate is not None:
+            self._rate.stop()
         self.leave_gathering()
         self._leave_address()
         self._hold_partial(0)
@@ -386,7 +394,7 @@ class LiveSocket(WSListener):
     def answer_ping(self, wire: bytes) -> None:
         """Answer at once; of more Pings within this turn of the loop the last one alone (RFC 6455, 5.5.3)."""
         self.charge(_PING_COST - 1, 0)
-        if self._paused_at is not None:
+        if self._held is not None:
             return
         if self._pong is None:
             self._pong = b""
@@ -401,7 +409,6 @@ class LiveSocket(WSListener):
             self.write(owed)
 
     def pause_writing(self) -> None:
-        self._paused_at = asyncio.get_running_loop().time()
         self._overdue = 0
         if not self._closing:
             self.write = self._write_paused
@@ -409,10 +416,9 @@ class LiveSocket(WSListener):
             self._guarded(self.paused)
 
     def resume_writing(self) -> None:
-        self._paused_at = None
         self._release_held()
-        if not self._closing and self._tcp is not None:
-            self.write = self._tcp.write
+        if not self._closing and self._ws is not None:
+            self.write = cast("_Connection", self._ws.underlying_transport).write
             self._guarded(self.resumed)
 
     # --- reading by ticks (rooms/gathering.py) --------------------------------------------------
@@ -422,7 +428,7 @@ class LiveSocket(WSListener):
         and while nothing is to be read.
         """
         tcp = self._tcp
-        if self._closing or tcp is None or tcp.is_closing() or self._rate.is_pausing:
+        if self._closing or tcp is None or tcp.is_closing() or self._is_unread:
             return None
         if tcp.get_extra_info("sslcontext") is not None:
             return None
@@ -599,12 +605,14 @@ class LiveSocket(WSListener):
     @property
     def messages_in(self) -> int:
         """Frames received."""
-        return round(self._rate.edits_granted - self._edits_left)
+        granted = self.options.edits_burst if self._rate is None else self._rate.edits_granted
+        return round(granted - self._edits_left)
 
     @property
     def bytes_in(self) -> int:
         """Payload received, in bytes."""
-        return round(self._rate.bytes_granted - self._bytes_left)
+        granted = self.options.bytes_burst if self._rate is None else self._rate.bytes_granted
+        return round(granted - self._bytes_left)
 
     @property
     def queued_bytes(self) -> int:
@@ -620,15 +628,26 @@ class LiveSocket(WSListener):
         """Count as sent by this client what it costs us besides its own frames."""
         self._edits_left -= edits
         self._bytes_left -= size
-        self._rate.charge(edits, size)
+        self._known_rate().charge(edits, size)
         if self._edits_left < 0 or self._bytes_left < 0:
             self._over_rate()
+
+    def _known_rate(self) -> Rate:
+        rate = self._rate
+        if rate is None:
+            rate = self._rate = Rate(self.options, self._began_at)
+        return rate
+
+    @property
+    def _is_unread(self) -> bool:
+        """For a while, since the client sends too much."""
+        return self._rate is not None and self._rate.is_pausing
 
     def _over_rate(self) -> None:
         """The allowance is used up: grant what time has brought since; is that too little, read no more for
         a while, and close at the end of the patience. What arrived is handled all the same.
         """
-        rate, now = self._rate, asyncio.get_running_loop().time()
+        rate, now = self._known_rate(), asyncio.get_running_loop().time()
         if self._closing or self._tcp is None or rate.is_pausing:
             return
         edits, size = rate.grant(now, self._edits_left, self._bytes_left)
@@ -651,7 +670,7 @@ class LiveSocket(WSListener):
         tcp = self._tcp
         if tcp is None or tcp.is_closing() or self._is_broken:
             return
-        if not self._rate.is_pausing and self.gathering is None:
+        if not self._is_unread and self.gathering is None:
             tcp.resume_reading()
 
     def _lose_patience(self) -> None:
@@ -665,10 +684,10 @@ class LiveSocket(WSListener):
             self._heard, self._heard_at = False, now
         if self._closing or self._ws is None:
             return
-        if self._rate.is_pausing:
+        if self._is_unread:
             self._heard_at = now
-        if self._paused_at is not None:
-            if now - self._paused_at > self.options.stall_max_s:
+        if self._held is not None:
+            if now - self._held.since > self.options.stall_max_s:
                 self.abort()
             return
         silence = now - self._heard_at
@@ -686,6 +705,13 @@ _buffer_updated = WSProtocol.buffer_updated
 
 class _Protocol(WSProtocol):  # type: ignore[misc]  # see the import
     """picows' protocol, which also tells its listener when the parser has given up."""
+
+    __slots__ = ()
+
+    data_received = staticmethod(_discard)
+    """Never called, since there is a buffer. uvloop's transport remembers what it finds here, and else its
+    first protocol's to the end.
+    """
 
     def get_buffer(self, size_hint: int) -> memoryview:
         """Where the next read goes. Hot."""
@@ -765,16 +791,14 @@ _SWITCHING = _Switching()
 
 class _Settled:
     """A connection's socket as picows asks for it at the start: its options are set, and nobody reads a log
-    of them. uvloop makes a socket object for each question, ten of them for a connection.
+    of them. One for all: uvloop makes a socket object for whoever asks, and keeps it.
     """
 
-    __slots__ = ("_socket",)
-
-    def __init__(self, connected: Any) -> None:
-        self._socket = connected
+    __slots__ = ()
 
     def fileno(self) -> int:
-        return int(self._socket.fileno())
+        """Not told: picows writes through the transport, see `_always_through`."""
+        return -1
 
     def setsockopt(self, *_: Any) -> None:
         """uvloop has set TCP_NODELAY, and quick acknowledgements are for clients."""
@@ -783,27 +807,35 @@ class _Settled:
         return 0
 
 
+_SETTLED = _Settled()
+
+
+def _always_through() -> int:
+    """What picows is told of the write buffer: it is never empty, so nothing is to be sent past it."""
+    return 1
+
+
 class _Connection:
     """What picows keeps and calls a transport: the connection, without its answers about addresses."""
 
-    __slots__ = ("_connection",)
+    __slots__ = ("itself", "write")
+
+    get_write_buffer_size = staticmethod(_always_through)
 
     def __init__(self, connection: asyncio.Transport) -> None:
-        self._connection = connection
+        self.itself = connection
+        self.write = connection.write
+        """The one bound method of it: for picows and for the socket."""
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(self._connection, name)
+        return getattr(self.itself, name)
 
     def get_extra_info(self, name: str, default: Any = None) -> Any:
         if name == "socket":
-            return _Settled(self._connection.get_extra_info(name))
+            return _SETTLED
         if name in ("peername", "sockname"):
             return default
-        return self._connection.get_extra_info(name, default)
-
-    @property
-    def itself(self) -> asyncio.Transport:
-        return self._connection
+        return self.itself.get_extra_info(name, default)
 
 
 def hand_over(socket: LiveSocket, received: bytes, connection: asyncio.Transport) -> None:

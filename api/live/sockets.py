@@ -6,6 +6,7 @@ import operator
 import random
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from itertools import chain
 from typing import Protocol
 
 from api.forwarding import TrustedProxies, bucket_of
@@ -91,9 +92,9 @@ class Sockets:
         self._addresses: Counter[str] = Counter()
         self._sweep_s = sweep_s
         self._documents_per_user_max = documents_per_user_max
-        self._slices: list[set[Swept]] = [set() for _ in range(_SLICES)]
-        self._slice_of: dict[Swept, int] = {}
-        self._next = 0
+        self._slices: list[dict[Swept, None]] = [{} for _ in range(_SLICES)]
+        """By `serial`. Dicts, since a set takes twice as much."""
+        self._open = 0
         self._documents: Counter[UserId] = Counter()
         self._limits: dict[UserId, int] = {}
         """What those users may have open, as of their last seat."""
@@ -105,28 +106,28 @@ class Sockets:
         self.refusals["outbox_total"] += 1
 
     def __len__(self) -> int:
-        return len(self._slice_of)
+        return self._open
 
     def __iter__(self) -> Iterator[Swept]:
-        return iter(self._slice_of)
+        return chain.from_iterable(self._slices)
 
     def add(self, socket: Swept) -> None:
         """Take in a socket whose upgrade is done."""
         self.accepted += 1
         socket.serial = self.accepted
-        self._next = (self._next + 1) % _SLICES
-        self._slices[self._next].add(socket)
-        self._slice_of[socket] = self._next
+        self._slices[self.accepted % _SLICES][socket] = None
+        self._open += 1
         self._empty.clear()
         if self._timer is None:
             self._sweep(0)
 
     def discard(self, socket: Swept) -> None:
         """The socket's connection is gone."""
-        place = self._slice_of.pop(socket, None)
-        if place is not None:
-            self._slices[place].discard(socket)
-            if not self._slice_of:
+        place = self._slices[socket.serial % _SLICES]
+        if socket in place:
+            del place[socket]
+            self._open -= 1
+            if not self._open:
                 self._empty.set()
 
     async def none_left(self) -> None:
@@ -198,19 +199,19 @@ class Sockets:
 
     def close_all(self, code: int, reason: str) -> None:
         """Begin the closing handshake everywhere."""
-        for socket in list(self._slice_of):
+        for socket in list(self):
             socket.close(code, reason)
 
     def close_spread(self, code: int, reason: str, spread_s: float) -> None:
         """Begin the closing handshakes at random moments of a time, so that not all come back at once."""
         loop = asyncio.get_running_loop()
-        for socket in self._slice_of:
+        for socket in self:
             at_s = random.uniform(0, spread_s)  # noqa: S311 - not a secret
             loop.call_later(at_s, socket.close, code, reason)
 
     def abort_all(self) -> None:
         """Drop every connection."""
-        for socket in list(self._slice_of):
+        for socket in list(self):
             socket.abort()
 
     def _sweep(self, place: int) -> None:
@@ -220,7 +221,7 @@ class Sockets:
         now = loop.time()
         for socket in list(self._slices[place]):
             socket.visit(now)
-        if self._slice_of:
+        if self._open:
             self._timer = loop.call_later(self._sweep_s / _SLICES, self._sweep, (place + 1) % _SLICES)
 
 

@@ -2,17 +2,21 @@
 
 import asyncio
 import contextlib
+import gc
 from collections.abc import AsyncIterator, Sequence
 
 import httpx
 import pytest
+from picows import WSUpgradeRequest
 
 from api.live.options import LiveOptions
+from api.live.rate import Rate
 from crdt import y_websocket
 from persistence.memory.access import MemoryAccessControl
 from tests.harness.live_service import LiveService, live_service
 from tests.harness.raw_websocket import connected, upgrade_head, upgraded
 from tmi.domain.ports import Entrant, Standing
+from tmi.listener import _Head
 
 LIVEZ = b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n"
 
@@ -164,3 +168,19 @@ async def test_checks_of_an_upgrade_that_take_too_long_end_in_503_and_free_the_h
                 answers = [await one.answer(), await other.answer()]
             assert [503, 503] == [answer.status for answer in answers]
             assert all(b"took too long" in answer.body for answer in answers)
+
+
+async def test_a_live_socket_keeps_nothing_of_its_opening(service: LiveService) -> None:
+    async with contextlib.AsyncExitStack() as stack:
+        for _ in range(2):
+            diagram = await service.diagram()
+            path = f"/collab/{diagram}?token={await service.token('alice', diagram)}"
+            raw = await stack.enter_async_context(upgraded(service.port, path))
+            raw.send_binary(y_websocket.sync_step1(b"\x00"))
+            assert y_websocket.sync_step2(b"\x00\x00") == await raw.receive_binary()
+        gc.collect()
+        everything = gc.get_objects()
+        assert [] == [thing for thing in everything if type(thing) in (_Head, Rate)]
+        requests = [thing for thing in everything if type(thing) is WSUpgradeRequest]
+        assert [(b"", b"", 0)] * 2 == [(asked.method, asked.path, len(asked.headers)) for asked in requests]
+        assert 1 == len({id(asked.headers) for asked in requests})
