@@ -53,15 +53,15 @@ def planned(watch: Watch, cells: Sequence[Json], meta: Mapping[str, Json]) -> Pl
     edits += [Put((cell_id, ORDER), index) for cell_id, index in new_indices(list(wanted), orders).items()]
     entries = _edits_of_meta(watch.document, meta) if meta else []
     # An edit of a cell or a property takes its JSON and some 20 bytes for each struct, twice at worst.
-    size = sum(len(wires[cell_id]) for cell_id in differing) + (len(orjson.dumps(meta)) if entries else 0)
+    size = sum(len(wires[cell_id]) for cell_id in differing) + (len(_wire_of(dict(meta))) if entries else 0)
     return Plan(edits, entries, 3 * size + 64 * (len(edits) + 1) if edits or entries else 0)
 
 
-def _wire_of(cell: Cell) -> bytes:
+def _wire_of(value: Json) -> bytes:
     try:
-        return orjson.dumps(cell)
+        return orjson.dumps(value)
     except orjson.JSONEncodeError:  # `tidy` knows better: it may be a large number
-        return repr(cell).encode(errors="replace")
+        return repr(value).encode(errors="replace")
 
 
 def carry_out(document: Document, plan: Plan) -> bytes | None:

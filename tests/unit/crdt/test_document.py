@@ -365,13 +365,25 @@ def test_a_document_that_is_let_go_is_freed() -> None:
     assert inner() is None
 
 
-@settings(max_examples=150, deadline=None)
+def in_groups(updates: list[bytes], choice: random.Random) -> list[bytes]:
+    """Some neighbours merged, as after a time offline."""
+    grouped = []
+    while updates:
+        size = choice.randrange(1, 12)
+        grouped.append(pycrdt.merge_updates(*updates[:size], EMPTY_UPDATE, EMPTY_UPDATE))
+        updates = updates[size:]
+    return grouped
+
+
+@settings(max_examples=300, deadline=None)
 @given(st.integers(0, 2**32))
 def test_updates_in_any_order_end_where_their_authors_are(seed: int) -> None:
     choice = random.Random(seed)
     updates, truth = history(seed, choice.randrange(5, 40))
     shuffled = choice.sample(updates, len(updates))
     shuffled += choice.choices(updates, k=3) if updates else []
+    if choice.random() < 0.5:
+        shuffled = in_groups(shuffled, choice)
     document, relayed = Document(), Document()
     journal = []
     joined: Document | None = None

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from pycrdt import Array, Doc, Map, Text, XmlElement, XmlFragment, XmlText
 
 from crdt.lib0 import write_var_uint
+from crdt.structs import check_update
 from crdt.updates import (
     MAX_NESTING,
-    check_update,
     encode_delete_set,
     read_state_vector,
     read_update,

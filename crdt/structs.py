@@ -1,0 +1,240 @@
+"""Reading an update struct by struct, three times as fast as `crdt/updates.py` does: 1.1 us a struct.
+
+What it costs to look into an update matters where that is large: somebody pastes 5,000 cells, a room is
+opened. It finds out where structs begin, what they take, and which of them are placed by another client's.
+"""
+
+from array import array
+from collections.abc import Generator, Mapping
+from dataclasses import dataclass, field
+
+from crdt.lib0 import Decoder, write_var_uint
+from crdt.updates import (
+    ANY,
+    GC,
+    MAX_NESTING,
+    SKIP,
+    Ranges,
+    is_suspect,
+    read_content,
+    read_count,
+)
+from tmi.domain.errors import BadFrame, BadUpdate
+
+_READ_AT_ONCE = 2048
+"""Structs. Takes 2 to 3 ms."""
+
+_WITHOUT_PLACES = frozenset((GC, SKIP))
+_HAS_PLACES, _HAS_KEY = 0xC0, 0x20
+
+_TEXT, _INTEGER, _OBJECT, _LIST, _BINARY = 0x77, 0x7D, 0x76, 0x75, 0x74
+_SIZES = {0x7F: 0, 0x7E: 0, 0x79: 0, 0x78: 0, 0x7C: 4, 0x7B: 8, 0x7A: 8}
+"""lib0 `writeAny`: undefined, null, false, true, float32, float64, bigint64."""
+
+
+@dataclass(slots=True)
+class Section:
+    """One client's structs."""
+
+    client: int
+    begins: "array[int]" = field(default_factory=lambda: array("Q"))
+    """Where each struct begins in the update, in bytes; in the end also where the last one ends."""
+    clocks: "array[int]" = field(default_factory=lambda: array("Q"))
+    """The first clock of each; in the end also the next one."""
+    waits: list[tuple[int, int, int]] = field(default_factory=list)
+    """Which struct, as an index, is placed by which client's which clock."""
+    has_skips: bool = False
+    """Some clocks are left out."""
+    has_nothing: bool = False
+    """Some struct takes no clock at all; pycrdt writes empty strings, and panics at a lone one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sections:
+    """All that an update holds. A client may have several sections in what no Yjs client writes."""
+
+    sections: list[Section]
+    deletes_at: int
+    """Where the delete set begins, in bytes."""
+    deletes: Ranges
+
+    def follow(self, clocks: Mapping[int, int]) -> bool:
+        """Whether every client's structs follow without a gap on what `clocks` says is there."""
+        clients = {section.client for section in self.sections}
+        return len(clients) == len(self.sections) and not any(
+            section.has_skips or section.clocks[0] > clocks.get(section.client, 0)
+            for section in self.sections
+        )
+
+    def begin(self, clocks: Mapping[int, int]) -> bool:
+        """Whether some client's first struct comes next after what is there, and what it is placed by is
+        there. False where only a longer look could tell.
+        """
+        return any(
+            section.clocks[0] == clocks.get(section.client, 0)
+            and len(section.clocks) > 1
+            and all(at < clocks.get(by, 0) for struct, by, at in section.waits[:2] if struct == 0)
+            for section in self.sections
+        )
+
+
+def check_update(update: bytes) -> Sections | None:
+    """Refuse what would harm pycrdt. Raises BadUpdate. What the update holds, if that had to be looked into.
+
+    A hot path: 0.5 us for a 60-byte edit.
+    """
+    return read_structs(update) if is_suspect(update) else None
+
+
+def read_structs(update: bytes) -> Sections:
+    """Read an update to its end. Raises BadUpdate."""
+    reading = read_by_steps(update)
+    while True:
+        try:
+            next(reading)
+        except StopIteration as end:
+            read: Sections = end.value
+            return read
+
+
+def read_by_steps(update: bytes) -> Generator[None, None, Sections]:
+    """As `read_structs`, with something else to be done at each `yield`: a step takes milliseconds."""
+    try:
+        decoder = Decoder(update)
+        sections: list[Section] = []
+        for _ in range(read_count(decoder, 4)):
+            count = read_count(decoder, 2)
+            section = Section(decoder.read_var_uint())
+            sections.append(section)
+            yield from _read_section(update, decoder, section, decoder.read_var_uint(), count)
+        deletes_at = decoder.position
+        deletes = yield from _read_deletes(decoder)
+    except BadUpdate:
+        raise
+    except BadFrame as error:
+        raise BadUpdate(error.detail) from None
+    except IndexError:
+        raise BadUpdate("the update ends too early") from None
+    return Sections(sections, deletes_at, deletes)
+
+
+def _read_deletes(decoder: Decoder) -> Generator[None, None, Ranges]:
+    deletes: Ranges = {}
+    number = 0
+    for _ in range(read_count(decoder, 2)):
+        ranges = deletes.setdefault(decoder.read_var_uint(), [])
+        for _ in range(read_count(decoder, 2)):
+            clock = decoder.read_var_uint()
+            ranges.append((clock, clock + decoder.read_var_uint()))
+            number += 1
+            if not number % _READ_AT_ONCE:
+                yield
+    return deletes
+
+
+def _read_section(
+    update: bytes, decoder: Decoder, section: Section, clock: int, count: int
+) -> Generator[None, None, None]:
+    """Read one client's structs. Written out, since all the time goes here."""
+    own = write_var_uint(section.client)
+    own_size = len(own)
+    begins, clocks = section.begins, section.clocks
+    at = decoder.position
+    for index in range(count):
+        if not index % _READ_AT_ONCE:
+            yield
+        begins.append(at)
+        clocks.append(clock)
+        info = update[at]
+        at += 1
+        kind = info & 0x1F
+        has_key = False
+        if kind in _WITHOUT_PLACES:
+            places = 0
+        elif info & _HAS_PLACES:
+            places = (info >> 7) + (info >> 6 & 1)
+        else:
+            is_in_root = update[at] == 1
+            at = _pass_bytes(update, at + 1, decoder) if is_in_root else at + 1
+            places = 1 - is_in_root
+            has_key = info & _HAS_KEY != 0
+        for _ in range(places):
+            if update.startswith(own, at):
+                at += own_size
+                while update[at] > 0x7F:
+                    at += 1
+                at += 1
+            else:
+                decoder.seek(at)
+                section.waits.append((index, decoder.read_var_uint(), decoder.read_var_uint()))
+                at = decoder.position
+        if has_key:
+            at = _pass_bytes(update, at, decoder)
+        if kind == ANY and update[at] == 1:
+            clock += 1
+            at += 1
+            if update[at] == _TEXT:
+                at = _pass_bytes(update, at + 1, decoder)
+            else:
+                at = _pass_value(update, at, decoder)
+        else:
+            decoder.seek(at)
+            clock += _read_other(decoder, kind, section)
+            at = decoder.position
+        if clock == clocks[-1]:
+            section.has_nothing = True
+    begins.append(at)
+    clocks.append(clock)
+    decoder.seek(at)
+
+
+def _read_other(decoder: Decoder, kind: int, section: Section) -> int:
+    """Read the content of a struct of whatever kind; how many clocks it takes."""
+    if kind not in _WITHOUT_PLACES:
+        return read_content(decoder, kind)
+    section.has_skips |= kind == SKIP
+    return decoder.read_var_uint()
+
+
+def _pass_value(update: bytes, at: int, decoder: Decoder) -> int:
+    """Where a value ends, with all that is nested in it (lib0 `writeAny`)."""
+    lacking, is_keyed = 1, False
+    outer: list[tuple[int, bool]] = []
+    while lacking or outer:
+        if not lacking:
+            lacking, is_keyed = outer.pop()
+            continue
+        lacking -= 1
+        if is_keyed:
+            at = _pass_bytes(update, at, decoder)
+        tag = update[at]
+        at += 1
+        if tag in _SIZES:
+            at += _SIZES[tag]
+        elif tag in (_TEXT, _BINARY):
+            at = _pass_bytes(update, at, decoder)
+        elif tag == _INTEGER:
+            while update[at] > 0x7F:
+                at += 1
+            at += 1
+        elif tag in (_OBJECT, _LIST):
+            outer.append((lacking, is_keyed))
+            if len(outer) > MAX_NESTING:
+                raise BadUpdate(f"a value is nested more than {MAX_NESTING} levels deep")
+            decoder.seek(at)
+            is_keyed = tag == _OBJECT
+            lacking = read_count(decoder, 1 + is_keyed)
+            at = decoder.position
+        else:
+            raise BadUpdate(f"there is no value of type {tag}")
+    return at
+
+
+def _pass_bytes(update: bytes, at: int, decoder: Decoder) -> int:
+    """Where bytes behind their length end."""
+    size = update[at]
+    if size < 0x80:
+        return at + 1 + size
+    decoder.seek(at)
+    size = decoder.read_var_uint()
+    return decoder.position + size
