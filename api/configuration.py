@@ -116,8 +116,10 @@ class Configuration:
         return self.number("documents_per_user_max") if own is None else own
 
     async def _quota_of(self, user: UserId) -> Quota | None:
-        if user in self._remembered:
+        try:
             return self._remembered[user]
+        except KeyError:
+            pass
         changes = self._changes
         quota = await self._quotas.of(user)
         if changes == self._changes:  # else it may have been read before a change

@@ -25,9 +25,10 @@ class ConnectionsByAddress:
         if not address or self._proxies.trusts(address):
             return ""
         bucket = bucket_of(address)
-        if is_bounded and self._open[bucket] >= self._most:
+        count = self._open.get(bucket, 0)
+        if is_bounded and count >= self._most:
             return None
-        self._open[bucket] += 1
+        self._open[bucket] = count + 1
         return bucket
 
     def give(self, bucket: str) -> None:
@@ -35,7 +36,7 @@ class ConnectionsByAddress:
         if bucket:
             self._open[bucket] -= 1
             if not self._open[bucket]:
-                del self._open[bucket]
+                self._open.pop(bucket)  # `del` is a method of Counter, in Python
 
     def __len__(self) -> int:
         """How many addresses have something open."""

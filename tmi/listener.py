@@ -43,7 +43,7 @@ from api.forwarding import TrustedProxies, share_of
 from api.headers import ALWAYS
 from api.live.deadlines import Deadlines
 from api.live.endpoint import LiveEndpoint
-from api.live.upgrade import UPGRADE_REQUIRED, is_request_line, parse_head
+from api.live.upgrade import UPGRADE_REQUIRED, RequestLine, parse_head, request_line
 from api.rates import COUNTS
 from api.short_way import ShortWay, asked
 from tmi.connections import ConnectionsByAddress
@@ -227,14 +227,16 @@ class Listener:
         self._opening_count -= 1
         self.opening.give(bucket)
 
-    def decide(self, received: bytes, end: int, transport: asyncio.Transport, bucket: str) -> None:
-        """Give a connection whose first head ends at `end` to whom it is for. `bucket`: see
-        `ConnectionsByAddress.take`; live sockets have bounds of their own.
+    def decide(
+        self, received: bytes, end: int, line: RequestLine, transport: asyncio.Transport, bucket: str
+    ) -> None:
+        """Give a connection whose first head ends at `end` to whom it is for. `line`: the first one of it.
+        `bucket`: see `ConnectionsByAddress.take`; live sockets have bounds of their own.
         """
-        path = received.split(b" ", 2)[1].partition(b"?")[0].decode("ascii", errors="replace")
+        path = line[2].partition(b"?")[0].decode("ascii")
         if self.live.matches(without_version(path)):
             try:
-                head = parse_head(received[:end])
+                head = parse_head(received[:end], line)
             except BadInput:
                 self.by_address.give(bucket)
                 self.live.refuse(transport, _BAD_REQUEST)
@@ -244,7 +246,7 @@ class Listener:
                 # Read on only when picows has taken over: what comes meanwhile waits in the kernel.
                 transport.pause_reading()
                 rest = received[end + len(_END_OF_HEAD) :]
-                _spawn(self.live.open(head, rest, transport), self._checks)
+                _spawn(self.live.open(head, rest, transport), self._checks, self.live.sockets.loop)
                 return
         if len(self._rest) >= self.options.rest_connections_max:
             self.live.sockets.refusals["rest_connections"] += 1
@@ -306,18 +308,19 @@ class _Head(asyncio.Protocol):
         received += data
         end = received.find(_END_OF_HEAD, searched)
         line_end = received.find(b"\r\n")
-        if line_end >= 0 and not is_request_line(bytes(received[:line_end])):
+        line = request_line(bytes(received[:line_end])) if line_end >= 0 else None
+        if line_end >= 0 and line is None:
             self._refuse(_BAD_REQUEST)
         elif (end if end >= 0 else len(received)) > self._listener.options.head_max_bytes:
             self._refuse(_HEAD_TOO_LARGE if line_end >= 0 else _LINE_TOO_LONG)
-        elif end >= 0:
+        elif line is not None and end >= 0:
             if self._bucket is not None:
                 self._listener.opened(self._bucket)
             bucket, self._bucket = self._bucket or "", None
             self._done()
             # uvloop's transport may know its first protocol to the end: leave nothing in it.
             self._received, self._transport = bytearray(), None
-            self._listener.decide(bytes(received), end, transport, bucket)
+            self._listener.decide(bytes(received), end, line, transport, bucket)
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002
         self._done()
@@ -535,8 +538,13 @@ async def _serve(connection: _RestConnection) -> None:
         log.exception("a REST connection failed")
 
 
-def _spawn(work: Coroutine[Any, Any, None], tasks: set[asyncio.Task[None]]) -> asyncio.Task[None]:
-    task = asyncio.create_task(work)
+def _spawn(
+    work: Coroutine[Any, Any, None],
+    tasks: set[asyncio.Task[None]],
+    loop: asyncio.AbstractEventLoop | None = None,
+) -> asyncio.Task[None]:
+    """`loop`: the running one, where it is known."""
+    task = (loop or asyncio.get_running_loop()).create_task(work)
     tasks.add(task)
     task.add_done_callback(tasks.discard)
     return task

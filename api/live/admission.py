@@ -146,6 +146,7 @@ class _Desk:
 
     def __init__(self, access: AccessControl) -> None:
         self._access = access
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._waiting: list[tuple[Entrant, _Answer]] = []
         self._work: asyncio.Task[None] | None = None
         self._begun_at = 0.0
@@ -153,7 +154,9 @@ class _Desk:
 
     async def ask(self, entrant: Entrant) -> tuple[Standing, float]:
         """How they stand, and when the database was asked (the loop's time)."""
-        answer: _Answer = asyncio.get_running_loop().create_future()
+        if self._loop is None:
+            self._loop = asyncio.get_running_loop()
+        answer: _Answer = self._loop.create_future()
         self._waiting.append((entrant, answer))
         if len(self._waiting) == _CROWD:
             self._is_crowd.set()
@@ -185,17 +188,20 @@ class _Desk:
 
     async def _answer(self, asking: Sequence[tuple[Entrant, "_Answer"]]) -> None:
         as_of = asyncio.get_running_loop().time()
-        entrants = list(dict.fromkeys(entrant for entrant, _ in asking))
+        places: dict[Entrant, int] = {}
+        at = [places.setdefault(entrant, len(places)) for entrant, _ in asking]
         try:
-            standings = dict(zip(entrants, await self._access.standings(entrants), strict=True))
+            told = await self._access.standings(list(places))
+            each = [standing for _, standing in zip(places, told, strict=True)]
+            standings = [each[place] for place in at]
         except Exception as error:  # noqa: BLE001 - it is raised where somebody waits
             for _, answer in asking:
                 if not answer.done():
                     answer.set_exception(error)
         else:
-            for entrant, answer in asking:
+            for (_, answer), standing in zip(asking, standings, strict=True):
                 if not answer.done():
-                    answer.set_result((standings[entrant], as_of))
+                    answer.set_result((standing, as_of))
 
 
 def check_origin(head: RequestHead, options: LiveOptions) -> None:

@@ -13,18 +13,22 @@ _RESOLUTION_S = 0.001
 class Deadlines(Generic[ThingT]):
     """Tells of whatever is not taken out within `after_s` seconds; up to a millisecond early."""
 
-    __slots__ = ("_after_s", "_late", "_since", "_timer")
+    __slots__ = ("_after_s", "_late", "_loop", "_since", "_timer")
 
     def __init__(self, after_s: float, late: Callable[[ThingT], None]) -> None:
         """`late` is called once, when the thing is out already. It may not raise."""
         self._after_s = after_s
         self._late = late
+        self._loop: asyncio.AbstractEventLoop | None = None
+        """To ask for it each time is a system call."""
         self._since: dict[ThingT, float] = {}
         self._timer: asyncio.TimerHandle | None = None
 
     def add(self, thing: ThingT) -> None:
         """Its time begins."""
-        loop = asyncio.get_running_loop()
+        loop = self._loop
+        if loop is None:
+            loop = self._loop = asyncio.get_running_loop()
         self._since[thing] = loop.time()
         if self._timer is None:
             self._timer = loop.call_later(self._after_s, self._look)

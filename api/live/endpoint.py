@@ -140,7 +140,7 @@ class LiveEndpoint:
 
     async def _in_time(self, checks: Coroutine[Any, Any, LiveSocket]) -> LiveSocket:
         """Raises TimeoutError when the checks take too long; `asyncio.timeout` with one timer for all."""
-        task = cast("asyncio.Task[Any]", asyncio.current_task())
+        task = cast("asyncio.Task[Any]", asyncio.current_task(self.sockets.loop))
         self._deadlines.add(task)
         try:
             return await checks
@@ -230,31 +230,33 @@ class LiveEndpoint:
             raise Unavailable("this node has as many sockets as it may")
         self.sockets.take_address(address)
         try:
-            socket = await self._socket(head, self._scheme(head, connection), address)
+            socket = await self._socket(head, connection, address)
         except BaseException:
             self.sockets.leave_address(address)
             raise
         socket.address = address
         return socket
 
-    async def _socket(self, head: RequestHead, scheme: str, address: str) -> LiveSocket:
+    async def _socket(
+        self, head: RequestHead, connection: asyncio.Transport, address: str
+    ) -> LiveSocket:
         release = self._take_handshake(address)
         is_under_way = False
         try:
             if head.path == _PREFIX:
-                visitor = await self._visitor(head, scheme)
+                visitor = await self._visitor(head, connection)
                 is_under_way = True
                 return HocuspocusSocket(
                     self._options, self.sockets, self._editors, self._admission, release, visitor
                 )
             if is_ticket_path(head.path):
                 return await self._by_ticket(head)
-            return await self._by_token(head, scheme)
+            return await self._by_token(head, connection)
         finally:
             if not is_under_way:
                 release()
 
-    async def _visitor(self, head: RequestHead, scheme: str) -> CollabClaims | None:
+    async def _visitor(self, head: RequestHead, connection: asyncio.Transport) -> CollabClaims | None:
         """Whose browser it is, by its session cookie; None without one that is of use here.
 
         A socket may change things, so the cookie counts only from a page of ours, or of an origin that is
@@ -262,7 +264,7 @@ class LiveEndpoint:
         """
         options, lines = self._options, [head.headers["cookie"]] if "cookie" in head.headers else []
         is_https = (options.public_origin or "").startswith("https:")
-        known_as = "https" if is_https else scheme
+        known_as = "https" if is_https else self._scheme(head, connection)
         secret = read(lines, full_name(NAME, known_as, is_dev=options.dev))
         if self._cookies is None or secret is None:
             return None
@@ -274,10 +276,10 @@ class LiveEndpoint:
         visitor = await self._cookies.visitor(secret)
         return None if visitor is None else CollabClaims(visitor.user, visitor.sign_in, None, math.inf)
 
-    async def _by_token(self, head: RequestHead, scheme: str) -> YWebsocketSocket:
+    async def _by_token(self, head: RequestHead, connection: asyncio.Transport) -> YWebsocketSocket:
         diagram = diagram_of(head.path.removeprefix(_PREFIX + "/"))
         token = head.parameter("token")
-        visitor = await self._visitor(head, scheme) if token is None else None
+        visitor = await self._visitor(head, connection) if token is None else None
         claims = visitor or await self._admission.identified(token, diagram)
         member = await self._admission.member(claims.user, claims.sign_in, diagram)
         return await self._y_websocket(head, diagram, member)
@@ -335,6 +337,6 @@ class LiveEndpoint:
                 self._handshakes -= 1
                 by_address[address] -= 1
                 if not by_address[address]:
-                    del by_address[address]
+                    by_address.pop(address)
 
         return release

@@ -19,12 +19,13 @@ _MEMORY_S = 0.25
 class ReadModeration:
     """Counts what the sockets of a process read, and spaces out its turns."""
 
-    __slots__ = ("_is_due", "_is_hurried", "_level", "_read", "_seen_at", "_wait_max_s")
+    __slots__ = ("_is_due", "_is_hurried", "_level", "_loop", "_read", "_seen_at", "_wait_max_s")
 
     def __init__(self, wait_max_s: float, is_hurried: Callable[[], bool] = lambda: False) -> None:
         """`wait_max_s`: 0 for never. No wait while `is_hurried`."""
         self._wait_max_s = wait_max_s
         self._is_hurried = is_hurried
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._level = 0.0
         self._seen_at = 0.0
         self._read = 0
@@ -35,7 +36,9 @@ class ReadModeration:
         self._read += 1
         if not self._is_due:
             self._is_due = True
-            asyncio.get_running_loop().call_soon(self._rest)
+            if self._loop is None:
+                self._loop = asyncio.get_running_loop()
+            self._loop.call_soon(self._rest)
 
     def _rest(self) -> None:
         """All that was ready is read and handled: wait for more, and block the loop meanwhile."""

@@ -100,7 +100,6 @@ class LiveSocket(WSListener):
     """A socket without a protocol yet: subclasses say what a message means."""
 
     __slots__ = (
-        "_abort_timer",
         "_began_at",
         "_bytes_left",
         "_closing",
@@ -152,14 +151,13 @@ class LiveSocket(WSListener):
         """picows can make no sense of what comes."""
         self._pong: bytes | None = None
         """Set from the answer to a Ping to the end of the loop's turn: what is owed then, if anything."""
-        self._abort_timer: asyncio.TimerHandle | None = None
         self._fragments: bytearray | None = None
         self._kind = _BINARY
         self._held: Held | None = None
         self._overdue = 0
         self._rate: Rate | None = None
         """Made when it is needed: most clients never come near their rate."""
-        self._began_at = asyncio.get_running_loop().time()
+        self._began_at = self._heard_at = sockets.loop.time()
         self._edits_left: float = options.edits_burst
         self._bytes_left: float = options.bytes_burst
         self.address: str | None = None
@@ -170,7 +168,6 @@ class LiveSocket(WSListener):
         self._descriptor = -1
         self.serial = 0
         self._heard = True
-        self._heard_at = 0.0
         self.since_frame = 0
         """Bytes read since the end of the last frame, about: what is kept of one that is not whole."""
         self.tells_from = _LARGE_BYTES
@@ -303,8 +300,7 @@ class LiveSocket(WSListener):
             self._read_on()  # the answer to our Close is behind what is unread
         self.write = _discard
         self._fragments = None
-        loop = asyncio.get_running_loop()
-        self._abort_timer = loop.call_later(timeout_s, self._tcp.abort)
+        self._sockets.end_within(self, timeout_s)
         self._guarded(self.ended)
 
     def _guarded(self, callback: Callable[..., None], *arguments: Any) -> None:
@@ -332,7 +328,6 @@ class LiveSocket(WSListener):
         connection = cast("_Connection", transport.underlying_transport)
         self._tcp = tcp = connection.itself
         tcp.set_write_buffer_limits(high=self.options.write_high_bytes)
-        self._heard_at = asyncio.get_running_loop().time()
         self._sockets.add(self)
         self.write = connection.write
         early, self._early = self._early or (), None
@@ -344,8 +339,6 @@ class LiveSocket(WSListener):
             self._guarded(self.opened)
 
     def on_ws_disconnected(self, transport: WSTransport) -> None:  # noqa: ARG002
-        if self._abort_timer is not None:
-            self._abort_timer.cancel()
         if self._rate is not None:
             self._rate.stop()
         self.leave_gathering()

@@ -10,6 +10,7 @@ from itertools import chain
 from typing import Protocol
 
 from api.forwarding import TrustedProxies, bucket_of
+from api.live.deadlines import Deadlines
 from api.live.moderation import ReadModeration
 from api.live.options import MIB
 from api.live.outboxes import Outboxes
@@ -40,6 +41,9 @@ class Swept(Protocol):
     """Whose it is, as far as it is known."""
     serial: int
     """Its number in this process."""
+
+    def __hash__(self) -> int:
+        """One socket is like no other."""
 
     @property
     def messages_in(self) -> int:
@@ -99,8 +103,19 @@ class Sockets:
         self._limits: dict[UserId, int] = {}
         """What those users may have open, as of their last seat."""
         self._timer: asyncio.TimerHandle | None = None
+        self._ending: dict[float, Deadlines[Swept]] = {}
+        """Those whose connections are to be gone within so many seconds; only few such times are in use."""
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._empty = asyncio.Event()
         self._empty.set()
+
+    @property
+    def loop(self) -> asyncio.AbstractEventLoop:
+        """The running loop; to ask asyncio for it is a system call."""
+        loop = self._loop
+        if loop is None:
+            loop = self._loop = asyncio.get_running_loop()
+        return loop
 
     def _outbox_closed(self) -> None:
         self.refusals["outbox_total"] += 1
@@ -129,6 +144,15 @@ class Sockets:
             self._open -= 1
             if not self._open:
                 self._empty.set()
+        for deadlines in self._ending.values():
+            deadlines.discard(socket)
+
+    def end_within(self, socket: Swept, timeout_s: float) -> None:
+        """Abort it then, unless its connection is gone before (`discard`)."""
+        deadlines = self._ending.get(timeout_s)
+        if deadlines is None:
+            deadlines = self._ending[timeout_s] = Deadlines(timeout_s, _abort)
+        deadlines.add(socket)
 
     async def none_left(self) -> None:
         """Wait until there is no socket."""
@@ -139,17 +163,25 @@ class Sockets:
         0 for as many as they like. Raises TooManyRequests.
         """
         limit = self._documents_per_user_max if limit is None else limit
-        if limit and self._documents[user] + self._elsewhere.get(f"{_USER}{user}", 0) >= limit:
+        count = self._documents.get(user, 0)
+        if limit and count + self._told_of(user) >= limit:
             self.refusals["documents_per_user"] += 1
             raise TooManyRequests("this user has too many open documents")
-        self._documents[user] += 1
+        self._documents[user] = count + 1
         self._limits[user] = limit
+
+    def _told_of(self, user: UserId) -> int:
+        """How many a user has open at other nodes."""
+        elsewhere = self._elsewhere  # usually empty, and to write a UUID takes a microsecond
+        return elsewhere.get(f"{_USER}{user}", 0) if elsewhere else 0
 
     def leave_seat(self, user: UserId) -> None:
         """Undo one `take_seat`."""
-        self._documents[user] -= 1
-        if not self._documents[user]:
-            del self._documents[user]
+        count = self._documents[user] - 1
+        if count:
+            self._documents[user] = count
+        else:
+            self._documents.pop(user)
             self._limits.pop(user, None)
 
     def documents_of(self, user: UserId) -> int:
@@ -158,16 +190,17 @@ class Sockets:
 
     def take_address(self, address: str) -> None:
         """Count one more connection of an address (see `address_of`). Raises TooManyRequests."""
-        if self._addresses[address] + self._elsewhere.get(f"{_ADDRESS}{address}", 0) >= self._per_address_max:
+        count = self._addresses.get(address, 0)
+        if count + self._elsewhere.get(f"{_ADDRESS}{address}", 0) >= self._per_address_max:
             self.refusals["sockets_per_address"] += 1
             raise TooManyRequests("this address has too many connections")
-        self._addresses[address] += 1
+        self._addresses[address] = count + 1
 
     def leave_address(self, address: str) -> None:
         """Undo one `take_address`."""
         self._addresses[address] -= 1
         if not self._addresses[address]:
-            del self._addresses[address]
+            self._addresses.pop(address)
 
     def connections_of(self, address: str) -> int:
         """How many connections an address has."""
@@ -223,6 +256,10 @@ class Sockets:
             socket.visit(now)
         if self._open:
             self._timer = loop.call_later(self._sweep_s / _SLICES, self._sweep, (place + 1) % _SLICES)
+
+
+def _abort(socket: Swept) -> None:
+    socket.abort()
 
 
 def _floor(limit: int) -> int:

@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 import pytest
 
 from persistence import redis as shared
+from persistence.memory import rate_limits
 from persistence.memory.rate_limits import MemoryRateLimits
 from tmi.domain.errors import Unavailable
 from tmi.domain.ports import RateLimits
@@ -41,6 +42,14 @@ async def test_a_new_window_begins_at_nothing(limits: RateLimits) -> None:
 async def test_hits_at_once_are_all_counted(limits: RateLimits) -> None:
     counts = await asyncio.gather(*(limits.hit("a", WINDOW_S) for _ in range(200)))
     assert set(range(1, 201)) == set(counts)
+
+
+async def test_in_memory_those_who_asked_longest_ago_are_forgotten_past_a_bound(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(rate_limits, "KEYS_MAX", 2)
+    limits = MemoryRateLimits()
+    assert [1, 1, 2, 1, 3, 1] == [await limits.hit(key, WINDOW_S) for key in "abacab"]
 
 
 @asynccontextmanager
