@@ -127,6 +127,11 @@ class Journal:
         return len(self._under_way)
 
     @property
+    def silent_s(self) -> float:
+        """How long nobody has edited anything, in seconds."""
+        return 0.0 if self._unsaved else self._loop.time() - self._begun_at
+
+    @property
     def waiting_s(self) -> float:
         """Since when the oldest commit is under way, its repetitions included; 0 if none is."""
         return self._loop.time() - min(self._under_way) if self._under_way else 0.0

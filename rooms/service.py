@@ -101,7 +101,7 @@ class Rooms:
         self._opening: dict[DiagramId, asyncio.Task[RoomRunner]] = {}
         self._load_slots = asyncio.Semaphore(self._limits.loads_at_once)
         self._draining = False
-        self.slices = Slices()
+        self.slices = Slices(lambda: self.journal.silent_s)
         """Does long work in short steps."""
         self._showing = Showing(
             hosted, self._replica, self._read_from_log, self.slices, self._limits.read_timeout_s

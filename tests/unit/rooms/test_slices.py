@@ -20,7 +20,7 @@ from rooms.slices import Slices
 from tests.unit.rooms.conftest import LIMITS, World, until
 from tmi.domain.errors import Draining, Unavailable
 from tmi.domain.ids import Seq
-from tmi.domain.ports import LoggedUpdate, Origin, RoomBatch
+from tmi.domain.ports import LoggedUpdate, Origin, RoomBatch, StoredDocument
 
 
 def large_state() -> bytes:
@@ -130,6 +130,40 @@ async def test_a_large_room_is_opened_while_others_go_on_and_counts_from_the_beg
     assert turns > 20, "the loop went on while the document was being loaded, and it was counted"
     await until(lambda: len(editor.cells) == 10_000)
     assert world.rooms.memory_bytes < 1.1 * MEMORY_FACTOR * len(state), "it is not counted twice"
+
+
+@pytest.mark.parametrize(("silent_s", "steps"), [(1.0, False), (0.9, True)])
+async def test_a_snapshot_of_a_megabyte_is_loaded_in_one_go_where_nobody_edits(
+    silent_s: float, steps: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    taken = []
+
+    def in_one_go(*_: object, **__: object) -> Document:
+        taken.append("at once")
+        return Document()
+
+    monkeypatch.setattr(Document, "load", in_one_go)
+    stored = StoredDocument(large_state(), Seq(1), (), Seq(1), is_whole=True)
+    slices = Slices(lambda: silent_s)
+    await slices.load(stored)
+    assert ([] if steps else ["at once"]) == taken
+    taken.clear()
+    await slices.load(replace(stored, is_whole=False))
+    await slices.load(replace(stored, snapshot=large_state() * 3))
+    await slices.load(replace(stored, tail=(large_state(),)))
+    assert [] == taken
+
+
+async def test_who_edits_is_noticed(world: World) -> None:
+    assert world.rooms.journal.silent_s > 1e6
+    editor = await world.editor().join()
+    editor.edit("a")
+    await until(lambda: world.rooms.journal.in_flight == 0 and world.stored == 1)
+    assert 0 <= world.rooms.journal.silent_s < 5
+    world.store.unavailable = True
+    editor.edit("b")
+    await until(lambda: world.rooms.journal.unsaved() != {})
+    assert 0.0 == world.rooms.journal.silent_s
 
 
 async def test_a_drain_that_begins_while_a_room_is_loaded_takes_nobody_in(world: World) -> None:
