@@ -45,15 +45,18 @@ def planned(watch: Watch, cells: Sequence[Json], meta: Mapping[str, Json]) -> Pl
     wires = {cell_id: _wire_of(cell) for cell_id, cell in wanted.items()}
     differing = [cell_id for cell_id, wire in wires.items() if wire != watch.wires.get(cell_id)]
     watch.doubt(differing)
+    watch.doubt_changed()
     edits = [
         edit for cell_id in differing for edit in _edits_of(cell_id, wanted[cell_id], watch.held(cell_id))
     ]
     orders = watch.orders()
     edits += [Remove((cell_id,)) for cell_id in orders if cell_id not in wanted]
-    edits += [Put((cell_id, ORDER), index) for cell_id, index in new_indices(list(wanted), orders).items()]
+    indices = new_indices(list(wanted), orders)
+    edits += [Put((cell_id, ORDER), index) for cell_id, index in indices.items()]
     entries = _edits_of_meta(watch.document, meta) if meta else []
     # An edit of a cell or a property takes its JSON and some 20 bytes for each struct, twice at worst.
-    size = sum(len(wires[cell_id]) for cell_id in differing) + (len(_wire_of(dict(meta))) if entries else 0)
+    size = sum(len(wires[cell_id]) + len(_wire_of(orders.get(cell_id))) for cell_id in differing)
+    size += sum(map(len, indices.values())) + (len(_wire_of(dict(meta))) if entries else 0)
     return Plan(edits, entries, 3 * size + 64 * (len(edits) + 1) if edits or entries else 0)
 
 

@@ -260,7 +260,7 @@ class Document:
         except BaseException as error:  # noqa: BLE001 - panics
             _refusal(error)
             return False
-        if read_state_vector(doc.get_state()) != clocks:
+        if read_state_vector(doc.get_state()) != clocks or not self.is_empty:
             return False
         self._attach(doc)
         self._base = update

@@ -161,6 +161,12 @@ class Watch:
         """Have these read again: somebody may have changed what `cells` gave."""
         self._stale.update(cell_ids)
 
+    def doubt_changed(self) -> None:
+        """Have those read again that somebody has changed in what `cells` gave."""
+        self.doubt(
+            [cell_id for cell_id, answer in self._answers.items() if _wire_of(answer) != self.wires[cell_id]]
+        )
+
     def cells(self) -> list[Cell]:
         """The cells in the contract's form and in their order, as of the last `catch_up`."""
         return [self._answers[cell_id] for cell_id in _ordered(self._held)]
@@ -181,8 +187,16 @@ class Watch:
                 else:
                     answer = to_answer(cell_id, held.stored)
                     self._held[cell_id], self._answers[cell_id] = held, answer
-                    self.wires[cell_id] = orjson.dumps(answer)
+                    self.wires[cell_id] = _wire_of(answer)
         self._stale.difference_update(cell_ids)
+
+
+def _wire_of(cell: Cell) -> bytes:
+    """A cell's JSON; nothing for one that is nested too deeply to have any."""
+    try:
+        return orjson.dumps(cell)
+    except orjson.JSONEncodeError:
+        return b""
 
 
 def _ordered(held: Mapping[str, Held]) -> list[str]:

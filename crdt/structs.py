@@ -4,6 +4,7 @@ What it costs to look into an update matters where that is large: somebody paste
 opened. It finds out where structs begin, what they take, and which of them are placed by another client's.
 """
 
+import re
 from array import array
 from collections.abc import Generator, Mapping
 from dataclasses import dataclass, field
@@ -14,6 +15,7 @@ from crdt.updates import (
     GC,
     MAX_NESTING,
     SKIP,
+    STRING,
     Ranges,
     is_suspect,
     read_content,
@@ -24,6 +26,8 @@ from tmi.domain.errors import BadFrame, BadUpdate
 _READ_AT_ONCE = 2048
 """Structs. Takes 2 to 3 ms."""
 
+_ANY_NUMBER = 1 << 62
+_OF_TWO_UNITS = re.compile(rb"[\xf0-\xff]").search
 _WITHOUT_PLACES = frozenset((GC, SKIP))
 _HAS_PLACES, _HAS_KEY = 0xC0, 0x20
 
@@ -45,6 +49,10 @@ class Section:
     """Which struct, as an index, is placed by which client's which clock."""
     has_skips: bool = False
     """Some clocks are left out."""
+    has_pairs: bool = False
+    """Some text holds characters of two UTF-16 units, which others may have torn apart: pycrdt counts such a
+    text wrongly unless it gets all of it at once.
+    """
     has_nothing: bool = False
     """Some struct takes no clock at all; pycrdt writes empty strings, and panics at a lone one."""
 
@@ -97,16 +105,24 @@ def read_structs(update: bytes) -> Sections:
             return read
 
 
-def read_by_steps(update: bytes) -> Generator[None, None, Sections]:
-    """As `read_structs`, with something else to be done at each `yield`: a step takes milliseconds."""
+def read_by_steps(update: bytes, values_max: int = _ANY_NUMBER) -> Generator[None, None, Sections]:
+    """As `read_structs`, with something else to be done at each `yield`: a step takes milliseconds.
+
+    Raises BadUpdate also for a struct with a list of more than `values_max` values.
+    """
     try:
         decoder = Decoder(update)
         sections: list[Section] = []
+        read = 0
         for _ in range(read_count(decoder, 4)):
             count = read_count(decoder, 2)
             section = Section(decoder.read_var_uint())
             sections.append(section)
-            yield from _read_section(update, decoder, section, decoder.read_var_uint(), count)
+            read += count + 1
+            if read > _READ_AT_ONCE:
+                read = 0
+                yield
+            yield from _read_section(update, decoder, section, decoder.read_var_uint(), count, values_max)
         deletes_at = decoder.position
         deletes = yield from _read_deletes(decoder)
     except BadUpdate:
@@ -115,6 +131,8 @@ def read_by_steps(update: bytes) -> Generator[None, None, Sections]:
         raise BadUpdate(error.detail) from None
     except IndexError:
         raise BadUpdate("the update ends too early") from None
+    except OverflowError:
+        raise BadUpdate("a clock is larger than any client's") from None
     return Sections(sections, deletes_at, deletes)
 
 
@@ -133,7 +151,7 @@ def _read_deletes(decoder: Decoder) -> Generator[None, None, Ranges]:
 
 
 def _read_section(
-    update: bytes, decoder: Decoder, section: Section, clock: int, count: int
+    update: bytes, decoder: Decoder, section: Section, clock: int, count: int, values_max: int
 ) -> Generator[None, None, None]:
     """Read one client's structs. Written out, since all the time goes here."""
     own = write_var_uint(section.client)
@@ -141,7 +159,7 @@ def _read_section(
     begins, clocks = section.begins, section.clocks
     at = decoder.position
     for index in range(count):
-        if not index % _READ_AT_ONCE:
+        if not index % _READ_AT_ONCE and index:
             yield
         begins.append(at)
         clocks.append(clock)
@@ -176,10 +194,10 @@ def _read_section(
             if update[at] == _TEXT:
                 at = _pass_bytes(update, at + 1, decoder)
             else:
-                at = _pass_value(update, at, decoder)
+                at = _pass_value(update, at, decoder, values_max)
         else:
             decoder.seek(at)
-            clock += _read_other(decoder, kind, section)
+            clock += _read_other(update, decoder, kind, section, values_max)
             at = decoder.position
         if clock == clocks[-1]:
             section.has_nothing = True
@@ -188,15 +206,23 @@ def _read_section(
     decoder.seek(at)
 
 
-def _read_other(decoder: Decoder, kind: int, section: Section) -> int:
+def _read_other(update: bytes, decoder: Decoder, kind: int, section: Section, values_max: int) -> int:
     """Read the content of a struct of whatever kind; how many clocks it takes."""
-    if kind not in _WITHOUT_PLACES:
-        return read_content(decoder, kind)
-    section.has_skips |= kind == SKIP
-    return decoder.read_var_uint()
+    if kind in _WITHOUT_PLACES:
+        section.has_skips |= kind == SKIP
+        return decoder.read_var_uint()
+    at = decoder.position
+    if kind == ANY:
+        if decoder.read_var_uint() > values_max:
+            raise BadUpdate("too many values at once")
+        decoder.seek(at)
+    clocks = read_content(decoder, kind)
+    if kind == STRING:
+        section.has_pairs |= _OF_TWO_UNITS(update, at, decoder.position) is not None
+    return clocks
 
 
-def _pass_value(update: bytes, at: int, decoder: Decoder) -> int:
+def _pass_value(update: bytes, at: int, decoder: Decoder, values_max: int) -> int:
     """Where a value ends, with all that is nested in it (lib0 `writeAny`)."""
     lacking, is_keyed = 1, False
     outer: list[tuple[int, bool]] = []
@@ -224,6 +250,8 @@ def _pass_value(update: bytes, at: int, decoder: Decoder) -> int:
             decoder.seek(at)
             is_keyed = tag == _OBJECT
             lacking = read_count(decoder, 1 + is_keyed)
+            if lacking > values_max:
+                raise BadUpdate("too many values at once")
             at = decoder.position
         else:
             raise BadUpdate(f"there is no value of type {tag}")

@@ -281,7 +281,7 @@ def _read_places(decoder: Decoder, info: int) -> Sequence[Id]:
     return places
 
 
-GC, _DELETED, _JSON, _BINARY, _STRING, _EMBED, _FORMAT, _TYPE, ANY, _DOC, SKIP = range(11)
+GC, _DELETED, _JSON, _BINARY, STRING, _EMBED, _FORMAT, _TYPE, ANY, _DOC, SKIP = range(11)
 _TYPE_WITH_NAME = frozenset((3, 5))
 """Y.XmlElement and Y.XmlHook carry a name."""
 
@@ -295,7 +295,7 @@ def read_content(decoder: Decoder, kind: int) -> int:
         return length
     if kind == _DELETED:
         return decoder.read_var_uint()
-    if kind == _STRING:
+    if kind == STRING:
         return _utf16_length(decoder.read_var_bytes())
     if kind == _TYPE:
         if decoder.read_var_uint() in _TYPE_WITH_NAME:

@@ -3,7 +3,7 @@
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
 from rooms.effects import Effect, Forward
@@ -148,13 +148,12 @@ class ReplicaRunner(Runner[Replica]):
         state = None if self._slices is None else self.room.large_state_in(message)
         if self._slices is None or state is None:
             return False
-        taking = self._slices.run(self.room.document.begin_by_steps(state))
-        self._beginning = asyncio.get_running_loop().create_task(self._begin(taking, message))
+        self._beginning = asyncio.get_running_loop().create_task(self._begin(self._slices, state, message))
         return True
 
-    async def _begin(self, taking: Coroutine[Any, Any, bool], message: Answered) -> None:
+    async def _begin(self, slices: Slices, state: bytes, message: Answered) -> None:
         try:
-            if await taking:
+            if await slices.run(self.room.document.begin_by_steps(state)):
                 message = self.room.without_state(message)
         except Exception:
             self._beginning = None

@@ -1,6 +1,7 @@
 """A diagram's document as JSON and back."""
 
 import contextlib
+import copy
 from collections.abc import Callable
 from typing import Any
 
@@ -382,3 +383,38 @@ def test_cells_that_are_as_they_are_shown_are_passed_over() -> None:
     assert [("n", "position")] == [edit.path for edit in plan.cells]
     carry_out(document, plan)
     assert {"x": 11, "y": 20.5} == read_cells(document)[0]["position"]
+
+
+def test_a_cell_that_was_changed_in_place_and_is_not_wanted_is_read_again() -> None:
+    """As by a JSON Patch that copies a cell, and makes another one of the first."""
+    document = written(NODE, EDGE)
+    with contextlib.closing(Watch(document)) as watch:
+        watch.catch_up()
+        cells = watch.cells()
+        as_it_was = copy.deepcopy(cells[0])
+        cells[0]["id"], cells[0]["angle"] = "new", 90
+        plan = planned(watch, [cells[0], as_it_was, cells[1]], {})
+        carry_out(document, plan)
+        watch.catch_up()
+        assert read_cells(document) == watch.cells()
+    assert ["new", "n", "e"] == [cell["id"] for cell in read_cells(document)]
+
+
+def test_a_cell_that_is_nested_too_deeply_for_json_can_be_removed() -> None:
+    document = written(NODE)
+    deep: Any = 1
+    for _ in range(300):
+        deep = [deep]
+    write(document, lambda doc: cells_of(doc).update({"deep": Map({"shape": "x", "data": Map({"k": deep})})}))
+    reconcile(document, [NODE])
+    assert ["n"] == [cell["id"] for cell in read_cells(document)]
+
+
+def test_new_places_count_for_the_size_of_an_edit() -> None:
+    document = written(NODE)
+    write(document, lambda doc: cells_of(doc)["n"].update({"ord": "Z" + "0" * 300}))
+    plain = [{"id": f"c{n}", "shape": "process"} for n in range(200)]
+    with contextlib.closing(Watch(document)) as watch:
+        watch.catch_up()
+        plan = planned(watch, [*plain, *watch.cells()], {})
+    assert len(carry_out(document, plan) or b"") <= plan.at_most_bytes

@@ -10,7 +10,7 @@ from pycrdt import Doc, Map
 
 from crdt import awareness, y_websocket
 from crdt.awareness import Entry
-from crdt.document import merge
+from crdt.document import Document, merge
 from crdt.messages import Awareness, SyncStep1, Update
 from crdt.reading import count_cells
 from persistence.memory.access import MemoryAccessControl
@@ -434,7 +434,7 @@ async def large(world: World) -> Editor:
 class Steps(Slices):
     """Counts how often others had their turn, and tells of each."""
 
-    def __init__(self, at_each: Callable[[int], None] = lambda _: None) -> None:
+    def __init__(self, at_each: Callable[[int], object] = lambda _: None) -> None:
         super().__init__()
         self.count = 0
         self._at_each = at_each
@@ -530,3 +530,16 @@ async def test_an_owner_that_says_too_much_before_the_first_state_is_taken_is_le
         await outpost.runner.attached.wait()
         await outpost.runner.lost.wait()
     assert outpost.runner.room.document.is_empty
+
+
+async def test_what_the_document_gets_while_a_first_state_is_taken_is_not_lost() -> None:
+    doc: Doc[Any] = Doc()
+    with doc.transaction():
+        for key in range(8000):
+            doc.get("cells", type=Map)[f"large-{key}"] = "x" * 100
+    mine: Doc[Any] = Doc()
+    mine.get("cells", type=Map)["mine"] = 1
+    document = Document()
+    steps = Steps(lambda count: count == 3 and document.apply(mine.get_update()))
+    assert not await steps.run(document.begin_by_steps(doc.get_update()))
+    assert 1 == count_cells(document)
