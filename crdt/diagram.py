@@ -44,8 +44,7 @@ def planned(watch: Watch, cells: Sequence[Json], meta: Mapping[str, Json]) -> Pl
     wanted = checked(cells)
     wires = {cell_id: _wire_of(cell) for cell_id, cell in wanted.items()}
     differing = [cell_id for cell_id, wire in wires.items() if wire != watch.wires.get(cell_id)]
-    watch.doubt(differing)
-    watch.doubt_changed()
+    watch.doubt_changed(wanted)
     edits = [
         edit for cell_id in differing for edit in _edits_of(cell_id, wanted[cell_id], watch.held(cell_id))
     ]

@@ -394,16 +394,7 @@ class Document:
         """`sections`: what is in it, if somebody had to look."""
         start = begins_plainly(update)
         if start is not None and self._follows(update, *start):
-            if not self._integrate(update):
-                return self._keep_part()
-            if len(self._events) == 1 and _says_the_same(self._events[0], update):
-                client, clock, structs, _ = start
-                self._reached[client] = clock + structs
-                self._changed(update)
-                if self._pending is NOTHING_PENDING:
-                    return Applied(True, update, False, update)
-                return Applied(True, _merge_two(update, self._settle()), False, update)
-            return self._look(update, update)
+            return self._apply_following(update, start)
         if update == EMPTY_UPDATE:
             return Applied(False, EMPTY_UPDATE, False, update)
         clocks = read_state_vector(self.state_vector())
@@ -416,11 +407,14 @@ class Document:
             return self._keep_part()
         return self._look(update, following)
 
-    def _apply_following(self, update: bytes) -> Applied:
-        """Integrate an update, perhaps a large one, that has no gap in it or before it."""
+    def _apply_following(self, update: bytes, start: tuple[bytes, int, int, int] | None = None) -> Applied:
+        """Integrate an update that has no gap in it or before it. `start`: see `begins_plainly`."""
         if not self._integrate(update):
             return self._keep_part()
         if len(self._events) == 1 and _says_the_same(self._events[0], update):
+            if start is not None:
+                client, clock, structs, _ = start
+                self._reached[client] = clock + structs
             self._changed(update)
             if self._pending is NOTHING_PENDING:
                 return Applied(True, update, False, update)
@@ -482,7 +476,8 @@ class Document:
         if waiting is not NOTHING_PENDING:
             if self._not_integrated(given) is not NOTHING_PENDING:
                 self._rebuild(self._doc.get_update())
-            integrated = _merge_two(integrated, self._delete_reached(before.update, update))
+            of_both = before.ids[1], read_update(update).deletes
+            integrated = _merge_two(integrated, self._delete_reached(*of_both))
             self._pending = self._not_integrated(_merge_two(before.update, waiting.update))
         if integrated != EMPTY_UPDATE:
             self._forget()
@@ -493,14 +488,14 @@ class Document:
         gap = waiting is not NOTHING_PENDING and self._pending is not NOTHING_PENDING
         return Applied(adds, gained, gap, update)
 
-    def _delete_reached(self, *updates: bytes) -> bytes:
-        """Delete what these delete and is there by now: pycrdt forgets it where structs of the same update
-        wait, and what waited before was for something that may have come. Returns what that did.
+    def _delete_reached(self, *deletes: Ranges) -> bytes:
+        """Delete what of these is there by now: pycrdt forgets it where structs of the same update wait, and
+        what waited before was for something that may have come. Returns what that did.
         """
         clocks = read_state_vector(self._doc.get_state())
         gained = EMPTY_UPDATE
-        for update in updates:
-            reached = _until_clocks(read_update(update).deletes, clocks)
+        for ranges in deletes:
+            reached = _until_clocks(ranges, clocks)
             if reached and self._integrate(b"\x00" + encode_delete_set(reached)):
                 gained = _merge_two(gained, _gather(self._events))
         return gained
@@ -529,7 +524,7 @@ class Document:
         still = self._not_integrated(waiting.update) if whole else NOTHING_PENDING
         if not whole or self._not_integrated(following) is not NOTHING_PENDING:
             self._rebuild(self._doc.get_update())
-            went_in = _merge_two(went_in, self._delete_reached(waiting.update))
+            went_in = _merge_two(went_in, self._delete_reached(waiting.ids[1]))
         if still.ids == waiting.ids:
             self._hopeless = still.ids
         self._pending = still

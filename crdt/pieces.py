@@ -51,14 +51,16 @@ Run = tuple[Section, int, int]
 """Structs [from, to) of a section, which may follow on all runs before."""
 
 
-def pieces(update: bytes, max_bytes: int = PIECE_BYTES) -> Generator[bytes, None, dict[int, int]]:
+def pieces(update: bytes, max_bytes: int = PIECE_BYTES) -> Generator[bytes | None, None, dict[int, int]]:
     """Updates that together do what this one does to an empty document, in their order.
 
-    Now and then an empty one comes, which is none: the next step of reading is done, and others may have
-    their turn. The last ones hold what is deleted. Returns each client's next clock. Raises NotWhole,
-    before the first piece.
+    Now and then there is none: a step of reading is done, and others may have their turn. The last ones hold
+    what is deleted. Returns each client's next clock. Raises NotWhole, before the first piece.
     """
-    read = yield from _read(update)
+    try:
+        read = yield from read_by_steps(update, _VALUES_MAX)
+    except BadUpdate as error:
+        raise NotWhole(error.detail) from None
     lines = {section.client: _Line(section) for section in read.sections}
     _check(read, lines)
     runs = yield from _in_order(lines)
@@ -98,19 +100,6 @@ def _in_parts(deletes: Ranges) -> Iterator[Ranges]:
         yield part
 
 
-def _read(update: bytes) -> Generator[bytes, None, Sections]:
-    reading = read_by_steps(update, _VALUES_MAX)
-    while True:
-        try:
-            next(reading)
-        except StopIteration as end:
-            read: Sections = end.value
-            return read
-        except BadUpdate as error:
-            raise NotWhole(error.detail) from None
-        yield b""
-
-
 def _check(read: Sections, lines: Mapping[int, _Line]) -> None:
     if not read.follow({}):
         raise NotWhole("some structs are left out")
@@ -138,7 +127,7 @@ def _encode(update: bytes, runs: Iterable[Run]) -> bytes:
 # --- the order ------------------------------------------------------------------------------------
 
 
-def _in_order(lines: Mapping[int, _Line]) -> Generator[bytes, None, list[Run]]:
+def _in_order(lines: Mapping[int, _Line]) -> Generator[None, None, list[Run]]:
     """All structs in runs."""
     runs: list[Run] = []
     tries = 0
@@ -148,7 +137,7 @@ def _in_order(lines: Mapping[int, _Line]) -> Generator[bytes, None, list[Run]]:
             line, upto = waiting[-1]
             tries += 1
             if not tries % _ORDERED_AT_ONCE:
-                yield b""
+                yield
             line.is_waiting = True
             needed = _advance(line, upto, lines, runs)
             if needed is None:

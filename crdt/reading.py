@@ -10,7 +10,7 @@ counted, and left alone when the cells are written (`crdt/diagram.py`).
 """
 
 import contextlib
-from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -157,14 +157,14 @@ class Watch:
         self._read([cell_id])
         return self._held.get(cell_id)
 
-    def doubt(self, cell_ids: Iterable[str]) -> None:
-        """Have these read again: somebody may have changed what `cells` gave."""
-        self._stale.update(cell_ids)
-
-    def doubt_changed(self) -> None:
-        """Have those read again that somebody has changed in what `cells` gave."""
-        self.doubt(
-            [cell_id for cell_id, answer in self._answers.items() if _wire_of(answer) != self.wires[cell_id]]
+    def doubt_changed(self, wanted: Mapping[str, Cell]) -> None:
+        """Have those read again that somebody has changed in what `cells` gave. What of that is `wanted` is
+        looked at by whoever asks.
+        """
+        self._stale.update(
+            cell_id
+            for cell_id, answer in self._answers.items()
+            if wanted.get(cell_id) is not answer and _wire_of(answer) != self.wires[cell_id]
         )
 
     def cells(self) -> list[Cell]:

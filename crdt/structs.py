@@ -16,6 +16,7 @@ from crdt.updates import (
     MAX_NESTING,
     SKIP,
     STRING,
+    VALUE_BYTES,
     Ranges,
     is_suspect,
     read_content,
@@ -32,8 +33,6 @@ _WITHOUT_PLACES = frozenset((GC, SKIP))
 _HAS_PLACES, _HAS_KEY = 0xC0, 0x20
 
 _TEXT, _INTEGER, _OBJECT, _LIST, _BINARY = 0x77, 0x7D, 0x76, 0x75, 0x74
-_SIZES = {0x7F: 0, 0x7E: 0, 0x79: 0, 0x78: 0, 0x7C: 4, 0x7B: 8, 0x7A: 8}
-"""lib0 `writeAny`: undefined, null, false, true, float32, float64, bigint64."""
 
 
 @dataclass(slots=True)
@@ -235,8 +234,8 @@ def _pass_value(update: bytes, at: int, decoder: Decoder, values_max: int) -> in
             at = _pass_bytes(update, at, decoder)
         tag = update[at]
         at += 1
-        if tag in _SIZES:
-            at += _SIZES[tag]
+        if tag in VALUE_BYTES:
+            at += VALUE_BYTES[tag]
         elif tag in (_TEXT, _BINARY):
             at = _pass_bytes(update, at, decoder)
         elif tag == _INTEGER:

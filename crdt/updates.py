@@ -328,7 +328,7 @@ def _utf16_length(text: bytes) -> int:
     return len(text) - continuation + sum(1 for byte in text if byte >= 0xF0)
 
 
-_ANY_BYTES = {0x7F: 0, 0x7E: 0, 0x79: 0, 0x78: 0, 0x7C: 4, 0x7B: 8, 0x7A: 8}
+VALUE_BYTES = {0x7F: 0, 0x7E: 0, 0x79: 0, 0x78: 0, 0x7C: 4, 0x7B: 8, 0x7A: 8}
 """lib0 `writeAny`: undefined, null, false, true, float32, float64, bigint64."""
 
 
@@ -354,7 +354,7 @@ def _read_any(decoder: Decoder) -> None:
         elif tag == 0x7D:
             while decoder.read_byte() >= 0x80:
                 pass
-        elif tag in _ANY_BYTES:
-            decoder.skip(_ANY_BYTES[tag])
+        elif tag in VALUE_BYTES:
+            decoder.skip(VALUE_BYTES[tag])
         else:
             raise BadUpdate(f"there is no value of type {tag}")

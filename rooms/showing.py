@@ -1,7 +1,8 @@
 """What a diagram's editors see at one moment, for those who do not edit it."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+import contextlib
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -20,6 +21,8 @@ from tmi.domain.ids import DiagramId, Seq
 
 _TRIES = 3
 """A room may move while it is read."""
+_AT_ONCE = 4
+"""Large diagrams, and such as nobody has open, that are read at a time: each takes memory meanwhile."""
 
 Source = Room | Replica
 
@@ -40,6 +43,7 @@ class Showing:
         self._from_log = from_log
         self._slices = slices
         self._timeout_s = timeout_s
+        self._slots = asyncio.Semaphore(_AT_ONCE)
 
     async def read(self, diagram: DiagramId) -> tuple[Seq, Document]:
         """The document as its editors see it now, with the number of its last update.
@@ -54,19 +58,30 @@ class Showing:
         """Its cells and the rest at one moment; a large diagram is read by steps. Raises as `read` does."""
         for _ in range(_TRIES):
             room = await self._room(diagram)
-            if room is None:
-                seq, document = await self._from_log(diagram)
-                rest: Callable[[], _Rest] = partial(_rest_of, document, seq)
-            else:
-                document = room.document
-                rest = partial(self._rest, room)
-            if count_cells(document) <= AT_ONCE:
-                cells, told = read_cells(document), rest()
-            else:
+            if room is not None and count_cells(room.document) <= AT_ONCE:
+                return Shown(read_cells(room.document), read_meta(room.document), room.seq)
+            async with self._slot():
+                if room is None:
+                    seq, document = await self._from_log(diagram)
+                    rest: Callable[[], _Rest] = partial(_rest_of, document, seq)
+                else:
+                    document, rest = room.document, partial(self._rest, room)
                 cells, told = await self._slices.run(read_by_steps(document, rest))
             if told is not None:
                 return Shown(cells, *told)
         raise Unavailable("the diagram's room does not stay in one place; try again shortly")
+
+    @contextlib.asynccontextmanager
+    async def _slot(self) -> AsyncIterator[None]:
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                await self._slots.acquire()
+        except TimeoutError:
+            raise Unavailable("too many diagrams are being read; try again shortly") from None
+        try:
+            yield
+        finally:
+            self._slots.release()
 
     async def _room(self, diagram: DiagramId) -> Source | None:
         """The room if this node owns it, or else its replica; with all edits that have come here by now."""

@@ -155,17 +155,16 @@ class ReplicaRunner(Runner[Replica]):
         try:
             if await slices.run(self.room.document.begin_by_steps(state)):
                 message = self.room.without_state(message)
+            unheard, self._unheard, self._unheard_bytes = self._unheard, [], 0
+            self._beginning = None
+            self._heard(message)
+            for one in unheard:
+                self.hear(one)
         except Exception:
             self._beginning = None
             self.faults += 1
             log.exception("room %s: the state that its owner sent could not be taken", self.room.diagram)
             self.detach()
-            return
-        unheard, self._unheard, self._unheard_bytes = self._unheard, [], 0
-        self._beginning = None
-        self._heard(message)
-        for one in unheard:
-            self.hear(one)
 
     def _wait(self, message: Answered) -> None:
         """Until the first state is taken. Where too much waits, the owner is asked anew."""

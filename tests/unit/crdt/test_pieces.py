@@ -22,15 +22,12 @@ from tmi.domain.errors import BadUpdate
 
 def taken(update: bytes, max_bytes: int = 100) -> tuple[list[bytes], dict[int, int]]:
     """The pieces, and what the reader says of their clocks."""
-    parts: list[bytes] = []
-
-    def take() -> Generator[bytes, None, dict[int, int]]:
-        clocks = yield from pieces(update, max_bytes)
-        told.append(clocks)
-        return clocks
-
     told: list[dict[int, int]] = []
-    parts += [piece for piece in take() if piece]
+
+    def take() -> Generator[bytes | None, None, None]:
+        told.append((yield from pieces(update, max_bytes)))
+
+    parts = [piece for piece in take() if piece is not None]
     return parts, told[0]
 
 

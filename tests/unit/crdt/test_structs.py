@@ -10,11 +10,10 @@ from hypothesis import strategies as st
 from pycrdt import Doc, Map
 
 from crdt.document import MAX_PENDING_BYTES, Document
-from crdt.lib0 import write_var_uint
 from crdt.structs import Sections, check_update, read_structs
-from crdt.updates import MAX_NESTING, Ranges, read_state_vector, read_update, union
+from crdt.updates import Ranges, read_state_vector, read_update, union
 from tests.unit.crdt.peers import content, history
-from tests.unit.crdt.test_updates import IN_ROOT, everything
+from tests.unit.crdt.test_updates import everything
 from tmi.domain.errors import BadUpdate, TooMuchPending
 
 
@@ -64,27 +63,6 @@ def test_bytes_at_random_are_refused_by_both_or_read_alike(seed: int, data: st.D
     with contextlib.suppress(BadUpdate):
         read_structs(broken)
         read_update(broken)
-
-
-@pytest.mark.parametrize("number", [2**24, 2**32 - 1, 2**53 - 1])
-@pytest.mark.parametrize(
-    "before",
-    [b"", b"\1", b"\0", b"\0\1\7", IN_ROOT, IN_ROOT + b"\1\x75", IN_ROOT + b"\1\x76", IN_ROOT + b"\1\x77"],
-    ids=["clients", "structs", "deleting clients", "ranges", "values", "list", "object", "text"],
-)
-def test_no_count_is_believed(before: bytes, number: int) -> None:
-    with pytest.raises(BadUpdate):
-        read_structs(before + write_var_uint(number))
-
-
-@pytest.mark.parametrize("opening", [b"\x75\x01", b"\x76\x01\x01a"])
-def test_values_are_nested_only_so_deep(opening: bytes) -> None:
-    def nested(levels: int) -> bytes:
-        return IN_ROOT + b"\1" + opening * levels + b"\x7e\0"
-
-    read_structs(nested(MAX_NESTING))
-    with pytest.raises(BadUpdate, match="nested"):
-        read_structs(nested(MAX_NESTING + 1))
 
 
 def test_only_what_might_do_harm_is_looked_into() -> None:

@@ -1,6 +1,7 @@
 """Reading updates without applying them."""
 
 import re
+from collections.abc import Callable
 from typing import Any
 
 import pycrdt
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 from pycrdt import Array, Doc, Map, Text, XmlElement, XmlFragment, XmlText
 
 from crdt.lib0 import write_var_uint
-from crdt.structs import check_update
+from crdt.structs import check_update, read_structs
 from crdt.updates import (
     MAX_NESTING,
     encode_delete_set,
@@ -23,6 +24,9 @@ from tmi.domain.errors import BadFrame, BadUpdate
 
 IN_ROOT = bytes.fromhex("010107002801016d016b")
 """One struct of client 7: an item in the root map `m` under the key `k`; its content's values follow."""
+
+READERS = [read_update, read_structs]
+"""The one that tells all, and the fast one."""
 
 
 def everything() -> "Doc[Any]":
@@ -83,25 +87,27 @@ def test_a_delete_set_has_one_encoding() -> None:
     assert "0205010304" + "0702" + "01010503" == encode_delete_set({7: [(5, 8), (1, 2)], 5: [(3, 7)]}).hex()
 
 
+@pytest.mark.parametrize("read", READERS)
 @pytest.mark.parametrize("number", [2**24, 2**32 - 1, 2**53 - 1])
 @pytest.mark.parametrize(
     "before",
     [b"", b"\1", b"\0", b"\0\1\7", IN_ROOT, IN_ROOT + b"\1\x75", IN_ROOT + b"\1\x76", IN_ROOT + b"\1\x77"],
     ids=["clients", "structs", "deleting clients", "ranges", "values", "list", "object", "text"],
 )
-def test_no_count_is_believed(before: bytes, number: int) -> None:
+def test_no_count_is_believed(before: bytes, number: int, read: Callable[[bytes], object]) -> None:
     with pytest.raises(BadUpdate):
-        read_update(before + write_var_uint(number))
+        read(before + write_var_uint(number))
 
 
+@pytest.mark.parametrize("read", READERS)
 @pytest.mark.parametrize("opening", [b"\x75\x01", b"\x76\x01\x01a"])
-def test_values_are_nested_only_so_deep(opening: bytes) -> None:
+def test_values_are_nested_only_so_deep(opening: bytes, read: Callable[[bytes], object]) -> None:
     def nested(levels: int) -> bytes:
         return IN_ROOT + b"\1" + opening * levels + b"\x7e\0"
 
-    read_update(nested(MAX_NESTING))
+    read(nested(MAX_NESTING))
     with pytest.raises(BadUpdate, match="nested"):
-        read_update(nested(MAX_NESTING + 1))
+        read(nested(MAX_NESTING + 1))
     check_update(nested(MAX_NESTING + 1))  # cheap: pycrdt's stack holds this
     with pytest.raises(BadUpdate, match="nested"):
         check_update(nested(100_000))
@@ -123,9 +129,10 @@ def test_a_map_that_claims_many_keys_is_looked_into() -> None:
     ],
     ids=["unknown content", "unknown value", "number cut off", "no content", "no delete set"],
 )
-def test_what_no_client_writes_is_refused(update: bytes) -> None:
+@pytest.mark.parametrize("read", READERS)
+def test_what_no_client_writes_is_refused(update: bytes, read: Callable[[bytes], object]) -> None:
     with pytest.raises(BadUpdate):
-        read_update(update)
+        read(update)
 
 
 @pytest.mark.parametrize("state_vector", ["", "02070100", "ffffffff0f"])

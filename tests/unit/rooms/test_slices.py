@@ -11,7 +11,7 @@ from pycrdt import Doc, Map
 from crdt.diagram import reconcile
 from crdt.document import Document
 from crdt.messages import Update
-from crdt.reading import read_cells
+from crdt.reading import Watch, read_cells
 from persistence.memory.access import MemoryAccessControl
 from rooms.coordination.local import LocalCoordinator
 from rooms.memory import MEMORY_FACTOR
@@ -245,3 +245,55 @@ async def test_a_diagram_whose_room_ends_while_it_is_read_is_read_again(world: W
     assert runner.room.is_over
     seen = await showing
     assert (1000, 1) == (len(seen.cells), seen.seq)
+
+
+async def test_only_few_large_diagrams_are_read_at_a_time(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await stored_cells(world)
+    open_now = most = 0
+
+    class Counted(Watch):
+        def __init__(self, document: Document) -> None:
+            nonlocal open_now, most
+            open_now += 1
+            most = max(most, open_now)
+            super().__init__(document)
+
+        def close(self) -> None:
+            nonlocal open_now
+            open_now -= 1
+            super().close()
+
+    monkeypatch.setattr("crdt.reading.Watch", Counted)
+    seen = await asyncio.gather(*(world.rooms.show(world.diagram) for _ in range(20)))
+    assert [500] * 20 == [len(shown.cells) for shown in seen]
+    assert (0, 4) == (open_now, most)
+
+
+async def test_who_waits_too_long_to_read_a_large_diagram_is_told(world: World) -> None:
+    await stored_cells(world)
+    reading = asyncio.Event()
+
+    async def never(_: object) -> object:
+        reading.set()
+        return await asyncio.Event().wait()
+
+    access, coordinator = MemoryAccessControl(world.store), LocalCoordinator(world.log, "node")
+    rooms = Rooms(world.log, coordinator, access, replace(LIMITS, read_timeout_s=0.05))
+    async with rooms.running():
+        rooms.slices.run = never  # type: ignore[method-assign, assignment]
+        stuck = [asyncio.create_task(rooms.show(world.diagram)) for _ in range(4)]
+        await reading.wait()
+        with pytest.raises(Unavailable, match="being read"):
+            await rooms.show(world.diagram)
+        for task in stuck:
+            task.cancel()
+        await asyncio.gather(*stuck, return_exceptions=True)
+
+
+async def stored_cells(world: World) -> None:
+    """Five hundred cells in the log, whose room is not open."""
+    fence = await world.log.claim(world.diagram, "somebody")
+    update = LoggedUpdate(Seq(1), world.owner.id, Origin.SYNC, drawn(500))
+    await world.log.append([RoomBatch(world.diagram, fence, (update,))])
