@@ -112,6 +112,8 @@ async def test_a_large_diagram_with_much_presence_is_opened_by_who_reads(at_once
         ]
         writer.send_binary(y_websocket.update(an_update("base", "x" * 6 * MIB)))
         await until(lambda: service.live.sockets.partial_bytes == 0)
+        # These two are sent megabytes as well, and are closed unless they read.
+        reading = [asyncio.create_task(reads_on(raw)) for raw in (writer, other)]
         state = b'{"x":"%s"}' % (b"x" * 60_000)
         for raw, first in ((writer, 1), (other, 101)):
             for client in range(first, first + 16):
@@ -123,6 +125,15 @@ async def test_a_large_diagram_with_much_presence_is_opened_by_who_reads(at_once
         expected = {*range(1, 17), *range(101, 117)}
         await asyncio.gather(*(hears_of(raw, expected) for raw in newcomers))
         assert not service.live.sockets.refusals
+        assert not any(task.done() for task in reading)
+        for task in reading:
+            task.cancel()
+
+
+async def reads_on(raw: RawWebSocket) -> None:
+    """Read whatever comes, to the end."""
+    while True:
+        await raw.receive_binary()
 
 
 async def hears_of(raw: RawWebSocket, expected: set[int]) -> None:
