@@ -11,6 +11,7 @@ from typing import Any
 from uuid import UUID
 
 from crdt.document import Document
+from rooms.audience import FULL
 from rooms.background import Background
 from rooms.database_watch import DatabaseWatch
 from rooms.editing import Shown
@@ -199,7 +200,7 @@ class Rooms:
         runner = await self._room(diagram)
         if runner.room.is_full:
             self.refusals["sessions_per_room"] += 1
-            raise TooManyRequests("this diagram has as many clients as it may")
+            raise TooManyRequests(FULL)
         if self.journal.shedding and may(member.role, Action.EDIT):
             self.refusals["journal"] += 1
             raise Unavailable("too many edits wait for the database; try again shortly")

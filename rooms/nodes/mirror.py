@@ -10,6 +10,7 @@ from collections.abc import Callable, Hashable
 from crdt import y_websocket
 from crdt.messages import SyncStep1
 from rooms import closing
+from rooms.audience import FULL
 from rooms.effects import SessionNumber
 from rooms.hosting import Session
 from rooms.nodes.messages import (
@@ -105,8 +106,7 @@ class Mirror:
             return
         if self._runner.room.is_full:
             self._runner.room.refusals["sessions_per_room"] += 1
-            reason = "this diagram has as many clients as it may"
-            self._answer(Ended(message.session, closing.TRY_AGAIN_LATER, reason))
+            self._answer(Ended(message.session, closing.TRY_AGAIN_LATER, FULL))
             return
         seat = _Seat(self, message.session)
         seat.session = self._runner.join(message.member, seat)
