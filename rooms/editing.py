@@ -33,6 +33,7 @@ from crdt.cells import Cell
 from crdt.diagram import carry_out, planned, reconcile
 from crdt.document import Document
 from crdt.reading import Watch, read_meta
+from rooms.growth import HELD_BACK
 from rooms.nodes.control import Json, Unanswered
 from rooms.runner import RoomRunner
 from rooms.slices import Slices
@@ -260,6 +261,9 @@ class Editing:
             raise Unavailable("too many edits wait for the database; try again shortly")
         if self._rooms.owned(edit.diagram) is not runner:
             raise _NotOwner
+        if runner.is_held_back:
+            self._rooms.refusals["rooms_growth"] += 1
+            raise Unavailable(HELD_BACK)
         # Nothing may be awaited from here until the document has changed.
         fields, changed = self._apply(runner, before, edit, watch)
         watch.catch_up()

@@ -242,7 +242,9 @@ class Settings(BaseSettings):
     first.
     """
     rooms_hard_max_bytes: Annotated[int, Field(ge=MIB)] = 2048 * MIB
-    """Estimated memory of all rooms above which no further one is opened."""
+    """Estimated memory of all rooms above which no further one is opened, and open ones may grow by an eighth
+    of it together: after that writers of those that have grown most are closed with 1013.
+    """
     document_max_bytes: Annotated[int, Field(ge=64 * KIB, le=1024 * MIB)] = 64 * MIB
     """A diagram's encoded size, from which on edits may only delete: others are refused with 4413."""
     clients_per_room_max: Annotated[int, Field(ge=1)] = 5_000

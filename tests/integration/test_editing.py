@@ -269,6 +269,15 @@ async def test_edits_are_refused_while_too_much_waits_for_the_database(sites: Si
         assert {"journal": 1} == a.member.rooms.refusals
 
 
+async def test_edits_are_refused_while_the_room_is_held_back_for_its_memory(sites: Sites) -> None:
+    async with sites.site("a") as a:
+        await a.put(node())
+        next(a.member.rooms.runners).is_held_back = True
+        with pytest.raises(Unavailable, match="this one has grown"):
+            await a.put(node())
+        assert {"rooms_growth": 1} == a.member.rooms.refusals
+
+
 async def test_edits_go_on_while_the_room_moves(sites: Sites) -> None:
     world = sites.world
     async with sites.site("a") as a, sites.site("b") as b:
