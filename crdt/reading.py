@@ -10,7 +10,7 @@ counted, and left alone when the cells are written (`crdt/diagram.py`).
 """
 
 import contextlib
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -118,18 +118,42 @@ class Watch:
     def _begin(self) -> None:
         doc = self._doc = self.document.doc
         root = self._root = doc.get(CELLS, type=Map)
-        stale = self._stale = set(root.keys())
+        self._stale = set(root.keys())
         self._held, self._answers, self.wires = {}, {}, {}
+        self._observe()
+
+    def _observe(self) -> None:
+        stale = self._stale
 
         def note(events: Sequence[Any]) -> None:
             for event in events:
                 stale.update(event.path[:1] or event.keys)
 
-        self._subscription = root.observe_deep(note)
+        self._subscription = self._root.observe_deep(note)
 
     def close(self) -> None:
         """Hear of no more changes."""
         self._root.unobserve(self._subscription)
+
+    @contextlib.contextmanager
+    def told(self, cell_ids: Iterable[str]) -> Iterator[None]:
+        """For one transaction that changes these cells and no others: to hear of each takes as long as to
+        change it.
+        """
+        version = self.document.version
+        self.close()
+        try:
+            yield
+        finally:
+            self._observe()
+            self._stale.update(cell_ids)
+            if self.document.version > version + 1:
+                self._stale.update(self._root.keys(), self._held)
+
+    @property
+    def is_far_behind(self) -> bool:
+        """It takes more than a moment to catch up."""
+        return self.document.doc is not self._doc or len(self._stale) > AT_ONCE
 
     def steps(self, at_once: int = AT_ONCE) -> Generator[None, None, None]:
         """Read nearly all, with something else to be done at each `yield`. What changes meanwhile, or again
@@ -153,8 +177,11 @@ class Watch:
         self._read(list(self._stale))
 
     def held(self, cell_id: str) -> Held | None:
-        """A cell as the document holds it now."""
-        self._read([cell_id])
+        """A cell as the document holds it now; the same object for as long as that is so."""
+        wire = self.wires.get(cell_id)
+        is_known = wire is None or (wire != b"" and _wire_of(self._answers[cell_id]) == wire)
+        if cell_id in self._stale or not is_known:
+            self._read([cell_id])
         return self._held.get(cell_id)
 
     def doubt_changed(self, wanted: Mapping[str, Cell]) -> None:

@@ -40,6 +40,8 @@ _NUMBERS: Iterator[SessionNumber] = count(1)
 """Of all sessions of the process: they may move from a room to a replica, and keep their numbers."""
 
 READ_ONLY = "your role on this threat model does not allow editing"
+FULL = "this diagram has as many clients as it may"
+"""The reason that a follower recognises a full room by."""
 
 
 @dataclass(slots=True)
@@ -99,6 +101,8 @@ class Audience(ABC):
         self.phase = Phase.OPEN
         self._sessions_max = sessions_max
         self._sessions: dict[SessionNumber, Seat] = {}
+        self._nodes_here = 0
+        """How many of the sessions are nodes that follow."""
 
     # --- what the two kinds do each in their way ------------------------------------------------
 
@@ -177,8 +181,8 @@ class Audience(ABC):
 
     @property
     def is_full(self) -> bool:
-        """No further session may join."""
-        return len(self._sessions) >= self._sessions_max
+        """No further client may join. Each client of a node that follows counts, the node itself does not."""
+        return len(self._sessions) - self._nodes_here >= self._sessions_max
 
     @property
     def is_empty(self) -> bool:
@@ -203,6 +207,7 @@ class Audience(ABC):
         is_elsewhere: bool = False,
     ) -> SessionNumber:
         number = next(_NUMBERS)
+        self._nodes_here += member is None
         self._sessions[number] = Seat(number, member, may_edit, wants_acknowledgements, is_elsewhere)
         return number
 
@@ -211,6 +216,7 @@ class Audience(ABC):
         seat = self._sessions.pop(number, None)
         if seat is None:
             return NOTHING
+        self._nodes_here -= seat.member is None
         effects: list[Effect] = [Unsubscribe(number)] if seat.greeted else []
         effects.extend(self._left(seat, now))
         return effects

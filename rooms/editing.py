@@ -23,16 +23,19 @@ import contextlib
 import logging
 import random
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Container, Generator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any, Protocol
 from uuid import UUID
 
+import orjson
+
 from crdt.cells import Cell
-from crdt.diagram import carry_out, planned, reconcile
+from crdt.diagram import Made, Plan, carry_out, plan_by_steps, planned, reconcile
 from crdt.document import Document
-from crdt.reading import Watch, read_meta
+from crdt.reading import AT_ONCE, Watch, read_meta
+from rooms.growth import HELD_BACK
 from rooms.nodes.control import Json, Unanswered
 from rooms.runner import RoomRunner
 from rooms.slices import Slices
@@ -111,6 +114,8 @@ class Shown:
     seq: Seq
     wires: Mapping[str, bytes] | None = None
     """Each cell's JSON by id, if it is known already."""
+    vetted: Container[bytes] = frozenset()
+    """The JSON of cells that were found right before."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,6 +140,9 @@ class Edited:
 
 Interpret = Callable[[Diagram, Shown, Json], Wanted]
 """Works out what a change makes of a diagram, without waiting for anything. Raises TmiError."""
+
+Vet = Callable[[Json, Mapping[str, bytes]], Generator[None, None, Container[bytes]]]
+"""Looks by steps at the cells that a change brings, given those that are there: which are right (`Shown`)."""
 
 Ask = Callable[[Node, Json, float], Awaitable[Json]]
 
@@ -199,6 +207,7 @@ class Editing:
         access: AccessControl,
         interpret: Interpret,
         ask: Ask,
+        vet: Vet,
         limits: EditingLimits | None = None,
     ) -> None:
         self._rooms = rooms
@@ -206,6 +215,7 @@ class Editing:
         self._access = access
         self._interpret = interpret
         self._ask = ask
+        self._vet = vet
         self._limits = limits or EditingLimits()
         self._turns: dict[DiagramId, _Turns] = {}
 
@@ -241,49 +251,95 @@ class Editing:
                 raise _NotOwner
             with contextlib.closing(Watch(runner.room.document)) as watch:
                 await self._rooms.slices.run(watch.steps())
-                edited, fields, made = await self._made(edit, runner, watch)
+                vetted = await self._rooms.slices.run(self._vet(edit.change, watch.wires))
+                before, fields, made = await self._made(edit, runner, watch, vetted)
+                edited = await self._read(runner, before, watch)
             if made is not None:
                 await self._saved(runner, made)
-            return replace(edited, diagram=await self._written(edit, edited.diagram, fields, made))
+            return replace(edited, diagram=await self._written(edit, before, fields, made))
 
     async def _made(
-        self, edit: Edit, runner: RoomRunner, watch: Watch
-    ) -> tuple[Edited, DiagramFields, Seq | None]:
-        """The cells are changed, and the row not yet; the number of the change, if there was any."""
-        before = await self._diagrams.get(edit.model, edit.diagram)
+        self, edit: Edit, runner: RoomRunner, watch: Watch, vetted: Container[bytes]
+    ) -> tuple[Diagram, DiagramFields, Seq | None]:
+        """The cells are changed, and the row, which is returned, not yet; the number of the change, if any.
+
+        A large one is worked out by steps. Where nothing has happened meanwhile it is made as it is, else
+        worked out once more, in one go, from what is still right of it.
+        """
+        change = _kept(edit.change)
+        before = await self._allowed(edit, runner)
+        wanted = self._wanted(runner, before, edit.change, watch, vetted)
+        made: Made = {}
+        if change is None or max(len(wanted.cells), len(watch.wires)) <= AT_ONCE:
+            plan = planned(watch, wanted.cells, wanted.meta, made)
+        else:
+            document = runner.room.document
+            version, doc = document.version, document.doc
+            plan = await self._rooms.slices.run(plan_by_steps(watch, wanted.cells, wanted.meta, made))
+            row, before = before, await self._allowed(edit, runner)
+            runner.settle()
+            if (row, version, doc) != (before, document.version, document.doc):
+                wanted = self._wanted(runner, before, orjson.loads(change), watch, vetted)
+                plan = planned(watch, wanted.cells, wanted.meta, made)
+        # Nothing may be awaited between the plan, or the proof that it still holds, and this.
+        return before, wanted.fields, self._carry_out(runner, edit.user, wanted, plan, watch)
+
+    async def _allowed(self, edit: Edit, runner: RoomRunner) -> Diagram:
+        """The row of a diagram that may be changed now."""
+        row = await self._diagrams.get(edit.model, edit.diagram)
         role = await self._access.to_threat_model(edit.user, edit.model)
         if not may(role, Action.EDIT):
             raise Forbidden
-        check_version(edit.expected, before.version, "diagram")
+        check_version(edit.expected, row.version, "diagram")
         if self._rooms.is_shedding:
             self._rooms.refusals["journal"] += 1
             raise Unavailable("too many edits wait for the database; try again shortly")
         if self._rooms.owned(edit.diagram) is not runner:
             raise _NotOwner
-        # Nothing may be awaited from here until the document has changed.
-        fields, changed = self._apply(runner, before, edit, watch)
-        watch.catch_up()
-        room = runner.room
-        edited = Edited(before, room.seq, watch.cells(), read_meta(room.document))
-        return edited, fields, room.seq if changed else None
+        if runner.is_held_back:
+            self._rooms.refusals["rooms_growth"] += 1
+            raise Unavailable(HELD_BACK)
+        return row
 
-    def _apply(
-        self, runner: RoomRunner, before: Diagram, edit: Edit, watch: Watch
-    ) -> tuple[DiagramFields, bool]:
+    def _wanted(
+        self, runner: RoomRunner, before: Diagram, change: Json, watch: Watch, vetted: Container[bytes]
+    ) -> Wanted:
+        """What a change makes of what the room shows at this moment."""
         runner.settle()
         watch.catch_up()
+        shown = Shown(watch.cells(), read_meta(watch.document), runner.room.seq, watch.wires, vetted)
+        return self._interpret(before, shown, change)
+
+    def _carry_out(
+        self, runner: RoomRunner, user: UserId, wanted: Wanted, plan: Plan, watch: Watch
+    ) -> Seq | None:
+        """The number of the change, if there is any."""
         document, seq = runner.room.document, runner.room.seq
-        shown = Shown(watch.cells(), read_meta(document), seq, watch.wires)
-        wanted = self._interpret(before, shown, edit.change)
-        plan = planned(watch, wanted.cells, wanted.meta)
 
         def change(target: Document) -> bytes | None:
             if target is document:
                 return carry_out(document, plan)
             return reconcile(target, wanted.cells, wanted.meta)
 
-        runner.edit(change, edit.user, Origin.REST, plan.at_most_bytes)
-        return wanted.fields, runner.room.seq != seq
+        with watch.told(plan.changed):
+            runner.edit(change, user, Origin.REST, plan.at_most_bytes)
+        return runner.room.seq if runner.room.seq != seq else None
+
+    async def _read(self, runner: RoomRunner, before: Diagram, watch: Watch) -> Edited:
+        """What the room shows after an edit: at once, or by steps where much has changed, and then with what
+        others have changed by the end of that. Raises OutcomeUnknown.
+        """
+        room = runner.room
+        version = room.document.version
+        if watch.is_far_behind:
+            await self._rooms.slices.run(watch.steps())
+            if self._rooms.owned(room.diagram) is runner:
+                runner.settle()
+            elif room.document.version != version:
+                # It goes on under another owner's numbers.
+                raise OutcomeUnknown("the diagram's room has moved while the edit was being made")
+        watch.catch_up()
+        return Edited(before, room.seq, watch.cells(), read_meta(room.document))
 
     async def _saved(self, runner: RoomRunner, seq: Seq) -> None:
         """Raises OutcomeUnknown."""
@@ -367,6 +423,16 @@ class Editing:
         if "refused" in told:
             raise _ERRORS.get(told["refused"], OutcomeUnknown)(told["detail"])
         return _edited_from_json(told, edit)
+
+
+def _kept(change: Json) -> bytes | None:
+    """A change to be read once more, since an interpreter may use up what it is given; None if that is
+    nested too deeply.
+    """
+    try:
+        return orjson.dumps(change)
+    except orjson.JSONEncodeError:
+        return None
 
 
 def _name_of(error: TmiError) -> str:

@@ -121,6 +121,10 @@ class Runner(Generic[RoomT]):
         self.faults = 0
         self.closes: Counter[int] = Counter()
         """Sessions that the room has ended, by code; the service gives all its rooms the same one."""
+        self.bytes_before: int | None = None
+        """What it took when all rooms together began to take too much (`rooms/growth.py`)."""
+        self.is_held_back = False
+        """It may not grow."""
         self._ticker = ticker
         self._sessions: dict[SessionNumber, Session] = {}
         self._groups: dict[Hashable, dict[SessionNumber, Peer]] = {}

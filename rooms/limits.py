@@ -23,7 +23,7 @@ class RoomsLimits:
     memory_max_bytes: int = 1024 * 1024 * 1024
     """What the rooms may take together, by estimate, before those without anybody are closed early."""
     memory_hard_max_bytes: int = 2 * 1024 * 1024 * 1024
-    """From here on no further room is opened."""
+    """From here on no further room is opened, and open ones may grow by an eighth of it all together."""
     memory_sweep_s: float = 1.0
     """What the rooms take is looked at this often."""
     evict_after_s: float = 1.0

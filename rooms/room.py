@@ -649,7 +649,7 @@ class Room(Audience):
         assert not self._held, "flush first"
         assert not self._relay, "flush first"
         assert not self._heard, "flush first"
-        sessions, self._sessions = self._sessions, {}
+        sessions, self._sessions, self._nodes_here = self._sessions, {}, 0
         seats = {number: sessions[number] for number in numbers}
         owed = {number: owed for number, owed in self._unsaved.owed().items() if number in seats}
         said = {number: self._presence.spoken_for(number) for number in seats}

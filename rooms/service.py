@@ -11,10 +11,12 @@ from typing import Any
 from uuid import UUID
 
 from crdt.document import Document
+from rooms.audience import FULL
 from rooms.background import Background
 from rooms.database_watch import DatabaseWatch
 from rooms.editing import Shown
 from rooms.expiry import Expiry
+from rooms.growth import HELD_BACK, Growth
 from rooms.handing_over import HandingOver, Successors, best_successor
 from rooms.hosted import Hosted
 from rooms.hosting import Runner, Session
@@ -62,6 +64,8 @@ from tmi.domain.roles import Action, may
 log = logging.getLogger(__name__)
 
 _OPENING_TRIES = 5
+_GROWTH_SHARE = 8
+"""Open rooms may grow past the hard limit by this part of it."""
 _FREED_BYTES = 512 * 1024
 """Of documents that are freed at once, or the one that is larger."""
 
@@ -110,6 +114,7 @@ class Rooms:
         self._memory_loading = 0
         """What documents take that are being loaded, by estimate."""
         self._memory_due_at = 0.0
+        self._growth = Growth(hosted)
         self._trimming = Trimming(trim_of_libc())
         self.refusals: Counter[str] = Counter()
         """What was refused, by limit."""
@@ -199,7 +204,10 @@ class Rooms:
         runner = await self._room(diagram)
         if runner.room.is_full:
             self.refusals["sessions_per_room"] += 1
-            raise TooManyRequests("this diagram has as many clients as it may")
+            raise TooManyRequests(FULL)
+        if runner.is_held_back and (may(member.role, Action.EDIT) or isinstance(runner, ReplicaRunner)):
+            self.refusals["rooms_growth"] += 1
+            raise Unavailable(HELD_BACK)
         if self.journal.shedding and may(member.role, Action.EDIT):
             self.refusals["journal"] += 1
             raise Unavailable("too many edits wait for the database; try again shortly")
@@ -657,6 +665,8 @@ class Rooms:
             self._memory_seen = self.memory_bytes
             if self._memory_seen > self._limits.memory_max_bytes:
                 self._evict(self._limits.memory_max_bytes)
+            hard = self._limits.memory_hard_max_bytes
+            self._growth.look(is_over=self._memory_seen > hard, allowed_bytes=hard // _GROWTH_SHARE)
         for diagram, runner in list(self._open.items()):
             room = runner.room
             if room.is_open and room.is_empty and now - runner.idle_since > self._limits.idle_s:

@@ -19,7 +19,7 @@ from werkzeug.datastructures import Headers
 from api.app import create_app
 from api.configuration import Configuration
 from api.cookies import SessionCookies
-from api.diagram_changes import interpret
+from api.diagram_changes import interpret, vet
 from api.identity.provider import IdentityProvider
 from api.news import News
 from api.services import ApiOptions, Health, Services
@@ -303,7 +303,7 @@ async def over_memory(
             tokens=tokens or Tokens(keys, ISSUER),
             database=MemoryDatabase(store),
             administration=administration,
-            editing=Editing(rooms, MemoryDiagrams(store), access, interpret, administration.ask),
+            editing=Editing(rooms, MemoryDiagrams(store), access, interpret, administration.ask, vet),
             rate_limits=MemoryRateLimits(),
             quotas=MemoryQuotas(store),
             storage=MemoryStorage(store),
@@ -373,7 +373,7 @@ async def over_postgres(
             tokens=Tokens(keys, ISSUER),
             database=database,
             administration=administration,
-            editing=Editing(rooms, PostgresDiagrams(database), access, interpret, administration.ask),
+            editing=Editing(rooms, PostgresDiagrams(database), access, interpret, administration.ask, vet),
             rate_limits=MemoryRateLimits(),
             quotas=PostgresQuotas(database),
             storage=PostgresStorage(database),

@@ -242,10 +242,13 @@ class Settings(BaseSettings):
     first.
     """
     rooms_hard_max_bytes: Annotated[int, Field(ge=MIB)] = 2048 * MIB
-    """Estimated memory of all rooms above which no further one is opened."""
+    """Estimated memory of all rooms above which no further one is opened, and open ones may grow by an eighth
+    of it together: after that writers of those that have grown most are closed with 1013.
+    """
     document_max_bytes: Annotated[int, Field(ge=64 * KIB, le=1024 * MIB)] = 64 * MIB
     """A diagram's encoded size, from which on edits may only delete: others are refused with 4413."""
     clients_per_room_max: Annotated[int, Field(ge=1)] = 5_000
+    """Clients of a room on all nodes together, each tab counted."""
     awareness_max_bytes: Annotated[int, Field(ge=KIB, le=256 * KIB)] = 64 * KIB
     """What a client may say of itself (its awareness state); who says more is closed with 4400."""
     presence_max_bytes: Annotated[int, Field(ge=MIB, le=64 * MIB)] = 8 * MIB
@@ -266,12 +269,13 @@ class Settings(BaseSettings):
     if_match_required: bool = False
     """Whether a REST write has to say by If-Match which version it has read: 428 without."""
     sockets_max: Annotated[int, Field(ge=1)] = 20_000
+    """Live sockets in all, on each node and worker."""
     sockets_per_address_max: Annotated[int, Field(ge=1)] = 10_000
     """Live sockets from one IPv4 address or IPv6 /64, on all nodes; behind a proxy that
     TMI_TRUSTED_PROXIES does not name, all of them come from the proxy's.
     """
     connections_per_address_max: Annotated[int, Field(ge=1)] = 2_000
-    """Connections from one address (counted as above) that serve REST or are at their TLS handshake or first
+    """Connections from one address to one process that serve REST or are at their TLS handshake or first
     request. More are answered with 503, before TLS by an end; trusted proxies are not bounded.
     """
     heads_max: Annotated[int, Field(ge=1)] = 2_000

@@ -10,7 +10,9 @@ from collections.abc import Callable, Hashable
 from crdt import y_websocket
 from crdt.messages import SyncStep1
 from rooms import closing
+from rooms.audience import FULL
 from rooms.effects import SessionNumber
+from rooms.growth import HELD_BACK
 from rooms.hosting import Session
 from rooms.nodes.messages import (
     REPLICA,
@@ -34,7 +36,7 @@ from rooms.peer import Member
 from rooms.runner import RoomRunner
 from tmi.domain.ids import NodeId
 from tmi.domain.model import Node
-from tmi.domain.roles import Role
+from tmi.domain.roles import Action, Role, may
 
 Answer = Callable[[Answered], None]
 
@@ -105,8 +107,11 @@ class Mirror:
             return
         if self._runner.room.is_full:
             self._runner.room.refusals["sessions_per_room"] += 1
-            reason = "this diagram has as many clients as it may"
-            self._answer(Ended(message.session, closing.TRY_AGAIN_LATER, reason))
+            self._answer(Ended(message.session, closing.TRY_AGAIN_LATER, FULL))
+            return
+        if self._runner.is_held_back and may(message.member.role, Action.EDIT):
+            self._runner.room.refusals["rooms_growth"] += 1
+            self._answer(Ended(message.session, closing.TRY_AGAIN_LATER, HELD_BACK))
             return
         seat = _Seat(self, message.session)
         seat.session = self._runner.join(message.member, seat)

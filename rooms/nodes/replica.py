@@ -13,6 +13,10 @@ What it holds true:
   that: a client that synced with the document here did not send what is in it, and yet believes all of it
   saved when its SyncStep2 is acknowledged.
 
+- **The owner counts.** Each client has a place in the owner's room, and is closed when there is none. A
+  newcomer need not wait for that: between its coming and the owner's answer it is one too many. So that it
+  stays with few of them, this node refuses others by itself for a while once the owner has refused one.
+
 What can go wrong: more waits for an owner than `pending_max_bytes`. Then the writer is closed with 1013, and
 keeps its edits, as all Yjs clients do.
 """
@@ -27,7 +31,7 @@ from crdt.document import EMPTY_UPDATE, TAKEN_AT_ONCE_BYTES, Document, merge
 from crdt.messages import Awareness, Message, QueryAwareness, SyncStep1, SyncStep2, Update
 from crdt.updates import read_update
 from rooms import closing
-from rooms.audience import READ_ONLY, Audience, Seat
+from rooms.audience import FULL, READ_ONLY, Audience, Seat
 from rooms.effects import (
     NOTHING,
     Acknowledge,
@@ -79,6 +83,8 @@ class ReplicaLimits:
     ids_per_session: int = 16
     doubt_s: float = 5.0
     """So long after a change of owner, those of whom nobody has spoken are gone."""
+    full_s: float = 1.0
+    """After the owner refused a client since its room is full, others are refused here for so long."""
 
 
 _NOTHING_NEW = Say(REPLICA, y_websocket.sync_step2(EMPTY_UPDATE))
@@ -117,6 +123,8 @@ class Replica(Audience):
         )
         self._waiting: dict[SessionNumber, _Unacknowledged] = {}
         self._give_up_at: float | None = None
+        self._full_until: float | None = None
+        """The owner's room is full; none of those who are here has left since."""
         self.seq = Seq(0)
         """The number of the last update in the document; provisional until committed."""
         self.unsaved = 0
@@ -137,6 +145,11 @@ class Replica(Audience):
     def presence_bytes(self) -> int:
         """What everybody's awareness takes, about."""
         return self._presence.size
+
+    @property
+    def is_full(self) -> bool:
+        """No further client may join, as far as is known here."""
+        return self._full_until is not None or super().is_full
 
     # --- from the clients -----------------------------------------------------------------------
 
@@ -206,6 +219,7 @@ class Replica(Audience):
         return self._forward(Enter(number, seat.member))
 
     def _left(self, seat: Seat, now: float) -> Effects:  # noqa: ARG002
+        self._full_until = None
         self._presence.leave(seat.number)
         effects = list(self._forward(Leave(seat.number)))
         waiting = self._waiting.pop(seat.number, None)
@@ -238,6 +252,7 @@ class Replica(Audience):
         self.is_attached = True
         self._has_offered = False
         self.asked += 1
+        self._full_until = None
         self._presence.doubt()
         self._give_up_at = now + self._limits.doubt_s
         effects: list[Effect] = [Forward(Follow(self.diagram, self.document.state_vector()))]
@@ -387,9 +402,14 @@ class Replica(Audience):
 
     def _ended(self, message: Ended, now: float) -> Effects:
         if message.session != REPLICA:
-            return self.end_session(message.session, message.code, message.reason, now)
+            effects = self.end_session(message.session, message.code, message.reason, now)
+            return [*effects, *self._found_full(now)] if message.reason == FULL else effects
         self._become(Happening.DELETED if message.code == closing.DIAGRAM_DELETED else Happening.LOG_REFUSED)
         return self._close_all(message.code, message.reason, now)
+
+    def _found_full(self, now: float) -> Effects:
+        self._full_until = now + self._limits.full_s
+        return (FlushAt(self._full_until),)
 
     # --- sessions of a room that stood down -----------------------------------------------------
 
@@ -455,7 +475,16 @@ class Replica(Audience):
         return self._presence.since(told)
 
     def flush(self, now: float) -> Effects:
-        """Give up those who did not come back with the new owner."""
+        """Give up those who did not come back with the new owner, and ask again whether its room is full."""
+        effects: list[Effect] = []
+        if self._full_until is not None:
+            if now < self._full_until:
+                effects.append(FlushAt(self._full_until))
+            else:
+                self._full_until = None
+        return [*effects, *self._give_up(now)]
+
+    def _give_up(self, now: float) -> Effects:
         if self._give_up_at is None or not self.is_attached:
             return NOTHING
         if now < self._give_up_at:

@@ -10,11 +10,14 @@ from uuid import uuid4
 import pytest
 from pycrdt import Map
 
-from api.diagram_changes import interpret
+from api.diagram_changes import interpret, vet
 from crdt.messages import Update
+from crdt.reading import read_cells
 from persistence.memory.access import MemoryAccessControl
-from rooms.editing import Edit, Edited, Editing, EditingLimits
+from rooms.editing import Edit, Edited, Editing, EditingLimits, Shown, Wanted
+from rooms.limits import RoomsLimits
 from tests.integration.test_nodes import Cluster, Member
+from tests.unit.rooms.conftest import LIMITS as ROOMS_LIMITS
 from tests.unit.rooms.conftest import Editor, World, until
 from tmi.domain.errors import (
     BadInput,
@@ -29,7 +32,7 @@ from tmi.domain.errors import (
 )
 from tmi.domain.events import Actor, ChangeType, Deed
 from tmi.domain.ids import DiagramId
-from tmi.domain.model import User
+from tmi.domain.model import Diagram, User
 from tmi.domain.ports import Origin
 from tmi.domain.roles import Role
 
@@ -58,11 +61,11 @@ class Sites(Cluster):
     """Nodes of which each may be asked to edit."""
 
     @contextlib.asynccontextmanager
-    async def site(self, name: str) -> AsyncIterator[Site]:
-        async with self.node(name) as member:
+    async def site(self, name: str, limits: RoomsLimits = ROOMS_LIMITS) -> AsyncIterator[Site]:
+        async with self.node(name, limits) as member:
             access = MemoryAccessControl(self.world.store)
             diagrams, ask = self.world.diagrams, member.administration.ask
-            editing = Editing(member.rooms, diagrams, access, interpret, ask, LIMITS)
+            editing = Editing(member.rooms, diagrams, access, interpret, ask, vet, LIMITS)
             member.administration.use_editing(editing.answer)
             yield Site(member, editing, self.world)
 
@@ -260,6 +263,100 @@ async def test_edits_that_wait_for_their_turn_are_bounded_and_counted_by_the_own
         await b.put(node())
 
 
+async def test_a_large_edit_is_worked_out_by_steps_and_merged_with_what_happens_meanwhile(
+    sites: Sites,
+) -> None:
+    world = sites.world
+    limits = replace(ROOMS_LIMITS, journal=replace(ROOMS_LIMITS.journal, max_bytes=10_000_000))
+    async with sites.site("a", limits) as a:
+        here = await a.member.join(world.editor())
+        await until(lambda: here.acknowledged == 1)
+        cells = [node() for _ in range(1500)]
+        await a.put(*cells)
+        await until(lambda: len(here.cells) == 1500)
+        turns = 0
+
+        async def count_turns() -> None:
+            nonlocal turns
+            while True:
+                turns += 1
+                if turns % 3 == 0:
+                    change(here, cells[turns % 7]["id"], "angle", turns)
+                await asyncio.sleep(0)
+
+        assert here.closed is None
+        counting = asyncio.create_task(count_turns())
+        moved = [{**cell, "position": {"x": 11, "y": n}} for n, cell in enumerate(cells)]
+        edited = await a.patch(
+            {"op": "add", "path": "/cells/0", "value": node(angle=1)},
+            {"op": "test", "path": "/cells/0/angle", "value": 1},
+            {"op": "replace", "path": "/cells/0/angle", "value": 2},
+            *({"op": "replace", "path": f"/cells/{n + 1}/position", "value": {"x": 11, "y": n}}
+              for n in range(len(moved))),
+        )  # fmt: skip
+        counting.cancel()
+        assert turns > 40, "reading, planning and reading again take 15 steps each"
+        assert 1501 == len(edited.cells)
+        assert 2 == edited.cells[0]["angle"]
+        assert all((cell["x"], cell["y"]) == (11, n) for n, cell in enumerate(edited.cells[1:]))
+        runner = a.member.rooms.owned(world.diagram)
+        assert runner is not None
+        runner.settle()
+        shown = read_cells(runner.room.document)[1:8]
+        assert [here.cells[cell["id"]].get("angle") for cell in cells[:7]] == [
+            cell.get("angle") for cell in shown
+        ]
+
+
+async def test_a_large_edit_is_worked_out_anew_when_a_cell_goes_meanwhile(sites: Sites) -> None:
+    world = sites.world
+    limits = replace(ROOMS_LIMITS, journal=replace(ROOMS_LIMITS.journal, max_bytes=10_000_000))
+    async with sites.site("a", limits) as a:
+        here = await a.member.join(world.editor())
+        cells = [node() for _ in range(500)]
+        await a.put(*cells)
+        await until(lambda: len(here.cells) == 500)
+        shown: list[int] = []
+
+        def delete() -> None:
+            before = here.doc.get_state()
+            del here.cells[cells[7]["id"]]
+            assert here.session is not None
+            here.session.receive(Update(here.doc.get_update(before)))
+
+        def interpret_and_delete(diagram: Diagram, seen: Shown, asked: Json) -> Wanted:
+            shown.append(len(seen.cells))
+            if len(shown) == 1:
+                asyncio.get_running_loop().call_soon(delete)
+            return interpret(diagram, seen, asked)
+
+        a.editing._interpret = interpret_and_delete
+        edited = await a.put(*({**cell, "position": {"x": 11, "y": n}} for n, cell in enumerate(cells)))
+        assert [500, 499] == shown
+        assert [cell["id"] for cell in cells] == [cell["id"] for cell in edited.cells]
+        assert {11} == {cell["x"] for cell in edited.cells}
+
+
+async def test_a_role_that_is_lost_while_a_large_edit_is_worked_out_is_felt(sites: Sites) -> None:
+    world = sites.world
+    async with sites.site("a") as a:
+        await world.grant(Role.WRITER)
+        losing: list[asyncio.Task[None]] = []
+
+        def interpret_and_lose(*given: Any) -> Wanted:
+            losing.append(asyncio.create_task(world.grant(None)))
+            return interpret(*given)
+
+        a.editing._interpret = interpret_and_lose
+        operation = {"op": "replace", "path": "/cells", "value": [node() for _ in range(1500)]}
+        with pytest.raises(Forbidden):
+            await a.patch(operation, deed=by(world.other))
+        await asyncio.gather(*losing)
+        runner = a.member.rooms.owned(world.diagram)
+        assert runner is not None
+        assert [] == read_cells(runner.room.document)
+
+
 async def test_edits_are_refused_while_too_much_waits_for_the_database(sites: Sites) -> None:
     async with sites.site("a") as a:
         await a.put(node())
@@ -267,6 +364,15 @@ async def test_edits_are_refused_while_too_much_waits_for_the_database(sites: Si
         with pytest.raises(Unavailable, match="wait for the database"):
             await a.put(node())
         assert {"journal": 1} == a.member.rooms.refusals
+
+
+async def test_edits_are_refused_while_the_room_is_held_back_for_its_memory(sites: Sites) -> None:
+    async with sites.site("a") as a:
+        await a.put(node())
+        next(a.member.rooms.runners).is_held_back = True
+        with pytest.raises(Unavailable, match="this one has grown"):
+            await a.put(node())
+        assert {"rooms_growth": 1} == a.member.rooms.refusals
 
 
 async def test_edits_go_on_while_the_room_moves(sites: Sites) -> None:

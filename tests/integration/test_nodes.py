@@ -236,6 +236,39 @@ async def test_replicas_count_as_memory_and_idle_ones_are_closed_for_it(cluster:
         assert (3, 1) == (b.rooms.followed_rooms, b.rooms.refusals["rooms_memory"])
 
 
+async def test_a_replica_that_grows_past_its_nodes_memory_is_closed_and_nothing_is_lost(
+    cluster: Cluster,
+) -> None:
+    world, size = cluster.world, 10_000
+    room = MEMORY_FACTOR * size
+    limits = replace(LIMITS, journal=replace(LIMITS.journal, max_bytes=1_000_000), idle_s=60.0)
+    small = replace(
+        limits,
+        memory_max_bytes=room,
+        memory_hard_max_bytes=4 * room,
+        memory_sweep_s=0.01,
+        evict_after_s=0.0,
+    )
+    async with cluster.node("a", limits) as a, cluster.node("b", small) as b:
+        here = await a.join(world.editor())
+        there = await b.join(world.editor())
+        reader = await b.join(world.editor(role=Role.READER))
+        for n in range(20):
+            (here if n % 2 else there).edit(f"text {n}", "x" * size)
+            await asyncio.sleep(0.03)
+            if there.closed is not None:
+                break
+        assert (closing.TRY_AGAIN_LATER, None) == (there.closed and there.closed[0], here.closed)
+        assert reader.closed == there.closed
+        await until(lambda: (b.rooms.followed_rooms, b.rooms.memory_bytes) == (0, 0))
+        await until(lambda: set(there.cells.keys()) <= set(here.cells.keys()))
+        with contextlib.suppress(Unavailable):  # it takes more than fits
+            there.cells["meanwhile"] = "drawn"
+            await b.join(there)
+        await a.join(there)
+        await until(lambda: "meanwhile" in here.cells)
+
+
 async def test_a_node_that_follows_a_room_bounds_its_clients_as_well_and_counts_who_is_refused(
     cluster: Cluster,
 ) -> None:

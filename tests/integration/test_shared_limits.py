@@ -148,15 +148,23 @@ async def test_sockets_of_an_address_behind_a_proxy_are_counted_on_both(nodes: P
 async def test_clients_of_a_room_are_counted_on_both_by_its_owner(nodes: Pair) -> None:
     place, tokens, _ = await prepared(nodes.a, "alice", "bob", "carol")
     async with AsyncExitStack() as stack:
+        inside = []
         for number, (node, name) in enumerate(
             [(nodes.a, "alice"), (nodes.b, "bob"), (nodes.a, "alice"), (nodes.b, "bob")]
         ):
             opened = socket(node, place, tokens[name], f"192.0.2.{number}")
-            assert 101 == (await stack.enter_async_context(opened))[0]
+            status, raw = await stack.enter_async_context(opened)
+            assert 101 == status
+            inside.append(raw)
         await asyncio.sleep(0.5)
-        for node in (nodes.a, nodes.b):
+        found = []
+        for node in (nodes.b, nodes.a, nodes.b):
             status, raw = await stack.enter_async_context(socket(node, place, tokens["carol"], "192.0.2.9"))
+            found.append(status)
             assert status == 429 or not await has(raw), node.url
+        # The follower asks the owner about the first one alone.
+        assert [101, 429, 429] == found
+        assert [True] * CLIENTS == [await has(raw) for raw in inside]
 
 
 async def test_a_trusted_proxy_says_how_clients_reach_the_service(nodes: Pair) -> None:

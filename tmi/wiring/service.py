@@ -11,7 +11,7 @@ from functools import partial
 from api.app import RestApp, create_app
 from api.configuration import Configuration
 from api.cookies import SessionCookies
-from api.diagram_changes import interpret
+from api.diagram_changes import interpret, vet
 from api.identity import web
 from api.identity.provider import IdentityProvider
 from api.identity.providers import identity_providers
@@ -155,7 +155,7 @@ async def build(
         metrics.show_webhooks(lambda: (dispatcher.counts, dispatcher.backlog))
         await stack.enter_async_context(metrics.running())
         administration.use_figures(metrics.text)
-        editing = Editing(rooms, PostgresDiagrams(database), access, interpret, administration.ask)
+        editing = Editing(rooms, PostgresDiagrams(database), access, interpret, administration.ask, vet)
         administration.use_editing(editing.answer)
         services = Services(
             threat_models=PostgresThreatModels(database),

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pycrdt import Array, Doc, Map, Text, XmlFragment
 
-from crdt.diagram import carry_out, planned, reconcile, reconcile_meta
+from crdt.diagram import Made, carry_out, plan_by_steps, planned, reconcile, reconcile_meta
 from crdt.document import EMPTY_UPDATE, Document
 from crdt.reading import Watch, read, read_cells, read_comments, read_meta
 from crdt.updates import read_update
@@ -418,3 +418,46 @@ def test_new_places_count_for_the_size_of_an_edit() -> None:
         watch.catch_up()
         plan = planned(watch, [*plain, *watch.cells()], {})
     assert len(carry_out(document, plan) or b"") <= plan.at_most_bytes
+
+
+@settings(max_examples=200, deadline=None)
+@given(diagrams, diagrams, diagrams, st.booleans())
+def test_what_was_planned_by_steps_serves_a_new_plan_when_others_have_changed_the_document_meanwhile(
+    first: list[dict[str, Any]], meanwhile: list[dict[str, Any]], second: list[dict[str, Any]], is_first: bool
+) -> None:
+    document = written(*first)
+    made: Made = {}
+    with contextlib.closing(Watch(document)) as watch:
+        watch.catch_up()
+        steps = plan_by_steps(watch, second, {}, made)
+        if is_first:
+            next(steps)
+        else:
+            list(steps)
+        reconcile(document, meanwhile)
+        list(steps)
+        watch.catch_up()
+        fresh = planned(watch, second, {})
+        plan = planned(watch, second, {}, made)
+        assert fresh == plan
+        with watch.told(plan.changed):
+            carry_out(document, plan)
+        watch.catch_up()
+        assert read_cells(document) == watch.cells()
+    other = written(*meanwhile)
+    reconcile(other, second)
+    assert read_cells(other) == read_cells(document)
+
+
+def test_one_who_watches_and_is_told_what_changes_hears_of_everything_else() -> None:
+    document = written(NODE, EDGE)
+    with contextlib.closing(Watch(document)) as watch:
+        watch.catch_up()
+        with watch.told(["n"]):
+            reconcile(document, [{**NODE, "angle": 1}, EDGE])
+            reconcile(document, [{**NODE, "angle": 1}, {**EDGE, "zIndex": 7}])
+        watch.catch_up()
+        assert read_cells(document) == watch.cells()
+        reconcile(document, [{**NODE, "angle": 2}])
+        watch.catch_up()
+        assert read_cells(document) == watch.cells()

@@ -17,7 +17,9 @@ from crdt.awareness import Entry
 from crdt.messages import Awareness, Update
 from persistence.memory.access import MemoryAccessControl
 from persistence.memory.update_log import MemoryUpdateLog
+from rooms import closing
 from rooms.coordination.local import LocalCoordinator
+from rooms.growth import HELD_BACK
 from rooms.memory import ROOM_BYTES, memory_of
 from rooms.service import Rooms
 from rooms.trimming import TRIM_BYTES, Trimming, trim_of_libc
@@ -25,6 +27,7 @@ from tests.unit.rooms.conftest import LIMITS, Editor, World, until
 from tmi.domain.errors import TooManyRequests, Unavailable
 from tmi.domain.ids import DiagramId, Fence, NodeId
 from tmi.domain.ports import StoredDocument
+from tmi.domain.roles import Role
 
 KIB = 1024
 TEXT_BYTES = 50 * KIB
@@ -175,18 +178,21 @@ async def test_a_room_with_unsaved_edits_is_never_closed_for_its_memory(crowd: C
         assert {1} == {len(world.store.logs[diagram].rows) for diagram in visited}
 
 
-async def test_past_the_hard_limit_no_further_room_is_opened_and_open_ones_may_be_joined(
-    crowd: Crowd,
-) -> None:
-    visited = [await crowd.visit(stay=True) for _ in range(5)]
-    await until(lambda: crowd.world.rooms.memory_bytes > 5 * ROOM_WITH_TEXT)
-    for _ in range(20):
+async def filled(crowd: Crowd) -> list[DiagramId]:
+    """Rooms with somebody in each, as many as may be opened."""
+    visited: list[DiagramId] = []
+    while len(visited) < 20:
         try:
             visited.append(await crowd.visit(stay=True))
         except Unavailable:
-            break
-    else:
-        raise AssertionError("every room was opened")
+            return visited
+    raise AssertionError("every room was opened")
+
+
+async def test_past_the_hard_limit_no_further_room_is_opened_and_open_ones_may_be_joined(
+    crowd: Crowd,
+) -> None:
+    visited = await filled(crowd)
     assert 1 == crowd.world.rooms.refusals["rooms_memory"]
     crowd.world.diagram = visited[0]
     assert "text" in (await crowd.world.editor().join()).cells
@@ -194,6 +200,61 @@ async def test_past_the_hard_limit_no_further_room_is_opened_and_open_ones_may_b
         assert editor.session is not None
         editor.session.leave()
     await crowd.visit()
+
+
+async def test_past_the_hard_limit_open_rooms_grow_by_an_eighth_of_it_and_those_that_grew_most_are_held_back(
+    crowd: Crowd,
+) -> None:
+    world, rooms = crowd.world, crowd.world.rooms
+    visited = await filled(crowd)
+    greedy, modest = crowd.editors[:2]
+    world.diagram = visited[0]
+    reader = await world.editor(role=Role.READER).join()
+    before = rooms.memory_bytes
+    for n in range(100):
+        greedy.edit(f"more {n}", "x" * 5 * KIB)
+        modest.edit(f"few {n % 3}", n)
+        if greedy.closed is not None:
+            break
+        await asyncio.sleep(0.02)
+    assert (closing.TRY_AGAIN_LATER, HELD_BACK) == greedy.closed
+    assert rooms.memory_bytes - before <= THREE_FIT.memory_hard_max_bytes // 8
+    assert (None, None) == (modest.closed, reader.closed)
+    for _ in range(2):
+        with pytest.raises(Unavailable, match="this one has grown"):
+            await world.editor().join()
+    assert 2 == rooms.refusals["rooms_growth"]
+    assert (await world.editor(role=Role.READER).join()).closed is None
+
+    # There is room again: what the writer has made meanwhile comes with it.
+    greedy.session, greedy.closed = None, None
+    greedy.cells["meanwhile"] = "drawn"
+    for editor in crowd.editors[1:]:
+        assert editor.session is not None
+        editor.session.leave()
+    await until(lambda: rooms.memory_bytes < THREE_FIT.memory_hard_max_bytes)
+    await until(lambda: not next(rooms.runners).is_held_back)
+    await greedy.join()
+    await until(lambda: "meanwhile" in reader.cells)
+    assert {f"more {n}" for n in range(5)} <= set(reader.cells.keys())
+
+
+async def test_past_the_hard_limit_rooms_grow_by_no_more_than_an_eighth_however_many_do(
+    crowd: Crowd,
+) -> None:
+    world, rooms = crowd.world, crowd.world.rooms
+    await filled(crowd)
+    before = rooms.memory_bytes
+    step, tries = 2 * KIB, 0
+    while (writers := [editor for editor in crowd.editors if editor.closed is None]) and tries < 200:
+        tries += 1
+        for editor in writers:
+            editor.edit(f"more {tries}", "x" * step)
+        await asyncio.sleep(0.02)
+    assert not writers, "all grow, so all are held back in the end"
+    late = 2 * len(crowd.editors) * 20 * 2 * step
+    assert rooms.memory_bytes - before <= THREE_FIT.memory_hard_max_bytes // 8 + late
+    assert not world.rooms.journal.shedding
 
 
 async def test_clients_of_a_room_are_bounded(world: World) -> None:

@@ -313,13 +313,14 @@ async def test_more_than_may_wait_for_an_owner_closes_the_writer(world: World) -
 
 
 async def test_a_client_there_is_refused_by_a_full_room_and_counted_by_its_owner(world: World) -> None:
-    limits = replace(LIMITS, room=replace(LIMITS.room, sessions_max=3))
+    limits = replace(LIMITS, room=replace(LIMITS.room, sessions_max=2))
     rooms = Rooms(world.log, LocalCoordinator(world.log, "n"), MemoryAccessControl(world.store), limits)
     async with rooms.running():
         world.rooms = rooms
         await world.editor().join()
         outpost = Outpost(world)
         await outpost.follow()
+        await Outpost(world).follow()  # nodes take nobody's place
         first = outpost.join(world.editor())
         await until(lambda: first.acknowledged == 1)
         second = outpost.join(world.editor())
@@ -331,6 +332,35 @@ async def test_a_client_there_is_refused_by_a_full_room_and_counted_by_its_owner
         first.session.leave()
         third = outpost.join(world.editor())
         await until(lambda: third.acknowledged == 1)
+
+
+async def test_once_a_full_room_has_refused_a_client_there_that_node_refuses_others_by_itself_for_a_while(
+    world: World,
+) -> None:
+    limits = replace(LIMITS, room=replace(LIMITS.room, sessions_max=2))
+    rooms = Rooms(world.log, LocalCoordinator(world.log, "n"), MemoryAccessControl(world.store), limits)
+    async with rooms.running():
+        world.rooms = rooms
+        await world.editor().join()
+        outpost = Outpost(world, ReplicaLimits(full_s=0.1))
+        await outpost.follow()
+        here = outpost.join(world.editor())
+
+        def is_full() -> bool:
+            return outpost.runner.room.is_full
+
+        await until(lambda: here.acknowledged == 1)
+        assert not is_full()
+        for is_full_again in (True, False):
+            refused = outpost.join(world.editor())
+            await until(lambda refused=refused: refused.closed)  # type: ignore[misc]
+            assert is_full()
+            if is_full_again:
+                await until(lambda: not is_full())
+        assert here.session is not None
+        here.session.leave()
+        assert not is_full(), "somebody who was here has left"
+        assert 2 == rooms.refusals["sessions_per_room"]
 
 
 async def test_a_full_link_gets_one_difference_later(world: World) -> None:

@@ -1,8 +1,11 @@
 """What the owner tells a follower of the end of seats: who is sent away, and who has to look elsewhere."""
 
+from dataclasses import replace
+
 import pytest
 
 from rooms import closing
+from rooms.growth import HELD_BACK
 from rooms.nodes.messages import REPLICA, Answered, Ended, Enter, Lost, RoleChanged
 from rooms.nodes.mirror import Mirror
 from rooms.runner import RoomRunner
@@ -76,3 +79,11 @@ async def test_when_a_diagram_is_deleted_the_follower_itself_is_ended_and_its_cl
 async def test_a_role_is_told_under_the_followers_number(followed: Followed) -> None:
     followed.runner.change_roles({followed.member.user: Role.READER})
     assert RoleChanged(CLIENT, Role.READER) in followed.told
+
+
+async def test_a_room_that_is_held_back_lets_no_writer_of_a_follower_in(followed: Followed) -> None:
+    followed.runner.is_held_back = True
+    followed.mirror.receive(Enter(CLIENT + 1, followed.member))
+    followed.mirror.receive(Enter(CLIENT + 2, replace(followed.member, role=Role.READER)))
+    assert [Ended(CLIENT + 1, closing.TRY_AGAIN_LATER, HELD_BACK)] == followed.ends
+    assert {"rooms_growth": 1} == followed.runner.room.refusals
