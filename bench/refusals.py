@@ -35,11 +35,20 @@ class Refused(ConnectionError):
         if handshake.response is None:
             return cls(str(handshake))
         status = handshake.response.status
-        told = status.phrase
-        if status in ANY_OF:
-            told += f" (the service's limit {ANY_OF[status]})"
-        described = description(handshake.raw_body or b"")
-        return cls(f"refused with {status.value}: {told if described is None else with_setting(described)}")
+        return cls._of(status.value, status.phrase, handshake.raw_body or b"")
+
+    @classmethod
+    def with_answer(cls, status_line: str, body: bytes) -> "Refused":
+        """What the status line of an HTTP answer says, and TMI in the body."""
+        _version, _, told = status_line.partition(" ")
+        status, _, phrase = told.partition(" ")
+        return cls._of(int(status), phrase, body) if status.isdecimal() else cls(f"no HTTP: {status_line!r}")
+
+    @classmethod
+    def _of(cls, status: int, phrase: str, body: bytes) -> "Refused":
+        told = f"{phrase} (the service's limit {ANY_OF[status]})" if status in ANY_OF else phrase
+        described = description(body)
+        return cls(f"refused with {status}: {told if described is None else with_setting(described)}")
 
 
 def description(body: bytes) -> str | None:

@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 
 from picows import WSError, WSMsgType
 
+from bench.caller import Caller, Door
 from bench.client import Client
 from bench.ledger import Ledger
 from bench.load import send_one
@@ -53,16 +54,16 @@ class Visitor(Client):
         self.room = room
 
     async def enter(self) -> None:
-        await self.join(self.room.url, source_address(self.room.url, self.number))
+        await self.join(self.room.url, source_address(urlsplit(self.room.url).hostname, self.number))
 
     def _renew_presence(self) -> None:
         assert self._transport is not None
         self._transport.send(WSMsgType.BINARY, self.dialect.presence(self.writer.client, 1))
 
 
-def source_address(url: str, number: int) -> str | None:
+def source_address(host: str | None, number: int) -> str | None:
     """Many connections to loopback come from several of its addresses; elsewhere the system chooses."""
-    if urlsplit(url).hostname != "127.0.0.1":
+    if host != "127.0.0.1":
         return None
     return f"127.0.0.{1 + number // CONNECTIONS_AN_ADDRESS % 250}"
 
@@ -123,15 +124,16 @@ class ConnectLoad:
     async def measure(self, server: Server, place: Place) -> Run:
         """One closed loop. Raises `ServerError`, `OSError`, `TimeoutError` or `WSError`."""
         rooms = [await server.room() for _ in range(self.rooms)]
+        doors = [Door.of(room) for room in rooms]
         probe = probe_of(server, place)
         stays = [Visitor(number, room) for number, room in enumerate(rooms)]
         try:
             for visitor in stays:
                 await visitor.enter()
             with collector_at_rest():
-                warm_up = await self._accepted(perf_counter() + self.warm_up_s, rooms)
+                warm_up = await self._accepted(perf_counter() + self.warm_up_s, doors)
                 before = probe.read()
-                accepted = await self._accepted(before.at + self.seconds, rooms)
+                accepted = await self._accepted(before.at + self.seconds, doors)
                 after = probe.read()
             failures = [*warm_up.failures, *accepted.failures]
             faults = [*lost_connections(stays), *failures, *await forgery_let_in(rooms[0])]
@@ -152,25 +154,27 @@ class ConnectLoad:
             {"latency": latency_curve(took_s, "Time until joined")}, faults, remarks_on(conditions),
         )  # fmt: skip
 
-    async def _accepted(self, until: float, rooms: Sequence[Room]) -> Accepted:
+    async def _accepted(self, until: float, doors: Sequence[Door]) -> Accepted:
         """What comes of a closed loop until that moment of the clock."""
         accepted = Accepted(until)
-        await asyncio.gather(*(come_and_go(number, rooms, accepted) for number in range(self.at_once)))
+        await asyncio.gather(*(come_and_go(number, doors, accepted) for number in range(self.at_once)))
         return accepted
 
 
-async def come_and_go(number: int, rooms: Sequence[Room], accepted: Accepted) -> None:
+async def come_and_go(number: int, doors: Sequence[Door], accepted: Accepted) -> None:
     """One connection after the other, until the time is over. A failure is counted, and few end it."""
     while accepted.goes_on:
         start = perf_counter()
-        visitor = Visitor(len(accepted.took_s), rooms[number % len(rooms)])
+        door = doors[number % len(doors)]
+        caller = Caller(door, client_number())
         try:
-            await visitor.enter()
+            await caller.join(source_address(door.host, len(accepted.took_s)))
             accepted.took_s.append(perf_counter() - start)
-        except (OSError, TimeoutError, WSError) as failure:
+        except (OSError, TimeoutError) as failure:
             accepted.failures.append(f"a connection failed: {failure!r}")
         finally:
-            await leave_all([visitor])
+            with suppress(TimeoutError):
+                await caller.leave()
         number += 1
 
 
