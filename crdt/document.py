@@ -17,6 +17,7 @@ What can go wrong in pycrdt (each has a regression test)
   behind them. So pycrdt is given only what follows on its clocks without a gap; where an update waits for
   another client's structs, the document is built anew from what was integrated. What waits is offered
   again once its first struct is ready.
+- It cannot part the two halves of a character as Yjs does (`crdt/pairs.py`).
 - It fails half-way: a struct whose parent is no container is an error after the structs before it went in.
 
 pycrdt tells what it integrated, as an update. Usually that is the update given, which is the cheap way to
@@ -32,6 +33,7 @@ from typing import Any, NamedTuple
 import pycrdt
 from pycrdt import Doc, TransactionEvent
 
+from crdt.pairs import Pairs, may_hold_pairs, read_texts, tear
 from crdt.pieces import NotWhole, pieces
 from crdt.structs import Sections, check_update, read_structs
 from crdt.updates import (
@@ -124,6 +126,7 @@ class Document:
         "_hopeless",
         "_later",
         "_later_size",
+        "_pairs",
         "_pending",
         "_raw",
         "_reached",
@@ -147,6 +150,8 @@ class Document:
         )
         self._reached: dict[bytes, int] = {}
         """Encoded client to a clock that it has reached, or passed."""
+        self._pairs = Pairs()
+        """Of all texts, and perhaps of some that were refused; see `_mend`."""
         self._attach(_new_doc())
 
     def _attach(self, doc: Doc[Any]) -> None:
@@ -270,6 +275,8 @@ class Document:
         """Begin with a snapshot in which nothing waits for anything; False if it is not taken after all."""
         doc = _new_doc()
         try:
+            if may_hold_pairs(snapshot):
+                snapshot = self._mend(snapshot)
             doc.apply_update(snapshot)
         except BaseException as error:  # noqa: BLE001 - panics
             _refusal(error)
@@ -387,6 +394,8 @@ class Document:
         update = _gather(self._events)
         if update == EMPTY_UPDATE:
             return None
+        if may_hold_pairs(update):
+            self._pairs.add(read_texts(update)[1])
         self._changed(update)
         return update
 
@@ -450,6 +459,9 @@ class Document:
 
         False if it failed half-way. Raises BadUpdate if it failed and the document is as it was.
         """
+        before = self._doc
+        if self._pairs or may_hold_pairs(update):
+            update = self._mend(update)
         self._events.clear()
         raw = self._raw
         try:
@@ -462,9 +474,26 @@ class Document:
         except BaseException as error:  # noqa: BLE001 - panics
             refusal = _refusal(error)
             if _gather(self._events) == EMPTY_UPDATE:
+                if self._doc is not before:
+                    self._attach(before)
+                    self._pairs.add(read_texts(before.get_update())[1])
                 raise refusal from None
             return False
         return True
+
+    def _mend(self, update: bytes) -> bytes:
+        """Before pycrdt sees an update that comes between the halves of characters: have both be U+FFFD, as
+        Yjs does, in the document and in the update, which is returned. Raises BadUpdate.
+        """
+        edges, spans = read_texts(update)
+        self._pairs.add(spans)
+        torn = {edge for edge in edges if edge in self._pairs}
+        if not torn:
+            return update
+        state = self._doc.get_update()
+        self._rebuild(tear(state, read_texts(state)[1], torn))
+        self._pairs.remove(torn)
+        return tear(update, spans, torn)
 
     def _look(self, update: bytes, given: bytes) -> Applied:
         """Find out what became of an update, of which pycrdt was given the part that follows without a

@@ -96,7 +96,7 @@ def read_update(update: bytes) -> Shape:
         for _ in range(read_count(decoder, _SMALLEST_SECTION_BYTES)):
             _read_section(decoder, structs, heads)
         deletes_at = decoder.position
-        deletes = _read_delete_set(decoder)
+        deletes = read_delete_set(decoder)
     except BadUpdate:
         raise
     except BadFrame as error:
@@ -148,7 +148,7 @@ def split_at_gaps(update: bytes, clocks: Mapping[int, int]) -> tuple[bytes, byte
         for _ in range(read_count(decoder, _SMALLEST_SECTION_BYTES)):
             _split_section(update, decoder, clocks, following, behind)
         deletes = update[decoder.position :]
-        _read_delete_set(decoder)
+        read_delete_set(decoder)
     except BadUpdate:
         raise
     except BadFrame as error:
@@ -223,7 +223,8 @@ def read_count(decoder: Decoder, smallest: int) -> int:
     return count
 
 
-def _read_delete_set(decoder: Decoder) -> Ranges:
+def read_delete_set(decoder: Decoder) -> Ranges:
+    """Read a delete set as it is. Raises BadFrame, and BadUpdate where more is claimed than sent."""
     deletes: Ranges = {}
     for _ in range(read_count(decoder, _SMALLEST_RANGE_BYTES)):
         ranges = deletes.setdefault(decoder.read_var_uint(), [])

@@ -166,6 +166,12 @@ const OPERATIONS = {
     for (const [key, value] of Object.entries(cell)) map.set(key, value)
     client(name).doc.getMap('cells').set(cell.id, map)
   }),
+  // In UTF-16 units, as Yjs counts: may come between the halves of a character.
+  type: ({ name, edit, at, erase = 0, text = '' }) => client(name).edit(edit, () => {
+    const typed = client(name).doc.getText('text')
+    if (erase > 0) typed.delete(at, erase)
+    if (text !== '') typed.insert(at, text)
+  }),
   presence: ({ name, state }) => client(name).awareness.setLocalState(state),
   stream: ({ stream, names, per_second: perSecond, prefix, mixed = 0 }) => {
     const state = { stop: false, sent: 0 }
