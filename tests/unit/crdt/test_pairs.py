@@ -80,6 +80,23 @@ def test_an_edit_between_two_halves_is_taken_as_yjs_does(how: str) -> None:
         assert (False, 0) == (document.pending, document.rejected)
 
 
+@pytest.mark.parametrize("how", TORN)
+def test_only_what_comes_between_halves_that_are_there_makes_the_document_be_built_anew(how: str) -> None:
+    typed, tearing, later = (bytes.fromhex(update) for update in TORN[how][0])
+    document = Document()
+    assert [False, False] == [document.tears(typed), document.tears(tearing)]
+    document.apply(typed)
+    assert (False, True) == (document.tears(later), document.tears(tearing))
+    assert not document.follows(tearing, {})
+    assert not document.tears(tearing[:-1])
+    document.apply(tearing)
+    assert not document.tears(tearing)
+    together = Document()
+    built = together.doc
+    together.apply(merge([typed, tearing]))
+    assert (built, shown(document)) == (together.doc, shown(together))
+
+
 def test_a_later_edit_is_there_after_a_reload_from_a_snapshot() -> None:
     encoded, text, _ = TORN["deletes the first half"]
     first, tearing, later = (bytes.fromhex(update) for update in encoded)
