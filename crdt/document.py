@@ -498,6 +498,9 @@ class Document:
         """Before pycrdt sees an update that comes between the halves of characters: have both be U+FFFD, as
         Yjs does, in the document and in the update, which is returned. Raises BadUpdate.
         """
+        # Most are in labels, which are values: a large update is not looked through for texts in vain.
+        if not self._pairs and len(update) > _READ_FAST_BYTES and not read_structs(update).has_pairs:
+            return update
         edges, spans = read_texts(update)
         is_here = any(edge in self._pairs for edge in edges)
         self._pairs.add(spans)

@@ -7,7 +7,7 @@ The updates are Yjs 13's: client 7 types "a😀b", then does one thing to a half
 import random
 
 import pytest
-from pycrdt import Text
+from pycrdt import Map, Text
 
 from crdt.document import Document, merge
 from crdt.pairs import Pairs, read_texts, tear
@@ -104,6 +104,23 @@ def test_a_later_edit_is_there_after_a_reload_from_a_snapshot() -> None:
     document.apply(tearing)
     reloaded = Document.load(document.encode(), [later], is_whole=True)
     assert text == shown(reloaded)[0]
+
+
+@pytest.mark.parametrize("how", TORN)
+def test_pairs_of_texts_are_found_in_a_large_update_with_others_in_labels(how: str) -> None:
+    encoded, text, clock = TORN[how]
+    typed, *later = (bytes.fromhex(update) for update in encoded)
+    labelled = Editor(9)
+    for number in range(50):
+        labelled.cells[f"label {number}"] = "a😀b" * 10
+    large = merge([typed, *labelled.updates])
+    live = Document()
+    for update in (large, *later):
+        live.apply(update)
+    for document in (live, Document.load(large, later, is_whole=True)):
+        shows, clocks = shown(document)
+        assert (text, clock, 50) == (shows, clocks[7], clocks[9])
+        assert "a😀b" * 10 == document.doc.get("cells", type=Map)["label 7"]
 
 
 def test_a_refused_edit_tears_nothing() -> None:
