@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 
 from bench import wording
 from bench.document import Document, ScenarioInfo
-from bench.report import Standing, Summary, Verdict, with_spread
+from bench.report import Standing, Summary, Verdict, to_best_peer, with_spread
 
 _SPECIAL = re.compile(r"([\\`*_\[\]|~]|<(?=[A-Za-z/!?]))")
 
@@ -81,7 +81,7 @@ def _scenario(document: Document, name: str, info: ScenarioInfo) -> str:
             summary.load,
             summary.server,
             *(with_spread(summary.figures.get(figure.key), figure.form) for figure in shown),
-            f"{summary.ratios[info.cost]:.2f}" if info.cost in summary.ratios else "",
+            " ".join(to_best_peer(summary, info.cost)),
             str(summary.runs),
             ", ".join([wording.soundness(summary), *summary.remarks]),
         )

@@ -45,6 +45,8 @@ class Summary:
     figures: dict[str, Spread]
     ratios: dict[str, float] = field(default_factory=dict)
     """To the best peer's medians; only for what is ours."""
+    ratio_with_database: float | None = None
+    """The same of the servers' CPU and their databases' together, where CPU is what they are compared by."""
     best_peer: str | None = None
     verdicts: list[Verdict] = field(default_factory=list)
     faults: list[str] = field(default_factory=list)
@@ -108,6 +110,7 @@ def _summary(
         runs=len(group),
         figures=figures,
         ratios=ratios,
+        ratio_with_database=_with_database(load.cost, figures, medians[best]) if ratios and best else None,
         best_peer=best,
         verdicts=[_verdict(load, goal, figures, ratios) for goal in load.goals] if server in OURS else [],
         faults=_distinct(fault for run in group for fault in run.faults),
@@ -117,6 +120,23 @@ def _summary(
 
 def _ratios(ours: Mapping[str, Spread], best: Mapping[str, Spread]) -> dict[str, float]:
     return {key: ours[key].median / best[key].median for key in ours if key in best and best[key].median}
+
+
+def _with_database(cost: str, ours: Mapping[str, Spread], best: Mapping[str, Spread]) -> float | None:
+    """None where the cost is no CPU, or a database was out of sight."""
+    keys = (cost, cost.replace("cpu_", "database_"))
+    if keys[0] == keys[1] or not all(key in figures for key in keys for figures in (ours, best)):
+        return None
+    mine, theirs = (sum(figures[key].median for key in keys) for figures in (ours, best))
+    return mine / theirs if theirs else None
+
+
+def to_best_peer(summary: Summary, cost: str) -> list[str]:
+    """How the cost stands to the best peer's, and in brackets with the database's counted too."""
+    if cost not in summary.ratios:
+        return []
+    whole = summary.ratio_with_database
+    return [f"{summary.ratios[cost]:.2f}", *([] if whole is None else [f"({whole:.2f})"])]
 
 
 def _verdict(load: Load, goal: Goal, figures: Mapping[str, Spread], ratios: Mapping[str, float]) -> Verdict:
@@ -164,7 +184,7 @@ def print_table(console: Console, loads: Sequence[Load], summaries: Sequence[Sum
             summary.load if summary.load != before else "",
             summary.server,
             *(_in_two_lines(summary.figures.get(figure.key), figure.form) for figure in shown),
-            f"{summary.ratios[scenario.cost]:.2f}" if scenario.cost in summary.ratios else "",
+            "\n".join(to_best_peer(summary, scenario.cost)),
             _check(summary),
         )
         before = summary.load

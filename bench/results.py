@@ -76,6 +76,7 @@ SECTIONS = (
             _part("neighbours", 180, "neighbours --servers tmi --seconds 4"),
             _part("stall", 180, "stall --servers tmi"),
             _part("stall-cold", 180, "stall-cold --servers tmi"),
+            _part("stall-drawn", 240, "stall-cold --servers tmi --cells 30000"),
             _part("cold-open", 240, "cold-open --servers tmi --opens 20"),
             _part("join-cold", 120, "join-cold --servers tmi"),
             _part("cursors-300", 180, "cursors --servers tmi --clients 300 --seconds 4"),

@@ -105,7 +105,7 @@ def _check(read: Sections, lines: Mapping[int, _Line]) -> None:
         raise NotWhole("some structs are left out")
     if any(section.has_nothing for section in read.sections):
         raise NotWhole("a struct of nothing")
-    if any(section.has_pairs for section in read.sections):
+    if read.has_pairs:
         raise NotWhole("a text whose characters may be torn apart")
     for client, ranges in read.deletes.items():
         line = lines.get(client)

@@ -65,6 +65,11 @@ class Sections:
     """Where the delete set begins, in bytes."""
     deletes: Ranges
 
+    @property
+    def has_pairs(self) -> bool:
+        """See `Section`."""
+        return any(section.has_pairs for section in self.sections)
+
     def follow(self, clocks: Mapping[int, int]) -> bool:
         """Whether every client's structs follow without a gap on what `clocks` says is there."""
         clients = {section.client for section in self.sections}

@@ -35,6 +35,7 @@ from bench.measuring import (
 )
 from bench.model import Figure, Goal, Place, Run, option
 from bench.process import Moment, Probe
+from bench.scenarios.cold_open import Draughtsman, drawn, states_in
 from bench.scenarios.fanout import (
     BYTES_A_COPY,
     MEMORY_LIMIT_BYTES,
@@ -55,6 +56,9 @@ SETTLED_AFTER_S = 3.0
 """By then a server has stored a large diagram that was just written, and is about to do nothing."""
 
 SLIP_LIMIT_MS = 5.0
+
+BYTES_A_CELL = 300
+CELLS_OF_8_MIB = 30_000
 
 
 @dataclass(frozen=True)
@@ -132,6 +136,41 @@ class JoinStorm:
             await leave_all([*present, *joiners])
         figures = {"joined_p99_ms": percentile(took_s, 0.99) * 1e3, "storm_s": after.at - before.at}
         return Neighbour(before, after, figures, faults)
+
+
+@dataclass(frozen=True)
+class DrawnStorm:
+    """Many clients who join at one moment what nobody has open: a large diagram as an editor draws it."""
+
+    room: Room
+    probe: Probe
+    joiners: int
+    cells: int
+
+    async def run(self, until_told: Callable[[], Awaitable[None]]) -> Neighbour:
+        numbers = range(1, self.joiners + 1)
+        joiners = [DistantClient(number, client_number(), self.room.dialect) for number in numbers]
+        try:
+            drawing = await drawn(self.room, self.cells)
+            await asyncio.sleep(SETTLED_AFTER_S)
+            await until_told()
+            before, after, took_s = await storm(joiners, self.room, self.probe)
+            faults = [*lost_connections(joiners), *_undrawn(joiners, drawing)]
+        finally:
+            await leave_all(joiners)
+        figures = {"joined_p99_ms": percentile(took_s, 0.99) * 1e3, "storm_s": after.at - before.at}
+        return Neighbour(before, after, figures, faults)
+
+
+def _undrawn(joiners: Sequence[Client], drawing: Draughtsman) -> list[str]:
+    """A fault if joiners lack something. What several of them were given alike is looked through once."""
+    lacking: dict[tuple[bytes, ...], int] = {}
+    for joiner in joiners:
+        given = tuple(states_in(joiner))
+        if given not in lacking:
+            lacking[given] = drawing.lacking(given)
+    worst = max(lacking.values())
+    return [f"joiners lack up to {worst} of {len(drawing.written)} properties"] if worst else []
 
 
 @dataclass(frozen=True)
@@ -361,8 +400,11 @@ class StallLoad:
         """One storm. Raises `ServerError`, `OSError`, `TimeoutError` or `WSError`."""
         quiet = Quiet([await server.room()], self.rate, self.warm_up_s, self.seconds, self.settle_s)
         account = await self._measured(quiet, await server.room(), probe_of(server, place), server)
-        parameters: dict[str, float] = {"joiners": self.joiners, "kib": self.kib, "rate": self.rate}
-        return account.run(self, server.name, parameters, account.figures(), slip="own_slip_max_ms")
+        return account.run(self, server.name, self._parameters, account.figures(), slip="own_slip_max_ms")
+
+    @property
+    def _parameters(self) -> dict[str, float]:
+        return {"joiners": self.joiners, "kib": self.kib, "rate": self.rate}
 
     async def _measured(self, quiet: Quiet, large: Room, probe: Probe, _server: Server) -> Account:
         return await quiet.measured_beside(JoinStorm(large, probe, self.joiners, self.kib))
@@ -376,12 +418,36 @@ class ColdStallLoad(StallLoad):
     title: ClassVar[str] = "A quiet room beside a storm of joins, cold"
     needs: ClassVar[frozenset[str]] = frozenset({"durable"})
 
+    cells: int = option(0, "Of a diagram as an editor draws it, instead of one flat map of so many KiB.")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 <= self.cells <= 100_000 or self.joiners * self.cells * BYTES_A_CELL > MEMORY_LIMIT_BYTES:
+            raise ValueError("up to 100,000 cells, and no more than 4 GiB of them for all joiners")
+
     @property
     def label(self) -> str:
-        return f"{super().label}, cold"
+        if not self.cells:
+            return f"{super().label}, cold"
+        return f"2 clients x {self.rate:g}/s beside {self.joiners} who join {self.cells:,} cells, cold"
+
+    @property
+    def goals(self) -> tuple[Goal, ...]:
+        if not self.cells:
+            return super().goals
+        is_target = (self.joiners, self.cells, self.rate) == (100, CELLS_OF_8_MIB, 100)
+        return (Goal("max_beside_ms", limit=20),) if is_target else ()
+
+    @property
+    def _parameters(self) -> dict[str, float]:
+        return {**super()._parameters, "cells": self.cells}
 
     async def _measured(self, quiet: Quiet, large: Room, probe: Probe, server: Server) -> Account:
-        storm = JoinStorm(large, probe, self.joiners, self.kib, is_cold=True)
+        storm: Task[Neighbour] = (
+            DrawnStorm(large, probe, self.joiners, self.cells)
+            if self.cells
+            else JoinStorm(large, probe, self.joiners, self.kib, is_cold=True)
+        )
         return await quiet.measured_beside(storm, lambda: server.until_evicted(inhabited=len(quiet.rooms)))
 
 

@@ -6,7 +6,7 @@ import mmap
 from collections.abc import AsyncIterator, Callable
 
 import pytest
-from pycrdt import Doc, Map
+from pycrdt import Doc, Map, Text
 
 from api.live.options import LiveOptions
 from api.live.socket import LiveSocket
@@ -167,6 +167,35 @@ async def test_an_edit_that_takes_long_to_apply_is_paid_for() -> None:
             raw.send_binary(author.edit("last"))
             await arrived(service, diagram, 20_002)
         assert (1, 0) == (service.live.sockets.throttles, service.live.sockets.refusals["rate"])
+
+
+async def test_an_edit_that_makes_the_document_be_built_anew_is_paid_for() -> None:
+    """It comes between the halves of a character; see tests/unit/crdt/test_pairs.py."""
+    typed, between, later = map(
+        bytes.fromhex,
+        ("01010700040104746578740661f09f98806200", "01010704c407010702017800", "0101070584070303656e6400"),
+    )
+    async with live_service(LiveOptions(bytes_burst=1024 * KIB)) as service:
+        diagram, author = await service.diagram(), Author()
+        path = f"/collab/{diagram}?token={await service.token('alice')}"
+        async with upgraded(service.port, path) as other, upgraded(service.port, path) as raw:
+            other.send_binary(author.edit("large", "x" * 500 * KIB))
+            await arrived(service, diagram, 1)
+            raw.send_binary(y_websocket.update(typed))
+            await _shown(service, diagram, "a😀b")
+            assert 0 == service.live.sockets.throttles
+            raw.send_binary(y_websocket.update(between))
+            await _shown(service, diagram, "a\ufffdx\ufffdb")
+            assert 1 == service.live.sockets.throttles
+            raw.send_binary(y_websocket.update(later))
+            await _shown(service, diagram, "a\ufffdx\ufffdbend")
+        assert (1, 0) == (service.live.sockets.throttles, service.live.sockets.refusals["rate"])
+
+
+async def _shown(service: LiveService, diagram: DiagramId, text: str) -> None:
+    async with asyncio.timeout(10):
+        while text != str((await service.rooms.read(diagram))[1].doc.get("text", type=Text)):
+            await asyncio.sleep(0.005)
 
 
 def service_closes(service: LiveService) -> int:

@@ -274,14 +274,40 @@ class Deserted(Apart):
         self.evicting.append((inhabited, len(self.sockets)))
 
 
+@pytest.mark.parametrize("cells", [0, 300])
 @pytest.mark.parametrize("relay", [(Deserted, _faithfully)], indirect=True)
-async def test_nobody_is_in_a_cold_room_before_the_storm(relay: Deserted) -> None:
-    storm = ColdStallLoad(joiners=5, kib=100, rate=50, seconds=0.3, warm_up_s=0.1, settle_s=30)
+async def test_nobody_is_in_a_cold_room_before_the_storm(relay: Deserted, cells: int) -> None:
+    storm = ColdStallLoad(
+        joiners=5, kib=100, rate=50, seconds=0.3, warm_up_s=0.1, settle_s=30, cells=cells
+    )
     run = await storm.measure(relay, Place(CORE, CORE))
     assert [(1, 2)] == relay.evicting, "the quiet room's two clients are there, and nobody else"
     assert ([], "stall-cold") == (run.faults, run.scenario)
     assert storm.label.endswith(", cold")
     assert [] == relay.sockets
+
+
+class Forgetful(Deserted):
+    """Has lost the last frame that was drawn when the storm comes."""
+
+    def listener(self, path: str) -> WSListener:
+        return ForgetfulSocket(self, path)
+
+
+class ForgetfulSocket(ApartSocket):
+    relay: Forgetful
+
+    def beyond(self, have: bytes) -> bytes:
+        known = self.relay.updates_of[self.path]
+        return beyond(known[:-1] if self.relay.evicting else known, have)
+
+
+@pytest.mark.parametrize("relay", [(Forgetful, _faithfully)], indirect=True)
+async def test_joiners_who_lack_what_was_drawn_are_a_fault(relay: Forgetful) -> None:
+    storm = ColdStallLoad(joiners=3, rate=50, seconds=0.3, warm_up_s=0.1, settle_s=30, cells=300)
+    (fault,) = (await storm.measure(relay, Place(CORE, CORE))).faults
+    # 50 cells came last, a map of six properties each, of which one is a map of one.
+    assert "joiners lack up to 350 of 2100 properties" == fault
 
 
 async def test_a_process_that_could_not_run_is_found_out() -> None:

@@ -16,7 +16,7 @@ from rich.console import Console
 from bench.model import FELL_BEHIND, Run
 from bench.process import parse_stat, usage
 from bench.protocols import hocuspocus, y_websocket
-from bench.report import Summary, lost_or_altered, print_table, standing, summarise
+from bench.report import Summary, lost_or_altered, print_table, standing, summarise, to_best_peer
 from bench.scenarios.connect import ConnectLoad
 from bench.scenarios.fanout import FanoutLoad
 from bench.statistics import Spread, percentile
@@ -231,3 +231,19 @@ def test_a_table_has_room_for_the_load_the_median_and_the_spread(width: int) -> 
     for told in ("14.97", "13.61 to", "16.33", "58,800", "pycrdt-websocket", "clients,", "writers", "x best"):
         assert told in words
     assert (LOAD.label in table) == (width == 200), "on one line where there is room"
+
+
+def test_the_ratio_is_told_with_the_database_s_cpu_counted_too() -> None:
+    runs = [_run("tmi", 8.0, {"database_us": 1.0}), _run("y-websocket", 10.0, {"database_us": 0.0})]
+    ours, theirs = summarise([LOAD], runs)
+    assert ["0.80", "(0.90)"] == to_best_peer(ours, LOAD.cost)
+    assert [] == to_best_peer(theirs, LOAD.cost)
+    del runs[0].figures["database_us"]
+    assert ["0.80"] == to_best_peer(summarise([LOAD], runs)[0], LOAD.cost), "out of sight"
+
+
+def test_no_cpu_is_added_to_what_is_no_cpu() -> None:
+    load = ConnectLoad()
+    figures = {"accepted_per_s": 100.0, "cpu_us": 1.0, "database_us": 1.0}
+    runs = [Run("connect", load.label, server, {}, figures) for server in ("tmi", "y-websocket")]
+    assert ["1.00"] == to_best_peer(summarise([load], runs)[0], load.cost)

@@ -7,7 +7,7 @@ The updates are Yjs 13's: client 7 types "a😀b", then does one thing to a half
 import random
 
 import pytest
-from pycrdt import Text
+from pycrdt import Map, Text
 
 from crdt.document import Document, merge
 from crdt.pairs import Pairs, read_texts, tear
@@ -80,6 +80,23 @@ def test_an_edit_between_two_halves_is_taken_as_yjs_does(how: str) -> None:
         assert (False, 0) == (document.pending, document.rejected)
 
 
+@pytest.mark.parametrize("how", TORN)
+def test_only_what_comes_between_halves_that_are_there_makes_the_document_be_built_anew(how: str) -> None:
+    typed, tearing, later = (bytes.fromhex(update) for update in TORN[how][0])
+    document = Document()
+    assert [False, False] == [document.tears(typed), document.tears(tearing)]
+    document.apply(typed)
+    assert (False, True) == (document.tears(later), document.tears(tearing))
+    assert not document.follows(tearing, {})
+    assert not document.tears(tearing[:-1])
+    document.apply(tearing)
+    assert not document.tears(tearing)
+    together = Document()
+    built = together.doc
+    together.apply(merge([typed, tearing]))
+    assert (built, shown(document)) == (together.doc, shown(together))
+
+
 def test_a_later_edit_is_there_after_a_reload_from_a_snapshot() -> None:
     encoded, text, _ = TORN["deletes the first half"]
     first, tearing, later = (bytes.fromhex(update) for update in encoded)
@@ -87,6 +104,23 @@ def test_a_later_edit_is_there_after_a_reload_from_a_snapshot() -> None:
     document.apply(tearing)
     reloaded = Document.load(document.encode(), [later], is_whole=True)
     assert text == shown(reloaded)[0]
+
+
+@pytest.mark.parametrize("how", TORN)
+def test_pairs_of_texts_are_found_in_a_large_update_with_others_in_labels(how: str) -> None:
+    encoded, text, clock = TORN[how]
+    typed, *later = (bytes.fromhex(update) for update in encoded)
+    labelled = Editor(9)
+    for number in range(50):
+        labelled.cells[f"label {number}"] = "a😀b" * 10
+    large = merge([typed, *labelled.updates])
+    live = Document()
+    for update in (large, *later):
+        live.apply(update)
+    for document in (live, Document.load(large, later, is_whole=True)):
+        shows, clocks = shown(document)
+        assert (text, clock, 50) == (shows, clocks[7], clocks[9])
+        assert "a😀b" * 10 == document.doc.get("cells", type=Map)["label 7"]
 
 
 def test_a_refused_edit_tears_nothing() -> None:
