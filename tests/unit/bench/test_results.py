@@ -38,6 +38,13 @@ def test_what_people_wrote_comes_first_and_what_fell_short_next() -> None:
     assert "| servers on | Node 20.1.2, PostgreSQL 18.3 |" in text
 
 
+def test_what_no_peer_was_measured_for_is_no_target_that_was_missed() -> None:
+    alone = document([run("tmi", 5), run("tmi", 5, of=load(40))], [load(), load(40)])
+    assert "**Of 1 targets 1 are met.**\n" in composed("", {"ack": alone})
+    faulty = [run("tmi", 5), run("y-websocket", 5, faults=["it lost an edit"])]
+    assert "| not compared | CPU: nothing to compare |" in composed("", {"ack": document(faulty)})
+
+
 def test_every_part_is_there_with_its_command_or_said_to_be_missing() -> None:
     text = composed("", _documents())
     for name, part in PARTS.items():
