@@ -496,12 +496,15 @@ class Document:
 
     def _mend(self, update: bytes) -> bytes:
         """Before pycrdt sees an update that comes between the halves of characters: have both be U+FFFD, as
-        Yjs does, in the document and in the update, which is returned. Raises BadUpdate.
+        Yjs does, in the document and in the update, which is returned. What cannot be read is for pycrdt to
+        refuse.
         """
-        # Most are in labels, which are values: a large update is not looked through for texts in vain.
-        if not self._pairs and len(update) > _READ_FAST_BYTES and not read_structs(update).has_pairs:
+        try:
+            if not self._pairs and len(update) > _READ_FAST_BYTES and not _has_pairs(update):
+                return update
+            edges, spans = read_texts(update)
+        except BadUpdate:
             return update
-        edges, spans = read_texts(update)
         is_here = any(edge in self._pairs for edge in edges)
         self._pairs.add(spans)
         torn = {edge for edge in edges if edge in self._pairs}
@@ -698,6 +701,16 @@ def _new_doc() -> Doc[Any]:
     edits one name.
     """
     return Doc(client_id=secrets.randbits(32))
+
+
+def _has_pairs(update: bytes) -> bool:
+    """Whether some text of it holds characters of two UTF-16 units, or that is not known. Most of them are in
+    labels, which are values.
+    """
+    try:
+        return read_structs(update).has_pairs
+    except BadUpdate:
+        return True
 
 
 def _says_the_same(integrated: bytes, update: bytes) -> bool:

@@ -118,7 +118,7 @@ def _read_struct(
         if info & 0x20:
             decoder.read_var_bytes()
     begin = decoder.position
-    clocks = read_content(decoder, kind)
+    clocks = read_content(decoder, kind, len(update))  # however deep: it may be in a document already
     if kind == STRING and may_hold_pairs(update, begin, decoder.position):
         end = decoder.position
         decoder.seek(begin)

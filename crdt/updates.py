@@ -287,12 +287,12 @@ _TYPE_WITH_NAME = frozenset((3, 5))
 """Y.XmlElement and Y.XmlHook carry a name."""
 
 
-def read_content(decoder: Decoder, kind: int) -> int:
-    """Read an item's content; how many clocks it takes."""
+def read_content(decoder: Decoder, kind: int, nesting_max: int = MAX_NESTING) -> int:
+    """Read an item's content; how many clocks it takes. Raises BadUpdate where a value is nested deeper."""
     if kind == ANY:
         length = read_count(decoder, 1)
         for _ in range(length):
-            _read_any(decoder)
+            _read_any(decoder, nesting_max)
         return length
     if kind == _DELETED:
         return decoder.read_var_uint()
@@ -316,7 +316,7 @@ def read_content(decoder: Decoder, kind: int) -> int:
         return 1
     if kind == _DOC:
         decoder.read_var_bytes()
-        _read_any(decoder)
+        _read_any(decoder, nesting_max)
         return 1
     raise BadUpdate(f"there is no content of kind {kind}")
 
@@ -333,7 +333,7 @@ VALUE_BYTES = {0x7F: 0, 0x7E: 0, 0x79: 0, 0x78: 0, 0x7C: 4, 0x7B: 8, 0x7A: 8}
 """lib0 `writeAny`: undefined, null, false, true, float32, float64, bigint64."""
 
 
-def _read_any(decoder: Decoder) -> None:
+def _read_any(decoder: Decoder, nesting_max: int) -> None:
     """Read one value, without recursion: `open_lists` holds how many values each open list or object
     lacks.
     """
@@ -347,8 +347,8 @@ def _read_any(decoder: Decoder) -> None:
             decoder.read_var_bytes()
         tag = decoder.read_byte()
         if tag in (0x75, 0x76):
-            if len(open_lists) > MAX_NESTING:
-                raise BadUpdate(f"a value is nested more than {MAX_NESTING} levels deep")
+            if len(open_lists) > nesting_max:
+                raise BadUpdate(f"a value is nested more than {nesting_max} levels deep")
             open_lists.append((read_count(decoder, tag - 0x74), tag == 0x76))
         elif tag in (0x77, 0x74):
             decoder.read_var_bytes()

@@ -123,6 +123,30 @@ def test_pairs_of_texts_are_found_in_a_large_update_with_others_in_labels(how: s
         assert "a😀b" * 10 == document.doc.get("cells", type=Map)["label 7"]
 
 
+@pytest.mark.parametrize("how", TORN)
+@pytest.mark.parametrize("size", [1, 2000])
+def test_a_value_that_is_nested_deeply_keeps_nothing_from_being_taken(how: str, size: int) -> None:
+    """It is taken without pairs, too; deeper than what is read elsewhere."""
+    encoded, text, clock = TORN[how]
+    typed, *later = (bytes.fromhex(update) for update in encoded)
+    nested: object = "😀" * size
+    for _ in range(300):
+        nested = [nested]
+    deep = Editor(9)
+    deep.cells["deep"] = nested
+    live = Document()
+    for update in (typed, *deep.updates, *later):
+        live.apply(update)
+    snapshot = Document()
+    for update in (typed, *deep.updates):
+        snapshot.apply(update)
+    reloaded = Document.load(snapshot.encode(), later, is_whole=True)
+    for document in (live, reloaded, Document.load(live.encode(), (), is_whole=True)):
+        shows, clocks = shown(document)
+        assert (text, clock, 1, 0) == (shows, clocks[7], clocks[9], document.rejected)
+        assert ["deep"] == list(document.doc.get("cells", type=Map).keys())
+
+
 def test_a_refused_edit_tears_nothing() -> None:
     document = Document()
     edited = Editor(7)
