@@ -15,13 +15,13 @@ from bench.yjs import EMPTY_STATE_VECTOR, EMPTY_UPDATE
 
 CLIENT = 7
 
-Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 
 
 @asynccontextmanager
 async def _served(handler: Handler, dialect: Dialect | None = None) -> AsyncIterator[Door]:
     """A server with that handler for every path, and the way in."""
-    runner = web.ServerRunner(web.Server(handler))  # type: ignore[arg-type]
+    runner = web.ServerRunner(web.Server(handler))
     await runner.setup()
     site = web.TCPSite(runner, "127.0.0.1", 0)
     await site.start()
@@ -52,7 +52,7 @@ async def test_it_says_what_a_stock_client_says_and_waits_for_the_first_sync(dia
     heard: list[bytes] = []
     asked: list[tuple[str, str]] = []
 
-    async def serve(request: web.Request) -> web.WebSocketResponse:
+    async def serve(request: web.BaseRequest) -> web.WebSocketResponse:
         asked.append((request.path_qs, request.headers["Host"]))
         socket = web.WebSocketResponse()
         await socket.prepare(request)
@@ -78,7 +78,7 @@ async def test_it_says_what_a_stock_client_says_and_waits_for_the_first_sync(dia
 
 
 async def test_the_first_sync_is_waited_for() -> None:
-    async def say_nothing(request: web.Request) -> web.WebSocketResponse:
+    async def say_nothing(request: web.BaseRequest) -> web.WebSocketResponse:
         socket = web.WebSocketResponse()
         await socket.prepare(request)
         await socket.send_bytes(y_websocket().ask())
@@ -94,7 +94,7 @@ async def test_the_first_sync_is_waited_for() -> None:
 
 
 async def test_a_refusal_says_what_the_server_says() -> None:
-    async def refuse(_request: web.Request) -> web.Response:
+    async def refuse(_request: web.BaseRequest) -> web.Response:
         return web.json_response({"error_description": "This node has as many sockets as it may"}, status=503)
 
     async with _served(refuse) as door:
@@ -105,7 +105,7 @@ async def test_a_refusal_says_what_the_server_says() -> None:
 
 
 async def test_a_closing_frame_before_the_first_sync_is_told() -> None:
-    async def close(request: web.Request) -> web.WebSocketResponse:
+    async def close(request: web.BaseRequest) -> web.WebSocketResponse:
         socket = web.WebSocketResponse()
         await socket.prepare(request)
         await socket.close(code=4403, message=b"no role here")
