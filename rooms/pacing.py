@@ -76,7 +76,7 @@ class Pacer:
         return max(now, self.not_before, self.flushed_at + self._interval(copies_per_s))
 
     def due_patiently(self, now: float, members: int) -> float:
-        """As `due`, for what nobody watches for: flushes are the interval apart also while a room is quiet."""
+        """As `due`, for what nobody waits for: flushes are the interval apart also in a quiet room."""
         return max(self.due(now, members), self.flushed_at + self._interval_s)
 
     def tick_s(self, now: float, members: int, share: float = 1.0) -> float | None:

@@ -359,6 +359,8 @@ class Room(Audience):
 
     def _edit(self, seat: Seat, update: bytes, origin: Origin, now: float) -> Effects:
         syncs, updates = seat.worth(origin)
+        if update == EMPTY_UPDATE:  # as nearly everybody answers who comes
+            return self._acknowledge_later(seat, syncs, updates)
         if not seat.may_edit:
             if self.document.would_add(update):
                 if not seat.is_elsewhere:

@@ -3,6 +3,7 @@
 import asyncio
 import re
 from collections.abc import Awaitable, Callable, Sequence
+from functools import lru_cache
 from uuid import UUID
 
 from api.live.options import LiveOptions
@@ -21,6 +22,7 @@ _LOOPBACK_ORIGIN = re.compile(r"https?://(localhost|127\.0\.0\.1|\[::1\])(:[0-9]
 
 
 _TICKET_MAX = 100
+_NAMES_REMEMBERED = 4096
 _TICKET_PATH = re.compile(rf"/threat_models/({_ANY_UUID})/diagrams/({_ANY_UUID})/ws")
 
 
@@ -29,6 +31,7 @@ def is_ticket_path(path: str) -> bool:
     return _TICKET_PATH.fullmatch(path) is not None
 
 
+@lru_cache(_NAMES_REMEMBERED)
 def diagram_of(name: str) -> DiagramId:
     """The diagram that a room or document name means. Raises NotFound unless it is a UUID in lower case."""
     if not _CANONICAL_UUID.fullmatch(name):
