@@ -9,7 +9,7 @@ from pycrdt import Doc, Map
 
 from api.live.options import LiveOptions
 from crdt import y_websocket
-from crdt.document import merge
+from crdt.merging import merge
 from crdt.messages import SyncStep2, Update
 from persistence.memory.bin import MemoryBin
 from persistence.memory.diagrams import MemoryDiagrams

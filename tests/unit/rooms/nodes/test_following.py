@@ -11,7 +11,8 @@ from pycrdt import Doc, Map
 
 from crdt import awareness, y_websocket
 from crdt.awareness import Entry
-from crdt.document import Document, merge
+from crdt.document import Document
+from crdt.merging import merge
 from crdt.messages import Awareness, SyncStep1, Update
 from crdt.reading import count_cells
 from persistence.memory.access import MemoryAccessControl
