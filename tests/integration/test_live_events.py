@@ -270,7 +270,7 @@ async def test_editors_of_other_diagrams_are_told_that_one_is_gone(service: Live
     async with upgraded(service.port, "/collab") as first, upgraded(service.port, "/collab") as second:
         gone, stays = await opened(service, first, diagram), await opened(service, second, other)
         await service.diagrams.delete(model, diagram)
-        service.rooms.deleted([diagram])
+        service.rooms.rights.deleted([diagram])
         notice = await told(stays)
         assert ("deleted", str(diagram)) == (notice["data"]["change_type"], notice["data"]["object_id"])
         assert b"\x02\x01" == (await gone.receive(0x02))[:2]
