@@ -1,4 +1,4 @@
-"""What is integrated of a document: pycrdt's side of it, the only place that hands pycrdt updates.
+"""What is integrated of a document: pycrdt's side of it, the only place that lets pycrdt apply updates.
 
 What it holds true
 - An update goes in, or a part of it and `_told` says which, or nothing and the document is as it was.

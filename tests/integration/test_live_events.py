@@ -118,7 +118,7 @@ async def test_who_may_not_read_any_more_is_told_nothing_though_the_room_is_late
     async def late(_diagrams: Sequence[DiagramId]) -> None:
         """As where the owner of the room stands still."""
 
-    monkeypatch.setattr(service.rooms, "access_changed", late)
+    monkeypatch.setattr(service.rooms.rights, "access_changed", late)
     diagram = await service.diagram(bob=Role.READER)
     async with upgraded(service.port, "/collab") as first, upgraded(service.port, "/collab") as second:
         alice = await opened(service, first, diagram)
