@@ -117,7 +117,7 @@ async def transfer(user_id: str) -> Response:
 async def _change_user(user: UserId, change: AccountChange, made: AuditEntry) -> Account:
     account = await services().accounts.change(user, change, made)
     audit.logged(made)
-    await services().rooms.people_changed([user])
+    await services().rooms.rights.people_changed([user])
     return account
 
 
@@ -279,20 +279,20 @@ async def remove_member(group_id: str, member_uuid: str) -> Response:
 async def _delete_group(group: GroupId, made: AuditEntry) -> None:
     members = await services().groups.delete(group, made)
     audit.logged(made)
-    await services().rooms.people_changed(members)
+    await services().rooms.rights.people_changed(members)
 
 
 async def _add_member(group: GroupId, user: UserId, notes: str | None, made: AuditEntry) -> Response:
     member = await services().memberships.add(group, user, caller().user.id, notes, made)
     audit.logged(made)
-    await services().rooms.people_changed([user])
+    await services().rooms.rights.people_changed([user])
     return bodies.answer(schemas.GroupMemberOutput.of(member), 201)
 
 
 async def _remove_member(group: GroupId, user: UserId, made: AuditEntry) -> None:
     await services().memberships.remove(group, user, made)
     audit.logged(made)
-    await services().rooms.people_changed([user])
+    await services().rooms.rights.people_changed([user])
 
 
 # --- the system audit ---------------------------------------------------------------------------

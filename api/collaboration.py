@@ -150,7 +150,7 @@ async def _end(session: Collaboration) -> None:
     made = audit.entry("collaboration.ended", f"diagram {session.diagram_id}", old=str(session.id))
     if await services().collaborations.end(session.id, made):
         audit.logged(made)
-        await services().rooms.collaboration_ended(session.id)
+        await services().rooms.rights.collaboration_ended(session.id)
 
 
 async def _answer(session: Collaboration, status: int = 200) -> Response:

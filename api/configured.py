@@ -206,4 +206,4 @@ async def _remove(key: str, made: AuditEntry) -> None:
 async def _tell(made: AuditEntry) -> None:
     audit.logged(made)
     await services().configuration.reload()
-    await services().rooms.settings_changed([SIGNALED])
+    await services().rooms.rights.settings_changed([SIGNALED])

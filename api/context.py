@@ -97,7 +97,7 @@ class Context:
     async def ended(self, *sign_ins: SignInId) -> None:
         """These sessions are over: their tokens and their open sockets, on every node."""
         self.sessions.forget(sign_ins)
-        await self.services.rooms.sign_in_ended(*sign_ins)
+        await self.services.rooms.rights.sign_ins_ended(sign_ins)
 
     def queue_of(self, model: ThreatModelId) -> asyncio.Lock:
         """The lock that this node's writers of a threat model hold one after the other."""

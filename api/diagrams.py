@@ -211,7 +211,7 @@ async def restore_diagram(threat_model_id: str, diagram_id: str) -> Response:
 
 async def _delete(model: ThreatModelId, diagram: DiagramId, by: Actor, expected: int | None) -> None:
     await services().diagrams.delete(model, diagram, by, expected=expected)
-    services().rooms.deleted([diagram])
+    services().rooms.rights.deleted([diagram])
 
 
 def _answer(

@@ -114,7 +114,7 @@ async def _transfer(
 ) -> list[object]:
     models = await services().accounts.transfer(source, target, made, with_charge=with_charge)
     audit.logged(made)
-    await services().rooms.people_changed([source, target])
+    await services().rooms.rights.people_changed([source, target])
     return list(models)
 
 
@@ -122,5 +122,5 @@ async def delete_account(user: UserId, made: AuditEntry) -> None:
     """Delete an account, and send it and everybody in what went with it away. Raises NotFound."""
     diagrams = await services().accounts.delete(user, made)
     audit.logged(made)
-    services().rooms.deleted(diagrams)
-    await services().rooms.people_changed([user])
+    services().rooms.rights.deleted(diagrams)
+    await services().rooms.rights.people_changed([user])

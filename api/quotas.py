@@ -109,4 +109,4 @@ async def _remove(user: UserId, made: AuditEntry) -> None:
 async def _tell(user: UserId, made: AuditEntry) -> None:
     audit.logged(made)
     services().configuration.changed([user])
-    await services().rooms.settings_changed([user])
+    await services().rooms.rights.settings_changed([user])

@@ -4,7 +4,7 @@ What it holds true, besides what `api/news.py` does:
 
 - **Nothing is missed.** A reader that says which event it has (`Last-Event-ID`) is given what came since,
   page by page, then what comes.
-- **Nobody reads on who may not.** Whatever is told of people and sign-ins (`Rooms.on_people`) is followed by
+- **Nobody reads on who may not.** Whatever is told of people and sign-ins (`Rights.on_people`) is followed by
   a look at those whom it concerns. A belt: all are looked at twice a minute.
 - **A slow reader costs a queue.** When it is full the stream ends; the reader comes back with the number that
   it has.

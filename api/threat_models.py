@@ -249,12 +249,12 @@ async def _tell_rooms(model: ThreatModelId, diagrams: Sequence[DiagramId]) -> No
     with suppress(Unavailable):
         # Again, for a diagram that was made while the change was under way.
         diagrams = await services().diagrams.ids_of(model)
-    following = context().in_background(services().rooms.access_changed(diagrams))
+    following = context().in_background(services().rooms.rights.access_changed(diagrams))
     await asyncio.wait([following], timeout=ROOMS_TOLD_WITHIN_S)
 
 
 async def _delete(model: ThreatModelId, by: Actor, expected: int | None) -> None:
-    services().rooms.deleted(await services().threat_models.delete(model, by, expected=expected))
+    services().rooms.rights.deleted(await services().threat_models.delete(model, by, expected=expected))
 
 
 async def _answer(model: ThreatModel, status: int = 200, headers: dict[str, str] | None = None) -> Response:

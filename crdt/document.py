@@ -1,4 +1,4 @@
-"""The document of a room: the only place that applies updates, and the only one that knows pycrdt's habits.
+"""The document of a room: what is integrated, and what waits for something that has not come yet.
 
 What it holds true
 - Whatever `apply` accepted is in `encode()`: integrated or, where what it builds on is missing, *pending*.
@@ -9,64 +9,38 @@ What it holds true
 - A refused update leaves the document as it was, or, where pycrdt took a part of it before it failed, the
   part is reported as applied, since journal and document must agree.
 
-What can go wrong in pycrdt (each has a regression test)
-- It panics. A panic is a BaseException that asyncio would take for a request to stop everything.
+What can go wrong in pycrdt (each has a regression test; `crdt/integrated.py` has more)
 - It integrates past a gap, silently, and may get stuck there: what was missing arrives, and nothing happens.
 - It integrates twice what it kept behind a gap or pending itself, if meanwhile the same structs came as
   garbage-collected ones: the document then encodes lengths of 2^32 - 1, at which Yjs clients lose everything
   behind them. So pycrdt is given only what follows on its clocks without a gap; where an update waits for
   another client's structs, the document is built anew from what was integrated. What waits is offered
   again once its first struct is ready.
-- It cannot part the two halves of a character as Yjs does (`crdt/pairs.py`).
-- It fails half-way: a struct whose parent is no container is an error after the structs before it went in.
-
-pycrdt tells what it integrated, as an update. Usually that is the update given, which is the cheap way to
-know that all of it went in; only other outcomes are looked into.
 """
 
-import secrets
-from bisect import bisect_right
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from operator import eq
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import pycrdt
-from pycrdt import Doc, TransactionEvent
 
-from crdt.pairs import Pairs, may_hold_pairs, read_texts, tear
-from crdt.pieces import NotWhole, pieces
-from crdt.structs import Sections, check_update, read_structs
-from crdt.updates import (
-    Id,
-    Ranges,
-    begins_plainly,
-    check_state_vector,
-    encode_delete_set,
-    placeholder,
-    read_state_vector,
-    read_update,
-    split_at_gaps,
-    union,
-)
-from tmi.domain.errors import BadFrame, BadUpdate, TooMuchPending
-
-EMPTY_UPDATE = b"\x00\x00"
-EMPTY_STATE_VECTOR = b"\x00"
+from crdt.integrated import Integrated, built_by_steps
+from crdt.merging import EMPTY_STATE_VECTOR, EMPTY_UPDATE, difference, merge, merge_two
+from crdt.pending import NOTHING_PENDING, Pending, is_ready, not_integrated
+from crdt.ranges import Ranges, covers
+from crdt.structs import READ_FAST_BYTES, Sections, check_update, read_structs
+from crdt.updates import begins_plainly, placeholder, read_state_vector, read_update, split_at_gaps
+from tmi.domain.errors import BadUpdate, TooMuchPending
 
 MAX_PENDING_BYTES = 1024 * 1024
 """What may wait for its predecessors; merging it with each new update takes a few milliseconds."""
-
-_ANY_END = 2**64
 
 _HEAD = 12
 _HEAD_MIN = 5
 """The shortest update of one client: a count, a count, the client, its clock, and the deletes (none)."""
 
-_LATER_MIN_BYTES = 64 * 1024
-"""How much may follow the encoded document before it is encoded anew, or half of its size."""
-
-_READ_FAST_BYTES = 1024
-"""An update of more is looked into before it is taken apart: nearly none has to be."""
+_LONE_MAX_BYTES = 64 * 1024
+"""A larger update is applied as several together are."""
 
 _LOADED_TOGETHER = 512
 
@@ -75,9 +49,6 @@ TAKEN_AT_ONCE_BYTES = 512 * 1024
 
 _MAX_REACHED = 10_000
 """Clients whose last clock is remembered."""
-
-_SPAN = 32
-"""Merging costs 0.7 us an update by ten and 20 us an update by 5,000."""
 
 
 class Applied(NamedTuple):
@@ -96,94 +67,21 @@ class Applied(NamedTuple):
     """What to keep in the log: the update as it came, or the part of it that pycrdt was able to take."""
 
 
-class Pending(NamedTuple):
-    """What waits for its predecessors."""
-
-    update: bytes
-    ids: tuple[Ranges, Ranges]
-    """Its structs and its deletes. Bytes say less: the keys of an object inside a value come in any order."""
-    heads: Mapping[int, tuple[int, Sequence[Id]]]
-    """Each client's first struct, and what it is placed by."""
-
-    def is_ready(self, clocks: Mapping[int, int]) -> bool:
-        """Whether any of it waits no longer."""
-        _, deletes = self.ids
-        return any(is_ready(client, head, clocks) for client, head in self.heads.items()) or any(
-            start < clocks.get(client, 0) for client, ranges in deletes.items() for start, _ in ranges
-        )
-
-
-NOTHING_PENDING = Pending(EMPTY_UPDATE, ({}, {}), {})
-
-
-class Document:
+class Document(Integrated):
     """A Yjs document with what is pending in it. One thread at a time."""
 
-    __slots__ = (
-        "_base",
-        "_doc",
-        "_events",
-        "_hopeless",
-        "_later",
-        "_later_size",
-        "_pairs",
-        "_pending",
-        "_raw",
-        "_reached",
-        "_state_vector",
-        "_subscription",
-        "bytes_estimate",
-        "rejected",
-        "version",
-    )
+    __slots__ = ("_hopeless", "_pending", "_reached", "rejected")
 
     def __init__(self) -> None:
-        self.version = 0
-        """Rises with each change."""
+        super().__init__()
         self.rejected = 0
         """How many stored updates could not be applied while loading."""
-        self.bytes_estimate = 0
-        """What encoding it last took, in bytes. Who applies updates adds their sizes (see `measure`)."""
         self._pending = NOTHING_PENDING
         self._hopeless: tuple[Ranges, Ranges] | None = (
             None  # what healing did not help; it is not tried twice
         )
         self._reached: dict[bytes, int] = {}
         """Encoded client to a clock that it has reached, or passed."""
-        self._pairs = Pairs()
-        """Of all texts, and perhaps of some that were refused; see `_mend`."""
-        self._attach(_new_doc())
-
-    def _attach(self, doc: Doc[Any]) -> None:
-        events: list[bytes] = []
-
-        def changed(event: TransactionEvent) -> None:
-            events.append(event.update)
-
-        # Neither the callback nor what is around it may know the document, or Rust keeps the circle alive for
-        # ever: the public `observe` does know it.
-        self._raw = doc._doc  # noqa: SLF001 - applying through the public wrapper takes twice as long
-        self._subscription = self._raw.observe(changed)
-        self._doc = doc
-        self._events = events
-        self._forget()
-
-        self._base: bytes | None = None
-        self._later: list[bytes] = []
-        self._later_size = 0
-
-    def _forget(self) -> None:
-        self._state_vector: bytes | None = None
-
-    def _changed(self, gained: bytes) -> None:
-        """`gained`: what was integrated."""
-        self.version += 1
-        self._state_vector = None
-        if self._base is not None:
-            self._later.append(gained)
-            self._later_size += len(gained)
-            if self._later_size > max(_LATER_MIN_BYTES, len(self._base) // 2):
-                self._base, self._later, self._later_size = None, [], 0
 
     # --- loading --------------------------------------------------------------------------------
 
@@ -199,7 +97,7 @@ class Document:
         """
         document = cls()
         stored = list(tail) if snapshot is None else [snapshot, *tail]
-        is_taken = snapshot is not None and is_whole and document._take_whole(snapshot)
+        is_taken = snapshot is not None and is_whole and document._begin_whole(snapshot)
         for _ in document._load_all(stored[is_taken:], stored):
             pass
         return document
@@ -217,9 +115,9 @@ class Document:
         stored = list(tail) if snapshot is None else [snapshot, *tail]
         is_taken = False
         if stored and len(stored[0]) > TAKEN_AT_ONCE_BYTES:
-            is_taken = yield from document._take_pieces(stored[0])
+            is_taken = yield from document._begin_in_pieces(stored[0])
         if not is_taken and snapshot is not None and is_whole:
-            is_taken = document._take_whole(snapshot)
+            is_taken = document._begin_whole(snapshot)
         yield
         yield from document._load_all(stored[is_taken:], stored)
         return document
@@ -228,7 +126,7 @@ class Document:
         """Have an empty document take a large state, with something else to be done at each `yield`. Nobody
         may use the document meanwhile. False: it is still empty, since `state` waits for something.
         """
-        is_taken = yield from self._take_pieces(state)
+        is_taken = yield from self._begin_in_pieces(state)
         if is_taken:
             self.version += 1
             self.bytes_estimate = len(state)
@@ -246,43 +144,12 @@ class Document:
         self.version = 0
         self.bytes_estimate = sum(map(len, stored))
 
-    def _take_pieces(self, update: bytes) -> Generator[None, None, bool]:
-        """Begin with a large update in pieces; False, with nothing taken, if that is not possible."""
-        doc = _new_doc()
-        taking = pieces(update)
-        try:
-            while True:
-                try:
-                    piece = next(taking)
-                except StopIteration as end:
-                    clocks: dict[int, int] = end.value
-                    break
-                if piece:
-                    doc.apply_update(piece)
-                yield
-        except NotWhole:
+    def _begin_in_pieces(self, state: bytes) -> Generator[None, None, bool]:
+        """Begin with a large state in pieces; False, with nothing taken, if that is not possible."""
+        doc = yield from built_by_steps(state)
+        if doc is None or not self.is_empty:
             return False
-        except BaseException as error:  # noqa: BLE001 - panics
-            _refusal(error)
-            return False
-        if read_state_vector(doc.get_state()) != clocks or not self.is_empty:
-            return False
-        self._attach(doc)
-        self._base = update
-        return True
-
-    def _take_whole(self, snapshot: bytes) -> bool:
-        """Begin with a snapshot in which nothing waits for anything; False if it is not taken after all."""
-        doc = _new_doc()
-        try:
-            if may_hold_pairs(snapshot):
-                snapshot = self._mend(snapshot)
-            doc.apply_update(snapshot)
-        except BaseException as error:  # noqa: BLE001 - panics
-            _refusal(error)
-            return False
-        self._attach(doc)
-        self._base = snapshot
+        self._begin(doc, state)
         return True
 
     def _load(self, updates: Sequence[bytes]) -> None:
@@ -334,17 +201,6 @@ class Document:
         reached[client] = clock + structs
         return True
 
-    def tears(self, update: bytes) -> bool:
-        """Whether an update comes between the halves of a character that is there: the document is then built
-        anew, which takes as long as to load it (70 ms for 470 KB). None that is malformed does.
-        """
-        if not self._pairs:
-            return False
-        try:
-            return any(edge in self._pairs for edge in read_texts(update)[0])
-        except BadUpdate:
-            return False
-
     def apply_one(
         self, update: bytes, reached: Mapping[bytes, int]
     ) -> tuple[Applied | None, Sequence[bytes]] | None:
@@ -352,7 +208,7 @@ class Document:
 
         A hot path: 2.6 us.
         """
-        if self._pending is not NOTHING_PENDING or len(update) > _LATER_MIN_BYTES:
+        if self._pending is not NOTHING_PENDING or len(update) > _LONE_MAX_BYTES:
             return self.apply_together([update], reached)
         try:
             whole = self._integrate(update)
@@ -392,26 +248,6 @@ class Document:
             return Applied(True, merged, False, merged), ()
         return self._look(merged, merged), ()
 
-    def transact(self, edit: Callable[[Doc[Any]], None]) -> bytes | None:
-        """Change the document ourselves, whole or not at all; the update, or None if nothing changed."""
-        before = self._whole()
-        self._events.clear()
-        try:
-            with self._doc.transaction():
-                edit(self._doc)
-        except BaseException as error:
-            self._rebuild(before)
-            if _is_panic(error):
-                raise BadUpdate(str(error)[:200]) from None
-            raise
-        update = _gather(self._events)
-        if update == EMPTY_UPDATE:
-            return None
-        if may_hold_pairs(update):
-            self._pairs.add(read_texts(update)[1])
-        self._changed(update)
-        return update
-
     def _apply(self, update: bytes, sections: Sections | None = None) -> Applied:
         """`sections`: what is in it, if somebody had to look."""
         start = begins_plainly(update)
@@ -420,7 +256,7 @@ class Document:
         if update == EMPTY_UPDATE:
             return Applied(False, EMPTY_UPDATE, False, update)
         clocks = read_state_vector(self.state_vector())
-        if sections is None and len(update) > _READ_FAST_BYTES:
+        if sections is None and len(update) > READ_FAST_BYTES:
             sections = read_structs(update)
         if sections is not None and sections.follow(clocks):
             return self._apply_following(update)
@@ -440,7 +276,7 @@ class Document:
             self._changed(update)
             if self._pending is NOTHING_PENDING:
                 return Applied(True, update, False, update)
-            return Applied(True, _merge_two(update, self._settle()), False, update)
+            return Applied(True, merge_two(update, self._settle()), False, update)
         return self._look(update, update)
 
     def _follows(self, update: bytes, client: bytes, clock: int, _structs: int, clock_at: int) -> bool:
@@ -458,8 +294,8 @@ class Document:
 
     def _keep_part(self) -> Applied:
         """pycrdt failed after it took a part of the update: that part is what was applied."""
-        kept = _gather(self._events)
-        self._rebuild(self._doc.get_update())
+        kept = self._told()
+        self._start_anew()
         return self._keep(kept)
 
     def _keep(self, kept: bytes) -> Applied:
@@ -467,88 +303,27 @@ class Document:
         self._changed(kept)
         return Applied(True, kept, False, kept)
 
-    def _integrate(self, update: bytes) -> bool:
-        """Hand the update to pycrdt; what went in is in `_events` afterwards.
-
-        False if it failed half-way. Raises BadUpdate if it failed and the document is as it was.
-        """
-        before = self._doc
-        if self._pairs or may_hold_pairs(update):
-            update = self._mend(update)
-        self._events.clear()
-        raw = self._raw
-        try:
-            transaction = raw.create_transaction()
-            try:
-                raw.apply_update(transaction, update)
-                transaction.commit()
-            finally:
-                transaction.drop()
-        except BaseException as error:  # noqa: BLE001 - panics
-            refusal = _refusal(error)
-            if _gather(self._events) == EMPTY_UPDATE:
-                if self._doc is not before:
-                    self._attach(before)
-                    self._pairs.add(read_texts(before.get_update())[1])
-                raise refusal from None
-            return False
-        return True
-
-    def _mend(self, update: bytes) -> bytes:
-        """Before pycrdt sees an update that comes between the halves of characters: have both be U+FFFD, as
-        Yjs does, in the document and in the update, which is returned. What cannot be read is for pycrdt to
-        refuse.
-        """
-        try:
-            if not self._pairs and len(update) > _READ_FAST_BYTES and not _has_pairs(update):
-                return update
-            edges, spans = read_texts(update)
-        except BadUpdate:
-            return update
-        is_here = any(edge in self._pairs for edge in edges)
-        self._pairs.add(spans)
-        torn = {edge for edge in edges if edge in self._pairs}
-        if not torn:
-            return update
-        if is_here:
-            state = self._doc.get_update()
-            self._rebuild(tear(state, read_texts(state)[1], torn))
-        self._pairs.remove(torn)
-        return tear(update, spans, torn)
-
     def _look(self, update: bytes, given: bytes) -> Applied:
         """Find out what became of an update, of which pycrdt was given the part that follows without a
         gap.
         """
-        integrated = _gather(self._events)
+        integrated = self._told()
         before = self._pending
         waiting = self._not_integrated(update)
         if waiting is not NOTHING_PENDING:
             if self._not_integrated(given) is not NOTHING_PENDING:
-                self._rebuild(self._doc.get_update())
+                self._start_anew()
             of_both = before.ids[1], read_update(update).deletes
-            integrated = _merge_two(integrated, self._delete_reached(*of_both))
-            self._pending = self._not_integrated(_merge_two(before.update, waiting.update))
+            integrated = merge_two(integrated, self._delete_reached(*of_both))
+            self._pending = self._not_integrated(merge_two(before.update, waiting.update))
         if integrated != EMPTY_UPDATE:
             self._forget()
-        gained = _merge_two(integrated, self._settle())
+        gained = merge_two(integrated, self._settle())
         adds = gained != EMPTY_UPDATE or self._pending.ids != before.ids
         if adds:
             self._changed(gained)
         gap = waiting is not NOTHING_PENDING and self._pending is not NOTHING_PENDING
         return Applied(adds, gained, gap, update)
-
-    def _delete_reached(self, *deletes: Ranges) -> bytes:
-        """Delete what of these is there by now: pycrdt forgets it where structs of the same update wait, and
-        what waited before was for something that may have come. Returns what that did.
-        """
-        clocks = read_state_vector(self._doc.get_state())
-        gained = EMPTY_UPDATE
-        for ranges in deletes:
-            reached = _until_clocks(ranges, clocks)
-            if reached and self._integrate(b"\x00" + encode_delete_set(reached)):
-                gained = _merge_two(gained, _gather(self._events))
-        return gained
 
     def _settle(self) -> bytes:
         """Integrate what waited for what has come now; returns what went in."""
@@ -557,7 +332,7 @@ class Document:
             if not waiting.is_ready(read_state_vector(self.state_vector())):
                 break
             went_in = self._offer(waiting)
-            gained = _merge_two(gained, went_in)
+            gained = merge_two(gained, went_in)
             self._changed(went_in)
         return gained
 
@@ -570,11 +345,11 @@ class Document:
             whole = self._integrate(following)
         except BadUpdate:
             whole = False
-        went_in = _gather(self._events)
+        went_in = self._told()
         still = self._not_integrated(waiting.update) if whole else NOTHING_PENDING
         if not whole or self._not_integrated(following) is not NOTHING_PENDING:
-            self._rebuild(self._doc.get_update())
-            went_in = _merge_two(went_in, self._delete_reached(waiting.ids[1]))
+            self._start_anew()
+            went_in = merge_two(went_in, self._delete_reached(waiting.ids[1]))
         if still.ids == waiting.ids:
             self._hopeless = still.ids
         self._pending = still
@@ -582,101 +357,35 @@ class Document:
 
     def _not_integrated(self, update: bytes) -> Pending:
         """What of the update is not in the document."""
-        encoded = self._doc.get_state()
-        rest = _difference(update, encoded)
-        if rest == EMPTY_UPDATE:
-            return NOTHING_PENDING
-        shape = read_update(rest)
-        clocks = read_state_vector(encoded)
-        deletes = _from_clocks(shape.deletes, clocks)
-        if not shape.structs and not deletes:
-            return NOTHING_PENDING
-        left = rest[: shape.deletes_at] + encode_delete_set(deletes)
-        return Pending(left, (shape.structs, deletes), shape.heads)
+        return not_integrated(update, self._doc.get_state())
 
     def _must_wait(self, update: bytes, sections: Sections | None) -> bool:
         """Whether the update begins with something that cannot be integrated now, for all of its clients."""
         clocks = read_state_vector(self.state_vector())
         if sections is not None and sections.begin(clocks):
             return False
-        waiting = _difference(_merge_two(self._pending.update, update), self.state_vector())
+        waiting = difference(merge_two(self._pending.update, update), self.state_vector())
         heads = read_update(waiting).heads
         return bool(heads) and not any(is_ready(client, head, clocks) for client, head in heads.items())
 
-    def _rebuild(self, update: bytes) -> None:
-        """Start again from an update: a new pycrdt document has nothing stuck in it."""
-        doc = _new_doc()
-        try:
-            doc.apply_update(update)
-        except BaseException as error:  # noqa: BLE001 - panics
-            raise _refusal(error) from None
-        self._attach(doc)
-
     # --- reading --------------------------------------------------------------------------------
-
-    @property
-    def doc(self) -> Doc[Any]:
-        """The pycrdt document, for reading."""
-        return self._doc
 
     @property
     def pending(self) -> bool:
         """Whether something waits for a predecessor."""
         return self._pending is not NOTHING_PENDING
 
-    def state_vector(self) -> bytes:
-        """What is integrated: client to next clock. Cached per version."""
-        if self._state_vector is None:
-            self._state_vector = self._doc.get_state()
-        return self._state_vector
-
     def encode(self) -> bytes:
         """All that was accepted, what is pending included, as one update."""
         return self._with_pending(self._whole())
 
-    def difference(self, since: bytes) -> bytes:
-        """What is integrated and not known by a state vector, for whoever sent it. Raises BadFrame."""
-        if since == EMPTY_STATE_VECTOR:
-            return self._whole()
-        check_state_vector(since)
-        return self._encode_since(since)
-
-    def parts(self) -> tuple[bytes, bytes]:
-        """What is integrated, in two updates: one that many calls share, and what came after it.
-
-        Encoding a document anew takes 5 ms a megabyte; while people edit it, each newcomer would cost that.
-        """
-        if self._base is None:
-            return self._whole(), EMPTY_UPDATE
-        if len(self._later) > 1:
-            self._later = [merge(self._later)]
-        return self._base, self._later[0] if self._later else EMPTY_UPDATE
-
-    def _whole(self) -> bytes:
-        """What is integrated; cached per version."""
-        if self._base is None or self._later:
-            self._base, self._later, self._later_size = self._doc.get_update(), [], 0
-            self.bytes_estimate = len(self._base)
-        return self._base
-
     def _with_pending(self, update: bytes) -> bytes:
-        return _merge_two(update, self._pending.update)
-
-    def _encode_since(self, since: bytes) -> bytes:
-        try:
-            return self._doc.get_update(since)
-        except BaseException as error:  # noqa: BLE001 - panics
-            raise BadFrame(_refusal(error).detail) from None
-
-    def measure(self) -> int:
-        """The size of the document encoded, which `bytes_estimate` is from now on. Costs an encoding."""
-        self._whole()
-        return self.bytes_estimate
+        return merge_two(update, self._pending.update)
 
     def would_grow(self, update: bytes) -> bool:
         """Whether `apply` would bring in more than deletes. Raises BadUpdate."""
         check_update(update)
-        return _difference(update, self.state_vector())[0] != 0
+        return difference(update, self.state_vector())[0] != 0
 
     def would_add(self, update: bytes) -> bool:
         """Whether `apply` would change anything. Raises BadUpdate."""
@@ -684,33 +393,8 @@ class Document:
         if self._not_integrated(self._with_pending(update)).ids != self._pending.ids:
             return True
         clocks = self.state_vector()
-        known = read_update(_difference(update, clocks)).deletes
-        return bool(known) and not _covers(self._deletes(), known, read_state_vector(clocks))
-
-    def _deletes(self) -> Ranges:
-        """What is deleted. Every difference carries the whole delete set; that to now carries nothing
-        else.
-        """
-        return read_update(self._doc.get_update(self.state_vector())).deletes
-
-
-def _new_doc() -> Doc[Any]:
-    """A pycrdt document with a client id of its own, of 32 bits as in Yjs (pycrdt's own cost 8 bytes an id).
-
-    It is never used again: an id that returned after uncommitted edits were lost would give two different
-    edits one name.
-    """
-    return Doc(client_id=secrets.randbits(32))
-
-
-def _has_pairs(update: bytes) -> bool:
-    """Whether some text of it holds characters of two UTF-16 units, or that is not known. Most of them are in
-    labels, which are values.
-    """
-    try:
-        return read_structs(update).has_pairs
-    except BadUpdate:
-        return True
+        known = read_update(difference(update, clocks)).deletes
+        return bool(known) and not covers(self._deletes(), known, read_state_vector(clocks))
 
 
 def _says_the_same(integrated: bytes, update: bytes) -> bool:
@@ -722,100 +406,3 @@ def _says_the_same(integrated: bytes, update: bytes) -> bool:
     return integrated == update or (
         len(integrated) == len(update) and integrated[0] == 1 and integrated[:_HEAD] == update[:_HEAD]
     )
-
-
-def is_ready(client: int, head: tuple[int, Sequence[Id]], clocks: Mapping[int, int]) -> bool:
-    """Whether a client's first struct could be integrated: all that it is placed by is there."""
-    clock, places = head
-    return clock <= clocks.get(client, 0) and all(at < clocks.get(by, 0) for by, at in places)
-
-
-def merge(updates: Sequence[bytes]) -> bytes:
-    """One update that does what all do, pending parts included. Raises BadUpdate."""
-    merged = list(updates)
-    while len(merged) > 1:
-        merged = [_merge_span(merged[at : at + _SPAN]) for at in range(0, len(merged), _SPAN)]
-    return merged[0] if merged else EMPTY_UPDATE
-
-
-def _merge_span(updates: Sequence[bytes]) -> bytes:
-    if len(updates) == 1:
-        return updates[0]
-    try:
-        return pycrdt.merge_updates(*updates)
-    except BaseException as error:  # noqa: BLE001 - panics
-        raise _refusal(error) from None
-
-
-def _merge_two(first: bytes, second: bytes) -> bytes:
-    if first == EMPTY_UPDATE:
-        return second
-    return first if second == EMPTY_UPDATE else _merge_span((first, second))
-
-
-def _difference(update: bytes, state_vector: bytes) -> bytes:
-    """The structs of the update that the state vector does not know, and all of its delete set."""
-    try:
-        return pycrdt.get_update(update, state_vector)
-    except BaseException as error:  # noqa: BLE001 - panics
-        raise _refusal(error) from None
-
-
-def _gather(events: Sequence[bytes]) -> bytes:
-    """What a transaction integrated."""
-    told = [update for update in events if update != EMPTY_UPDATE]
-    return merge(told)
-
-
-def _is_panic(error: BaseException) -> bool:
-    """Panics derive from BaseException, as cancellation, exit and interrupt do; pyo3 exports no class."""
-    return type(error).__name__ == "PanicException"
-
-
-def _refusal(error: BaseException) -> BadUpdate:
-    """The error of pycrdt as ours; anything that is not pycrdt's is raised again."""
-    if isinstance(error, ValueError | RuntimeError) or _is_panic(error):
-        return BadUpdate(str(error)[:200])
-    raise error
-
-
-def _from_clocks(deletes: Ranges, clocks: Mapping[int, int]) -> Ranges:
-    """The deletes of what is not there yet."""
-    waiting: Ranges = {}
-    for client, ranges in deletes.items():
-        clock = clocks.get(client, 0)
-        beyond = [(max(start, clock), end) for start, end in ranges if end > clock and end > start]
-        if beyond:
-            waiting[client] = union(beyond)
-    return waiting
-
-
-def _until_clocks(deletes: Ranges, clocks: Mapping[int, int]) -> Ranges:
-    """The deletes of what is there."""
-    reached: Ranges = {}
-    for client, ranges in deletes.items():
-        clock = clocks.get(client, 0)
-        before = [(start, min(end, clock)) for start, end in ranges if start < min(end, clock)]
-        if before:
-            reached[client] = union(before)
-    return reached
-
-
-def _covers(deleted: Ranges, asked: Ranges, clocks: Mapping[int, int]) -> bool:
-    """Whether all that is asked to be deleted, as far as it is there, is deleted."""
-    for client, ranges in asked.items():
-        clock = clocks.get(client, 0)
-        known = union(deleted.get(client, ()))
-        for start, end in ranges:
-            if not _is_within(start, min(end, clock), known):
-                return False
-    return True
-
-
-def _is_within(start: int, end: int, ranges: Sequence[tuple[int, int]]) -> bool:
-    """Whether sorted ranges leave no part of [start, end) out."""
-    for low, high in ranges[max(bisect_right(ranges, (start, _ANY_END)) - 1, 0) :]:
-        if start >= end or low > start:
-            break
-        start = max(start, high)
-    return start >= end

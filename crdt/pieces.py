@@ -14,8 +14,9 @@ from collections.abc import Generator, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from crdt.lib0 import write_var_uint
+from crdt.ranges import Ranges
 from crdt.structs import Section, Sections, read_by_steps
-from crdt.updates import Ranges, encode_delete_set
+from crdt.updates import encode_delete_set
 from tmi.domain.errors import BadUpdate
 
 PIECE_BYTES = 32 * 1024

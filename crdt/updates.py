@@ -12,10 +12,11 @@ it, so `is_suspect` looks only at what is cheap, and says where an update could 
 """
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from crdt.lib0 import Decoder, write_var_uint
+from crdt.ranges import Ranges
 from tmi.domain.errors import BadFrame, BadUpdate
 
 MAX_NESTING = 128
@@ -35,9 +36,6 @@ _SKIP_BYTE = b"\n"
 
 Id = tuple[int, int]
 """A client and a clock: the name of one struct's first element."""
-
-Ranges = dict[int, list[tuple[int, int]]]
-"""Per client ranges [start, end) of clocks."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,17 +201,6 @@ def encode_delete_set(deletes: Ranges) -> bytes:
         parts.append(write_var_uint(client) + write_var_uint(len(ranges)))
         parts.extend(write_var_uint(start) + write_var_uint(end - start) for start, end in ranges)
     return b"".join(parts)
-
-
-def union(ranges: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
-    """The same clocks in sorted ranges of which no two touch."""
-    united: list[tuple[int, int]] = []
-    for start, end in sorted(ranges):
-        if united and start <= united[-1][1]:
-            united[-1] = (united[-1][0], max(end, united[-1][1]))
-        else:
-            united.append((start, end))
-    return united
 
 
 def read_count(decoder: Decoder, smallest: int) -> int:

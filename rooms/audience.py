@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from itertools import count
 
 from crdt import y_websocket
-from crdt.document import EMPTY_STATE_VECTOR, Document
+from crdt.document import Document
+from crdt.merging import EMPTY_STATE_VECTOR
 from crdt.messages import Message
 from rooms import closing
 from rooms.effects import (

@@ -1,13 +1,13 @@
 """Rooms that grow while they are open, once all rooms together take more memory than they may.
 
-No further room is opened then (`rooms/service.py`), but an open one could go on to its own limit, and there
+No further room is opened then (`rooms/budget.py`), but an open one could go on to its own limit, and there
 are many. So they may grow by a certain amount together from that moment on, and no more: those that have
 grown most are held back first. Whoever may edit there is closed with 1013, nobody who may edit is let in, and
 edits by REST are refused, until the rooms take less. Readers stay. What was applied is committed; what was
 not is with the clients, as in all other cases, and comes with the sync of their next connection.
 
 A replica grows by what its owner sends, whoever made it. One that is held back sends away everybody, and
-is closed as all that nobody is in (`Rooms._evict`); nothing is lost, since it is the owner's.
+is closed as all that nobody is in; nothing is lost, since it is the owner's.
 """
 
 import logging

@@ -10,7 +10,8 @@ from itertools import groupby
 from typing import Generic, NamedTuple, TypeVar
 from uuid import UUID
 
-from crdt.document import Applied, Document, merge
+from crdt.document import Applied, Document
+from crdt.merging import merge
 from tmi.domain.ids import UserId
 
 SessionT = TypeVar("SessionT")

@@ -11,7 +11,7 @@ from time import perf_counter
 from typing import Any, ClassVar, Generic, TypeVar, cast
 
 from crdt import y_websocket
-from crdt.document import EMPTY_STATE_VECTOR, EMPTY_UPDATE
+from crdt.merging import EMPTY_STATE_VECTOR, EMPTY_UPDATE
 from crdt.messages import Awareness, Message, QueryAwareness, SyncStep1, SyncStep2, Update
 from rooms import closing
 from rooms.audience import Audience

@@ -24,7 +24,8 @@ from dataclasses import dataclass
 
 from crdt import y_websocket
 from crdt.awareness import Entry
-from crdt.document import EMPTY_UPDATE, Applied, Document, merge
+from crdt.document import Applied, Document
+from crdt.merging import EMPTY_UPDATE, merge
 from crdt.messages import Awareness, Message, QueryAwareness, SyncStep1, SyncStep2, Update
 from rooms import closing
 from rooms.audience import READ_ONLY, Audience, Seat

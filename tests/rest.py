@@ -266,12 +266,12 @@ async def over_memory(
     async with (
         Rooms(log, LocalCoordinator(log, "test"), access).running() as rooms,
         signals.hearing(sessions.hear) as sessions.hearing,
-        signals.hearing(rooms.hear),
+        signals.hearing(rooms.rights.hear),
         News(feed, access).running() as news,
         Streams(news, feed, MemorySignInTerms(store), lambda: health.draining, limits).running() as streams,
     ):
         rooms.tell_by(signals)
-        rooms.on_people(streams.hear)
+        rooms.rights.on_people = streams.hear
         administration = _administration(rooms)
         services = Services(
             threat_models=MemoryThreatModels(store),
@@ -336,12 +336,12 @@ async def over_postgres(
     async with (
         Rooms(log, LocalCoordinator(log, "test"), access).running() as rooms,
         signals.hearing(sessions.hear) as sessions.hearing,
-        signals.hearing(rooms.hear),
+        signals.hearing(rooms.rights.hear),
         News(feed, access).running() as news,
         Streams(news, feed, PostgresSignInTerms(database), lambda: health.draining).running() as streams,
     ):
         rooms.tell_by(signals)
-        rooms.on_people(streams.hear)
+        rooms.rights.on_people = streams.hear
         administration = _administration(rooms)
         services = Services(
             threat_models=PostgresThreatModels(database),

@@ -84,7 +84,7 @@ class LiveEndpoint:
             ReadModeration(_READ_WAIT_MAX_S, self._is_hurried),
             self._options.outbox_total_max_bytes,
         )
-        rooms.on_collaboration_ended(self._collaboration_ended)
+        rooms.rights.on_collaboration_ended = self._collaboration_ended
 
     def _is_hurried(self) -> bool:
         """Somebody waits for what takes several turns of the loop."""

@@ -27,7 +27,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 
 from crdt import y_websocket
-from crdt.document import EMPTY_UPDATE, TAKEN_AT_ONCE_BYTES, Document, merge
+from crdt.document import TAKEN_AT_ONCE_BYTES, Document
+from crdt.merging import EMPTY_UPDATE, merge
 from crdt.messages import Awareness, Message, QueryAwareness, SyncStep1, SyncStep2, Update
 from crdt.updates import read_update
 from rooms import closing

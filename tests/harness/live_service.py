@@ -91,7 +91,7 @@ class LiveService:
         model: ThreatModel = self.store.threat_models[self.store.diagrams[diagram].threat_model_id]
         grants = (_grant("alice", Role.OWNER), *(_grant(name, role) for name, role in roles.items()))
         await MemoryThreatModels(self.store).update(model.id, model.version, ThreatModelChange(grants=grants))
-        await self.rooms.access_changed([diagram])
+        await self.rooms.rights.access_changed([diagram])
 
     async def ticket(self, name: str, diagram: DiagramId, ttl: timedelta = timedelta(seconds=30)) -> str:
         """The path with which to open a socket of the diagram's collaboration session, once."""
@@ -134,7 +134,7 @@ async def live_service(
     news = News(MemoryFeed(store), access)
     editors = Editors(rooms, news)
     live = LiveEndpoint(rooms, editors, tokens, access, MemoryTickets(store), live_options, cookies=cookies)
-    rooms.on_people(editors.hear)
+    rooms.rights.on_people = editors.hear
     calls: list[str] = []
     async with rooms.running(), news.running():
         listening = socket.create_server(("127.0.0.1", 0))

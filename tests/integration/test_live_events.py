@@ -118,7 +118,7 @@ async def test_who_may_not_read_any_more_is_told_nothing_though_the_room_is_late
     async def late(_diagrams: Sequence[DiagramId]) -> None:
         """As where the owner of the room stands still."""
 
-    monkeypatch.setattr(service.rooms, "access_changed", late)
+    monkeypatch.setattr(service.rooms.rights, "access_changed", late)
     diagram = await service.diagram(bob=Role.READER)
     async with upgraded(service.port, "/collab") as first, upgraded(service.port, "/collab") as second:
         alice = await opened(service, first, diagram)
@@ -270,7 +270,7 @@ async def test_editors_of_other_diagrams_are_told_that_one_is_gone(service: Live
     async with upgraded(service.port, "/collab") as first, upgraded(service.port, "/collab") as second:
         gone, stays = await opened(service, first, diagram), await opened(service, second, other)
         await service.diagrams.delete(model, diagram)
-        service.rooms.deleted([diagram])
+        service.rooms.rights.deleted([diagram])
         notice = await told(stays)
         assert ("deleted", str(diagram)) == (notice["data"]["change_type"], notice["data"]["object_id"])
         assert b"\x02\x01" == (await gone.receive(0x02))[:2]

@@ -222,9 +222,9 @@ async def test_a_deleted_diagram_is_denied_and_the_end_of_a_sign_in_denies_all(s
     first, second = await service.diagram(), await service.diagram()
     async with upgraded(service.port, "/collab") as raw:
         one, two = await opened(service, raw, first), await opened(service, raw, second)
-        service.rooms.deleted([first])
+        service.rooms.rights.deleted([first])
         assert b"\x02\x01" == (await one.access())[:2]
-        await service.rooms.sign_in_ended((await service.someone("alice")).sign_in)
+        await service.rooms.rights.sign_ins_ended([(await service.someone("alice")).sign_in])
         assert b"\x02\x01" == (await two.access())[:2]
 
 

@@ -9,7 +9,7 @@ from pycrdt import Doc, Map
 
 from api.live.options import LiveOptions
 from crdt import y_websocket
-from crdt.document import merge
+from crdt.merging import merge
 from crdt.messages import SyncStep2, Update
 from persistence.memory.bin import MemoryBin
 from persistence.memory.diagrams import MemoryDiagrams
@@ -141,7 +141,7 @@ async def test_the_end_of_a_sign_in_closes_4401(service: LiveService) -> None:
     diagram = await service.diagram()
     async with upgraded(service.port, await path(service, diagram)) as alice:
         await synced(alice)
-        await service.rooms.sign_in_ended((await service.someone("alice")).sign_in)
+        await service.rooms.rights.sign_ins_ended([(await service.someone("alice")).sign_in])
         assert 4401 == (await alice.receive_close()).close_code
 
 
@@ -149,7 +149,7 @@ async def test_a_deleted_diagram_closes_4404(service: LiveService) -> None:
     diagram = await service.diagram()
     async with upgraded(service.port, await path(service, diagram)) as alice:
         await synced(alice)
-        service.rooms.deleted([diagram])
+        service.rooms.rights.deleted([diagram])
         assert 4404 == (await alice.receive_close()).close_code
 
 
@@ -163,7 +163,7 @@ async def test_a_restored_diagram_is_edited_again_with_what_it_held(service: Liv
         while await saved_on(alice) < 1:
             pass
         await MemoryDiagrams(service.store).delete(model, diagram)
-        service.rooms.deleted([diagram])
+        service.rooms.rights.deleted([diagram])
         assert 4404 == (await alice.receive_close()).close_code
 
     await MemoryBin(service.store).restore_diagram(model, diagram, Deed(SYSTEM, ChangeType.RESTORED))

@@ -115,7 +115,7 @@ class Member:
 
     @property
     def owns(self) -> int:
-        return len(self.rooms._open)
+        return len(self.rooms._hosted.open)
 
 
 class Cluster:
@@ -137,7 +137,7 @@ class Cluster:
         signals = MemorySignals(self.world.store)
         async with contextlib.AsyncExitStack() as stack:
             await stack.enter_async_context(rooms.running())
-            await stack.enter_async_context(signals.hearing(rooms.hear))
+            await stack.enter_async_context(signals.hearing(rooms.rights.hear))
             listening = socket.create_server((HOST, 0))
             await stack.enter_async_context(links.listening(listening))
             node = Node(key, name, f"ws://{HOST}:{listening.getsockname()[1]}")
@@ -155,7 +155,7 @@ class Cluster:
                 """As the coordinator of a deployment does: owners look at their fences now and then."""
                 while True:
                     await asyncio.sleep(RENEWED_S)
-                    for diagram, runner in list(rooms._open.items()):
+                    for diagram, runner in list(rooms._hosted.open.items()):
                         if self.world.store.logs[diagram].fence > runner.room.fence:
                             rooms.fence_risen(diagram, runner.room.fence)
 
@@ -165,8 +165,8 @@ class Cluster:
             def end() -> None:
                 del self.leases.alive[key]
                 links.close()
-                rooms._draining = True  # it does nothing any more
-                rooms._open.clear()
+                rooms._opening.is_draining = True  # it does nothing any more
+                rooms._hosted.open.clear()
 
             yield Member(node, rooms, links, administration, end, log)
 
@@ -279,7 +279,7 @@ async def test_a_node_that_follows_a_room_bounds_its_clients_as_well_and_counts_
             await b.join(cluster.world.editor())
         with pytest.raises(TooManyRequests, match="as many clients as it may"):
             await b.join(cluster.world.editor())
-        (replica,) = b.rooms._following.values()
+        (replica,) = b.rooms._hosted.following.values()
         replica.room.refusals["as the room says"] += 1
         assert {"sessions_per_room": 1, "as the room says": 1} == b.rooms.refusals
         assert not a.rooms.refusals
@@ -292,7 +292,7 @@ async def test_a_node_that_follows_a_room_bounds_its_clients_presence_as_its_own
     async with cluster.node("a") as a, cluster.node("b", replace(LIMITS, room=few)) as b:
         await a.join(cluster.world.editor())
         one, other = await b.join(cluster.world.editor()), await b.join(cluster.world.editor())
-        (replica,) = b.rooms._following.values()
+        (replica,) = b.rooms._hosted.following.values()
         presence = replica.room._presence
 
         def kept(editor: Editor, *clients: int, size: int = 80) -> int:
@@ -476,7 +476,8 @@ async def test_rooms_leave_an_owner_that_alone_has_lost_the_database(cluster: Cl
         await until(lambda: here.acknowledged == 3)
         assert (None, None) == (here.closed, there.closed)
         # Once it has the database again it opens rooms as others do.
-        await until(lambda: a.rooms._watch is not None and not a.rooms._watch.is_cut_off)
+        watch = a.rooms._opening.watch
+        await until(lambda: watch is not None and not watch.is_cut_off)
         await a.rooms.join(world.unopened, here.member, world.editor())
 
 
@@ -730,10 +731,10 @@ async def test_a_change_of_rights_reaches_clients_of_every_node(cluster: Cluster
         await until(lambda: there.acknowledged == 1)
         told = a if who == "owner" else b
         await world.grant(Role.READER)
-        await told.rooms.access_changed([world.diagram])
+        await told.rooms.rights.access_changed([world.diagram])
         await until(lambda: here.roles == there.roles == [Role.READER])
         await world.grant(None)
-        await told.rooms.access_changed([world.diagram])
+        await told.rooms.rights.access_changed([world.diagram])
         await until(lambda: here.closed and there.closed)
         assert here.closed is not None
         assert there.closed is not None
@@ -748,11 +749,11 @@ async def test_the_end_of_a_sign_in_and_of_a_diagram_reaches_every_node(cluster:
         await until(lambda: there.acknowledged == other.acknowledged == 1)
         told = a if who == "owner" else b
         for editor in (here, there):
-            await told.rooms.sign_in_ended(editor.member.sign_in)
+            await told.rooms.rights.sign_ins_ended([editor.member.sign_in])
         await until(lambda: here.closed and there.closed)
         assert closing.SIGN_IN_ENDED == here.closed[0] == there.closed[0]  # type: ignore[index]
         assert other.closed is None
-        told.rooms.deleted([world.diagram])
+        told.rooms.rights.deleted([world.diagram])
         await until(lambda: other.closed)
         assert closing.DIAGRAM_DELETED == other.closed[0]  # type: ignore[index]
 
@@ -790,7 +791,7 @@ async def test_changed_groups_reach_clients_of_every_node(cluster: Cluster, who:
         owner = await b.join(world.editor())
         await until(lambda: there.acknowledged == owner.acknowledged == 1)
         await world.grant(None)
-        await (a if who == "owner" else b).rooms.people_changed([world.other.id])
+        await (a if who == "owner" else b).rooms.rights.people_changed([world.other.id])
         await until(lambda: here.closed and there.closed)
         assert closing.NO_LONGER_ALLOWED == here.closed[0] == there.closed[0]  # type: ignore[index]
         assert owner.closed is None
@@ -806,7 +807,7 @@ async def test_a_node_that_may_have_missed_something_looks_at_sign_ins_again(clu
             world.store.sign_ins[editor.member.sign_in] = Session(editor.member.user, later)
         world.store.sign_ins[there.member.sign_in].ended = True
         world.store.unavailable = True
-        a.rooms.hear(None)
+        a.rooms.rights.hear(None)
         await asyncio.sleep(0.05)
         assert (None, None) == (here.closed, there.closed)
         world.store.unavailable = False
@@ -825,7 +826,7 @@ async def test_the_lease_of_a_deleted_diagram_is_given_back(cluster: Cluster) ->
     async with cluster.node("a") as a:
         await a.join(cluster.world.editor())
         assert [a.node.id] == [*cluster.leases.holders.values()]
-        a.rooms.deleted([cluster.world.diagram])
+        a.rooms.rights.deleted([cluster.world.diagram])
         await until(lambda: not cluster.leases.holders)
 
 

@@ -144,7 +144,7 @@ async def test_its_sockets_close_with_the_sign_in(service: LiveService) -> None:
     async with upgraded(service.port, f"/collab/{diagram}", {**OURS, **cookie}) as raw:
         sign_in = service.people["alice"].sign_in
         service.store.sign_ins[sign_in].ended = True
-        await service.rooms.sign_in_ended(sign_in)
+        await service.rooms.rights.sign_ins_ended([sign_in])
         assert closing.SIGN_IN_ENDED == (await raw.receive_close()).close_code
 
 

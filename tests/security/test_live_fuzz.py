@@ -12,7 +12,7 @@ import pytest
 
 from api.live.options import LiveOptions
 from crdt import hocuspocus, y_websocket
-from crdt.document import EMPTY_UPDATE
+from crdt.merging import EMPTY_UPDATE
 from rooms import closing
 from tests.harness.live_service import LiveService, an_update, live_service
 from tests.harness.raw_websocket import CLOSE, RawWebSocket, upgraded

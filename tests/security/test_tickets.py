@@ -106,7 +106,7 @@ async def test_the_end_of_a_session_closes_the_sockets_of_its_tickets_alone(serv
     ):
         session = await MemoryCollaborations(service.store).of_diagram(model, diagram)
         assert session is not None
-        await service.rooms.collaboration_ended(session.id)
+        await service.rooms.rights.collaboration_ended(session.id)
         assert 4410 == (await raw.receive_close()).close_code
         assert 1 == service.rooms.sessions
 

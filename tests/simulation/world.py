@@ -17,7 +17,8 @@ from uuid import UUID
 from pycrdt import Doc, Map
 
 from crdt import y_websocket
-from crdt.document import EMPTY_UPDATE, Document
+from crdt.document import Document
+from crdt.merging import EMPTY_UPDATE
 from crdt.messages import Awareness, SyncStep1, SyncStep2, Update
 from rooms.effects import (
     Acknowledge,

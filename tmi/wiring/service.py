@@ -122,7 +122,7 @@ async def build(
         rooms, administration, end_with_siblings = await stack.enter_async_context(
             node_rooms(settings, database, access, tokens, drain_requested.set, worker)
         )
-        rooms.on_settings_changed(configuration.changed)
+        rooms.rights.on_settings_changed = configuration.changed
         await stack.enter_async_context(background(watch_storage(access, rooms), "storage-quotas"))
         sign_ins = PostgresSignIns(database)
         sessions = SessionCache(sign_ins)
@@ -143,7 +143,12 @@ async def build(
         streams = await stack.enter_async_context(
             Streams(news, feed, sign_in_terms, lambda: health.draining, limits).running()
         )
-        rooms.on_people(streams.hear, editors.hear)
+
+        def people_changed(signal: Signal | None) -> None:
+            streams.hear(signal)
+            editors.hear(signal)
+
+        rooms.rights.on_people = people_changed
         rate_limits = await stack.enter_async_context(_shared_limits(settings, live))
         dispatcher = await stack.enter_async_context(dispatching(settings, database))
         metrics = Metrics(rooms, live.sockets, lambda: database.open_connections)
@@ -230,7 +235,7 @@ async def _signals(
     def hear(signal: Signal | None) -> None:
         sessions.hear(signal)
         key_ring.hear(signal)
-        rooms.hear(signal)
+        rooms.rights.hear(signal)
 
     async with signals.hearing(hear) as hearing:
         rooms.tell_by(signals)

@@ -112,7 +112,7 @@ async def watch_storage(access: StorageBoundAccess, rooms: Rooms) -> None:
     while True:
         try:
             if await access.refresh():
-                rooms.look_at_all_roles()
+                rooms.rights.look_at_all()
         except DatabaseUnavailable as error:
             log.warning("quotas of stored bytes are left as they were: %s", error)
         except Exception:

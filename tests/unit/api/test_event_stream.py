@@ -171,7 +171,7 @@ async def test_a_reader_who_signs_out_is_told_no_more(rest: RestClient, store: M
     claims = rest.services.tokens.verify_access(bob)
     async with following(rest, bob, model) as reader, following(rest, alice, model) as other:
         store.sign_ins[claims.sign_in].ended = True
-        await rest.services.rooms.sign_in_ended(claims.sign_in)
+        await rest.services.rooms.rights.sign_ins_ended([claims.sign_in])
         await reader.end()
         await rename(rest, alice, model)
         await other.event()

@@ -58,7 +58,7 @@ async def world() -> World:
 
 async def test_every_limit_and_close_is_told(world: World) -> None:
     rooms, sockets = world.rooms, Sockets(3600, 10)
-    rooms.evictions, sockets.throttles, sockets.faults = 2, 3, 4
+    rooms._budget.evictions, sockets.throttles, sockets.faults = 2, 3, 4
     rooms.closes.update({4413: 5, 4404: 6})
     sockets.closes.update({4413: 7, 1009: 8, 3999: 9, 3998: 1})
     rooms.refusals.update({"rooms_memory": 11, "presence_ids": 12, "both": 1})

@@ -160,7 +160,7 @@ async def test_where_no_room_is_left_nothing_is_added_and_anything_deleted(offic
 
 async def filled(office: Office, diagram: DiagramId) -> None:
     """Let a diagram take 110 bytes."""
-    log = office.rest.services.rooms._store
+    log = office.rest.services.rooms._opening._store
     fence = await log.claim(diagram, "test")
     update = LoggedUpdate(Seq(1), None, Origin.SERVER, bytes(10))
     await log.append([RoomBatch(diagram, fence, (update,))])

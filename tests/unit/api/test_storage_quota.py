@@ -110,11 +110,11 @@ async def test_open_sessions_follow_without_a_close() -> None:
             log.rows.append((log.fence, LoggedUpdate(Seq(1), None, Origin.SERVER, b"\0\0")))
             log.snapshots[Seq(1)] = (bytes(LIMIT), True)
             assert await access.refresh()
-            service.rooms.look_at_all_roles()
+            service.rooms.rights.look_at_all()
             await until(lambda: [Role.READER] == roles_in(service, diagram))
             del log.snapshots[Seq(1)]
             assert await access.refresh()
-            service.rooms.look_at_all_roles()
+            service.rooms.rights.look_at_all()
             await until(lambda: [Role.OWNER] == roles_in(service, diagram))
 
 

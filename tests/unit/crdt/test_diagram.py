@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from pycrdt import Array, Doc, Map, Text, XmlFragment
 
 from crdt.diagram import Made, carry_out, plan_by_steps, planned, reconcile, reconcile_meta
-from crdt.document import EMPTY_UPDATE, Document
+from crdt.document import Document
+from crdt.merging import EMPTY_UPDATE
 from crdt.reading import Watch, read, read_cells, read_comments, read_meta
 from crdt.updates import read_update
 from tmi.domain.errors import BadInput

@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pycrdt import Doc, Map
 
-from crdt.document import EMPTY_STATE_VECTOR, EMPTY_UPDATE, MAX_PENDING_BYTES, Document, merge
+from crdt.document import MAX_PENDING_BYTES, Document
+from crdt.merging import EMPTY_STATE_VECTOR, EMPTY_UPDATE, merge
 from crdt.updates import read_state_vector, read_update
 from tests.unit.crdt.peers import Editor, content, history
 from tmi.domain.errors import BadFrame, BadUpdate

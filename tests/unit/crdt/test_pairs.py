@@ -9,7 +9,8 @@ import random
 import pytest
 from pycrdt import Map, Text
 
-from crdt.document import Document, merge
+from crdt.document import Document
+from crdt.merging import merge
 from crdt.pairs import Pairs, read_texts, tear
 from crdt.updates import read_state_vector
 from tests.unit.crdt.peers import Editor

@@ -14,7 +14,8 @@ from pycrdt import Array, Doc, Map, Text
 from crdt.document import Document
 from crdt.lib0 import write_var_uint
 from crdt.pieces import NotWhole, pieces
-from crdt.updates import Ranges, read_state_vector, read_update
+from crdt.ranges import Ranges
+from crdt.updates import read_state_vector, read_update
 from tests.unit.crdt.peers import Editor, content, history
 from tests.unit.crdt.test_updates import everything
 from tmi.domain.errors import BadUpdate

@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 from pycrdt import Doc, Map
 
 from crdt.document import MAX_PENDING_BYTES, Document
+from crdt.ranges import Ranges, union
 from crdt.structs import Sections, check_update, read_structs
-from crdt.updates import Ranges, read_state_vector, read_update, union
+from crdt.updates import read_state_vector, read_update
 from tests.unit.crdt.peers import content, history
 from tests.unit.crdt.test_updates import everything
 from tmi.domain.errors import BadUpdate, TooMuchPending
@@ -106,6 +107,7 @@ def test_what_is_pasted_at_once_is_integrated_as_it_came(
 
     monkeypatch.setattr("crdt.document.split_at_gaps", slow)
     monkeypatch.setattr("crdt.document.read_update", slow)
+    monkeypatch.setattr("crdt.pending.read_update", slow)
     applied = document.apply(update)
     assert (True, False) == (applied.adds, applied.gap)
     assert update is applied.relay is applied.journal
@@ -142,7 +144,8 @@ def test_large_updates_in_any_order_make_the_same_document(seed: int, data: st.D
     merged = [pycrdt.merge_updates(*updates[first:last], b"\0\0") for first, last in bounds]
     document = Document()
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr("crdt.document._READ_FAST_BYTES", 0)
+        patched.setattr("crdt.document.READ_FAST_BYTES", 0)
+        patched.setattr("crdt.integrated.READ_FAST_BYTES", 0)
         for update in data.draw(st.permutations(merged)):
             document.apply(update)
     assert content(doc) == content(document.doc)

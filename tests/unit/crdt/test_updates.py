@@ -11,14 +11,9 @@ from hypothesis import strategies as st
 from pycrdt import Array, Doc, Map, Text, XmlElement, XmlFragment, XmlText
 
 from crdt.lib0 import write_var_uint
+from crdt.ranges import union
 from crdt.structs import check_update, read_structs
-from crdt.updates import (
-    MAX_NESTING,
-    encode_delete_set,
-    read_state_vector,
-    read_update,
-    union,
-)
+from crdt.updates import MAX_NESTING, encode_delete_set, read_state_vector, read_update
 from tests.unit.crdt.peers import history
 from tmi.domain.errors import BadFrame, BadUpdate
 

@@ -39,14 +39,14 @@ async def test_large_documents_are_freed_one_by_one(world: World) -> None:
     freed_in: list[int] = []
     editors = []
     turns = 0
-    sweep = world.rooms._free_some
+    sweep = world.rooms._retiring.free_some
 
     def counted() -> None:
         nonlocal turns
         turns += 1
         sweep()
 
-    world.rooms._free_some = counted  # type: ignore[method-assign]
+    world.rooms._retiring.free_some = counted  # type: ignore[method-assign]
     for _ in range(4):
         world.diagram = (await world.diagrams.create(world.model, "d", "DFD-1.0.0", None)).id
         editor = await world.editor().join()

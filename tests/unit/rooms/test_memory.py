@@ -168,12 +168,14 @@ async def test_a_room_with_unsaved_edits_is_never_closed_for_its_memory(crowd: C
     async with rooms.running():
         world.log.gate = asyncio.Event()
         visited = [await crowd.visit(save=False) for _ in range(4)]
-        rooms._close_idle()
+        rooms._budget.look()
+        rooms._retiring.close_idle()
         assert (0, visited) == (rooms.evictions, crowd.open_diagrams())
         assert set(visited) == set(rooms.journal.unsaved())
         world.log.gate.set()
         await until(lambda: not rooms.journal.unsaved())
-        rooms._close_idle()
+        rooms._budget.look()
+        rooms._retiring.close_idle()
         assert 1 == rooms.evictions
         assert {1} == {len(world.store.logs[diagram].rows) for diagram in visited}
 
@@ -395,7 +397,7 @@ async def test_memory_of_evicted_rooms_goes_back_to_the_system() -> None:
             await until(lambda editor=editor: editor.acknowledged == 2)  # type: ignore[misc]
             editors.append(editor)
         # The last one stays: what lies on top of the heap keeps glibc from giving back what is below.
-        rooms._limits = replace(limits, memory_max_bytes=0)
+        rooms._budget._limits = replace(limits, memory_max_bytes=0)
         before = resident_bytes()
         for editor in editors[:-1]:
             assert editor.session is not None

@@ -156,7 +156,7 @@ async def test_open_sessions_follow_their_users_role(
 ) -> None:
     editor = await world.editor(world.other).join()
     await world.grant(role)
-    await world.rooms.access_changed([world.diagram])
+    await world.rooms.rights.access_changed([world.diagram])
     if code is None:
         assert [Role.READER] == editor.roles
         editor.edit("a")
@@ -170,7 +170,7 @@ async def test_rights_are_reread_once_the_database_answers_again(world: World) -
     editor = await world.editor(world.other).join()
     await world.grant(None)
     world.store.unavailable = True
-    change = asyncio.create_task(world.rooms.access_changed([world.diagram]))
+    change = asyncio.create_task(world.rooms.rights.access_changed([world.diagram]))
     await asyncio.sleep(0.03)
     assert editor.closed is None
     world.store.unavailable = False
@@ -180,7 +180,7 @@ async def test_rights_are_reread_once_the_database_answers_again(world: World) -
 
 async def test_who_joined_with_a_role_read_before_the_change_is_corrected(world: World) -> None:
     await world.grant(None)
-    await world.rooms.access_changed([world.diagram])
+    await world.rooms.rights.access_changed([world.diagram])
     editor = await world.editor(world.other).join()
     await until(lambda: editor.closed is not None)
 
@@ -193,7 +193,7 @@ async def test_only_who_was_looked_up_before_the_change_was_heard_is_looked_up_a
     heard_at = loop.time()
     monkeypatch.setattr(loop, "time", lambda: heard_at)
     await world.grant(None)
-    await world.rooms.access_changed([world.diagram])
+    await world.rooms.rights.access_changed([world.diagram])
     monkeypatch.undo()
     editor = world.editor(world.other)
     editor.member = replace(editor.member, as_of=heard_at + asked_after_s)
@@ -205,14 +205,14 @@ async def test_only_who_was_looked_up_before_the_change_was_heard_is_looked_up_a
 
 async def test_sessions_behind_an_ended_sign_in_are_closed_4401(world: World) -> None:
     one, two = await world.editor().join(), await world.editor().join()
-    await world.rooms.sign_in_ended(one.member.sign_in)
+    await world.rooms.rights.sign_ins_ended([one.member.sign_in])
     assert one.closed is not None
     assert (4401, None) == (one.closed[0], two.closed)
 
 
 async def test_who_joins_when_the_sign_in_has_ended_meanwhile_is_closed_4401(world: World) -> None:
     late = world.editor()
-    await world.rooms.sign_in_ended(late.member.sign_in)
+    await world.rooms.rights.sign_ins_ended([late.member.sign_in])
     await late.join()
     await until(lambda: late.closed is not None)
     assert late.closed is not None
@@ -223,7 +223,7 @@ async def test_a_deleted_diagram_closes_its_sessions_4404(world: World) -> None:
     editor = await world.editor().join()
     editor.edit("a")
     await world.diagrams.delete(world.model, world.diagram)
-    world.rooms.deleted([world.diagram])
+    world.rooms.rights.deleted([world.diagram])
     assert editor.closed is not None
     assert 4404 == editor.closed[0]
     assert await world.rooms.journal.flushed(1)

@@ -11,7 +11,8 @@ from pycrdt import Doc, Map
 
 from crdt import awareness, y_websocket
 from crdt.awareness import Entry
-from crdt.document import Document, merge
+from crdt.document import Document
+from crdt.merging import merge
 from crdt.messages import Awareness, SyncStep1, Update
 from crdt.reading import count_cells
 from persistence.memory.access import MemoryAccessControl
@@ -196,7 +197,7 @@ async def test_a_reader_there_is_refused_and_promotion_brings_the_edit(world: Wo
     await until(lambda: there.refused == 1)
     assert {} == cells(here)
     await world.grant(Role.WRITER)
-    await world.rooms.access_changed([world.diagram])
+    await world.rooms.rights.access_changed([world.diagram])
     await until(lambda: cells(here) == {"drawn": 1.0})
     assert [Role.WRITER] == there.roles
 
@@ -210,10 +211,10 @@ async def test_who_may_no_longer_read_is_closed_there(world: World, happening: s
     await until(lambda: there.acknowledged == 1)
     if happening == "removed":
         await world.grant(None)
-        await world.rooms.access_changed([world.diagram])
+        await world.rooms.rights.access_changed([world.diagram])
         code = closing.NO_LONGER_ALLOWED
     else:
-        world.rooms.deleted([world.diagram])
+        world.rooms.rights.deleted([world.diagram])
         code = closing.DIAGRAM_DELETED
     await until(lambda: there.closed is not None)
     assert there.closed is not None

@@ -187,7 +187,7 @@ async def test_what_a_reader_drew_is_asked_for_when_the_next_owner_promotes_it(m
     await world.grant(Role.WRITER)
     await until(lambda: move.replica.room.is_attached)
     await asyncio.sleep(0.02)
-    await move.successor.access_changed([world.diagram])
+    await move.successor.rights.access_changed([world.diagram])
     await until(lambda: cells(there) == {"drawn": 1.0})
     await until(lambda: move.replica.room.unsaved == 0)
     assert [Role.WRITER] == bob.roles
