@@ -35,6 +35,8 @@ class Configuration:
         self.given: Mapping[str, GivenSetting] = {setting.key: setting for setting in given}
         self.stored: Mapping[str, StoredSetting] = {}
         """As of the last reading; values that are not valid any more are left out."""
+        self._numbers: dict[str, int] = {}
+        """Those that were asked for, as numbers."""
         self._remembered: TTLCache[UserId, Quota | None] = TTLCache(USERS_REMEMBERED, READ_AGAIN_S)
         self._reading = asyncio.Lock()
         self._changes = 0
@@ -55,6 +57,7 @@ class Configuration:
         """Read the settings now. Raises DatabaseUnavailable."""
         async with self._reading:  # or an older answer could come in last
             self.stored = {s.key: s for s in await self._settings.all() if _is_valid(s)}
+            self._numbers = {}
 
     def changed(self, ids: Collection[UUID]) -> None:
         """These users' quotas have changed, and the settings where `SIGNALED` is among them; none: whatever
@@ -81,7 +84,10 @@ class Configuration:
 
     def number(self, key: str) -> int:
         """The value of a setting that is a number."""
-        return int(self.value(key))
+        number = self._numbers.get(key)
+        if number is None:
+            number = self._numbers[key] = int(self.value(key))
+        return number
 
     @property
     def limits(self) -> Limits:

@@ -5,7 +5,6 @@ are not counted, since whoever watches the service must not be sent away by its 
 """
 
 import time
-from dataclasses import dataclass
 from typing import Any, cast
 
 from quart import Response, g, request
@@ -16,6 +15,7 @@ from api.services import Services
 from tmi.domain.errors import TooManyRequests, Unavailable
 from tmi.domain.ids import UserId
 from tmi.domain.ports import RateLimits
+from tmi.domain.values import value
 
 WINDOW_S = 60
 HOUR_S = 3600
@@ -26,7 +26,7 @@ COUNTS = "tmi.counts"
 """Where the state of an ASGI scope has what a request was counted for already."""
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Allowance:
     """What is left in this window."""
 

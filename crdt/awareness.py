@@ -101,6 +101,11 @@ def encode_entry(entry: Entry) -> bytes:
     return write_var_uint(client) + write_var_uint(clock) + var_bytes(state)
 
 
+def encode_rest(head: bytes, clock: int, state: bytes) -> bytes:
+    """As `encode_entry`, for whom `head_of` is known."""
+    return head[1:] + write_var_uint(clock) + var_bytes(state)
+
+
 def join(entries: Collection[bytes]) -> bytes:
     """The data of an awareness message of encoded entries."""
     return write_var_uint(len(entries)) + b"".join(entries)

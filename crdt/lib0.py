@@ -89,10 +89,13 @@ def read_var_uint(data: bytes, position: int, end: int) -> tuple[int, int]:
     raise BadFrame("a number is larger than 2^53 - 1")
 
 
+_SMALL = tuple(bytes((number,)) for number in range(0x80))
+
+
 def write_var_uint(number: int) -> bytes:
     """LEB128 of a number from 0 to 2^53 - 1."""
     if 0 <= number < 0x80:
-        return bytes((number,))
+        return _SMALL[number]
     if not 0 <= number <= MAX_SAFE_INTEGER:
         raise ValueError(f"not a lib0 unsigned integer: {number}")
     encoded = bytearray()
@@ -105,7 +108,8 @@ def write_var_uint(number: int) -> bytes:
 
 def var_bytes(content: bytes) -> bytes:
     """The bytes behind their length."""
-    return write_var_uint(len(content)) + content
+    size = len(content)
+    return (_SMALL[size] if size < 0x80 else write_var_uint(size)) + content
 
 
 def var_string(text: str) -> bytes:

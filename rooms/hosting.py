@@ -246,23 +246,22 @@ class Runner(Generic[RoomT]):
         """Answer a session whose turn has come; how much that was, in bytes."""
         number = session.number
         asking = self._asking[number]
-        size = self._answer(session, asking.popleft())
+        size = sum(map(_answer_size, self._answer(session, asking.popleft())))
         if not asking or number not in self._sessions:
             del self._asking[number]
         else:
             self._wait_for_turn(session)
         return size
 
-    def _answer(self, session: Session, message: SyncStep1 | QueryAwareness) -> int:
-        """How much the answer was, in bytes: whoever asks again pays for it."""
+    def _answer(self, session: Session, message: SyncStep1 | QueryAwareness) -> Effects:
+        """What was answered: whoever asks again pays for it."""
         effects = self._handle(session.number, message)
         self._perform_as_one(session, effects)
-        size = sum(map(_answer_size, effects))
         if session.is_served or isinstance(message, QueryAwareness):
-            session.peer.answered(size)
+            session.peer.answered(sum(map(_answer_size, effects)))
         else:
             session.is_served = True
-        return size
+        return effects
 
     def _receive_query(self, number: SessionNumber, message: QueryAwareness) -> None:
         session = self._sessions.get(number)

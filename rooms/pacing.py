@@ -75,6 +75,10 @@ class Pacer:
             return max(now, self.not_before)
         return max(now, self.not_before, self.flushed_at + self._interval(copies_per_s))
 
+    def due_patiently(self, now: float, members: int) -> float:
+        """As `due`, for what nobody waits for: flushes are the interval apart also in a quiet room."""
+        return max(self.due(now, members), self.flushed_at + self._interval_s)
+
     def tick_s(self, now: float, members: int, share: float = 1.0) -> float | None:
         """How far apart flushes are now; None while this share of what counts as busy is not reached."""
         copies_per_s = self._level * exp((self._seen_at - now) / _MEMORY_S) / _MEMORY_S * members

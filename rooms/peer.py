@@ -1,16 +1,17 @@
 """The two sides of a live connection: who a member is, and what a room asks of the socket behind it."""
 
 from collections.abc import Hashable
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Protocol
 
 from rooms.effects import SessionNumber
 from tmi.domain.ids import NodeId, SignInId, UserId
 from tmi.domain.model import Node
 from tmi.domain.roles import Role
+from tmi.domain.values import value
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Member:
     """The user behind a connection, as the server knows it and the client cannot forge."""
 

@@ -58,7 +58,7 @@ class _Known:
     def encoded(self) -> bytes:
         """As `crdt.awareness.encode` puts it behind the number of entries."""
         if self.wire is None:
-            self.wire = awareness.encode_entry(Entry(self.client, self.clock, self.state))
+            self.wire = awareness.encode_rest(self.head, self.clock, self.state)
         return self.wire
 
 
@@ -79,6 +79,8 @@ class Presence:
         """How often changes were taken. Who was sent all until then lacks what later flushes tell."""
         self.refusals: Counter[str] = Counter()
         """What was not taken in, by limit."""
+        self.has_moved = False
+        """Somebody who was here already has moved on since `take_changes`."""
         self._known: dict[int, _Known] = {}
         self._own: dict[SessionNumber, int] = {}
         self._ids: dict[SessionNumber, list[int]] = {}
@@ -134,6 +136,7 @@ class Presence:
             return False
         self._say(known, clock, state, data[1:])
         self._changed[known.client] = None
+        self.has_moved = True
         return True
 
     def _take(self, session: SessionNumber, user: UserId, entry: Entry) -> bool:
@@ -162,6 +165,7 @@ class Presence:
             return False
         if known.session is None or own:
             self._give_to(session, known)
+        self.has_moved |= known.state != GONE != entry.state
         self._say(known, entry.clock, entry.state)
         self._changed[entry.client] = None
         if entry.state == GONE:
@@ -237,6 +241,10 @@ class Presence:
             if known.session is not None:
                 self._ids[known.session].remove(oldest)
 
+    def has_heard_of(self, session: SessionNumber) -> bool:
+        """Whether it has announced a client id."""
+        return session in self._own
+
     @property
     def dirty(self) -> bool:
         """Whether anything changed since `take_changes`."""
@@ -254,6 +262,7 @@ class Presence:
             sources.add(known.session)
         data = self._encode(self._changed)
         self._changed = {}
+        self.has_moved = False
         return data, sources.pop() if len(sources) == 1 else None
 
     def everybody(self) -> bytes | None:

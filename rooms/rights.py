@@ -64,9 +64,10 @@ class Rights:
 
     def look_again(self, diagram: DiagramId, member: Member) -> None:
         """A newcomer's role was looked up before it was let in, perhaps before a change."""
-        changes = self._changed_at.get(diagram), self._people_changed_at.get(member.user)
-        if any(at is not None and _may_not_know(member, at) for at in changes):
-            self._background.spawn(self._reread(diagram))
+        if self._changed_at or self._people_changed_at:
+            changes = self._changed_at.get(diagram), self._people_changed_at.get(member.user)
+            if any(at is not None and _may_not_know(member, at) for at in changes):
+                self._background.spawn(self._reread(diagram))
         self.on_newcomer(member.sign_in)
         if member.sign_in in self._ended_at:
             self._background.spawn(self._end_again(member.sign_in))

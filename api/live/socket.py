@@ -23,7 +23,7 @@ import logging
 import os
 from collections.abc import Callable
 from http import HTTPStatus
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 from multidict import CIMultiDict
 from picows import (
@@ -49,6 +49,8 @@ from tmi.domain.errors import BadFrame
 from tmi.domain.ids import UserId
 
 log = logging.getLogger(__name__)
+
+HandledT = TypeVar("HandledT")
 
 PROTOCOL_ERROR = 1002
 UNSUPPORTED_DATA = 1003
@@ -200,10 +202,8 @@ class LiveSocket(WSListener):
     def keepalive(self, now: float) -> None:
         """Send what keeps this client from thinking that the server is gone; called at each sweep."""
 
-    def together(self, handle: Callable[[bytes], None], message: bytes) -> None:
-        """Handle a message whose answers are several frames, and send those in one write: each takes seven
-        microseconds.
-        """
+    def together(self, handle: Callable[[HandledT], None], message: HandledT) -> None:
+        """Handle what is answered in several writes, and make one of them: each takes seven microseconds."""
         wires: list[bytes] = []
         write = self.write
         self.write = gather = wires.append
@@ -213,10 +213,7 @@ class LiveSocket(WSListener):
             # Where the socket was closed meanwhile, nothing may follow its Close.
             if self.write is gather:
                 self.write = write
-                if len(wires) > 1 and max(map(len, wires)) < _LARGE_BYTES:
-                    write(b"".join(wires))
-                else:
-                    self.write_state(*wires)  # a state that others have, too, is not copied
+                self.write_state(*wires)
 
     @property
     def is_paused(self) -> bool:
@@ -288,7 +285,7 @@ class LiveSocket(WSListener):
     def _send_close(self, code: int, reason: str) -> None:
         assert self._ws is not None
         self._sockets.closes[code] += 1
-        clipped = reason.encode()[:_REASON_MAX_BYTES].decode(errors="ignore")
+        clipped = reason.encode()[:_REASON_MAX_BYTES].decode(errors="ignore") if reason else ""
         self._ws.send_close(cast(WSCloseCode, code), clipped.encode())
 
     def _begin_closing(self, timeout_s: float) -> None:
@@ -529,8 +526,10 @@ class LiveSocket(WSListener):
         """Queue frames that belong together, of which large ones may be given to other sockets, too.
 
         The first may fill the write buffer of a client that reads as fast as it can: the others follow it
-        whatever they weigh, and only what comes then is held against the client.
+        whatever they weigh, and only what comes then is held against the client. Small ones are one write.
         """
+        if len(wires) > 1 and sum(map(len, wires)) < _LARGE_BYTES:  # what is large is not copied
+            wires = (b"".join(wires),)
         write, is_paused = self.write, self.is_paused  # `_write_paused` counts for itself
         for wire in wires:
             held = self._held
@@ -873,7 +872,8 @@ class _PicowsLog(logging.LoggerAdapter[logging.Logger]):
     """picows reports each connection, and each fault of a peer as an error: here both are details."""
 
     def info(self, msg: object, *args: object, **_: object) -> None:
-        self.logger.debug(msg, *args)
+        if self.logger.isEnabledFor(logging.DEBUG):
+            self.logger.debug(msg, *args)
 
     warning = error = info
 

@@ -6,6 +6,7 @@ import operator
 import random
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from itertools import chain
 from typing import Protocol
 
@@ -67,6 +68,15 @@ class Swept(Protocol):
         """Drop the connection."""
 
 
+@dataclass(slots=True)
+class _Seats:
+    """Of one user."""
+
+    taken: int = 0
+    limit: int = 0
+    """How many they may have, as of the last one."""
+
+
 class Sockets:
     """The registry, and the bounds per user and address.
 
@@ -99,9 +109,7 @@ class Sockets:
         self._slices: list[dict[Swept, None]] = [{} for _ in range(_SLICES)]
         """By `serial`. Dicts, since a set takes twice as much."""
         self._open = 0
-        self._documents: Counter[UserId] = Counter()
-        self._limits: dict[UserId, int] = {}
-        """What those users may have open, as of their last seat."""
+        self._seats: dict[UserId, _Seats] = {}
         self._timer: asyncio.TimerHandle | None = None
         self._ending: dict[float, Deadlines[Swept]] = {}
         """Those whose connections are to be gone within so many seconds; only few such times are in use."""
@@ -163,12 +171,14 @@ class Sockets:
         0 for as many as they like. Raises TooManyRequests.
         """
         limit = self._documents_per_user_max if limit is None else limit
-        count = self._documents.get(user, 0)
-        if limit and count + self._told_of(user) >= limit:
+        seats = self._seats.get(user)
+        if limit and (0 if seats is None else seats.taken) + self._told_of(user) >= limit:
             self.refusals["documents_per_user"] += 1
             raise TooManyRequests("this user has too many open documents")
-        self._documents[user] = count + 1
-        self._limits[user] = limit
+        if seats is None:
+            seats = self._seats[user] = _Seats()
+        seats.taken += 1
+        seats.limit = limit
 
     def _told_of(self, user: UserId) -> int:
         """How many a user has open at other nodes."""
@@ -177,16 +187,15 @@ class Sockets:
 
     def leave_seat(self, user: UserId) -> None:
         """Undo one `take_seat`."""
-        count = self._documents[user] - 1
-        if count:
-            self._documents[user] = count
-        else:
-            self._documents.pop(user)
-            self._limits.pop(user, None)
+        seats = self._seats[user]
+        seats.taken -= 1
+        if not seats.taken:
+            del self._seats[user]
 
     def documents_of(self, user: UserId) -> int:
         """How many open documents a user has."""
-        return self._documents[user]
+        seats = self._seats.get(user)
+        return 0 if seats is None else seats.taken
 
     def take_address(self, address: str) -> None:
         """Count one more connection of an address (see `address_of`). Raises TooManyRequests."""
@@ -216,9 +225,9 @@ class Sockets:
         """
         told: dict[str, int] = {}
         users = [
-            (f"{_USER}{user}", count)
-            for user, count in self._documents.items()
-            if count >= _floor(self._limits[user])
+            (f"{_USER}{user}", seats.taken)
+            for user, seats in self._seats.items()
+            if seats.taken >= _floor(seats.limit)
         ]
         floor = _floor(self._per_address_max)
         addresses = [(f"{_ADDRESS}{key}", count) for key, count in self._addresses.items() if count >= floor]

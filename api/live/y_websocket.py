@@ -1,11 +1,12 @@
 """The y-websocket protocol: one socket, one diagram; everything is decided before the upgrade."""
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Sequence
 
 from api.live.options import LiveOptions
 from api.live.socket import LiveSocket, binary_frame
 from api.live.sockets import Sockets
 from crdt import y_websocket
+from crdt.messages import Message
 from rooms import closing
 from rooms.hosting import Session
 from rooms.peer import Member
@@ -62,16 +63,18 @@ class YWebsocketSocket(LiveSocket):
         if awareness is not None:
             session.receive_awareness(awareness)
             return
-        self.together(self._several, message)
+        messages = y_websocket.decode(message)
+        if len(messages) == 1:
+            session.receive(messages[0])
+        else:
+            self.charge(len(messages) - 1, 0)
+            self.together(self._several, messages)
 
-    def _several(self, message: bytes) -> None:
+    def _several(self, messages: Sequence[Message]) -> None:
         session = self._session
         assert session is not None
-        parts = y_websocket.decode(message)
-        if len(parts) > 1:
-            self.charge(len(parts) - 1, 0)
-        for part in parts:
-            session.receive(part)
+        for message in messages:
+            session.receive(message)
 
     def ended(self) -> None:
         session, self._session = self._session, None

@@ -339,7 +339,7 @@ async def test_a_large_edit_is_worked_out_anew_when_a_cell_goes_meanwhile(sites:
 
 async def test_a_role_that_is_lost_while_a_large_edit_is_worked_out_is_felt(sites: Sites) -> None:
     world = sites.world
-    async with sites.site("a") as a:
+    async with sites.site("a", replace(ROOMS_LIMITS, idle_s=60.0)) as a:
         await world.grant(Role.WRITER)
         losing: list[asyncio.Task[None]] = []
 

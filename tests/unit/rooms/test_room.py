@@ -372,16 +372,40 @@ def shown(effects: Iterable[Effect]) -> list[Entry]:
 def test_cursors_that_wait_for_their_flush_are_read_when_it_comes() -> None:
     target = room()
     first, second, bad = (greet(target, member(n)) for n in (1, 2, 3))
-    assert not target.hold_awareness(first, moves((7, 1, b"{}"))), "no flush is due"
-    (flush,) = only(FlushAt, target.receive(first, Awareness(moves((7, 1, b"{}"))), 1.0))
+    for number, client, now in ((first, 7, 1.0), (second, 8, 1.1)):
+        assert not target.hold_awareness(number, moves((client, 1, b"{}"))), "no flush is due"
+        target.receive(number, Awareness(moves((client, 1, b"{}"))), now)
+        target.flush(now)
+    (flush,) = only(FlushAt, target.receive(first, Awareness(moves((7, 2, b"{}"))), 2.0))
     assert target.hold_awareness(bad, moves((9, 1, b"[]")))
-    assert target.hold_awareness(second, moves((8, 1, b"{}")))
-    assert target.hold_awareness(first, moves((7, 2, b'{"x":1}')))
+    assert target.hold_awareness(second, moves((8, 2, b"{}")))
+    assert target.hold_awareness(first, moves((7, 3, b'{"x":1}')))
     assert target.hold_awareness(first, moves((7, 1, b"{}"))), "which is overtaken"
     effects = target.flush(flush.at)
-    assert [Entry(7, 2, b'{"x":1}'), Entry(8, 1, b"{}")] == shown(effects)
+    assert [Entry(7, 3, b'{"x":1}'), Entry(8, 2, b"{}")] == shown(effects)
     assert [(bad, 4400)] == [(close.session, close.code) for close in only(Close, effects)]
-    assert [] == target.flush(2.0), "all of it is read"
+    assert [] == target.flush(3.0), "all of it is read"
+
+
+def test_those_who_come_and_go_share_a_flush_and_those_who_move_wait_for_nobody() -> None:
+    target = room(RoomLimits(awareness_tick_s=0.037))
+    first, second, third = (greet(target, member(n)) for n in (1, 2, 3))
+    (flush,) = only(FlushAt, target.receive(first, Awareness(moves((7, 1, b"{}"))), 1.0))
+    assert 1.0 == flush.at, "nobody has come or gone of late"
+    target.flush(1.0)
+    (flush,) = only(FlushAt, target.receive(second, Awareness(moves((8, 1, b"{}"))), 1.01))
+    assert 1.037 == round(flush.at, 6)
+    assert [flush] == target.flush(1.02), "it is not due yet"
+    assert target.hold_awareness(third, moves((9, 1, b"{}")))
+    target.leave(third, 1.02)
+    assert not target.hold_awareness(first, moves((7, 2, b"{}")))
+    (at_once,) = only(FlushAt, target.receive(first, Awareness(moves((7, 2, b"{}"))), 1.02))
+    assert 1.02 == at_once.at
+    shown_at_once = shown(target.flush(1.02))
+    assert [Entry(8, 1, b"{}"), Entry(7, 2, b"{}")] == shown_at_once, "the third came and went unseen"
+    (flush,) = only(FlushAt, target.leave(second, 1.03))
+    assert 1.057 == round(flush.at, 6)
+    assert [Entry(8, 1, b"null")] == shown(target.flush(flush.at))
 
 
 def test_a_cursor_that_waits_goes_with_its_session() -> None:

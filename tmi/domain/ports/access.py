@@ -6,6 +6,7 @@ from typing import Protocol
 
 from tmi.domain.ids import DiagramId, SignInId, ThreatModelId, UserId
 from tmi.domain.roles import Role
+from tmi.domain.values import value
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,7 +18,7 @@ class Access:
     """None: the diagram exists, and the user has no role on its threat model."""
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Entrant:
     """Who asks to enter a diagram's room, and the sign-in session they speak for."""
 
@@ -26,7 +27,7 @@ class Entrant:
     diagram: DiagramId
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Standing:
     """What the database says of an entrant."""
 
