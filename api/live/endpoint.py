@@ -14,12 +14,13 @@ from api.cookies import NAME, SessionCookies, full_name, read
 from api.errors import INTERNAL, Problem, problem_of
 from api.forwarding import share_of
 from api.live.admission import Admission, check_origin, diagram_of, is_ticket_path
+from api.live.connection import hand_over
 from api.live.deadlines import Deadlines
 from api.live.editors import Editors
 from api.live.hocuspocus import HocuspocusSocket
 from api.live.moderation import ReadModeration
 from api.live.options import LiveOptions
-from api.live.socket import LiveSocket, hand_over
+from api.live.socket import LiveSocket
 from api.live.sockets import Sockets, address_of
 from api.live.upgrade import (
     UPGRADE_REQUIRED,

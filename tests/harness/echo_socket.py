@@ -5,8 +5,9 @@ import contextlib
 from collections.abc import AsyncIterator
 from typing import cast
 
+from api.live.connection import hand_over
 from api.live.options import LiveOptions
-from api.live.socket import LiveSocket, binary_frame, hand_over
+from api.live.socket import LiveSocket, binary_frame
 from api.live.sockets import Sockets
 from api.live.upgrade import canonical_request, parse_head
 from tmi.domain.errors import BadFrame
