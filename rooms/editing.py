@@ -36,6 +36,7 @@ from crdt.diagram import Made, Plan, carry_out, plan_by_steps, planned, reconcil
 from crdt.document import Document
 from crdt.reading import AT_ONCE, Watch, read_meta
 from rooms.growth import HELD_BACK
+from rooms.journal import SHEDDING
 from rooms.nodes.control import Json, Unanswered
 from rooms.runner import RoomRunner
 from rooms.slices import Slices
@@ -293,7 +294,7 @@ class Editing:
         check_version(edit.expected, row.version, "diagram")
         if self._rooms.is_shedding:
             self._rooms.refusals["journal"] += 1
-            raise Unavailable("too many edits wait for the database; try again shortly")
+            raise Unavailable(SHEDDING)
         if self._rooms.owned(edit.diagram) is not runner:
             raise _NotOwner
         if runner.is_held_back:

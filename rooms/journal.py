@@ -24,6 +24,9 @@ from tmi.domain.ports import AppendResult, RoomBatch, UpdateLog
 
 log = logging.getLogger(__name__)
 
+SHEDDING = "too many edits wait for the database; try again shortly"
+"""Why no writer comes in."""
+
 _RESOLUTION_S = 0.001
 """Of the loop's clock and timers."""
 

@@ -25,7 +25,7 @@ from rooms.handing_over import HandingOver, Successors, best_successor
 from rooms.hosted import Hosted
 from rooms.hosting import Runner, Session
 from rooms.idling import Idling
-from rooms.journal import Journal
+from rooms.journal import SHEDDING, Journal
 from rooms.limits import RoomsLimits
 from rooms.nodes.following import ReplicaRunner
 from rooms.nodes.keeper import Keeper, NodeLinks
@@ -199,7 +199,7 @@ class Rooms:
             raise Unavailable(HELD_BACK)
         if self.journal.shedding and may(member.role, Action.EDIT):
             self.refusals["journal"] += 1
-            raise Unavailable("too many edits wait for the database; try again shortly")
+            raise Unavailable(SHEDDING)
         session = runner.join(member, peer)
         self.rights.look_again(diagram, member)
         return session
@@ -215,7 +215,7 @@ class Rooms:
         def entered(member: Member) -> None:
             self.rights.look_again(diagram, member)
 
-        return Mirror(runner, state_vector, answer, entered, node)
+        return Mirror(runner, state_vector, answer, entered, lambda: self.is_shedding, node)
 
     def fence_risen(self, diagram: DiagramId, fence: Fence) -> None:
         """Another node has claimed a room that this one had with `fence`."""

@@ -117,10 +117,6 @@ class Admission:
         """How many open documents a user may have, for `Sockets.take_seat`."""
         return None if self._connections_of is None else await self._connections_of(user)
 
-    async def member(self, user: UserId, sign_in: SignInId, diagram: DiagramId) -> Member:
-        """See `member_and_model`."""
-        return (await self.member_and_model(user, sign_in, diagram))[0]
-
     async def member_and_model(
         self, user: UserId, sign_in: SignInId, diagram: DiagramId
     ) -> tuple[Member, ThreatModelId]:

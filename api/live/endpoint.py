@@ -282,12 +282,12 @@ class LiveEndpoint:
         token = head.parameter("token")
         visitor = await self._visitor(head, connection) if token is None else None
         claims = visitor or await self._admission.identified(token, diagram)
-        member = await self._admission.member(claims.user, claims.sign_in, diagram)
+        member, _ = await self._admission.member_and_model(claims.user, claims.sign_in, diagram)
         return await self._y_websocket(head, diagram, member)
 
     async def _by_ticket(self, head: RequestHead) -> YWebsocketSocket:
         ticket = await self._admission.redeem(head)
-        member = await self._admission.member(ticket.user, ticket.sign_in, ticket.diagram)
+        member, _ = await self._admission.member_and_model(ticket.user, ticket.sign_in, ticket.diagram)
         return await self._y_websocket(head, ticket.diagram, member, ticket.collaboration)
 
     async def _y_websocket(

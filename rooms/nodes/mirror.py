@@ -14,6 +14,7 @@ from rooms.audience import FULL
 from rooms.effects import SessionNumber
 from rooms.growth import HELD_BACK
 from rooms.hosting import Session
+from rooms.journal import SHEDDING
 from rooms.nodes.messages import (
     REPLICA,
     Acknowledged,
@@ -50,15 +51,18 @@ class Mirror:
         state_vector: bytes,
         answer: Answer,
         entered: Callable[[Member], None],
+        is_shedding: Callable[[], bool],
         node: NodeId | None = None,
     ) -> None:
         """The room's phase must be OPEN. Begins with what the follower lacks. `entered` is called after each
-        client that takes a seat. `node`: which one follows, if that is another one.
+        client that takes a seat; while `is_shedding` no writer does. `node`: which one follows, if that is
+        another one.
         """
         self.node = node
         self._runner = runner
         self._answer = answer
         self._entered = entered
+        self._is_shedding = is_shedding
         self._seats: dict[SessionNumber, _Seat] = {}
         self._numbers: dict[SessionNumber, SessionNumber] = {}
         """The follower's numbers, by ours."""
@@ -105,19 +109,25 @@ class Mirror:
     def _enter(self, message: Enter) -> None:
         if message.session == REPLICA or message.session in self._seats:
             return
+        is_writer = may(message.member.role, Action.EDIT)
         if self._runner.room.is_full:
-            self._runner.room.refusals["sessions_per_room"] += 1
-            self._answer(Ended(message.session, closing.TRY_AGAIN_LATER, FULL))
+            self._refuse(message, "sessions_per_room", FULL)
             return
-        if self._runner.is_held_back and may(message.member.role, Action.EDIT):
-            self._runner.room.refusals["rooms_growth"] += 1
-            self._answer(Ended(message.session, closing.TRY_AGAIN_LATER, HELD_BACK))
+        if self._runner.is_held_back and is_writer:
+            self._refuse(message, "rooms_growth", HELD_BACK)
+            return
+        if self._is_shedding() and is_writer:
+            self._refuse(message, "journal", SHEDDING)
             return
         seat = _Seat(self, message.session)
         seat.session = self._runner.join(message.member, seat)
         self._seats[message.session] = seat
         self._numbers[seat.session.number] = message.session
         self._entered(message.member)
+
+    def _refuse(self, message: Enter, limit: str, reason: str) -> None:
+        self._runner.room.refusals[limit] += 1
+        self._answer(Ended(message.session, closing.TRY_AGAIN_LATER, reason))
 
     def pause(self) -> None:
         """The link is full: no more broadcasts until `resume`."""

@@ -337,7 +337,7 @@ class Process:
         self._retire()
         if diagram != DIAGRAM or self.room is None:
             return None
-        return Mirror(self.room, state_vector, answer, lambda _: self.reread_soon(), node)
+        return Mirror(self.room, state_vector, answer, lambda _: self.reread_soon(), lambda: False, node)
 
     def is_between(self, diagram: DiagramId) -> bool:
         return diagram == DIAGRAM and not (self.opening is None and self.ending is None and self.room is None)

@@ -37,7 +37,7 @@ async def test_each_is_asked_for_once_in_one_query(users: Sequence[UserId]) -> N
     admission = Admission(Tokens([new_signing_key()], "http://tmi.test"), access, MemoryTickets(store))
     sign_in, diagram = SignInId(uuid4()), DiagramId(uuid4())
     answers = await asyncio.gather(
-        *(admission.member(user, sign_in, diagram) for user in users), return_exceptions=True
+        *(admission.member_and_model(user, sign_in, diagram) for user in users), return_exceptions=True
     )
     assert all(isinstance(answer, Unauthenticated) for answer in answers), answers
     distinct = [Entrant(user, sign_in, diagram) for user in dict.fromkeys(users)]
@@ -53,7 +53,7 @@ async def test_who_comes_right_after_a_query_shares_the_next_one(many: int) -> N
 
     async def come(number: int) -> None:
         with pytest.raises(Unauthenticated):
-            await admission.member(UserId(UUID(int=number)), sign_in, diagram)
+            await admission.member_and_model(UserId(UUID(int=number)), sign_in, diagram)
 
     await come(0)
     await asyncio.gather(*map(come, range(1, many + 1)))

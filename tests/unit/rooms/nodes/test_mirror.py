@@ -6,6 +6,7 @@ import pytest
 
 from rooms import closing
 from rooms.growth import HELD_BACK
+from rooms.journal import SHEDDING
 from rooms.nodes.messages import REPLICA, Answered, Ended, Enter, Lost, RoleChanged
 from rooms.nodes.mirror import Mirror
 from rooms.runner import RoomRunner
@@ -22,7 +23,10 @@ class Followed:
     def __init__(self, world: World, runner: RoomRunner) -> None:
         self.runner = runner
         self.told: list[Answered] = []
-        self.mirror = Mirror(runner, b"\x00", self.told.append, lambda _: None)
+        self.is_shedding = False
+        self.mirror = Mirror(
+            runner, b"\x00", self.told.append, lambda _: None, lambda: self.is_shedding
+        )
         self.member = world.editor(world.other).member
         self.mirror.receive(Enter(CLIENT, self.member))
         self.told.clear()
@@ -87,3 +91,13 @@ async def test_a_room_that_is_held_back_lets_no_writer_of_a_follower_in(followed
     followed.mirror.receive(Enter(CLIENT + 2, replace(followed.member, role=Role.READER)))
     assert [Ended(CLIENT + 1, closing.TRY_AGAIN_LATER, HELD_BACK)] == followed.ends
     assert {"rooms_growth": 1} == followed.runner.room.refusals
+
+
+async def test_while_too_much_waits_for_the_database_no_writer_of_a_follower_comes_in(
+    followed: Followed,
+) -> None:
+    followed.is_shedding = True
+    followed.mirror.receive(Enter(CLIENT + 1, followed.member))
+    followed.mirror.receive(Enter(CLIENT + 2, replace(followed.member, role=Role.READER)))
+    assert [Ended(CLIENT + 1, closing.TRY_AGAIN_LATER, SHEDDING)] == followed.ends
+    assert {"journal": 1} == followed.runner.room.refusals
