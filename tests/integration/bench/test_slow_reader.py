@@ -137,7 +137,8 @@ async def test_an_honest_server_is_found_without_fault(
     run = await LOAD.measure(relay, Place(CORE, CORE))
     assert [] == run.faults
     for slow in Watched.all:
-        assert slow.resumed_at - slow.stopped_at > 0.9 * LOAD.seconds
+        # The window's end is fixed beforehand, and a busy machine may be late for its beginning.
+        assert slow.resumed_at - slow.stopped_at > 0.5 * LOAD.seconds
         assert not [at for at in slow.read_at if slow.stopped_at < at < slow.resumed_at]
     assert (LOAD.slow, True) == (len(Watched.all), relay.most <= LOAD.clients_at_once)
     assert all_remarks <= set(run.remarks)
