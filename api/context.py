@@ -61,9 +61,7 @@ class Context:
 
     def is_offered(self, provider: str) -> bool:
         """Whether a user's provider still lets people in: it may have been taken out of the settings."""
-        if provider in self.services.identity_providers or provider == AUTOMATION_PROVIDER:
-            return True
-        return provider == DEVELOPMENT_PROVIDER and self.services.options.dev
+        return provider in (*self.provider_ids(), AUTOMATION_PROVIDER)
 
     async def sign_in_of(self, token: str) -> SignIn:
         """Who an access token speaks for, if the session behind it still stands (as of a second ago).

@@ -24,7 +24,7 @@ _USUAL: Mapping[bytes, Sequence[Message]] = {
     b"\x00\x00\x01\x00": (SyncStep1(b"\x00"),),
     b"\x00\x01\x02\x00\x00": (SyncStep2(b"\x00\x00"),),
 }
-"""What everybody says who comes with nothing: a quarter of what is read of them."""
+"""What everybody says who comes with nothing."""
 _USUAL_MAX_BYTES = 5
 
 

@@ -38,6 +38,7 @@ def diagram_of(name: str) -> DiagramId:
         raise NotFound("a diagram's name is its UUID in lower case")
     return DiagramId(UUID(name))
 
+
 _ASKED_AT_ONCE = 500
 _SPACING_S = 0.012
 _CROWD = 40

@@ -211,8 +211,7 @@ class _PicowsLog(logging.LoggerAdapter[logging.Logger]):
     """picows reports each connection, and each fault of a peer as an error: here both are details."""
 
     def info(self, msg: object, *args: object, **_: object) -> None:
-        if self.logger.isEnabledFor(logging.DEBUG):
-            self.logger.debug(msg, *args)
+        self.logger.debug(msg, *args)
 
     warning = error = info
 

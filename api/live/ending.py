@@ -93,7 +93,7 @@ class EndingSocket(ReadSocket):
     def _send_close(self, code: int, reason: str) -> None:
         assert self._ws is not None
         self._sockets.closes[code] += 1
-        clipped = reason.encode()[:_REASON_MAX_BYTES].decode(errors="ignore") if reason else ""
+        clipped = reason.encode()[:_REASON_MAX_BYTES].decode(errors="ignore")
         self._ws.send_close(cast(WSCloseCode, code), clipped.encode())
 
     def _begin_closing(self, timeout_s: float) -> None:
