@@ -52,8 +52,8 @@ def _part(name: str, limit_s: float, command: str) -> Part:
 SECTIONS = (
     Section(
         "The short set, beside three peers",
-        "Two interleaved runs of each.",
-        (_part("short", 1200, "short --seconds 3 --repeat 2"),),
+        "Medians of five interleaved runs of each.",
+        (_part("short", 2400, "short --seconds 3 --repeat 5"),),
     ),
     Section(
         "Two workers on one port, beside one",
