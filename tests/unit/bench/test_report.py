@@ -214,7 +214,7 @@ def test_the_first_frames_are_those_of_stock_clients() -> None:
     assert bytes.fromhex("01060107 01027b7d".replace(" ", "")) == y_websocket().presence(7, 1)
 
 
-@pytest.mark.parametrize("width", [120, 200])
+@pytest.mark.parametrize("width", [60, 80, 120, 200])
 def test_a_table_has_room_for_the_load_the_median_and_the_spread(width: int) -> None:
     more = {"p50_ms": 700.0, "p99_ms": 900.0, "database_us": 1.0, "copies_per_s": 49_000.0}
     runs = [
@@ -230,6 +230,7 @@ def test_a_table_has_room_for_the_load_the_median_and_the_spread(width: int) -> 
     assert "…" not in table
     for told in ("14.97", "13.61 to", "16.33", "58,800", "pycrdt-websocket", "clients,", "writers", "x best"):
         assert told in words
+    assert 2 == words.count("sound")
     assert (LOAD.label in table) == (width == 200), "on one line where there is room"
 
 
