@@ -308,6 +308,27 @@ async def test_of_who_has_not_signed_in_no_large_message_is_kept() -> None:
         await until(lambda: service.live.sockets.partial_bytes == 0)
 
 
+@pytest.mark.parametrize("is_hocuspocus", [False, True], ids=["y-websocket", "hocuspocus"])
+async def test_of_who_has_signed_in_a_message_that_grows_too_large_is_refused_for_its_size(
+    is_hocuspocus: bool,
+) -> None:
+    """In fragments: the parts that are kept are over the limit before the last one is whole."""
+    async with live_service(LiveOptions(frame_max_bytes=256 * KIB)) as service:
+        diagram = await service.diagram()
+        token = await service.token("alice")
+        path = "/collab" if is_hocuspocus else f"/collab/{diagram}?token={token}"
+        async with upgraded(service.port, path) as raw:
+            if is_hocuspocus:
+                raw.send_binary(var_string(str(diagram)) + b"\x02\x00" + var_string(token))
+                await raw.receive_binary()
+            raw.send(frame(BINARY, b"x" * 200 * KIB, fin=False))
+            raw.send(frame(CONTINUATION, b"x" * 200 * KIB, fin=False)[:-1])
+            closed = await raw.receive_close_only()
+        assert (1009, b"the message is too large") == (closed.close_code, closed.payload[2:])
+        refusals = service.live.sockets.refusals
+        assert (1, 0) == (refusals["frame"], refusals["waiting"])
+
+
 async def test_messages_that_are_not_whole_are_bounded_for_all_together() -> None:
     options = LiveOptions(partial_total_max_bytes=1024 * KIB)
     async with live_service(options) as service:
