@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from decimal import Decimal
 from typing import Literal
 
 from rich.console import Console
@@ -9,7 +10,7 @@ from rich.markup import escape
 from rich.measure import Measurement
 from rich.table import Table
 
-from bench.model import FELL_BEHIND, Goal, Load, Run
+from bench.model import FELL_BEHIND, Figure, Goal, Load, Run
 from bench.servers import OURS
 from bench.statistics import Spread
 
@@ -172,7 +173,12 @@ def _verdict(row: _Row, best: _Row | None, goal: Goal, ratios: Mapping[str, floa
     sign = {("higher", True): ">=", ("higher", False): "<"}.get(
         (str(figure.better), met), "<=" if met else ">"
     )
-    return Verdict(goal.figure, met, f"{figure.title} {value:,.4g} {sign} {bound:,g}{of}{doubt}")
+    return Verdict(goal.figure, met, f"{figure.title} {_plain(value)} {sign} {_plain(bound)}{of}{doubt}")
+
+
+def _plain(value: float) -> str:
+    """Four digits that count, without an exponent."""
+    return f"{Decimal(f'{value:.4g}'):,f}"
 
 
 def _in_each_run(ours: _Row, best: _Row | None, key: str) -> list[float]:

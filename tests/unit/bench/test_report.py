@@ -277,3 +277,22 @@ def test_no_cpu_is_added_to_what_is_no_cpu() -> None:
     figures = {"accepted_per_s": 100.0, "cpu_us": 1.0, "database_us": 1.0}
     runs = [Run("connect", load.label, server, {}, figures) for server in ("tmi", "y-websocket")]
     assert ["1.00"] == to_best_peer(summarise([load], runs)[0], load.cost)
+
+
+@pytest.mark.parametrize(
+    ("per_s", "text"),
+    [
+        (239.2, "accepted 1.196 < 1.2x the best peer"),
+        (412_345, "accepted 2,062 >= 1.2x the best peer"),
+        (0.0134, "accepted 0.000067 < 1.2x the best peer"),
+    ],
+)
+def test_a_verdict_tells_figures_without_an_exponent_and_apart_from_the_bound(
+    per_s: float, text: str
+) -> None:
+    load = ConnectLoad()
+    runs = [
+        Run("connect", load.label, server, {}, {"accepted_per_s": value})
+        for server, value in (("tmi", per_s), ("y-websocket", 200))
+    ]
+    assert [text] == [verdict.text for verdict in summarise([load], runs)[0].verdicts]
