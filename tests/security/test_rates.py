@@ -248,6 +248,24 @@ async def test_what_a_throttled_client_sends_waits_outside_this_process() -> Non
             assert 1013 == (await raw.receive_close_only()).close_code
 
 
+async def test_a_throttled_client_is_not_read_until_its_pause_is_over() -> None:
+    options = LiveOptions(edits_per_s=5, edits_burst=5, rate_patience_s=60.0)
+    async with live_service(options) as service:
+        diagram, author = await service.diagram(), Author()
+        async with upgraded(service.port, f"/collab/{diagram}?token={await service.token('alice')}") as raw:
+            raw.send(b"".join(frame(BINARY, author.edit(f"k{n}")) for n in range(15)))
+            await until(lambda: service.live.sockets.throttles == 1)
+            # The first pause is for the first frame too many; the next one is for all that came with it.
+            raw.send_binary(author.edit("more"))
+            await until(lambda: service.live.sockets.throttles == 2)
+            (socket,) = service.live.sockets
+            before = socket.messages_in
+            raw.send_binary(author.edit("later"))
+            await asyncio.sleep(0.5)
+            assert before == socket.messages_in
+            await arrived(service, diagram, 17)
+
+
 async def test_another_client_is_served_meanwhile() -> None:
     options = LiveOptions(edits_per_s=5, edits_burst=5, rate_patience_s=2.0)
     async with live_service(options) as service:
