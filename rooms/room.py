@@ -195,7 +195,10 @@ class Room(Audience):
             return NOTHING
         if isinstance(message, Update) and self._hold(seat, message.update):
             return self._held_back(seat, now)
-        effects = self._read(now) if isinstance(message, Awareness) else self._settle(now)
+        if isinstance(message, Awareness):
+            effects = self._cursors.read(now, self._sessions, self._blame)
+        else:
+            effects = self._settle(now)
         if number not in self._sessions:
             return effects  # something that it sent before was at fault
         try:
@@ -258,10 +261,6 @@ class Room(Audience):
         """
         seat = self._sessions.get(number)
         return seat is not None and self._cursors.hold(seat, data)
-
-    def _read(self, now: float) -> list[Effect]:
-        """Read the awareness that was kept."""
-        return self._cursors.read(now, self._sessions, self._blame)
 
     def _held_back(self, seat: Seat, now: float) -> Effects:
         if len(self._held) == 1:
@@ -452,7 +451,7 @@ class Room(Audience):
         return effects
 
     def _flush_cursors(self, effects: list[Effect], now: float) -> None:
-        effects.extend(self._read(now))
+        effects.extend(self._cursors.read(now, self._sessions, self._blame))
         effects.append(self._cursors.take(now))
 
     def _flush_edits(self, effects: list[Effect], now: float) -> None:
