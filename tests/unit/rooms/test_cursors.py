@@ -92,12 +92,12 @@ def test_what_somebody_said_who_is_gone_is_not_read() -> None:
 def test_who_is_at_fault_is_blamed_and_others_are_read() -> None:
     target = cursors()
     target.receive(seat(1), said(7, 1), 1.0, members=2)
-    target.hold(seat(1), said(7, 2, b"[]"))
-    target.hold(seat(2), said(8, 1))
-    (closed,) = target.read(1.0, HERE, blame)
+    assert target.hold(seat(2), said(8, 1, b"[]"))
+    assert target.hold(seat(3), said(9, 1))
+    (closed,) = target.read(1.0, HERE | {3}, blame)
     assert isinstance(closed, Close)
-    assert 1 == closed.session
-    assert {7: 1, 8: 1} == clocks(target.take(1.0))
+    assert 2 == closed.session
+    assert {7: 1, 9: 1} == clocks(target.take(1.0))
 
 
 def test_a_node_has_no_presence_of_its_own() -> None:
