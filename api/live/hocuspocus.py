@@ -39,7 +39,7 @@ from crdt import hocuspocus, y_websocket
 from crdt.hocuspocus import Auth, BroadcastStateless, CloseDocument, Envelope, Ping, Pong, Stateless
 from crdt.messages import Message
 from rooms import closing
-from rooms.hosting import Session
+from rooms.session import Session
 from tmi.domain.errors import BadFrame, Expired, Forbidden, TmiError, Unavailable, UnknownKey
 from tmi.domain.ids import UserId
 from tmi.domain.roles import Action, Role, may
