@@ -70,6 +70,11 @@ class Admission:
         self.is_offered: Callable[[str], bool] = lambda _: True
         """Whose sign-ins count: not those by an identity provider that was taken out of the settings."""
 
+    @property
+    def is_asked(self) -> bool:
+        """Somebody waits to be told whether they may watch."""
+        return self._desk.is_asked
+
     def refused(self, path: str, error: TmiError) -> None:
         """Somebody was not let in: an attempt that the audit tells of, unless a token has just expired."""
         if isinstance(error, Unauthenticated | Forbidden) and not isinstance(error, Expired):
@@ -151,6 +156,10 @@ class _Desk:
         self._work: asyncio.Task[None] | None = None
         self._begun_at = 0.0
         self._is_crowd = asyncio.Event()
+
+    @property
+    def is_asked(self) -> bool:
+        return self._work is not None
 
     async def ask(self, entrant: Entrant) -> tuple[Standing, float]:
         """How they stand, and when the database was asked (the loop's time)."""

@@ -84,14 +84,16 @@ class LiveEndpoint:
             self._options.sweep_s,
             self._options.documents_per_user_max,
             self._options.sockets_per_address_max,
-            ReadModeration(_READ_WAIT_MAX_S, self._is_hurried),
+            ReadModeration(_READ_WAIT_MAX_S, lambda: self.is_hurried),
             self._options.outbox_total_max_bytes,
         )
         rooms.rights.on_collaboration_ended = self._collaboration_ended
 
-    def _is_hurried(self) -> bool:
+    @property
+    def is_hurried(self) -> bool:
         """Somebody waits for what takes several turns of the loop."""
-        return self._handshakes > 0 or self._rooms.is_hurried or self._is_awaited()
+        comes = self._upgrading > 0 or self._admission.is_asked
+        return comes or self._rooms.is_hurried or self._is_awaited()
 
     def use_awaited(self, is_awaited: Callable[[], bool]) -> None:
         """Have somebody tell whether others wait for the process, as for an answer of the database: then it

@@ -242,7 +242,7 @@ class SlowReaderLoad:
         behind_due = behind(first.copies_in_window + second.copies_in_window, due)
         remarks = [*remarks_on(conditions), *behind_due]
         if self.seconds < TARGET_SECONDS:
-            remarks.append(f"short: the targets speak of {TARGET_SECONDS:.0f} s")
+            remarks.append(f"brief: the targets speak of {TARGET_SECONDS:.0f} s")
         if figures["withheld_mib"] < ENOUGH_MIB:
             remarks.append("too little came for the slow client to try a bound of 1 MiB")
         if figures["times_lost"]:

@@ -86,6 +86,13 @@ async def test_a_socket_that_has_no_document_yet_counts_once() -> None:
         assert (503, True) == (status, "as many sockets as it may" in body)
 
 
+async def test_a_socket_that_has_no_document_yet_keeps_the_process_from_no_rest() -> None:
+    async with live_service(LiveOptions()) as service, upgraded(service.port, "/collab"):
+        async with asyncio.timeout(5):
+            while service.live.is_hurried:
+                await asyncio.sleep(0.01)
+
+
 @pytest.fixture
 def little_memory() -> RoomsLimits:
     """One diagram with a long text fits."""

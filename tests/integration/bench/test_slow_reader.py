@@ -149,7 +149,7 @@ async def test_an_honest_server_is_found_without_fault(
     assert 0.4 * 100 * LOAD.value_bytes * 0.8 < figures["withheld_mib"] * (1 << 20)
     assert figures.keys() <= {figure.key for figure in LOAD.figures}
     assert {
-        "short: the targets speak of 300 s", "too little came for the slow client to try a bound of 1 MiB",
+        "brief: the targets speak of 300 s", "too little came for the slow client to try a bound of 1 MiB",
     } <= set(run.remarks)  # fmt: skip
     assert [] == relay.sockets
 

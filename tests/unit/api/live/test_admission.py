@@ -44,6 +44,20 @@ async def test_each_is_asked_for_once_in_one_query(users: Sequence[UserId]) -> N
     assert [distinct] == access.asked
 
 
+async def test_it_is_asked_as_long_as_somebody_waits() -> None:
+    store = MemoryStore()
+    access = MemoryAccessControl(store)
+    admission = Admission(Tokens([new_signing_key()], "http://tmi.test"), access, MemoryTickets(store))
+    were_asked = [admission.is_asked]
+    asking = asyncio.create_task(admission.member_and_model(ONE, SignInId(uuid4()), DiagramId(uuid4())))
+    await asyncio.sleep(0)
+    were_asked.append(admission.is_asked)
+    with pytest.raises(Unauthenticated):
+        await asking
+    await asyncio.sleep(0)
+    assert [False, True, False] == [*were_asked, admission.is_asked]
+
+
 @pytest.mark.parametrize("many", [2, 100])
 async def test_who_comes_right_after_a_query_shares_the_next_one(many: int) -> None:
     store = MemoryStore()
