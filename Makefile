@@ -14,6 +14,8 @@ INTEROP := tests/interop/node_modules/.installed
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 UV_VERSION := 0.13.9
 ARGS ?=
+# Where the machine forbids it, each process of a test would compile all of the source anew.
+export PYTHONDONTWRITEBYTECODE :=
 
 serve: $(RUNTIME)
 	@exec $(BIN)/tmi serve --dev $(ARGS)
