@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from bench.model import FELL_BEHIND, Figure, Goal, Load, Run
+from bench.model import FELL_BEHIND, Goal, Load, Run
 from bench.servers import OURS
 from bench.statistics import Spread
 
@@ -53,6 +53,31 @@ class Summary:
     remarks: list[str] = field(default_factory=list)
 
 
+@dataclass(frozen=True)
+class _Row:
+    """What one server did under one load, in all its runs."""
+
+    load: Load
+    server: str
+    group: Sequence[Run]
+    figures: Mapping[str, Spread]
+    """A figure that some run lacks is left out."""
+
+    @classmethod
+    def of(cls, load: Load, server: str, group: Sequence[Run]) -> "_Row":
+        figures = {
+            figure.key: Spread.of([run.figures[figure.key] for run in group])
+            for figure in load.figures
+            if all(figure.key in run.figures for run in group)
+        }
+        return cls(load, server, group, figures)
+
+    @property
+    def did_the_work(self) -> bool:
+        behind = sum(FELL_BEHIND in run.remarks for run in self.group)
+        return not any(run.faults for run in self.group) and 2 * behind <= len(self.group)
+
+
 def summarise(loads: Sequence[Load], runs: Sequence[Run]) -> list[Summary]:
     """One summary per load and server, in the order in which they were first run."""
     found: list[Summary] = []
@@ -61,73 +86,57 @@ def summarise(loads: Sequence[Load], runs: Sequence[Run]) -> list[Summary]:
         for run in runs:
             if (run.scenario, run.load) == (load.scenario, load.label):
                 groups.setdefault(run.server, []).append(run)
-        medians = {server: _spreads(load.figures, group) for server, group in groups.items()}
-        best = best_peer(load, groups, medians)
-        found.extend(_summary(load, server, group, medians, best) for server, group in groups.items())
+        rows = [_Row.of(load, server, group) for server, group in groups.items()]
+        best = _best_peer(load, rows)
+        found.extend(_summary(row, best) for row in rows)
     return found
 
 
-def best_peer(
-    load: Load, groups: Mapping[str, Sequence[Run]], medians: Mapping[str, Mapping[str, Spread]]
-) -> str | None:
+def _best_peer(load: Load, rows: Sequence[_Row]) -> _Row | None:
     """Of the peers that did the whole work, the one whose cost under this load is best.
 
     That is no fault in any run, and keeping up with the load in half of the runs or more: what a server needs
     for a part of the work says nothing, while one slow run on a busy machine excludes nobody.
     """
-    able = [
-        server for server, group in groups.items()
-        if server not in OURS and load.cost in medians[server] and _did_the_work(group)
-    ]  # fmt: skip
+    able = [row for row in rows if row.server not in OURS and load.cost in row.figures and row.did_the_work]
     better = next(figure.better for figure in load.figures if figure.key == load.cost)
     choose = max if better == "higher" else min
-    return choose(able, key=lambda server: medians[server][load.cost].median, default=None)
+    return choose(able, key=lambda row: row.figures[load.cost].median, default=None)
 
 
-def _did_the_work(group: Sequence[Run]) -> bool:
-    behind = sum(FELL_BEHIND in run.remarks for run in group)
-    return not any(run.faults for run in group) and 2 * behind <= len(group)
-
-
-def _spreads(figures: Sequence[Figure], group: Sequence[Run]) -> dict[str, Spread]:
-    """A figure that some run lacks has no median."""
-    return {
-        figure.key: Spread.of([run.figures[figure.key] for run in group])
-        for figure in figures
-        if all(figure.key in run.figures for run in group)
-    }
-
-
-def _summary(
-    load: Load, server: str, group: Sequence[Run], medians: Mapping[str, dict[str, Spread]], best: str | None
-) -> Summary:
-    figures = medians[server]
-    ratios = _ratios(figures, medians[best]) if best is not None and server in OURS else {}
+def _summary(row: _Row, best: _Row | None) -> Summary:
+    load, is_ours = row.load, row.server in OURS
+    ratios = _ratios(row, best) if best is not None and is_ours else {}
     return Summary(
         scenario=load.scenario,
         load=load.label,
-        server=server,
-        runs=len(group),
-        figures=figures,
+        server=row.server,
+        runs=len(row.group),
+        figures=dict(row.figures),
         ratios=ratios,
-        ratio_with_database=_with_database(load.cost, figures, medians[best]) if ratios and best else None,
-        best_peer=best,
-        verdicts=[_verdict(load, goal, figures, ratios) for goal in load.goals] if server in OURS else [],
-        faults=_distinct(fault for run in group for fault in run.faults),
-        remarks=_distinct(remark for run in group for remark in run.remarks),
+        ratio_with_database=_with_database(row, best) if ratios and best is not None else None,
+        best_peer=best.server if best is not None else None,
+        verdicts=[_verdict(row, best, goal, ratios) for goal in load.goals] if is_ours else [],
+        faults=_distinct(fault for run in row.group for fault in run.faults),
+        remarks=_distinct(remark for run in row.group for remark in run.remarks),
     )
 
 
-def _ratios(ours: Mapping[str, Spread], best: Mapping[str, Spread]) -> dict[str, float]:
-    return {key: ours[key].median / best[key].median for key in ours if key in best and best[key].median}
+def _ratios(ours: _Row, best: _Row) -> dict[str, float]:
+    return {
+        key: figure.median / best.figures[key].median
+        for key, figure in ours.figures.items()
+        if key in best.figures and best.figures[key].median
+    }
 
 
-def _with_database(cost: str, ours: Mapping[str, Spread], best: Mapping[str, Spread]) -> float | None:
+def _with_database(ours: _Row, best: _Row) -> float | None:
     """None where the cost is no CPU, or a database was out of sight."""
+    cost = ours.load.cost
     keys = (cost, cost.replace("cpu_", "database_"))
-    if keys[0] == keys[1] or not all(key in figures for key in keys for figures in (ours, best)):
+    if keys[0] == keys[1] or not all(key in row.figures for key in keys for row in (ours, best)):
         return None
-    mine, theirs = (sum(figures[key].median for key in keys) for figures in (ours, best))
+    mine, theirs = (sum(row.figures[key].median for key in keys) for row in (ours, best))
     return mine / theirs if theirs else None
 
 
@@ -139,20 +148,35 @@ def to_best_peer(summary: Summary, cost: str) -> list[str]:
     return [f"{summary.ratios[cost]:.2f}", *([] if whole is None else [f"({whole:.2f})"])]
 
 
-def _verdict(load: Load, goal: Goal, figures: Mapping[str, Spread], ratios: Mapping[str, float]) -> Verdict:
-    figure = next(figure for figure in load.figures if figure.key == goal.figure)
+def _verdict(row: _Row, best: _Row | None, goal: Goal, ratios: Mapping[str, float]) -> Verdict:
+    figure = next(figure for figure in row.load.figures if figure.key == goal.figure)
     if goal.ratio is not None:
         value, bound, of = ratios.get(goal.figure), goal.ratio, "x the best peer"
     else:
-        spread = figures.get(goal.figure)
+        spread = row.figures.get(goal.figure)
         value, bound, of = spread.median if spread else None, goal.limit or 0.0, f" {figure.unit}"
     if value is None:
         return Verdict(goal.figure, None, f"{figure.title}: nothing to compare")
-    met = value >= bound if figure.better == "higher" else value <= bound
+
+    def meets(one: float) -> bool:
+        return one >= bound if figure.better == "higher" else one <= bound
+
+    met = meets(value)
+    each = _in_each_run(row, best if goal.ratio is not None else None, goal.figure)
+    agreeing = sum(meets(one) == met for one in each)
+    doubt = "" if agreeing == len(each) else f", so in {agreeing} of {len(each)} runs"
     sign = {("higher", True): ">=", ("higher", False): "<"}.get(
         (str(figure.better), met), "<=" if met else ">"
     )
-    return Verdict(goal.figure, met, f"{figure.title} {value:,.3g} {sign} {bound:,g}{of}")
+    return Verdict(goal.figure, met, f"{figure.title} {value:,.4g} {sign} {bound:,g}{of}{doubt}")
+
+
+def _in_each_run(ours: _Row, best: _Row | None, key: str) -> list[float]:
+    """A figure of single runs; with a peer, as a ratio to that of its run of the same round."""
+    if best is None:
+        return [run.figures[key] for run in ours.group]
+    rounds = zip(ours.group, best.group, strict=False)  # in a round that broke off only some were measured
+    return [mine.figures[key] / its.figures[key] for mine, its in rounds if its.figures[key]]
 
 
 def _distinct(texts: Iterable[str]) -> list[str]:

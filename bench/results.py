@@ -52,8 +52,16 @@ def _part(name: str, limit_s: float, command: str) -> Part:
 SECTIONS = (
     Section(
         "The short set, beside three peers",
-        "Medians of five interleaved runs of each.",
-        (_part("short", 2400, "short --seconds 3 --repeat 5"),),
+        "Medians of three interleaved runs of each.",
+        (_part("short", 1800, "short --seconds 3 --repeat 3"),),
+    ),
+    Section(
+        "Two rows of it again",
+        "Those whose runs differ most, beside the best peer alone: nine interleaved runs of each.",
+        (
+            _part("connect-often", 480, "connect --servers tmi,y-websocket --seconds 3 --repeat 9"),
+            _part("rooms-often", 600, "rooms --servers tmi,y-websocket --seconds 4 --repeat 9"),
+        ),
     ),
     Section(
         "Two workers on one port, beside one",

@@ -59,17 +59,9 @@ class PicowsProtocol(WSProtocol):  # type: ignore[misc]  # see the import
         return buffer
 
     def buffer_updated(self, nbytes: int) -> None:
-        listener = self.listener
-        listener.since_frame += nbytes
-        if nbytes > _FEW_BYTES:
-            self._much(listener, nbytes)
-        else:
-            _buffer_updated(self, nbytes)
-        listener.moderation.count()
-        if listener.since_frame > listener.tells_from:
-            listener.measure()
-        if self.transport.is_close_frame_sent:
-            self.listener.parser_failed()
+        """So many bytes were read into the buffer by the loop. Hot."""
+        self.listener.moderation.count()
+        self.taken(nbytes)
 
     def _much(self, listener: SocketState, nbytes: int) -> None:
         before = listener.frames_left
@@ -85,7 +77,7 @@ class PicowsProtocol(WSProtocol):  # type: ignore[misc]  # see the import
             self.listener.parser_failed()
 
     def taken(self, nbytes: int) -> None:
-        """So many bytes were read into the buffer by somebody else than the loop."""
+        """So many bytes were read into the buffer, by whomever. Hot."""
         listener = self.listener
         listener.since_frame += nbytes
         if nbytes > _FEW_BYTES:

@@ -119,6 +119,27 @@ def test_where_more_is_better_the_best_peer_has_the_most_and_the_goal_is_a_lower
     assert ("met" if met else "short") == standing(summary, verdict)
 
 
+@pytest.mark.parametrize(
+    ("ours", "peers", "text"),
+    [
+        ([250, 230, 260], [200, 200, 200], "accepted 1.25 >= 1.2x the best peer, so in 2 of 3 runs"),
+        ([230, 250, 220], [200, 200, 200], "accepted 1.15 < 1.2x the best peer, so in 2 of 3 runs"),
+        ([250, 125, 260], [200, 100, 200], "accepted 1.25 >= 1.2x the best peer"),
+    ],
+)
+def test_a_verdict_tells_in_how_many_runs_it_holds_each_beside_the_peer_s_of_that_time(
+    ours: list[float], peers: list[float], text: str
+) -> None:
+    load = ConnectLoad()
+    runs = [
+        Run("connect", load.label, server, {}, {"accepted_per_s": per_s})
+        for pair in zip(ours, peers, strict=True)
+        for server, per_s in zip(("tmi", "y-websocket"), pair, strict=True)
+    ]
+    (verdict,) = summarise([load], runs)[0].verdicts
+    assert text == verdict.text
+
+
 def test_a_row_without_peers_has_no_ratio_and_no_verdict_on_one() -> None:
     summary = summarise([LOAD], [_run("tmi", 5)])[0]
     assert ({}, [None, None]) == (summary.ratios, [verdict.met for verdict in summary.verdicts])
@@ -149,6 +170,14 @@ def test_a_verdict_names_figure_and_bound(rate: float, tmi: Run, expected: list[
     runs = [replace(run, load=load.label) for run in (tmi, _run("y-websocket", 10))]
     ours = summarise([load], runs)[0]
     assert expected == [(verdict.met, verdict.text) for verdict in ours.verdicts]
+
+
+def test_a_bound_in_milliseconds_tells_in_how_many_runs_it_holds() -> None:
+    load = FanoutLoad(clients=50, writers=10, rate=40, seconds=8)
+    runs = [replace(_run("tmi", 4, {"p99_ms": p99}), load=load.label) for p99 in (30, 10, 15)]
+    assert "p99 15 <= 20 ms, so in 2 of 3 runs" in [
+        verdict.text for verdict in summarise([load], runs)[0].verdicts
+    ]
 
 
 def test_the_table_says_which_goals_are_met_and_which_are_short() -> None:
