@@ -21,7 +21,8 @@ serve: $(RUNTIME)
 	@exec $(BIN)/tmi serve --dev $(ARGS)
 
 # TMI's answers to faults are timed where nothing else runs. What needs no quiet machine runs beside each other:
-# two lanes that work, then one that mostly waits and two that often do. Lanes of a stage take about as long.
+# two lanes that work, then one that mostly waits and two that often do, which together keep two cores as busy.
+# Lanes of a stage take about as long.
 LANE_A := tests/unit tests/contracts tests/api_contract tests/simulation
 LANE_B := tests/security
 LONG_A := tests/faults/test_chaos.py tests/soak
