@@ -32,7 +32,7 @@ def _names(context: click.Context, parameter: click.Parameter, value: str | None
 OPTIONS: tuple[click.Parameter, ...] = (
     click.Option(
         ["--servers"], callback=_names, show_default=f"those of {','.join(DEFAULT)} that are installed",
-        help="Which to start and measure, in which order.",
+        help=f"Which of {', '.join(SERVERS)} to start and measure, in which order; with commas between them.",
     ),
     click.Option(["--url"], help="Measure the TMI service that runs at this address instead."),
     click.Option(

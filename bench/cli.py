@@ -32,6 +32,8 @@ SHORT_HELP = "The sound short set, each load twice, in less than five minutes."
 FULL_SECONDS = 8.0
 FULL_REPEATS = 3
 WIDTH_WITHOUT_TERMINAL = 200
+HELP_WIDTH = 130
+"""In a wide terminal, so that commands are told in whole sentences."""
 FILE_TO_READ = click.Path(dir_okay=False, exists=True, path_type=Path)
 FILE_TO_WRITE = click.Path(dir_okay=False, writable=True, path_type=Path)
 
@@ -132,6 +134,12 @@ def _check_writable(file: Path) -> None:
         raise click.UsageError(f"{file} cannot be written: {error}") from error
 
 
+def _check_different(one: Path, other: Path) -> None:
+    """Figures that a report has replaced are lost."""
+    if one.resolve() == other.resolve():
+        raise click.UsageError(f"figures and report cannot both be in {one}: give the report another name")
+
+
 def _console() -> Console:
     return Console(width=None if sys.stdout.isatty() else WIDTH_WITHOUT_TERMINAL)
 
@@ -141,6 +149,8 @@ def _carry_out(
     only: type[Server] | None = None, warmed_up: Callable[[Load], Load] = lambda load: load, **aim: Any,
 ) -> None:  # fmt: skip
     plan = Plan(loads, [only] if only else [], repeat, json_file, html_file, warmed=warmed_up)
+    if json_file is not None and html_file is not None:
+        _check_different(json_file, html_file)
     for file in filter(None, (json_file, html_file)):
         _check_writable(file)
     if only is None:
@@ -155,7 +165,10 @@ def _carry_out(
     sys.exit(status)
 
 
-@click.group()
+@click.group(
+    context_settings={"max_content_width": HELP_WIDTH},
+    epilog="What the figures mean, and how to measure a deployment safely: bench/README.md.",
+)
 def main() -> None:
     """Measure TMI and its peers on this machine, side by side, over the wire."""
 
@@ -174,14 +187,18 @@ def _compare(old: Document, new: Document, threshold: float, *, allow_missing: b
 
 
 @main.command("results")
-@click.argument("file", type=FILE_TO_READ, callback=_document)
+@click.argument("file", type=FILE_TO_READ)
 @click.option("--html", "html_file", type=FILE_TO_WRITE, help="Write the report with charts here instead.")
-def _results(file: Document, html_file: Path | None) -> None:
+@click.pass_context
+def _results(context: click.Context, file: Path, html_file: Path | None) -> None:
     """Prints FILE, a file of --json, as Markdown."""
+    document = _document(context, context.command.params[0], file)
     if html_file is None:
-        click.echo(markdown(file), nl=False)
+        click.echo(markdown(document), nl=False)
     else:
-        write_html(html_file, file)
+        _check_different(file, html_file)
+        _check_writable(html_file)
+        write_html(html_file, document)
 
 
 for known in SCENARIOS:

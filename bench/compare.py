@@ -22,7 +22,7 @@ from rich.table import Table
 from bench.document import Document
 from bench.machine import Provenance
 from bench.model import FELL_BEHIND, Figure
-from bench.report import FAULTS_SHOWN, Summary, with_spread
+from bench.report import FAULTS_SHOWN, Summary, median_and_outer
 from bench.servers import OURS
 from bench.statistics import Spread
 
@@ -34,6 +34,8 @@ Finding = Literal["regression", "worse", "better", "same", "within the spread", 
 
 COLOURS: dict[Finding, str] = {"regression": "red", "unsound": "red", "worse": "yellow", "better": "green"}
 ROUNDING = 1e-9
+NAME_MIN_WIDTH = 11
+SPREAD_MIN_WIDTH = 8
 
 
 @dataclass(frozen=True)
@@ -241,12 +243,14 @@ def print_comparison(console: Console, old: Document, new: Document, found: Comp
 
 
 def _table(title: str, changes: list[Change]) -> Table:
+    """Narrow enough for 80 columns: there a spread is broken into lines before a name is left out."""
     table = Table(title=title, title_justify="left", title_style="bold", header_style="bold")
-    for column in ("load", "server", "figure"):
-        table.add_column(column)
-    for column in ("old", "new", "change"):
-        table.add_column(column, justify="right", no_wrap=True)
-    table.add_column("finding")
+    table.add_column("load and server", min_width=max(len(change.key[2]) for change in changes))
+    table.add_column("figure", min_width=NAME_MIN_WIDTH)
+    for column in ("old", "new"):
+        table.add_column(column, justify="right", min_width=SPREAD_MIN_WIDTH)
+    table.add_column("change", justify="right", no_wrap=True)
+    table.add_column("finding", min_width=len("regression"))
     before: Key | None = None
     for change in changes:
         new_row = change.key != before
@@ -254,13 +258,17 @@ def _table(title: str, changes: list[Change]) -> Table:
             table.add_section()
         colour = COLOURS.get(change.finding, "default")
         table.add_row(
-            escape(change.key[1]) if new_row else "",
-            escape(change.key[2]) if new_row else "",
+            escape("\n".join(change.key[1:])) if new_row else "",
             escape(change.title),
-            with_spread(change.old, change.form),
-            with_spread(change.new, change.form),
+            _in_two_lines(change.old, change.form),
+            _in_two_lines(change.new, change.form),
             f"{change.share:+.1%}",
             f"[{colour}]{change.finding}[/{colour}]",
         )
         before = change.key
     return table
+
+
+def _in_two_lines(spread: Spread, form: str) -> str:
+    """The median, and under it the lowest and the highest run."""
+    return "\n".join(filter(None, median_and_outer(spread, form)))

@@ -16,8 +16,14 @@ LIMITS = {
     "this client does not read": "TMI_OUTBOX_MAX_BYTES",
     "too much waits for clients that do not read": "TMI_OUTBOX_TOTAL_MAX_BYTES",
     "this diagram has reached its size limit": "TMI_DOCUMENT_MAX_BYTES",
+    "the message is too large": "TMI_FRAME_MAX_BYTES",
+    "too many large messages are on their way": "TMI_PARTIAL_TOTAL_MAX_BYTES",
+    "too many connections of this address": "TMI_CONNECTIONS_PER_ADDRESS_MAX",
+    "sign-in requests of this address": "TMI_SIGN_IN_REQUESTS_PER_MIN",
+    "requests of this address": "TMI_ADDRESS_REQUESTS_PER_MIN",
+    "requests of this user": "TMI_USER_REQUESTS_PER_MIN or TMI_USER_REQUESTS_PER_HOUR",
 }
-"""TMI's words, and the setting that raises the limit."""
+"""TMI's words, and the setting that raises the limit. Of those that hold others the longer come first."""
 
 ANY_OF = {
     429: "TMI_SOCKETS_PER_ADDRESS_MAX, TMI_DOCUMENTS_PER_USER_MAX or TMI_CLIENTS_PER_ROOM_MAX",

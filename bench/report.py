@@ -2,19 +2,24 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from decimal import Decimal
 from typing import Literal
 
 from rich.console import Console
 from rich.markup import escape
+from rich.measure import Measurement
 from rich.table import Table
 
-from bench.model import FELL_BEHIND, Goal, Load, Run
+from bench.model import FELL_BEHIND, Figure, Goal, Load, Run
 from bench.servers import OURS
 from bench.statistics import Spread
 
 FAULTS_SHOWN = 3
 LOAD_MIN_WIDTH = 10
 """In a narrow terminal, where lowest and highest run are broken into lines before a load is left out."""
+
+WIDE = 1000
+"""Columns, more than any table has."""
 
 Standing = Literal["met", "short", "unsound", "not compared"]
 MARKS: dict[Standing, str] = {
@@ -168,7 +173,12 @@ def _verdict(row: _Row, best: _Row | None, goal: Goal, ratios: Mapping[str, floa
     sign = {("higher", True): ">=", ("higher", False): "<"}.get(
         (str(figure.better), met), "<=" if met else ">"
     )
-    return Verdict(goal.figure, met, f"{figure.title} {value:,.4g} {sign} {bound:,g}{of}{doubt}")
+    return Verdict(goal.figure, met, f"{figure.title} {_plain(value)} {sign} {_plain(bound)}{of}{doubt}")
+
+
+def _plain(value: float) -> str:
+    """Four digits that count, without an exponent."""
+    return f"{Decimal(f'{value:.4g}'):,f}"
 
 
 def _in_each_run(ours: _Row, best: _Row | None, key: str) -> list[float]:
@@ -212,12 +222,41 @@ def print_table(console: Console, loads: Sequence[Load], summaries: Sequence[Sum
             _check(summary),
         )
         before = summary.load
+    if _least_width(console, table) > console.width:
+        table = _of_single_figures(title, shown, scenario.cost, summaries)
     console.print(table)
     for summary in summaries:
         for verdict in summary.verdicts:
             text = escape(f"{summary.load}, {summary.server}: {verdict.text}")
             console.print(f"  {MARKS[standing(summary, verdict)]} {text}")
     console.print()
+
+
+def _least_width(console: Console, table: Table) -> int:
+    """In which no word of it is cut off."""
+    return Measurement.get(console, console.options.update(width=WIDE), table).minimum
+
+
+def _of_single_figures(
+    title: str, figures: Sequence[Figure], cost: str, summaries: Sequence[Summary]
+) -> Table:
+    """A row for each figure, for a terminal in which side by side some would be cut off."""
+    table = Table(title=title, title_justify="left", title_style="bold", header_style="bold")
+    table.add_column("load and server", min_width=max(len(summary.server) for summary in summaries))
+    table.add_column("figure", overflow="fold")
+    table.add_column("median", justify="right", no_wrap=True)
+    table.add_column("lowest to highest", justify="right")
+    for summary in summaries:
+        of_whom = f"{summary.load}\n{summary.server}"
+        for figure in figures:
+            median, outer = median_and_outer(summary.figures.get(figure.key), figure.form)
+            table.add_row(of_whom, f"{figure.title}, {figure.unit}", median, outer)
+            of_whom = ""
+        if ratio := to_best_peer(summary, cost):
+            table.add_row("", "x best peer", *ratio)
+        table.add_row("", "check", "", _check(summary))
+        table.add_section()
+    return table
 
 
 def standing(summary: Summary, verdict: Verdict) -> Standing:

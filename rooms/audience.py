@@ -30,6 +30,7 @@ from rooms.effects import (
 )
 from rooms.lifecycle import NEXT, Happening, Phase
 from rooms.peer import Member
+from tmi.domain.errors import BadFrame
 from tmi.domain.ids import DiagramId, UserId
 from tmi.domain.ports import Origin
 from tmi.domain.roles import Action, Role, may
@@ -241,6 +242,10 @@ class Audience(ABC):
     def end_session(self, number: SessionNumber, code: int, reason: str, now: float) -> Effects:
         """Close one session from our side."""
         return self._end(number, code, reason, now) if number in self._sessions else NOTHING
+
+    def _blame(self, number: SessionNumber, fault: BadFrame, now: float) -> Effects:
+        """What a client sent is at fault: that ends its session, and changes nothing else."""
+        return self.end_session(number, closing.BAD_FRAME, str(fault)[:120], now)
 
     def close_writers(self, code: int, reason: str, now: float) -> Effects:
         """Close everybody who may edit; readers stay, and so do nodes that follow."""

@@ -1,4 +1,4 @@
-"""What a room asks to be done, as frozen data. The room decides; the runner in `rooms/runner.py` acts.
+"""What a room asks to be done, as frozen data. The room decides; the runner in `rooms/hosting.py` acts.
 
 Bodies are y-protocols bytes without any framing (see `crdt/messages.py`); sessions are named by number.
 """

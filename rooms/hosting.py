@@ -1,19 +1,19 @@
 """The shell around one document: it performs effects on real peers and timers.
 
-A failure in here or in the room that is not the client's fault is our bug: it is logged with its traceback,
-counted, and ends the one session it happened in.
+When a question is answered is decided by `rooms/answering.py`, to whom a broadcast goes by
+`rooms/subscribers.py`. A failure in here or in the room that is not the client's fault is our bug: it is
+logged with its traceback, counted, and ends the one session it happened in.
 """
 
 import logging
-from collections import Counter, deque
-from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from time import perf_counter
-from typing import Any, ClassVar, Generic, TypeVar, cast
+from typing import Any, ClassVar, Generic, TypeVar
 
-from crdt import y_websocket
-from crdt.merging import EMPTY_STATE_VECTOR, EMPTY_UPDATE
-from crdt.messages import Awareness, Message, QueryAwareness, SyncStep1, SyncStep2, Update
+from crdt.messages import Message, QueryAwareness, SyncStep1, SyncStep2, Update
 from rooms import closing
+from rooms.answering import Answering, OpenQuestions
 from rooms.audience import Audience
 from rooms.effects import (
     NOTHING,
@@ -33,85 +33,27 @@ from rooms.effects import (
 )
 from rooms.gathering import Gathering, Source
 from rooms.lifecycle import Phase
-from rooms.peer import Follower, Member, Peer
+from rooms.peer import Member, Peer
+from rooms.session import Session
+from rooms.subscribers import Subscribers
 from rooms.ticker import Ticker
+from rooms.wires import StateWires
 from tmi.domain.ids import SignInId, UserId
 from tmi.domain.roles import Role
 
 log = logging.getLogger(__name__)
 
-_LARGE_BYTES = 256 * 1024
-_SLOW_BYTES = 16 * 1024
-"""From this size on it takes more than moments to find out what somebody lacks of a document."""
 _LABORIOUS_BYTES = 64 * 1024
 """Edits of this size may take more than moments to apply: 0.4 us a byte where all is keys."""
 _WORK_BYTES_PER_S = 64 * 1024 * 1024
 """What that time counts for in its author's rate: eight times what a client may send by default."""
 _TEARING = 10
 """So many times the document's size an edit that makes it be built anew counts for: 0.15 us a byte."""
-_ASKING_MAX = 16
-_QUERIED_S = 0.037
-"""For so long one answer is enough for whoever asks who is here: about as often as cursors go out."""
-_WIRES_MAX = 4
 _RESOLUTION_S = 0.001
 """Of the loop's clock and timers."""
 _NEARLY = 1.25
-_WIRES_KEPT_S = 3.0
 
 RoomT = TypeVar("RoomT", bound=Audience)
-
-
-class Session:
-    """One member's presence in one room: what a socket holds on to, whoever hosts the room."""
-
-    __slots__ = ("has_edited", "is_served", "number", "peer", "runner", "source")
-
-    def __init__(self, runner: "Runner[Any]", number: SessionNumber, peer: Peer) -> None:
-        self.runner = runner
-        """Who hosts it at present."""
-        self.number = number
-        """The room's number for it."""
-        self.peer = peer
-        self.has_edited = False
-        """Since that was gathered last (`Runner.edited`)."""
-        self.is_served = False
-        """It was sent the document, as everybody is once; what it asks for again counts as its own."""
-        self.source: Source | None = None
-        """The socket, where nothing but this session depends on when it is read."""
-
-    def receive(self, message: Message) -> None:
-        """Hand a message to the room. A client's fault closes its peer with 4400; nothing is raised."""
-        if isinstance(message, Update):
-            self.has_edited = True
-        self.runner.receive(self.number, message)
-
-    def receive_update(self, update: bytes) -> None:
-        """Hand over what an Update message carries; as `receive`, and cheaper."""
-        self.has_edited = True
-        if not self.runner.room.hold(self.number, update):
-            self.runner.receive_update(self.number, update)
-        elif self.source is not None and self.source.gathering is None:
-            self.runner.gather(self.source)
-
-    def receive_awareness(self, data: bytes) -> None:
-        """Hand over what an Awareness message carries; as `receive`, and cheaper."""
-        if not self.runner.room.hold_awareness(self.number, data):
-            self.runner.receive(self.number, Awareness(data))
-        elif self.source is not None and self.source.gathering is None:
-            self.runner.gather(self.source)
-
-    def pause(self) -> None:
-        """The socket's write buffer has passed its high mark: no more broadcasts until `resume`."""
-        # The buffer may fill up in the middle of a broadcast, and `pause` flushes: wait for this turn's end.
-        self.runner.later(lambda: self.runner.pause(self.number))
-
-    def resume(self) -> None:
-        """The write buffer has drained: bring the peer up to date."""
-        self.runner.later(lambda: self.runner.resume(self.number))
-
-    def leave(self) -> None:
-        """The connection is gone. Calling it again does nothing."""
-        self.runner.leave(self.number)
 
 
 class Runner(Generic[RoomT]):
@@ -129,19 +71,13 @@ class Runner(Generic[RoomT]):
         """It may not grow."""
         self._ticker = ticker
         self._sessions: dict[SessionNumber, Session] = {}
-        self._groups: dict[Hashable, dict[SessionNumber, Peer]] = {}
-        self._followers: dict[SessionNumber, Follower] = {}
-        """The subscribed ones."""
+        self._subscribers = Subscribers()
+        self._answering = Answering(room, self._sessions, ticker)
+        self._wires = StateWires(ticker)
         self._flush_at: float | None = None
         self._gathering: Gathering | None = None
         """While the room is busy: who is read when its tick is due."""
         self._gather_at = 0.0
-        self._asking: dict[SessionNumber, deque[SyncStep1]] = {}
-        """The SyncStep1s that wait for a turn of their session, which waits for one turn at a time."""
-        self._queried: dict[SessionNumber, bool] = {}
-        """Who was told of late who is here, and whether it has asked again since."""
-        self._wires: dict[Hashable, tuple[bytes, bytes]] = {}
-        """States as they were last framed."""
 
     @property
     def peers_here(self) -> int:
@@ -185,9 +121,9 @@ class Runner(Generic[RoomT]):
     def receive(self, number: SessionNumber, message: Message) -> None:
         """Hand a message of a session to the room."""
         if isinstance(message, SyncStep1):
-            self._receive_question(number, message)
+            self._answering.question(number, message)
         elif isinstance(message, QueryAwareness):
-            self._receive_query(number, message)
+            self._answering.query(number)
         elif isinstance(message, SyncStep2 | Update):
             self._receive_edit(number, message)
         else:
@@ -217,73 +153,15 @@ class Runner(Generic[RoomT]):
         if session is not None:
             session.peer.answered(paid or int((perf_counter() - began) * _WORK_BYTES_PER_S))
 
-    def _receive_question(self, number: SessionNumber, message: SyncStep1) -> None:
-        session = self._sessions.get(number)
-        if session is None:
-            return
-        asking = self._asking.get(number)
-        if asking is None and not self._is_costly(session, message):
-            self._answer(session, message)
-            return
-        if asking is None:
-            self._asking[number] = deque((message,))
-            self._wait_for_turn(session)
-        elif len(asking) < _ASKING_MAX:
-            asking.append(message)
-        else:
-            self.room.refusals["questions"] += 1
-            self.end_session(number, closing.TRY_AGAIN_LATER, "too many requests for a large document")
-
-    def _is_costly(self, session: Session, message: SyncStep1) -> bool:
-        is_simple = message.state_vector == EMPTY_STATE_VECTOR or session.peer.framing is None
-        return self.room.document.bytes_estimate > (_LARGE_BYTES if is_simple else _SLOW_BYTES)
-
-    def _wait_for_turn(self, session: Session) -> None:
-        # By then another runner may host the session.
-        self._ticker.paced(self.room.diagram, lambda: session.runner.take_turn(session))
+    def answer(self, session: Session, message: SyncStep1 | QueryAwareness) -> Effects:
+        """Have the room answer a question; returns what was done for it."""
+        effects = self._handle(session.number, message)
+        self._perform_as_one(session, effects)
+        return effects
 
     def take_turn(self, session: Session) -> int:
         """Answer a session whose turn has come; how much that was, in bytes."""
-        number = session.number
-        asking = self._asking[number]
-        size = sum(map(_answer_size, self._answer(session, asking.popleft())))
-        if not asking or number not in self._sessions:
-            del self._asking[number]
-        else:
-            self._wait_for_turn(session)
-        return size
-
-    def _answer(self, session: Session, message: SyncStep1 | QueryAwareness) -> Effects:
-        """What was answered: whoever asks again pays for it."""
-        effects = self._handle(session.number, message)
-        self._perform_as_one(session, effects)
-        if session.is_served or isinstance(message, QueryAwareness):
-            session.peer.answered(sum(map(_answer_size, effects)))
-        else:
-            session.is_served = True
-        return effects
-
-    def _receive_query(self, number: SessionNumber, message: QueryAwareness) -> None:
-        session = self._sessions.get(number)
-        if session is None:
-            return
-        if number in self._queried:
-            self._queried[number] = True
-            return
-        self._remember_query(number, has_asked_again=False)
-        self._answer(session, message)
-
-    def _remember_query(self, number: SessionNumber, *, has_asked_again: bool) -> None:
-        if not self._queried:
-            self._ticker.at(self._ticker.now() + _QUERIED_S, self._answer_queries)
-        self._queried[number] = has_asked_again
-
-    def _answer_queries(self) -> None:
-        """Answer those who have asked again."""
-        queried, self._queried = self._queried, {}
-        for number, has_asked_again in queried.items():
-            if has_asked_again:
-                self._receive_query(number, QueryAwareness())
+        return self._answering.take_turn(session)
 
     def _receive(self, number: SessionNumber, message: Message) -> None:
         effects = self._handle(number, message)
@@ -329,16 +207,14 @@ class Runner(Generic[RoomT]):
         for number in numbers:
             session = self._sessions.pop(number)
             session.runner = other
-            other._take_in(session, self._ungroup(session), self._asking.pop(number, None))  # noqa: SLF001
-            if self._queried.pop(number, False):
-                other._remember_query(number, has_asked_again=True)  # noqa: SLF001
+            is_subscribed = self._subscribers.remove(number, session.peer)
+            other._take_in(session, is_subscribed, self._answering.release(number))  # noqa: SLF001
 
-    def _take_in(self, session: Session, is_subscribed: bool, asking: deque[SyncStep1] | None) -> None:
+    def _take_in(self, session: Session, is_subscribed: bool, open_questions: OpenQuestions) -> None:
         self._sessions[session.number] = session
         if is_subscribed:
-            self._groups.setdefault(session.peer.framing, {})[session.number] = session.peer
-        if asking is not None:
-            self._asking[session.number] = asking
+            self._subscribers.add(session.number, session.peer)
+        self._answering.take_over(session.number, open_questions)
 
     # --- reading by ticks -----------------------------------------------------------------------
 
@@ -436,7 +312,7 @@ class Runner(Generic[RoomT]):
             if isinstance(effect, Send) and effect.session == number:
                 wires.append(peer.frame(effect.body))
             elif isinstance(effect, SendState) and effect.session == number:
-                wires += self._state_wires(peer, effect)
+                wires += self._wires.of(peer, effect)
             else:
                 table[type(effect)](self, effect)
         if wires and number in self._sessions:
@@ -445,65 +321,18 @@ class Runner(Generic[RoomT]):
     def _send_state(self, effect: SendState) -> None:
         session = self._sessions.get(effect.session)
         if session is not None:
-            session.peer.write_state(*self._state_wires(session.peer, effect))
-
-    def _state_wires(self, peer: Peer, effect: SendState) -> Sequence[bytes]:
-        if effect.later == EMPTY_UPDATE:
-            return (self._shared_wire(peer, effect.base, y_websocket.sync_step2),)
-        return (
-            self._shared_wire(peer, effect.base, y_websocket.update),
-            peer.frame(y_websocket.sync_step2(effect.later)),
-        )
-
-    def _shared_wire(self, peer: Peer, state: bytes, message: Callable[[bytes], bytes]) -> bytes:
-        """Frame a state, for all newcomers of these seconds the same bytes."""
-        if len(state) < _LARGE_BYTES:
-            return peer.frame(message(state))
-        key = peer.framing, message
-        known = self._wires.get(key)
-        if known is None or known[0] is not state:
-            if not self._wires or len(self._wires) >= _WIRES_MAX:
-                self._wires.clear()
-                self._ticker.at(self._ticker.now() + _WIRES_KEPT_S, self._wires.clear)
-            known = self._wires[key] = state, peer.frame(message(state))
-        return known[1]
+            session.peer.write_state(*self._wires.of(session.peer, effect))
 
     def _broadcast(self, effect: Broadcast) -> None:
-        but, body = effect.but, effect.body
-        for group in self._groups.values():
-            wire = None
-            for number, peer in group.items():
-                if number == but:
-                    continue
-                if wire is None:
-                    wire = peer.frame(body)
-                peer.write(wire)
-        for follower in self._followers.values():
-            follower.hear(body, but)
+        self._subscribers.send(effect)
 
     def _subscribe(self, effect: Subscribe) -> None:
-        peer = self._sessions[effect.session].peer
-        if peer.framing is None:
-            self._followers[effect.session] = cast(Follower, peer)
-            return
-        self._groups.setdefault(peer.framing, {})[effect.session] = peer
+        self._subscribers.add(effect.session, self._sessions[effect.session].peer)
 
     def _unsubscribe(self, effect: Unsubscribe) -> None:
-        self._followers.pop(effect.session, None)
         session = self._sessions.get(effect.session)
         if session is not None:
-            self._ungroup(session)
-
-    def _ungroup(self, session: Session) -> bool:
-        """Send it no more broadcasts; whether it got them until now."""
-        framing = session.peer.framing
-        group = self._groups.get(framing)
-        if group is None:
-            return False
-        was_in = group.pop(session.number, None) is not None
-        if not group:
-            del self._groups[framing]
-        return was_in
+            self._subscribers.remove(effect.session, session.peer)
 
     def _acknowledge(self, effect: Acknowledge) -> None:
         session = self._sessions.get(effect.session)
@@ -558,9 +387,3 @@ class Runner(Generic[RoomT]):
         Close: _close,
         FlushAt: _schedule_flush,
     }
-
-
-def _answer_size(effect: Effect) -> int:
-    if isinstance(effect, Send):
-        return len(effect.body)
-    return len(effect.base) + len(effect.later) if isinstance(effect, SendState) else 0

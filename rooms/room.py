@@ -7,8 +7,8 @@ monotonic). What it holds true:
 - **One total order.** Updates are applied in the order they arrive and numbered without gaps (`seq`). What
   changes the document, or would once a gap is filled, gets a number; what adds nothing gets none.
 - **Acknowledged means committed**, and **what is applied is journaled**: see `rooms/unsaved.py`. Edits of a
-  busy room wait for the end of their tick before they are applied, numbered and promised anything: see
-  `rooms/held.py`.
+  busy room wait for the end of their tick before they are applied, numbered and promised anything
+  (`rooms/held.py`), and what came of them for the flush that sends it out (`rooms/relay.py`).
 - **Fan-out carries everything.** What a subscribed session has been sent, with its own edits, adds up to the
   document as of the last flush. A session that reads too slowly is unsubscribed together with the state
   vector of that moment, and gets the difference from it when it reads again.
@@ -19,55 +19,34 @@ to the next room).
 """
 
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
 from crdt import y_websocket
-from crdt.awareness import Entry
 from crdt.document import Applied, Document
-from crdt.merging import EMPTY_UPDATE, merge
+from crdt.merging import EMPTY_UPDATE
 from crdt.messages import Awareness, Message, QueryAwareness, SyncStep1, SyncStep2, Update
 from rooms import closing
 from rooms.audience import READ_ONLY, Audience, Seat
-from rooms.effects import (
-    NOTHING,
-    Acknowledge,
-    Broadcast,
-    Effect,
-    Effects,
-    FlushAt,
-    Journal,
-    Refuse,
-    Send,
-    SessionNumber,
-)
+from rooms.bequest import Bequest
+from rooms.cursors import Cursors
+from rooms.effects import NOTHING, Broadcast, Effect, Effects, FlushAt, Refuse, SessionNumber
 from rooms.held import Held, by_author
 from rooms.lifecycle import Happening, Phase
 from rooms.pacing import Pacer
 from rooms.presence import Presence
-from rooms.size import SizeLimit
+from rooms.relay import Relay
+from rooms.size import TOO_LARGE, SizeLimit
 from rooms.unsaved import Unsaved
 from tmi.domain.errors import BadFrame, TooLarge, TooMuchPending
 from tmi.domain.ids import DiagramId, Fence, Seq, UserId
-from tmi.domain.ports import LoggedUpdate, Origin, RoomBatch
-
-_JOURNAL = Journal()
+from tmi.domain.ports import Origin, RoomBatch
 
 _STILL_BUSY = 0.75
 """A room ceases to be busy a little below where it began."""
 
-_CURSOR_BYTES_PER_S = 1024 * 1024
-"""To each client. States replace one another, so nothing is lost by waiting; 300 cursors at 10 moves a second
-take a third of it. Who sends more loads everybody: each byte goes to all of them.
-"""
-
 _NOT_EDITED_S = 1.0
 """After so long nobody is about to edit, as far as anybody can tell."""
-
-_HEARD_BYTES = 64
-"""What it takes to keep a message besides its bytes, about."""
-
-TOO_LARGE = "this diagram has reached its size limit: only deleting helps"
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,23 +74,6 @@ class RoomLimits:
     sessions_max: int = 5_000
 
 
-@dataclass(frozen=True, slots=True)
-class Bequest:
-    """What a room that stands down leaves to the replica with which its clients stay."""
-
-    document: Document
-    seq: Seq
-    seats: Mapping[SessionNumber, Seat]
-    unsaved: Sequence[LoggedUpdate]
-    """What it has applied and sent out, and does not know to be committed."""
-    owed: Mapping[SessionNumber, Sequence[int]]
-    """How many SyncStep2 and Update messages of whom wait for its commit."""
-    present: Sequence[Entry]
-    """Everybody's awareness."""
-    said: Mapping[SessionNumber, Sequence[Entry]]
-    """Who said what of it, of those who move."""
-
-
 class Room(Audience):
     """See the module's text. Not thread-safe; every method returns at once."""
 
@@ -126,20 +88,18 @@ class Room(Audience):
             state_max_bytes=limits.awareness_max_bytes,
             max_bytes=limits.presence_max_bytes,
         )
+        self._cursors = Cursors(
+            self._presence,
+            Pacer(limits.awareness_tick_s, limits.quiet_copies_per_s),
+            limits.awareness_max_bytes,
+        )
+        self._edits = Pacer(limits.tick_s, limits.quiet_copies_per_s)
         self._held: Held[Seat] = Held(document)
-        self._heard: list[tuple[Seat, bytes]] = []
-        """Awareness that nobody has read. Only while a flush of cursors is due."""
-        self._heard_bytes = 0
-        self._relay: list[bytes] = []
-        self._relay_from: SessionNumber | None = None
-        self._left_at = Seq(0)
-        """The last number when somebody left last while not all was committed."""
+        self._relay = Relay()
         self._unsaved = Unsaved(
             seq, batch_max_updates=limits.batch_max_updates, batch_max_bytes=limits.batch_max_bytes
         )
         self._size = SizeLimit(document, limits.document_max_bytes, limits.measure_interval_s)
-        self._edits = Pacer(limits.tick_s, limits.quiet_copies_per_s)
-        self._cursors = Pacer(limits.awareness_tick_s, limits.quiet_copies_per_s)
 
     # --- figures --------------------------------------------------------------------------------
 
@@ -160,11 +120,8 @@ class Room(Audience):
 
     @property
     def is_awaited(self) -> bool:
-        """Somebody waits for its next commit. Who has left counts: they cannot offer their edits again after
-        a crash.
-        """
-        unsaved = self._unsaved
-        return unsaved.messages > 0 or self._left_at > unsaved.committed_seq or self.phase is not Phase.OPEN
+        """Somebody waits for its next commit, or for its end."""
+        return self._unsaved.is_awaited or self.phase is not Phase.OPEN
 
     @property
     def is_to_be_taken(self) -> bool:
@@ -189,7 +146,7 @@ class Room(Audience):
     @property
     def presence_bytes(self) -> int:
         """What everybody's awareness takes, about."""
-        return self._presence.size + self._heard_bytes
+        return self._presence.size + self._cursors.unread_bytes
 
     @property
     def refusals(self) -> Counter[str]:
@@ -215,19 +172,10 @@ class Room(Audience):
         effects: list[Effect] = []
         if self.unsaved and not self.is_over:
             effects.extend(self._settle(now))
-            self._left_at = self._unsaved.seq
-            if self._unsaved.can_be_taken and _JOURNAL not in effects:
-                effects.append(_JOURNAL)
+            self._unsaved.left(effects)
         if self._presence.leave(seat.number):
-            effects.append(FlushAt(self._cursors_due(now)))
+            effects.append(FlushAt(self._cursors.due(now, len(self._sessions))))
         return effects
-
-    def _cursors_due(self, now: float) -> float:
-        """When what is new of presence should go out: those who come and go wait for each other."""
-        members = len(self._sessions)
-        if self._presence.has_moved:
-            return self._cursors.due(now, members)
-        return self._cursors.due_patiently(now, members)
 
     def _present(self) -> bytes | None:
         return self._presence.everybody()
@@ -247,19 +195,22 @@ class Room(Audience):
             return NOTHING
         if isinstance(message, Update) and self._hold(seat, message.update):
             return self._held_back(seat, now)
-        effects = self._heed(now) if isinstance(message, Awareness) else self._settle(now)
+        if isinstance(message, Awareness):
+            effects = self._cursors.read(now, self._sessions, self._blame)
+        else:
+            effects = self._settle(now)
         if number not in self._sessions:
             return effects  # something that it sent before was at fault
         try:
             return [*effects, *self._answer(seat, message, now)]
         except BadFrame as fault:
-            return [*effects, *self._end(number, closing.BAD_FRAME, str(fault)[:120], now)]
+            return [*effects, *self._blame(number, fault, now)]
 
     def _answer(self, seat: Seat, message: Message, now: float) -> Effects:
         if isinstance(message, Update):
             return self._edit(seat, message.update, Origin.UPDATE, now)
         if isinstance(message, Awareness):
-            return self._aware(seat, message.data, now)
+            return self._cursors.receive(seat, message.data, now, len(self._sessions))
         if isinstance(message, SyncStep2):
             return self._edit(seat, message.update, Origin.SYNC, now)
         if isinstance(message, SyncStep1):
@@ -304,59 +255,17 @@ class Room(Audience):
             return False  # it will be told when what came before it is applied
 
     def hold_awareness(self, number: SessionNumber, data: bytes) -> bool:
-        """Add awareness to what goes out with the next flush of cursors; False if it is for `receive`.
+        """Keep awareness for the next flush of cursors; False if it is for `receive`.
 
-        Most of it goes this way in a busy room. A message alone meets cold caches, so those of one flush are
-        read together: measured with 50 cursors at 10 moves a second, a tenth of the process's time less.
+        Most of it goes this way in a busy room.
         """
         seat = self._sessions.get(number)
-        if seat is None or self._heard_bytes > self._limits.awareness_max_bytes:
-            return False
-        presence = self._presence
-        # Who moves does not wait for as long as those who come and go.
-        if not presence.has_moved and (not presence.dirty or presence.has_heard_of(number)):
-            return False
-        self._heard.append((seat, data))
-        self._heard_bytes += len(data) + _HEARD_BYTES
-        return True
-
-    def _heed(self, now: float) -> list[Effect]:
-        """Read the awareness that waits."""
-        if not self._heard:
-            return []
-        heard, self._heard, self._heard_bytes = self._heard, [], 0
-        self._cursors.count(now, len(heard))
-        effects: list[Effect] = []
-        for seat, data in heard:
-            if seat.number not in self._sessions or seat.author is None:
-                continue  # what it said goes with it
-            try:
-                back = self._presence.receive(seat.number, seat.author, data)
-            except BadFrame as fault:
-                effects.extend(self._end(seat.number, closing.BAD_FRAME, str(fault)[:120], now))
-                continue
-            if back is not None:
-                effects.append(Send(seat.number, y_websocket.awareness(back)))
-        return effects
+        return seat is not None and self._cursors.hold(seat, data)
 
     def _held_back(self, seat: Seat, now: float) -> Effects:
         if len(self._held) == 1:
             return (FlushAt(self._tick_ends(seat, now)),)
         return self._settle(now) if self._held.size > self._limits.held_max_bytes else NOTHING
-
-    def _aware(self, seat: Seat, data: bytes, now: float) -> Effects:
-        if seat.author is None:
-            return NOTHING
-        was_dirty, had_moved = self._presence.dirty, self._presence.has_moved
-        back = self._presence.receive(seat.number, seat.author, data)
-        effects: list[Effect] = []
-        if back is not None:
-            effects.append(Send(seat.number, y_websocket.awareness(back)))
-        if self._presence.dirty:
-            self._cursors.count(now)
-            if not was_dirty or self._presence.has_moved is not had_moved:
-                effects.append(FlushAt(self._cursors_due(now)))
-        return effects
 
     def _edit(self, seat: Seat, update: bytes, origin: Origin, now: float) -> Effects:
         syncs, updates = seat.worth(origin)
@@ -394,9 +303,10 @@ class Room(Audience):
             return self._acknowledge_later(seat, syncs, updates)
         effects: list[Effect] = []
         self._number(effects, applied.journal, author, origin)
-        effects.extend(self._relay_later(applied.relay, seat if applied.relay == update else None, now))
+        source = seat.number if applied.relay == update else None
+        effects.extend(self._relay_later(applied.relay, source, now))
         if seat.wants_acknowledgements:
-            self._wait(effects, seat.number, syncs, updates)
+            self._unsaved.wait(effects, seat.number, syncs, updates)
         if applied.gap:
             effects.extend(self._ask_for_gap(seat))
         return effects
@@ -415,7 +325,7 @@ class Room(Audience):
         try:
             return [*effects, *self._accept(seat, update, author, origin, (0, 1), now)]
         except BadFrame as fault:
-            return [*effects, *self._end(number, closing.BAD_FRAME, str(fault)[:120], now)]
+            return [*effects, *self._blame(number, fault, now)]
 
     def _settle(self, now: float) -> list[Effect]:
         if not self._held.size:
@@ -428,8 +338,9 @@ class Room(Audience):
             first = edits[0][0] if edits else None
             is_from_one = first is not None and all(seat is first for seat, _ in edits)
             has_its_own = is_from_one and (applied.relay == applied.journal)
+            source = first.number if first is not None and has_its_own else None
             # The flush that the first held edit asked for will find it.
-            self._queue_relay(applied.relay, first if has_its_own else None)
+            self._relay.add(applied.relay, source)
         for seat, _ in edits:
             effects.extend(self._acknowledge_later(seat, 0, 1))
             if applied is not None and applied.gap:
@@ -438,7 +349,7 @@ class Room(Audience):
             try:
                 effects.extend(self._edit(seat, update, Origin.UPDATE, now))
             except BadFrame as fault:
-                effects.extend(self.end_session(seat.number, closing.BAD_FRAME, str(fault)[:120], now))
+                effects.extend(self._blame(seat.number, fault, now))
         return effects
 
     def _number_together(
@@ -454,26 +365,14 @@ class Room(Audience):
 
     def _number(self, effects: list[Effect], update: bytes, author: UserId | None, origin: Origin) -> None:
         """Number an applied update, and queue it for the journal."""
-        unsaved = self._unsaved
-        if unsaved.add(update, author, origin):
-            effects.append(_JOURNAL)
+        self._unsaved.add(effects, update, author, origin)
         self.document.bytes_estimate += len(update)
 
-    def _relay_later(self, relay: bytes, source: Seat | None, now: float) -> Effects:
-        """Queue what was integrated for everybody but `source`, who has all of it."""
-        is_first = not self._relay
-        self._queue_relay(relay, source)
-        if is_first and self._relay:
+    def _relay_later(self, update: bytes, source: SessionNumber | None, now: float) -> Effects:
+        """Send what was integrated to everybody but `source`, with the next flush."""
+        if self._relay.add(update, source):
             return (FlushAt(self._edits.due(now, len(self._sessions))),)
         return NOTHING
-
-    def _queue_relay(self, relay: bytes, source: Seat | None) -> None:
-        """As `_relay_later`, where a flush is due anyhow."""
-        if relay == EMPTY_UPDATE:
-            return  # all of it waits for something; it goes out when that has come
-        relay_from = None if source is None else source.number
-        self._relay_from = relay_from if not self._relay or self._relay_from == relay_from else None
-        self._relay.append(relay)
 
     def _ask_for_gap(self, seat: Seat) -> Effects:
         if seat.answers or seat.asked_at == self.document.version:
@@ -482,20 +381,9 @@ class Room(Audience):
         return self._ask(seat)
 
     def _acknowledge_later(self, seat: Seat, syncs: int, updates: int) -> Effects:
-        """It added nothing: it is as durable as what the room has applied so far."""
         if not seat.wants_acknowledgements:
             return NOTHING
-        if self._unsaved.seq == self._unsaved.committed_seq:
-            return (Acknowledge(seat.number, syncs, updates),)
-        effects: list[Effect] = []
-        self._wait(effects, seat.number, syncs, updates)
-        return effects
-
-    def _wait(self, effects: list[Effect], number: SessionNumber, syncs: int, updates: int) -> None:
-        """Acknowledge messages with the commit of the last number; from the first on the journal hurries."""
-        if not self._unsaved.messages and _JOURNAL not in effects and self._unsaved.can_be_taken:
-            effects.append(_JOURNAL)
-        self._unsaved.wait(number, syncs, updates)
+        return self._unsaved.acknowledge(seat.number, syncs, updates)
 
     def edit(
         self,
@@ -511,10 +399,11 @@ class Room(Audience):
         the document would pass its size limit by it.
         """
         assert not self._held, "settle first"
-        if self._size.clearly_allows(at_most_bytes):
-            update = change(self.document)
-        else:
-            update = self._rehearsed(change, now)
+        try:
+            update = self._size.change(change, at_most_bytes, now)
+        except TooLarge:
+            self.refusals["document_size"] += 1
+            raise
         if update is None:
             return NOTHING
         self._edits.count(now)
@@ -522,16 +411,6 @@ class Room(Audience):
         self._number(effects, update, author, origin)
         effects.extend(self._relay_later(update, None, now))
         return effects
-
-    def _rehearsed(self, change: Callable[[Document], bytes | None], now: float) -> bytes | None:
-        """Make a change on a copy first, as near the limit only its update says how large it is."""
-        update = change(Document.load(self.document.encode(), (), is_whole=not self.document.pending))
-        if update is None:
-            return None
-        if not self._size.allows(update, now):
-            self.refusals["document_size"] += 1
-            raise TooLarge(TOO_LARGE)
-        return self.document.apply(update).journal
 
     # --- fan-out --------------------------------------------------------------------------------
 
@@ -549,14 +428,14 @@ class Room(Audience):
         """Send out what is due; says when to call again if something has to wait."""
         effects: list[Effect] = []
         members = len(self._sessions)
-        if self._held.size or self._relay:
+        if self._held.size or self._relay.updates:
             due = self._edits.due(now, members)
             if due <= now:
                 self._flush_edits(effects, now)
             else:
                 effects.append(FlushAt(due))
         if self._presence.dirty:
-            due = self._cursors_due(now)
+            due = self._cursors.due(now, members)
             if due <= now:
                 self._flush_cursors(effects, now)
             else:
@@ -572,28 +451,20 @@ class Room(Audience):
         return effects
 
     def _flush_cursors(self, effects: list[Effect], now: float) -> None:
-        effects.extend(self._heed(now))
-        self._cursors.flushed_at = now
-        data, source = self._presence.take_changes()
-        self._cursors.not_before = now + len(data) / _CURSOR_BYTES_PER_S
-        effects.append(Broadcast(y_websocket.awareness(data), source))
+        effects.extend(self._cursors.read(now, self._sessions, self._blame))
+        effects.append(self._cursors.take(now))
 
     def _flush_edits(self, effects: list[Effect], now: float) -> None:
         relay, held = self._relay, self._held
         if held.size:
-            lone = None if relay else held.apply_lone()
+            lone = None if relay.updates else held.apply_lone()
             if lone is not None:
                 self._flush_lone(effects, *lone, now)
                 return
             effects.extend(self._settle(now))
-        if not relay:
-            return
-        self._edits.flushed_at = now
-        merged = relay[0] if len(relay) == 1 else merge(relay)
-        # An update of one author alone needs no echo: the protocols send none.
-        effects.append(Broadcast(y_websocket.update(merged), self._relay_from))
-        self._relay = []
-        self._relay_from = None
+        if relay.updates:
+            self._edits.flushed_at = now
+            effects.append(relay.take())
 
     def _flush_lone(self, effects: list[Effect], seat: Seat, update: bytes, now: float) -> None:
         """Number and send out an edit that went in as it came, and alone."""
@@ -602,7 +473,7 @@ class Room(Audience):
         edits.flushed_at = now
         self._number(effects, update, seat.author, Origin.UPDATE)
         if seat.wants_acknowledgements:
-            self._wait(effects, seat.number, 0, 1)
+            self._unsaved.wait(effects, seat.number, 0, 1)
         effects.append(Broadcast(y_websocket.update(update), seat.number))
 
     # --- the journal ----------------------------------------------------------------------------
@@ -616,18 +487,8 @@ class Room(Audience):
         """The batch in flight is committed: acknowledge everything that waited for it."""
         if self.is_over:
             return NOTHING
-        effects: list[Effect] = []
-        owed = self._unsaved.committed()
-        if owed:
-            sessions = self._sessions
-            effects.extend(
-                Acknowledge(number, syncs, updates)
-                for number, (syncs, updates) in owed.items()
-                if number in sessions
-            )
-        if self._unsaved.can_be_taken:
-            effects.append(_JOURNAL)
-        elif self.phase is Phase.CLOSING:
+        effects = self._unsaved.committed(self._sessions)
+        if self.phase is Phase.CLOSING and not self._unsaved.can_be_taken:
             self._become(Happening.SAVED)
         return effects
 
@@ -661,8 +522,8 @@ class Room(Audience):
         business.
         """
         assert not self._held, "flush first"
-        assert not self._relay, "flush first"
-        assert not self._heard, "flush first"
+        assert not self._relay.updates, "flush first"
+        assert not self._cursors.unread_bytes, "flush first"
         sessions, self._sessions, self._nodes_here = self._sessions, {}, 0
         seats = {number: sessions[number] for number in numbers}
         owed = {number: owed for number, owed in self._unsaved.owed().items() if number in seats}

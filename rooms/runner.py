@@ -7,11 +7,12 @@ from typing import ClassVar
 
 from crdt.document import Document
 from rooms.effects import Effect, Effects, Journal, SessionNumber
-from rooms.hosting import Runner, Session
+from rooms.hosting import Runner
 from rooms.nodes.following import ReplicaRunner
 from rooms.pacing import Fading
 from rooms.peer import Follower, Peer
 from rooms.room import Room
+from rooms.session import Session
 from rooms.ticker import Ticker
 from tmi.domain.ids import NodeId, Seq, UserId
 from tmi.domain.ports import Origin

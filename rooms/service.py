@@ -23,7 +23,7 @@ from rooms.expiry import Expiry
 from rooms.growth import HELD_BACK
 from rooms.handing_over import HandingOver, Successors, best_successor
 from rooms.hosted import Hosted
-from rooms.hosting import Runner, Session
+from rooms.hosting import Runner
 from rooms.idling import Idling
 from rooms.journal import SHEDDING, Journal
 from rooms.limits import RoomsLimits
@@ -38,6 +38,7 @@ from rooms.replicas import Replicas
 from rooms.retiring import Retiring
 from rooms.rights import Rights
 from rooms.runner import RoomRunner
+from rooms.session import Session
 from rooms.showing import Showing
 from rooms.slices import Slices
 from rooms.snapshots import Snapshotter

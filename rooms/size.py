@@ -1,6 +1,11 @@
 """How large a document may become."""
 
+from collections.abc import Callable
+
 from crdt.document import Document
+from tmi.domain.errors import TooLarge
+
+TOO_LARGE = "this diagram has reached its size limit: only deleting helps"
 
 
 class SizeLimit:
@@ -33,7 +38,20 @@ class SizeLimit:
             self._measured_at, self._measured = now, document.measure()
         return self.clearly_allows(len(update))
 
-    @property
-    def is_passed(self) -> bool:
-        """The document itself is too large. Costs an encoding if it seems to be."""
-        return self._document.bytes_estimate > self._max_bytes < self._document.measure()
+    def change(
+        self, change: Callable[[Document], bytes | None], at_most_bytes: int, now: float
+    ) -> bytes | None:
+        """Make a change from the server's side, which returns its update or None: that is returned.
+
+        `at_most_bytes` is how large the update may be. Near the limit only the update itself says how large
+        it is, so the change is made on a copy first. Raises TooLarge, and nothing has changed.
+        """
+        document = self._document
+        if self.clearly_allows(at_most_bytes):
+            return change(document)
+        update = change(Document.load(document.encode(), (), is_whole=not document.pending))
+        if update is None:
+            return None
+        if not self.allows(update, now):
+            raise TooLarge(TOO_LARGE)
+        return document.apply(update).journal

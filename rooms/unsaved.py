@@ -6,14 +6,17 @@ What it holds true:
   at most one in flight, and the log gets them in order.
 - A message waits for the last number that was given when it arrived, its own or, where it added nothing,
   that of everything before it. These numbers only rise, so one queue serves all sessions.
+- The journal is told when there is something for a batch, and once more when somebody begins to wait for it.
 """
 
 from collections import deque
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 
-from rooms.effects import SessionNumber
+from rooms.effects import Acknowledge, Effect, Effects, Journal, SessionNumber
 from tmi.domain.ids import Seq, UserId
 from tmi.domain.ports import LoggedUpdate, Origin
+
+_JOURNAL = Journal()
 
 
 class Unsaved:
@@ -21,6 +24,7 @@ class Unsaved:
 
     __slots__ = (
         "_in_flight",
+        "_left_at",
         "_max_bytes",
         "_max_updates",
         "_unsent",
@@ -46,6 +50,8 @@ class Unsaved:
         self._max_bytes = batch_max_bytes
         self._unsent: deque[LoggedUpdate] = deque()
         self._in_flight: tuple[LoggedUpdate, ...] = ()
+        self._left_at = Seq(0)
+        """The last number when somebody left last while not all was committed."""
         self._waiting: deque[tuple[Seq, dict[SessionNumber, list[int]]]] = deque()
 
     @property
@@ -54,20 +60,32 @@ class Unsaved:
         return bool(self._unsent)
 
     @property
+    def is_awaited(self) -> bool:
+        """Somebody waits for the next commit. Who has left counts: they cannot offer their edits again after
+        a crash.
+        """
+        return self.messages > 0 or self._left_at > self.committed_seq
+
+    @property
     def in_flight(self) -> int:
         """How many updates are in the batch whose commit is under way."""
         return len(self._in_flight)
 
-    def add(self, update: bytes, author: UserId | None, origin: Origin) -> bool:
-        """Number an applied update; whether it is the first for the next batch."""
+    def add(self, effects: list[Effect], update: bytes, author: UserId | None, origin: Origin) -> None:
+        """Number an applied update, and queue it for the journal."""
         self.seq = seq = Seq(self.seq + 1)
         unsent = self._unsent
         unsent.append(LoggedUpdate(seq, author, origin, update))
         self.size += len(update)
-        return len(unsent) == 1
+        if len(unsent) == 1:
+            effects.append(_JOURNAL)
 
-    def wait(self, number: SessionNumber, syncs: int, updates: int) -> None:
-        """Let messages of a session wait for the last number. Again and again takes no more room here."""
+    def wait(self, effects: list[Effect], number: SessionNumber, syncs: int, updates: int) -> None:
+        """Acknowledge messages with the commit of the last number; from the first on the journal hurries.
+        Again and again takes no more room here.
+        """
+        if not self.messages:
+            self._hurry(effects)
         waiting = self._waiting
         if not waiting or waiting[-1][0] != self.seq:
             waiting.append((self.seq, {}))
@@ -75,6 +93,23 @@ class Unsaved:
         count[0] += syncs
         count[1] += updates
         self.messages += syncs + updates
+
+    def acknowledge(self, number: SessionNumber, syncs: int, updates: int) -> Effects:
+        """Acknowledge messages that added nothing: they are as durable as what was numbered so far."""
+        if self.seq == self.committed_seq:
+            return (Acknowledge(number, syncs, updates),)
+        effects: list[Effect] = []
+        self.wait(effects, number, syncs, updates)
+        return effects
+
+    def left(self, effects: list[Effect]) -> None:
+        """Somebody is gone, and perhaps an author of what is numbered."""
+        self._left_at = self.seq
+        self._hurry(effects)
+
+    def _hurry(self, effects: list[Effect]) -> None:
+        if self._unsent and _JOURNAL not in effects:
+            effects.append(_JOURNAL)
 
     def uncommitted(self) -> Sequence[LoggedUpdate]:
         """All that is not known to be in the log, in order, what is in flight included."""
@@ -104,14 +139,25 @@ class Unsaved:
         self._in_flight, self.bytes_in_flight = tuple(batch), size
         return self._in_flight
 
-    def committed(self) -> Mapping[SessionNumber, list[int]]:
-        """The batch in flight is committed: how many SyncStep2 and Update messages of whom waited for it."""
+    def committed(self, here: Container[SessionNumber]) -> Effects:
+        """The batch in flight is committed: acknowledge what waited for it to those who are here."""
         self.committed_seq = self._in_flight[-1].seq
         self.size -= self.bytes_in_flight
         self._in_flight, self.bytes_in_flight = (), 0
+        effects: list[Effect] = []
+        if self._waiting:
+            effects.extend(
+                Acknowledge(number, syncs, updates)
+                for number, (syncs, updates) in self._satisfied().items()
+                if number in here
+            )
+        if self._unsent:
+            effects.append(_JOURNAL)
+        return effects
+
+    def _satisfied(self) -> Mapping[SessionNumber, list[int]]:
+        """How many messages of whom wait no more."""
         waiting = self._waiting
-        if not waiting:
-            return {}
         counts: dict[SessionNumber, list[int]] = {}
         while waiting and waiting[0][0] <= self.committed_seq:
             for number, (syncs, updates) in waiting.popleft()[1].items():

@@ -12,9 +12,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from api.news import New, News, Pair
-from rooms.hosting import Session
 from rooms.peer import Member, Peer
 from rooms.service import Rooms
+from rooms.session import Session
 from tmi.domain.ids import DiagramId, ThreatModelId, UserId
 from tmi.domain.ports import Happened, Signal
 

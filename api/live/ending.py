@@ -13,14 +13,13 @@ from typing import Any, cast
 
 from picows import WSCloseCode
 
-from api.live.reading import ReadSocket
+from api.live.reading import MESSAGE_TOO_BIG, ReadSocket
 from api.live.state import discard
 from rooms import closing
 from tmi.domain.errors import BadFrame
 
 log = logging.getLogger(__name__)
 
-MESSAGE_TOO_BIG = 1009
 _FAILURE_LINGER_S = 0.5
 _REASON_MAX_BYTES = 123  # RFC 6455, section 5.5: a control frame carries 125 bytes, two of them the code
 

@@ -39,7 +39,7 @@ from crdt import hocuspocus, y_websocket
 from crdt.hocuspocus import Auth, BroadcastStateless, CloseDocument, Envelope, Ping, Pong, Stateless
 from crdt.messages import Message
 from rooms import closing
-from rooms.hosting import Session
+from rooms.session import Session
 from tmi.domain.errors import BadFrame, Expired, Forbidden, TmiError, Unavailable, UnknownKey
 from tmi.domain.ids import UserId
 from tmi.domain.roles import Action, Role, may
@@ -47,6 +47,7 @@ from tmi.domain.roles import Action, Role, may
 log = logging.getLogger(__name__)
 
 _PONG = binary_frame(hocuspocus.PONG)
+_TOO_EARLY = "too much was sent before a document was open"
 _IGNORED_COST = 10
 """What means nothing here counts as so many edits: no provider sends much of it."""
 _EMPTY_AWARENESS = b"\x01\x01\x00"
@@ -232,6 +233,13 @@ class HocuspocusSocket(LiveSocket):
         """As much as frames that are whole may take, until it is known who that is."""
         return self.options.waiting_max_bytes if self.user is None else super().partial_max_bytes
 
+    def refuse_partial(self) -> None:
+        if self.user is not None:
+            super().refuse_partial()
+            return
+        self._sockets.refusals["waiting"] += 1
+        self.fail(closing.TRY_AGAIN_LATER, _TOO_EARLY)
+
     def received(self, message: bytes) -> None:
         last = self._last
         if last is not None and last.session is not None and message.startswith(last.prefix):
@@ -325,7 +333,7 @@ class HocuspocusSocket(LiveSocket):
             or self._waiting_frames > self.options.waiting_max_frames
         ):
             self._sockets.refusals["waiting"] += 1
-            self.close(closing.TRY_AGAIN_LATER, "too much was sent before a document was open")
+            self.close(closing.TRY_AGAIN_LATER, _TOO_EARLY)
 
     def _authenticate(self, envelope: Envelope, auth: Auth) -> None:
         document = self._document(envelope.key)

@@ -17,6 +17,7 @@ from api.live.rate import Rate
 from api.live.state import LARGE_BYTES, SocketState
 from rooms import closing
 
+MESSAGE_TOO_BIG = 1009
 _GATHERED_MAX_BYTES = 64 * 1024
 """Whoever sends more within a tick is read by the loop."""
 
@@ -102,11 +103,19 @@ class ReadSocket(SocketState):
             self._give_back()
         self._hold_partial(partial)
         if partial > self.partial_max_bytes:
-            self._sockets.refusals["waiting"] += 1
-            self.fail(closing.TRY_AGAIN_LATER, "too much was sent before a document was open")
+            self.refuse_partial()
         elif partial and self._sockets.partial_bytes > self.options.partial_total_max_bytes:
             self._sockets.refusals["partial"] += 1
             self.fail(closing.TRY_AGAIN_LATER, "too many large messages are on their way; come back")
+
+    def refuse_message(self) -> None:
+        """It is larger than any may be: to come back and send it again would not help."""
+        self._sockets.refusals["frame"] += 1
+        self.fail(MESSAGE_TOO_BIG, "the message is too large")
+
+    def refuse_partial(self) -> None:
+        """More than `partial_max_bytes` has come of a message that is not whole."""
+        self.refuse_message()
 
     def _give_back(self) -> None:
         """A large message is through: its place in the read buffer need not stay in memory."""

@@ -13,7 +13,6 @@ from multidict import CIMultiDict
 from picows import WSFrame, WSMsgType, WSTransport
 
 from api.live.connection import Connection
-from api.live.ending import MESSAGE_TOO_BIG
 from api.live.state import LARGE_BYTES
 from api.live.writing import BufferedSocket
 
@@ -157,8 +156,7 @@ class LiveSocket(BufferedSocket):
         if self._fragments is None:
             self._fragments, self._kind = bytearray(), kind
         if len(self._fragments) + len(payload) > self.options.frame_max_bytes:
-            self._sockets.refusals["frame"] += 1
-            self.fail(MESSAGE_TOO_BIG, "the message is too large")
+            self.refuse_message()
             return
         self._fragments += payload
         if is_last:

@@ -8,9 +8,9 @@ from api.live.sockets import Sockets
 from crdt import y_websocket
 from crdt.messages import Message
 from rooms import closing
-from rooms.hosting import Session
 from rooms.peer import Member
 from rooms.service import Rooms
+from rooms.session import Session
 from tmi.domain.ids import CollaborationId, DiagramId, UserId
 from tmi.domain.roles import Action, Role, may
 

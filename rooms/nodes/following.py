@@ -6,12 +6,13 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
+from rooms.bequest import Bequest
 from rooms.effects import Effect, Forward
-from rooms.hosting import Runner, Session
+from rooms.hosting import Runner
 from rooms.nodes.messages import Answered, Asked, Census, Counted, Hear, Lost, Tell
 from rooms.nodes.replica import Replica
 from rooms.peer import Member, Peer
-from rooms.room import Bequest
+from rooms.session import Session
 from rooms.slices import Slices
 from rooms.ticker import Ticker
 from tmi.domain.errors import Unavailable

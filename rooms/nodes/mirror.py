@@ -13,7 +13,6 @@ from rooms import closing
 from rooms.audience import FULL
 from rooms.effects import SessionNumber
 from rooms.growth import HELD_BACK
-from rooms.hosting import Session
 from rooms.journal import SHEDDING
 from rooms.nodes.messages import (
     REPLICA,
@@ -35,6 +34,7 @@ from rooms.nodes.messages import (
 )
 from rooms.peer import Member
 from rooms.runner import RoomRunner
+from rooms.session import Session
 from tmi.domain.ids import NodeId
 from tmi.domain.model import Node
 from tmi.domain.roles import Action, Role, may

@@ -33,6 +33,7 @@ from crdt.messages import Awareness, Message, QueryAwareness, SyncStep1, SyncSte
 from crdt.updates import read_update
 from rooms import closing
 from rooms.audience import FULL, READ_ONLY, Audience, Seat
+from rooms.bequest import Bequest
 from rooms.effects import (
     NOTHING,
     Acknowledge,
@@ -65,7 +66,6 @@ from rooms.nodes.messages import (
 )
 from rooms.nodes.presence import HeardPresence
 from rooms.peer import Member
-from rooms.room import Bequest
 from tmi.domain.errors import BadFrame, BadUpdate, StateTooLarge
 from tmi.domain.ids import DiagramId, Seq
 from tmi.domain.ports import Origin
@@ -164,7 +164,7 @@ class Replica(Audience):
         except BadFrame as fault:
             if isinstance(fault, StateTooLarge):
                 self.refusals["presence_state"] += 1
-            return self._end(number, closing.BAD_FRAME, str(fault)[:120], now)
+            return self._blame(number, fault, now)
 
     def hold(self, number: SessionNumber, update: bytes) -> bool:  # noqa: ARG002
         """Never: the owner has the edits wait for their tick."""

@@ -10,7 +10,8 @@ from crdt import y_websocket
 from crdt.lib0 import var_string
 from crdt.reading import CELLS
 from rooms.limits import RoomsLimits
-from rooms.room import TOO_LARGE, RoomLimits
+from rooms.room import RoomLimits
+from rooms.size import TOO_LARGE
 from tests.harness.live_service import LiveService, live_service
 from tests.harness.raw_websocket import RawWebSocket, upgraded
 from tests.security.test_rates import Author, arrived

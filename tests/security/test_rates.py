@@ -248,6 +248,24 @@ async def test_what_a_throttled_client_sends_waits_outside_this_process() -> Non
             assert 1013 == (await raw.receive_close_only()).close_code
 
 
+async def test_a_throttled_client_is_not_read_until_its_pause_is_over() -> None:
+    options = LiveOptions(edits_per_s=5, edits_burst=5, rate_patience_s=60.0)
+    async with live_service(options) as service:
+        diagram, author = await service.diagram(), Author()
+        async with upgraded(service.port, f"/collab/{diagram}?token={await service.token('alice')}") as raw:
+            raw.send(b"".join(frame(BINARY, author.edit(f"k{n}")) for n in range(15)))
+            await until(lambda: service.live.sockets.throttles == 1)
+            # The first pause is for the first frame too many; the next one is for all that came with it.
+            raw.send_binary(author.edit("more"))
+            await until(lambda: service.live.sockets.throttles == 2)
+            (socket,) = service.live.sockets
+            before = socket.messages_in
+            raw.send_binary(author.edit("later"))
+            await asyncio.sleep(0.5)
+            assert before == socket.messages_in
+            await arrived(service, diagram, 17)
+
+
 async def test_another_client_is_served_meanwhile() -> None:
     options = LiveOptions(edits_per_s=5, edits_burst=5, rate_patience_s=2.0)
     async with live_service(options) as service:
@@ -306,6 +324,27 @@ async def test_of_who_has_not_signed_in_no_large_message_is_kept() -> None:
                 assert 1013 == (await raw.receive_close_only()).close_code
         assert 2 == service.live.sockets.refusals["waiting"]
         await until(lambda: service.live.sockets.partial_bytes == 0)
+
+
+@pytest.mark.parametrize("is_hocuspocus", [False, True], ids=["y-websocket", "hocuspocus"])
+async def test_of_who_has_signed_in_a_message_that_grows_too_large_is_refused_for_its_size(
+    is_hocuspocus: bool,
+) -> None:
+    """In fragments: the parts that are kept are over the limit before the last one is whole."""
+    async with live_service(LiveOptions(frame_max_bytes=256 * KIB)) as service:
+        diagram = await service.diagram()
+        token = await service.token("alice")
+        path = "/collab" if is_hocuspocus else f"/collab/{diagram}?token={token}"
+        async with upgraded(service.port, path) as raw:
+            if is_hocuspocus:
+                raw.send_binary(var_string(str(diagram)) + b"\x02\x00" + var_string(token))
+                await raw.receive_binary()
+            raw.send(frame(BINARY, b"x" * 200 * KIB, fin=False))
+            raw.send(frame(CONTINUATION, b"x" * 200 * KIB, fin=False)[:-1])
+            closed = await raw.receive_close_only()
+        assert (1009, b"the message is too large") == (closed.close_code, closed.payload[2:])
+        refusals = service.live.sockets.refusals
+        assert (1, 0) == (refusals["frame"], refusals["waiting"])
 
 
 async def test_messages_that_are_not_whole_are_bounded_for_all_together() -> None:

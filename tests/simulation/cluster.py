@@ -23,7 +23,6 @@ from crdt.document import Document
 from crdt.messages import Awareness, SyncStep1, SyncStep2, Update
 from crdt.updates import read_state_vector
 from rooms import closing
-from rooms.hosting import Session
 from rooms.nodes.ends import FollowersEnd, OwnersEnd
 from rooms.nodes.following import ReplicaRunner
 from rooms.nodes.messages import Answered, Channel, Hear, Message, Tell, decode, encode
@@ -32,6 +31,7 @@ from rooms.nodes.replica import Replica, ReplicaLimits
 from rooms.peer import Member
 from rooms.room import Room, RoomLimits
 from rooms.runner import RoomRunner
+from rooms.session import Session
 from rooms.ticker import Ticker
 from tests.simulation.world import DIAGRAM, GARBAGE, Client, Log, content_of
 from tmi.domain.ids import DiagramId, Fence, NodeId, Seq

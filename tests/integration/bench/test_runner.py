@@ -158,3 +158,10 @@ def test_a_file_that_cannot_be_written_is_refused_before_anything_starts(tmp_pat
         assert "file/out cannot be written: " in " ".join(refused.output.split())
     assert "before" == (tmp_path / "file").read_text()
     assert ["file"] == [path.name for path in tmp_path.iterdir()]
+
+
+def test_figures_and_report_cannot_be_one_file(tmp_path: Path) -> None:
+    arguments = ["fanout", "--servers", "tmi", "--json", f"{tmp_path}/out", "--html", f"{tmp_path}/./out"]
+    refused = CliRunner().invoke(main, arguments)
+    assert (2, True) == (refused.exit_code, "give the report another name" in refused.output)
+    assert [] == list(tmp_path.iterdir())

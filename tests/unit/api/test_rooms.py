@@ -10,8 +10,8 @@ from pycrdt import Doc, Map
 
 from crdt.messages import Update
 from rooms.closing import DIAGRAM_DELETED, NO_LONGER_ALLOWED
-from rooms.hosting import Session
 from rooms.peer import Member
+from rooms.session import Session
 from tests.rest import RestClient, over_memory, user_grant
 from tmi.domain.ids import DiagramId
 from tmi.domain.roles import Role

@@ -1,6 +1,8 @@
 """What the options of a command choose, and what they refuse."""
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,7 @@ from click.testing import CliRunner
 
 from bench.aim import TOKEN, aimed
 from bench.cli import main
+from bench.machine import ROOT
 from bench.runner import Plan
 from bench.scenarios import SCENARIOS
 from bench.scenarios.fanout import FanoutLoad
@@ -143,3 +146,14 @@ def test_what_is_no_token_is_refused_and_not_repeated(tmp_path: Path, content: b
     with pytest.raises(click.UsageError) as refusal:
         _aim(url=HERE, token_file=file)
     assert "two" not in refusal.value.message
+
+
+def test_what_is_not_installed_is_told_with_what_installs_it() -> None:
+    """Without the packages of any environment."""
+    told = subprocess.run(
+        [sys.executable, "-S", "-m", "bench"], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert (1, "") == (told.returncode, told.stdout)
+    assert "click is not installed for" in told.stderr
+    assert "`make bench` installs" in told.stderr
+    assert "Traceback" not in told.stderr

@@ -107,8 +107,8 @@ def test_what_came_from_nothing_is_worse_without_bounds() -> None:
     )  # fmt: skip
 
 
-def _printed(old: Document, new: Document) -> str:
-    console = Console(file=StringIO(), width=200)
+def _printed(old: Document, new: Document, width: int = 200) -> str:
+    console = Console(file=StringIO(), width=width)
     print_comparison(console, old, new, compare(old, new, TEN_PERCENT))
     assert isinstance(console.file, StringIO)
     return console.file.getvalue()
@@ -132,6 +132,13 @@ def test_the_text_tells_machines_apart_and_what_is_only_in_one() -> None:
     assert "Only in the new file: fanout, 50 clients, 10 writers x 40/s, tmi" in text
     assert "single run" in text
     assert "Only in the old file: fanout, 50 clients, 10 writers x 40/s, tmi" in _printed(new, old)
+
+
+def test_a_terminal_of_80_columns_leaves_nothing_out() -> None:
+    text = _printed(_measured((5.0, 5.2), (10, 11)), _measured((6.0, 6.4), (10, 11.5)), width=80)
+    assert "…" not in text
+    for words in ("50 clients,", "tmi", "CPU, x", "y-websocket", "0.45 to", "0.52", "+18.7%", "regression"):
+        assert any(f" {words} " in line for line in text.splitlines() if line.startswith("│")), words
 
 
 def test_files_without_anything_in_common_are_said_to_be_so() -> None:

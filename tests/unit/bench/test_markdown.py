@@ -96,3 +96,21 @@ def test_the_commands_make_markdown_and_the_report_from_the_file(tmp_path: Path)
     again = CliRunner().invoke(main, ["results", str(tmp_path / "out.json"), "--html", str(page)])
     assert (0, "") == (again.exit_code, again.output)
     assert page.read_text().startswith("<!DOCTYPE html>")
+
+
+def test_a_report_that_cannot_be_written_or_would_replace_the_figures_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "out.json"
+    write_json(file, document([run("tmi", 5)]))
+    before = file.read_text()
+    pages = {f"{file}/out.html": "cannot be written: ", f"{tmp_path}/./out.json": "another name"}
+    for page, why in pages.items():
+        refused = CliRunner().invoke(main, ["results", str(file), "--html", page])
+        assert (2, True) == (refused.exit_code, why in " ".join(refused.output.split()))
+    assert before == file.read_text()
+
+
+def test_what_is_no_file_of_figures_is_refused_by_name(tmp_path: Path) -> None:
+    (tmp_path / "out.json").write_text("{}")
+    refused = CliRunner().invoke(main, ["results", str(tmp_path / "out.json")])
+    assert 2 == refused.exit_code
+    assert "holds no results" in " ".join(refused.output.split())

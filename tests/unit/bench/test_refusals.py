@@ -29,6 +29,10 @@ def _refused(answer: bytes, error: TmiError) -> str:
             Unavailable("this node has as many sockets as it may"),
             "503: This node has as many sockets as it may (the service's limit TMI_SOCKETS_MAX)",
         ),
+        (
+            TooManyRequests("many sign-in requests of this address"),
+            "429: Many sign-in requests of this address (the service's limit TMI_SIGN_IN_REQUESTS_PER_MIN)",
+        ),
         (Forbidden("you have no role here"), "403: You have no role here"),
     ],
 )
@@ -47,8 +51,13 @@ def test_what_is_no_limit_is_told_as_it_is() -> None:
 
 @pytest.mark.parametrize("words", LIMITS)
 def test_the_words_are_those_of_the_service(words: str) -> None:
-    files = [*(ROOT / "api").rglob("*.py"), *(ROOT / "rooms").rglob("*.py")]
-    assert any(words in file.read_text() for file in files)
+    files = [file for folder in ("api", "rooms", "tmi") for file in (ROOT / folder).rglob("*.py")]
+    assert any(words in file.read_text().lower() for file in files)
+
+
+def test_words_that_hold_others_come_before_them() -> None:
+    told = list(LIMITS)
+    assert [] == [(one, later) for n, one in enumerate(told) for later in told[n + 1 :] if one in later]
 
 
 def test_the_settings_are_those_of_the_service() -> None:

@@ -243,7 +243,7 @@ def test_the_first_frames_are_those_of_stock_clients() -> None:
     assert bytes.fromhex("01060107 01027b7d".replace(" ", "")) == y_websocket().presence(7, 1)
 
 
-@pytest.mark.parametrize("width", [120, 200])
+@pytest.mark.parametrize("width", [60, 80, 120, 200])
 def test_a_table_has_room_for_the_load_the_median_and_the_spread(width: int) -> None:
     more = {"p50_ms": 700.0, "p99_ms": 900.0, "database_us": 1.0, "copies_per_s": 49_000.0}
     runs = [
@@ -259,6 +259,7 @@ def test_a_table_has_room_for_the_load_the_median_and_the_spread(width: int) -> 
     assert "…" not in table
     for told in ("14.97", "13.61 to", "16.33", "58,800", "pycrdt-websocket", "clients,", "writers", "x best"):
         assert told in words
+    assert 2 == words.count("sound")
     assert (LOAD.label in table) == (width == 200), "on one line where there is room"
 
 
@@ -276,3 +277,22 @@ def test_no_cpu_is_added_to_what_is_no_cpu() -> None:
     figures = {"accepted_per_s": 100.0, "cpu_us": 1.0, "database_us": 1.0}
     runs = [Run("connect", load.label, server, {}, figures) for server in ("tmi", "y-websocket")]
     assert ["1.00"] == to_best_peer(summarise([load], runs)[0], load.cost)
+
+
+@pytest.mark.parametrize(
+    ("per_s", "text"),
+    [
+        (239.2, "accepted 1.196 < 1.2x the best peer"),
+        (412_345, "accepted 2,062 >= 1.2x the best peer"),
+        (0.0134, "accepted 0.000067 < 1.2x the best peer"),
+    ],
+)
+def test_a_verdict_tells_figures_without_an_exponent_and_apart_from_the_bound(
+    per_s: float, text: str
+) -> None:
+    load = ConnectLoad()
+    runs = [
+        Run("connect", load.label, server, {}, {"accepted_per_s": value})
+        for server, value in (("tmi", per_s), ("y-websocket", 200))
+    ]
+    assert [text] == [verdict.text for verdict in summarise([load], runs)[0].verdicts]

@@ -18,11 +18,11 @@ from persistence.memory.update_log import MemoryUpdateLog
 from persistence.memory.users import MemoryUsers
 from rooms.coordination.local import LocalCoordinator
 from rooms.handing_over import HandoverLimits
-from rooms.hosting import Session
 from rooms.journal import JournalLimits
 from rooms.limits import RoomsLimits
 from rooms.peer import Member
 from rooms.service import Rooms
+from rooms.session import Session
 from rooms.snapshots import SnapshotLimits
 from tmi.domain.ids import DiagramId, SignInId, ThreatModelId
 from tmi.domain.model import NewThreatModel, User
