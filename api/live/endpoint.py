@@ -69,6 +69,8 @@ class LiveEndpoint:
         self._admission = Admission(tokens, access, tickets, connections_of)
         self._cookies = cookies
         self._handshakes = 0
+        self._upgrading = 0
+        """Those of them that are no sockets yet."""
         self._handshakes_of: Counter[str] = Counter()
         """By address."""
         self._deadlines = Deadlines[asyncio.Task[Any]](
@@ -226,15 +228,18 @@ class LiveEndpoint:
         check_origin(head, self._options)
         if self._draining:
             raise Draining
-        if len(self.sockets) + self._handshakes >= self._options.sockets_max:
+        if len(self.sockets) + self._upgrading >= self._options.sockets_max:
             self.sockets.refusals["sockets"] += 1
             raise Unavailable("this node has as many sockets as it may")
         self.sockets.take_address(address)
+        self._upgrading += 1
         try:
             socket = await self._socket(head, connection, address)
         except BaseException:
             self.sockets.leave_address(address)
             raise
+        finally:
+            self._upgrading -= 1
         socket.address = address
         return socket
 

@@ -1,7 +1,7 @@
 """How clients of each protocol are refused where a limit is reached, on real sockets."""
 
 import asyncio
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
 
 import pytest
 
@@ -76,6 +76,14 @@ async def test_sockets_are_bounded_in_all() -> None:
             status, retry_after, body = await refusal(service, diagram)
             assert (503, "2", True) == (status, retry_after, "as many sockets as it may" in body)
         assert 1 == service.live.sockets.refusals["sockets"]
+
+
+async def test_a_socket_that_has_no_document_yet_counts_once() -> None:
+    async with live_service(LiveOptions(sockets_max=3)) as service, AsyncExitStack() as stack:
+        for _ in range(3):
+            await stack.enter_async_context(upgraded(service.port, "/collab"))
+        status, _, body = await refusal(service, await service.diagram())
+        assert (503, True) == (status, "as many sockets as it may" in body)
 
 
 @pytest.fixture
