@@ -14,35 +14,43 @@ INTEROP := tests/interop/node_modules/.installed
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 UV_VERSION := 0.13.9
 ARGS ?=
+# Where the machine forbids it, each process of a test would compile all of the source anew.
+export PYTHONDONTWRITEBYTECODE :=
 
 serve: $(RUNTIME)
 	@exec $(BIN)/tmi serve --dev $(ARGS)
 
-# What needs no quiet machine runs two by two, the rest (TMI's answers to faults are timed there) alone.
+# TMI's answers to faults are timed where nothing else runs. What needs no quiet machine runs beside each other:
+# two lanes that work, then one that mostly waits and two that often do, which together keep two cores as busy.
+# Lanes of a stage take about as long.
 LANE_A := tests/unit tests/contracts tests/api_contract tests/simulation
-LANE_B := tests/security tests/browser tests/deploy
+LANE_B := tests/security
 LONG_A := tests/faults/test_chaos.py tests/soak
-LONG_B := tests/integration tests/interop
-BY_TWOS := $(LANE_A) $(LANE_B) $(LONG_A) $(LONG_B)
+LONG_B := tests/integration
+# Of the tests of faults those whose bounds are far from what they take.
+LONG_C := $(addprefix tests/faults/test_,kill.py postgres_away.py snapshot_kill.py workers.py) \
+	tests/deploy tests/browser tests/interop
+IN_LANES := $(LANE_A) $(LANE_B) $(LONG_A) $(LONG_B) $(LONG_C)
 PYTEST := $(BIN)/python -m pytest
 # As long as all other unit tests.
 MOST_OF_API := $(wildcard tests/unit/api/test_[a-q]*.py)
-# $(call both,A,B): B is shown as it runs, A when both are done.
-both = mkdir -p build; first=0 second=0; \
-	$(PYTEST) $(1) >build/beside.txt 2>&1 & beside=$$!; \
-	$(PYTEST) $(2) || first=$$?; \
-	wait $$beside || second=$$?; \
-	cat build/beside.txt; \
-	exit $$((first + second))
+# $(call lanes,A,B,C): A is shown as it runs, B and C when all are done. There may be no C.
+lanes = mkdir -p build; failed=0; \
+	$(PYTEST) $(2) >build/lane-b.txt 2>&1 & lane_b=$$!; \
+	$(if $(3),$(PYTEST) $(3) >build/lane-c.txt 2>&1 & lane_c=$$!;) \
+	$(PYTEST) $(1) || failed=1; \
+	wait $$lane_b || failed=1; cat build/lane-b.txt; \
+	$(if $(3),wait $$lane_c || failed=1; cat build/lane-c.txt;) \
+	exit $$failed
 
 test: $(DEV) $(INTEROP)
 	$(BIN)/ruff check
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 ifeq ($(strip $(ARGS)),)
-	$(call both,$(LANE_A),$(LANE_B))
-	$(call both,$(LONG_A),$(LONG_B))
-	$(PYTEST) $(addprefix --ignore=,$(BY_TWOS))
+	$(call lanes,$(LANE_B),$(LANE_A))
+	$(call lanes,$(LONG_B),$(LONG_A),$(LONG_C))
+	$(PYTEST) $(addprefix --ignore=,$(IN_LANES))
 else
 	$(PYTEST) $(ARGS)
 endif
@@ -52,7 +60,7 @@ check: $(DEV)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 ifeq ($(strip $(ARGS)),)
-	$(call both,$(MOST_OF_API),tests/unit $(addprefix --ignore=,$(MOST_OF_API)))
+	$(call lanes,tests/unit $(addprefix --ignore=,$(MOST_OF_API)),$(MOST_OF_API))
 else
 	$(BIN)/python -m pytest tests/unit $(ARGS)
 endif

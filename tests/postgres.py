@@ -3,7 +3,9 @@
 `fsync` is off: it outlives no power cut, and none is tried with it.
 """
 
+import atexit
 import ctypes
+import functools
 import importlib.util
 import os
 import pwd
@@ -122,11 +124,8 @@ def running_postgres() -> Iterator[PostgresServer]:
     user = unprivileged_user()
     server = PostgresServer(folder, user)
     try:
-        if user is not None:
-            entry = pwd.getpwnam(user)
-            os.chown(folder, entry.pw_uid, entry.pw_gid)
-            open_way(choose_account(folder), [binaries()])  # the checkout may be closed to others
-        _initdb(folder, user)
+        _give(folder, user)
+        _copy(_new_cluster(), folder / "data", user)
         server.start()
         yield server
     finally:
@@ -144,6 +143,26 @@ def _roomy_memory() -> str | None:
     return str(folder) if roomy else None
 
 
-def _initdb(folder: Path, user: str | None) -> None:
+@functools.cache
+def _new_cluster() -> Path:
+    """A cluster that never ran, for copying: measured, that takes 0.07 s, and `initdb` 0.36 s."""
+    folder = Path(tempfile.mkdtemp(prefix="tmi-initdb-", dir=_roomy_memory()))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    user = unprivileged_user()
+    _give(folder, user)
     command = [str(binaries() / "initdb"), "-D", str(folder / "data"), *INITDB]
     subprocess.run(command, user=user, cwd=folder, check=True, capture_output=True, timeout=START_TIMEOUT_S)
+    return folder / "data"
+
+
+def _copy(cluster: Path, to: Path, user: str | None) -> None:
+    command = ["cp", "-a", str(cluster), str(to)]
+    subprocess.run(command, user=user, cwd=to.parent, check=True, timeout=START_TIMEOUT_S)
+
+
+def _give(folder: Path, user: str | None) -> None:
+    """Let PostgreSQL's user have a folder, and reach its programs."""
+    if user is not None:
+        entry = pwd.getpwnam(user)
+        os.chown(folder, entry.pw_uid, entry.pw_gid)
+        open_way(choose_account(folder), [binaries()])  # the checkout may be closed to others

@@ -20,7 +20,7 @@ from tests.harness.kinds import spec_of
 from tests.harness.ledger import Ledger, loaded_by_a_fresh_client
 from tests.harness.node import NodeDriver
 from tests.harness.rest import Person, Place, Rest
-from tests.harness.service import Service
+from tests.harness.service import Service, running
 
 KINDS = ("y-websocket-3.1", "hocuspocus-4.8", "y-websocket-3.1", "hocuspocus-3.4", "hocuspocus-4.8-session")
 PAUSE_S = 1.0
@@ -122,14 +122,13 @@ async def nodes(
 ) -> AsyncIterator[Nodes]:
     """As many as the test asks for, named a, b, c."""
     environment = {"TMI_REDIS_URL": valkey_url}
-    with contextlib.ExitStack() as stack:
-        services = [
-            stack.enter_context(
-                Service(tmp_path / name, {**environment, "TMI_NODE_NAME": name}, own_postgres.url)
-            )
-            for name in "abc"[: request.param]
-        ]
+    services = [
+        Service(tmp_path / name, {**environment, "TMI_NODE_NAME": name}, own_postgres.url)
+        for name in "abc"[: request.param]
+    ]
+    with running(*services):
         yield Nodes(services, {**environment, "TMI_DATABASE_URL": own_postgres.url}, driver)
+        driver.stop()  # or each node would send its clients to the next one, which takes seconds
 
 
 @pytest.mark.parametrize("nodes", [3], indirect=True)

@@ -14,7 +14,7 @@ from tests.harness.kinds import spec_of
 from tests.harness.ledger import Ledger, Writers
 from tests.harness.node import NodeDriver
 from tests.harness.rest import Rest
-from tests.harness.service import Service
+from tests.harness.service import Service, running
 
 ROOMS = 3
 EDITS_PER_SECOND = 200
@@ -76,13 +76,12 @@ async def pair(
     environment: Mapping[str, str] | None = None,
 ) -> AsyncIterator[Pair]:
     environment = {"TMI_REDIS_URL": redis, **(environment or {})}
-    with (
-        Service(folder / "a", environment, postgres.url) as a,
-        Service(folder / "b", environment, postgres.url) as b,
-    ):
+    a, b = [Service(folder / name, environment, postgres.url) for name in "ab"]
+    with running(a, b):
         made = Pair(a, b, driver)
         await made.open()
         yield made
+        driver.stop()  # or the first node would send its clients to the other one, which takes seconds
 
 
 @pytest.fixture

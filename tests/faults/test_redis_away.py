@@ -175,3 +175,4 @@ async def test_of_two_nodes_that_want_a_dead_owners_rooms_without_redis_one_gets
             assert frozenset() == (made | acknowledged.acknowledged) - known
             for name in survivors:
                 assert [] == (await driver.report(name))["closes"]
+            driver.stop()  # or `c` would send its clients to the other node, which takes seconds

@@ -14,7 +14,7 @@ import pytest
 from tests.faults.conftest import OwnPostgres
 from tests.harness.raw_websocket import upgraded
 from tests.harness.rest import Person, Place, Rest, user
-from tests.harness.service import ADMINISTRATOR, Service
+from tests.harness.service import ADMINISTRATOR, Service, running
 from tests.integration.test_live_hocuspocus import READ_ONLY, READ_WRITE, Provider
 
 ROUNDS = int(os.environ.get("TMI_REVOCATION_ROUNDS", "5"))
@@ -126,10 +126,8 @@ async def crowd(tmp_path: Path, valkey_url: str, own_postgres: OwnPostgres) -> A
         "TMI_CLIENT_CREDENTIALS_FOR_ALL": "true",
         "TMI_SIGN_IN_REQUESTS_PER_MIN": "0",
     }
-    with (
-        Service(tmp_path / "a", environment, own_postgres.url) as a,
-        Service(tmp_path / "b", environment, own_postgres.url) as b,
-    ):
+    a, b = [Service(tmp_path / name, environment, own_postgres.url) for name in "ab"]
+    with running(a, b):
         async with Rest(a.url) as rest, Rest(b.url) as other:
             made = Crowd(rest, other, (a.port, b.port))
             await made.prepare()

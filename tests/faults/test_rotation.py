@@ -22,7 +22,7 @@ from tests.contracts.test_accounts import entry
 from tests.faults.conftest import OwnPostgres
 from tests.harness.raw_websocket import upgraded
 from tests.harness.rest import Person, Rest, user
-from tests.harness.service import Service
+from tests.harness.service import Service, running
 from tmi.domain.ids import DiagramId, SignInId, UserId
 from tmi.domain.ports import Happened, Signal
 
@@ -34,10 +34,8 @@ async def nodes(
     tmp_path: Path, valkey_url: str, own_postgres: OwnPostgres
 ) -> AsyncIterator[tuple[Rest, Rest, tuple[int, int], PostgresDatabase]]:
     environment = {"TMI_REDIS_URL": valkey_url}
-    with (
-        Service(tmp_path / "a", environment, own_postgres.url) as a,
-        Service(tmp_path / "b", environment, own_postgres.url) as b,
-    ):
+    a, b = [Service(tmp_path / name, environment, own_postgres.url) for name in "ab"]
+    with running(a, b):
         database = await PostgresDatabase.connect(own_postgres.url)
         async with Rest(a.url) as one, Rest(b.url) as other:
             yield one, other, (a.port, b.port), database

@@ -25,7 +25,15 @@ from tests.harness.kinds import spec_of
 from tests.harness.ledger import Ledger, Writers, loaded_by_a_fresh_client
 from tests.harness.node import NodeDriver
 from tests.harness.rest import Place, Rest
-from tests.harness.service import ADMINISTRATOR, Service, children_of, free_port, is_running, wait_for
+from tests.harness.service import (
+    ADMINISTRATOR,
+    Service,
+    children_of,
+    free_port,
+    is_running,
+    running,
+    wait_for,
+)
 
 WORKERS = 2
 ROOMS = 3
@@ -261,12 +269,11 @@ async def test_workers_of_two_machines_are_one_deployment(
     there = {"TMI_NODE_LISTEN": "0.0.0.0:0", "TMI_NODE_URL": "ws://127.0.0.1:0"}
     common = {"TMI_WORKERS": "2", "TMI_REDIS_URL": valkey_url, "TMI_DRAIN_SPREAD_S": "1"}
     prefix = on_another_machine(tmp_path)
-    with (
-        Service(tmp_path / "one", {**common, **here, "TMI_NODE_NAME": "one"}, own_postgres.url) as one,
-        Service(
-            tmp_path / "two", {**common, **there, "TMI_NODE_NAME": "two"}, own_postgres.url, prefix=prefix
-        ) as two,
-    ):
+    one = Service(tmp_path / "one", {**common, **here, "TMI_NODE_NAME": "one"}, own_postgres.url)
+    two = Service(
+        tmp_path / "two", {**common, **there, "TMI_NODE_NAME": "two"}, own_postgres.url, prefix=prefix
+    )
+    with running(one, two):
         async with Rest(one.url) as rest:
             admin = await rest.sign_in(ADMINISTRATOR)
             place = await rest.create_place(admin)

@@ -18,7 +18,7 @@ from rooms.coordination.redis import LeaseLimits, RedisCoordinator, living_nodes
 from tests.harness.kinds import spec_of
 from tests.harness.node import NodeDriver
 from tests.harness.rest import Rest
-from tests.harness.service import Service
+from tests.harness.service import Service, running
 from tests.valkey import OwnValkeyCluster, new_node, running_coordinator, running_valkey_cluster
 from tmi.domain.errors import OwnedElsewhere
 from tmi.domain.ids import DiagramId
@@ -229,11 +229,8 @@ async def test_two_services_are_one_deployment_by_way_of_a_cluster(
         "TMI_REDIS_CLUSTER": "true",
         "TMI_USER_REQUESTS_PER_MIN": "60",
     }
-    with (
-        Service(tmp_path / "a", environment, database_url) as a,
-        Service(tmp_path / "b", environment, database_url) as b,
-        NodeDriver() as driver,
-    ):
+    a, b = [Service(tmp_path / name, environment, database_url) for name in "ab"]
+    with running(a, b), NodeDriver() as driver:
         async with Rest(a.url) as rest:
             person = await rest.sign_in("admin")
             places = [await rest.create_place(person) for _ in range(6)]

@@ -6,7 +6,6 @@ import time
 import uuid
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -27,7 +26,7 @@ from tests.conftest import COPY, OWNER
 from tests.harness.live_service import an_update
 from tests.harness.raw_websocket import RawWebSocket, connected, upgrade_head, upgraded
 from tests.harness.rest import Rest, user
-from tests.harness.service import Service
+from tests.harness.service import Service, running
 from tests.postgres import PostgresServer
 from tests.valkey import running_valkey
 from tmi.wiring.keys import ISSUER
@@ -64,10 +63,7 @@ def pair(postgres_server: PostgresServer, tmp_path_factory: pytest.TempPathFacto
         stack.callback(lambda: asyncio.run(_execute(postgres_server, drop)))
         a, b = [_service(folder / one, valkey.socket, postgres_server, name) for one in "ab"]
         made = Pair(a, b, postgres_server.url(name, OWNER))
-        for service in (made.a, made.b):
-            stack.callback(service.end)
-        with ThreadPoolExecutor() as both:
-            list(both.map(Service.start, (made.a, made.b)))
+        stack.enter_context(running(a, b))
         yield made
 
 

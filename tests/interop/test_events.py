@@ -13,7 +13,7 @@ import pytest
 from tests.harness.kinds import spec_of
 from tests.harness.node import NodeDriver
 from tests.harness.rest import Person, Place, Rest, user
-from tests.harness.service import Service
+from tests.harness.service import Service, running
 
 WITHIN_S = 1.0
 SLACK_S = 1.0
@@ -24,10 +24,8 @@ PROVIDERS = ("hocuspocus-3.4", "hocuspocus-4.8")
 @pytest.fixture
 async def nodes(tmp_path: Path, database_url: str, valkey_url: str) -> AsyncIterator[tuple[Service, Service]]:
     environment = {"TMI_REDIS_URL": valkey_url}
-    with (
-        Service(tmp_path / "a", environment, database_url) as a,
-        Service(tmp_path / "b", environment, database_url) as b,
-    ):
+    a, b = [Service(tmp_path / name, environment, database_url) for name in "ab"]
+    with running(a, b):
         yield a, b
 
 
