@@ -56,9 +56,14 @@ SECTIONS = (
         (_part("short", 1800, "short --seconds 3 --repeat 3"),),
     ),
     Section(
-        "Two rows of it again",
+        "Three rows of it again",
         "Those whose runs differ most, beside the best peer alone: nine interleaved runs of each.",
         (
+            _part(
+                "fanout-often",
+                480,
+                "fanout --servers tmi,y-websocket --clients 50 --writers 10 --rate 10 --seconds 4 --repeat 9",
+            ),
             _part("connect-often", 480, "connect --servers tmi,y-websocket --seconds 3 --repeat 9"),
             _part("rooms-often", 600, "rooms --servers tmi,y-websocket --seconds 4 --repeat 9"),
         ),

@@ -60,8 +60,9 @@ class PicowsProtocol(WSProtocol):  # type: ignore[misc]  # see the import
 
     def buffer_updated(self, nbytes: int) -> None:
         """So many bytes were read into the buffer by the loop. Hot."""
-        self.listener.moderation.count()
         self.taken(nbytes)
+        # Only now, or the process would rest before it sends on what has come.
+        self.listener.moderation.count()
 
     def _much(self, listener: SocketState, nbytes: int) -> None:
         before = listener.frames_left

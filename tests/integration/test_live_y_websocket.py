@@ -1,12 +1,14 @@
 """The y-websocket protocol on raw sockets, with real rooms."""
 
 import asyncio
+import select
 from collections.abc import AsyncIterator
 from datetime import timedelta
 
 import pytest
 from pycrdt import Doc, Map
 
+from api.live.moderation import ReadModeration
 from api.live.options import LiveOptions
 from crdt import y_websocket
 from crdt.merging import merge
@@ -112,6 +114,36 @@ async def test_saved_waits_for_the_commit(service: LiveService) -> None:
                 await saved_on(raw)
         gate.set()
         assert 1 == await saved_on(raw)
+
+
+class Watching(ReadModeration):
+    """Notes what has been sent to somebody when it is asked to rest."""
+
+    def __init__(self, reader: RawWebSocket) -> None:
+        super().__init__(0)
+        self._connection = reader.writer.get_extra_info("socket")
+        self.sent: list[bool] = []
+
+    def count(self) -> None:
+        asyncio.get_running_loop().call_soon(self._look)
+
+    def _look(self) -> None:
+        readable, _, _ = select.select([self._connection.fileno()], [], [], 0)
+        self.sent.append(bool(readable))
+
+
+async def test_an_edit_is_sent_on_before_the_process_rests(service: LiveService) -> None:
+    diagram = await service.diagram(bob=Role.WRITER)
+    async with upgraded(service.port, await path(service, diagram, "bob")) as bob:
+        await synced(bob)
+        watching = service.live.sockets.moderation = Watching(bob)
+        async with upgraded(service.port, await path(service, diagram)) as alice:
+            await synced(alice)
+            await asyncio.sleep(0.1)
+            watching.sent.clear()
+            alice.send_binary(y_websocket.update(an_update("a")))
+            await update_on(bob)
+            assert [True] == watching.sent
 
 
 async def test_a_readers_edits_are_ignored_and_its_socket_stays(service: LiveService) -> None:
