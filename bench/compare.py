@@ -22,7 +22,7 @@ from rich.table import Table
 from bench.document import Document
 from bench.machine import Provenance
 from bench.model import FELL_BEHIND, Figure
-from bench.report import FAULTS_SHOWN, Summary, median_and_outer
+from bench.report import FAULTS_SHOWN, Summary, in_two_lines
 from bench.servers import OURS
 from bench.statistics import Spread
 
@@ -260,15 +260,10 @@ def _table(title: str, changes: list[Change]) -> Table:
         table.add_row(
             escape("\n".join(change.key[1:])) if new_row else "",
             escape(change.title),
-            _in_two_lines(change.old, change.form),
-            _in_two_lines(change.new, change.form),
+            in_two_lines(change.old, change.form),
+            in_two_lines(change.new, change.form),
             f"{change.share:+.1%}",
             f"[{colour}]{change.finding}[/{colour}]",
         )
         before = change.key
     return table
-
-
-def _in_two_lines(spread: Spread, form: str) -> str:
-    """The median, and under it the lowest and the highest run."""
-    return "\n".join(filter(None, median_and_outer(spread, form)))

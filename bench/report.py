@@ -217,7 +217,7 @@ def print_table(console: Console, loads: Sequence[Load], summaries: Sequence[Sum
         table.add_row(
             summary.load if summary.load != before else "",
             summary.server,
-            *(_in_two_lines(summary.figures.get(figure.key), figure.form) for figure in shown),
+            *(in_two_lines(summary.figures.get(figure.key), figure.form) for figure in shown),
             "\n".join(to_best_peer(summary, scenario.cost)),
             _check(summary),
         )
@@ -284,7 +284,7 @@ def median_and_outer(spread: Spread | None, form: str) -> tuple[str, str]:
     return f"{spread.median:{form}}", "" if low == high else f"{low} to {high}"
 
 
-def _in_two_lines(spread: Spread | None, form: str) -> str:
+def in_two_lines(spread: Spread | None, form: str) -> str:
     """The median, and under it the lowest and the highest run: side by side they leave the load no room."""
     median, outer = median_and_outer(spread, form)
     return f"{median}\n{outer}" if outer else median

@@ -208,9 +208,10 @@ class Runner(Generic[RoomT]):
             session = self._sessions.pop(number)
             session.runner = other
             is_subscribed = self._subscribers.remove(number, session.peer)
-            other._take_in(session, is_subscribed, self._answering.release(number))  # noqa: SLF001
+            other.take_in(session, is_subscribed, self._answering.release(number))
 
-    def _take_in(self, session: Session, is_subscribed: bool, open_questions: OpenQuestions) -> None:
+    def take_in(self, session: Session, is_subscribed: bool, open_questions: OpenQuestions) -> None:
+        """Go on with a session that another runner had, and with what it waits for."""
         self._sessions[session.number] = session
         if is_subscribed:
             self._subscribers.add(session.number, session.peer)
