@@ -21,6 +21,8 @@ class Ticker:
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
+        self.now: Callable[[], float] = loop.time
+        """The rooms' clock: the loop's, in seconds."""
         self._soon: list[Callable[[], None]] = []
         self._later: list[tuple[float, int, Callable[[], None]]] = []
         self._order = 0
@@ -30,10 +32,6 @@ class Ticker:
         """What waits for its turn, by for whom: they take turns."""
         self._turn: asyncio.Handle | None = None
         self._is_turning = False
-
-    def now(self) -> float:
-        """The rooms' clock: the loop's, in seconds."""
-        return self._loop.time()
 
     @property
     def is_ticking(self) -> bool:

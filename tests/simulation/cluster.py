@@ -111,9 +111,7 @@ class SimulatedTicker(Ticker):
 
     def __init__(self, process: "Process") -> None:
         self._process = process
-
-    def now(self) -> float:
-        return self._process.cluster.clock.now
+        self.now = lambda: process.cluster.clock.now
 
     def at(self, when: float, callback: Call) -> None:
         self._process.at(when - self.now(), callback)
