@@ -116,6 +116,9 @@ class SimulatedTicker(Ticker):
     def at(self, when: float, callback: Call) -> None:
         self._process.at(when - self.now(), callback)
 
+    def afterwards(self, callback: Call) -> None:
+        self._process.at(0.0, callback)  # whatever else happens at this moment comes between
+
     def paced(self, whose: Hashable, callback: Callable[[], int]) -> None:
         callback()
 
