@@ -194,9 +194,10 @@ class Document(Integrated):
         if start is None:
             return False
         client, clock, structs, clock_at = start
-        if clock > reached.get(client, -1) and not self._follows(update, client, clock, structs, clock_at):
+        is_new = clock > reached.get(client, -1) and clock > self._reached.get(client, 0)
+        if is_new and not self._follows_all(update, clock_at):
             return False
-        if self.tears(update):
+        if self._pairs.by_client and self.tears(update):
             return False
         reached[client] = clock + structs
         return True
@@ -283,11 +284,13 @@ class Document(Integrated):
         """Whether an update of one client follows on what is there without a gap.
 
         In the usual case the last update of this client tells: each struct takes at least one clock.
-        Otherwise pycrdt is asked what is left of a placeholder for all that must be there, since reading a
-        state vector, which has an entry for every client there ever was, takes longer.
         """
-        if clock <= self._reached.get(client, 0):
-            return True
+        return clock <= self._reached.get(client, 0) or self._follows_all(update, clock_at)
+
+    def _follows_all(self, update: bytes, clock_at: int) -> bool:
+        """Ask pycrdt what is left of a placeholder for all that must be there before the update, since
+        reading a state vector, which has an entry for every client there ever was, takes longer.
+        """
         if len(self._reached) > _MAX_REACHED:
             self._reached.clear()
         return pycrdt.get_update(placeholder(update, clock_at), self.state_vector())[0] == 0

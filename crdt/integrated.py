@@ -139,7 +139,7 @@ class Integrated:
         False if it failed half-way. Raises BadUpdate if it failed and the document is as it was.
         """
         before = self._doc
-        if self._pairs or may_hold_pairs(update):
+        if self._pairs.by_client or may_hold_pairs(update):
             update = self._mend(update)
         self._events.clear()
         raw = self._raw
@@ -170,7 +170,7 @@ class Integrated:
         refuse.
         """
         try:
-            if not self._pairs and len(update) > READ_FAST_BYTES and not _has_pairs(update):
+            if not self._pairs.by_client and len(update) > READ_FAST_BYTES and not _has_pairs(update):
                 return update
             edges, spans = read_texts(update)
         except BadUpdate:
@@ -264,7 +264,7 @@ class Integrated:
         """Whether an update comes between the halves of a character that is there: the document is then built
         anew, which takes as long as to load it (70 ms for 470 KB). None that is malformed does.
         """
-        if not self._pairs:
+        if not self._pairs.by_client:
             return False
         try:
             return any(edge in self._pairs for edge in read_texts(update)[0])

@@ -15,10 +15,11 @@ _SPAN = 32
 
 def merge(updates: Sequence[bytes]) -> bytes:
     """One update that does what all do, pending parts included. Raises BadUpdate."""
-    merged = list(updates)
-    while len(merged) > 1:
-        merged = [_merge_span(merged[at : at + _SPAN]) for at in range(0, len(merged), _SPAN)]
-    return merged[0] if merged else EMPTY_UPDATE
+    if not updates:
+        return EMPTY_UPDATE
+    while len(updates) > _SPAN:
+        updates = [_merge_span(updates[at : at + _SPAN]) for at in range(0, len(updates), _SPAN)]
+    return _merge_span(updates)
 
 
 def merge_two(first: bytes, second: bytes) -> bytes:

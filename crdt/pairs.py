@@ -35,24 +35,22 @@ class Span(NamedTuple):
 class Pairs:
     """The second halves of all pairs: 8 bytes each, since a text may hold nothing else."""
 
-    __slots__ = ("_clocks",)
+    __slots__ = ("by_client",)
 
     def __init__(self) -> None:
-        self._clocks: dict[int, array[int]] = {}
-
-    def __bool__(self) -> bool:
-        return bool(self._clocks)
+        self.by_client: dict[int, array[int]] = {}
+        """Their clocks, rising. Empty in most documents, which is asked of each edit without a call."""
 
     def __contains__(self, place: Id) -> bool:
         client, clock = place
-        clocks = self._clocks.get(client, ())
+        clocks = self.by_client.get(client, ())
         at = bisect_left(clocks, clock)
         return at < len(clocks) and clocks[at] == clock
 
     def add(self, spans: Iterable[Span]) -> None:
         """Add the pairs of these texts."""
         for span in spans:
-            clocks = self._clocks.setdefault(span.client, array("Q"))
+            clocks = self.by_client.setdefault(span.client, array("Q"))
             for clock in _halves(span):
                 if not clocks or clocks[-1] < clock:
                     clocks.append(clock)
@@ -62,7 +60,7 @@ class Pairs:
     def remove(self, places: Iterable[Id]) -> None:
         """Remove pairs; all are there."""
         for client, clock in places:
-            self._clocks[client].remove(clock)
+            self.by_client[client].remove(clock)
 
 
 def _halves(span: Span) -> Iterator[int]:

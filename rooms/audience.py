@@ -8,7 +8,7 @@ reads too slowly, and which answers a session still owes. Where its edits go is 
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import count
 
 from crdt import y_websocket
@@ -69,6 +69,8 @@ class Seat:
     """The document version at which it was last asked to fill a gap."""
     refused: int = 0
     """How many of its edits were refused."""
+    author: UserId | None = field(init=False)
+    """Who may be said to have made its Updates."""
     answers: tuple[int, ...] = ()
     """Our SyncStep1s that it has not answered yet: for each how many refused edits its answer makes good.
 
@@ -77,10 +79,8 @@ class Seat:
     and the answer that brings refused edits accepts them all. Nearly always none or one, so a tuple.
     """
 
-    @property
-    def author(self) -> UserId | None:
-        """Who may be said to have made its Updates."""
-        return None if self.member is None else self.member.user
+    def __post_init__(self) -> None:
+        self.author = None if self.member is None else self.member.user
 
     def worth(self, origin: Origin) -> tuple[int, int]:
         """How many messages the commit of this one acknowledges: SyncStep2 and Update."""

@@ -112,17 +112,19 @@ class Journal:
     def offer(self, runner: RoomRunner) -> None:
         """The room has updates to commit, or somebody waits for their commit by now."""
         self._ready[runner] = None
+        if not self._unsaved:
+            self._idle.clear()
         self._unsaved[runner] = None
-        self._idle.clear()
+        limits = self._limits
         is_awaited = runner.is_awaited
         if is_awaited:
             self._awaited.add(runner)
-        if not self._go.is_set():
-            limits = self._limits
-            # How many wait, and what that means, is found out then.
-            is_soon = is_awaited or self._hurried > 0
-            interval_s = limits.busy_interval_s if is_soon else limits.unawaited_interval_s
-            self._look_by(self._begun_at + interval_s)
+        # How many wait, and what that means, is found out then.
+        is_soon = is_awaited or self._hurried > 0
+        look_at = self._begun_at + (limits.busy_interval_s if is_soon else limits.unawaited_interval_s)
+        is_timed = self._timer is not None and self._look_at <= look_at
+        if not is_timed and not self._go.is_set():
+            self._look_by(look_at)
 
     @property
     def in_flight(self) -> int:

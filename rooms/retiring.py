@@ -40,7 +40,9 @@ class Retiring:
         hosted, now = self._hosted, self._hosted.ticker.now()
         for diagram, runner in list(hosted.open.items()):
             room = runner.room
-            if room.is_open and room.is_empty and now - runner.idle_since > self._limits.idle_s:
+            if room.is_open:
+                if not room.is_empty or now - runner.idle_since <= self._limits.idle_s:
+                    continue
                 self._snapshotter.on_idle(runner)
                 room.close_if_idle()
             if not room.is_open:

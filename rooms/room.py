@@ -224,12 +224,10 @@ class Room(Audience):
 
         Nearly all edits of a busy room go this way.
         """
+        if not 0 < self._held.size < self._limits.held_max_bytes:
+            return False
         seat = self._sessions.get(number)
-        return (
-            seat is not None
-            and 0 < self._held.size < self._limits.held_max_bytes
-            and self._hold(seat, update)
-        )
+        return seat is not None and self._hold(seat, update)
 
     def hold_first(self, number: SessionNumber, update: bytes, now: float) -> float | None:
         """Have an Update message begin a tick; returns when that ends, or None if it is for `receive`.
@@ -335,14 +333,12 @@ class Room(Audience):
         effects: list[Effect] = []
         if applied is not None and applied.adds:
             self._number_together(effects, applied, edits)
-            first = edits[0][0] if edits else None
-            is_from_one = first is not None and all(seat is first for seat, _ in edits)
-            has_its_own = is_from_one and (applied.relay == applied.journal)
-            source = first.number if first is not None and has_its_own else None
+            source = _sole_source(edits) if applied.relay == applied.journal else None
             # The flush that the first held edit asked for will find it.
             self._relay.add(applied.relay, source)
         for seat, _ in edits:
-            effects.extend(self._acknowledge_later(seat, 0, 1))
+            if seat.wants_acknowledgements:
+                effects.extend(self._unsaved.acknowledge(seat.number, 0, 1))
             if applied is not None and applied.gap:
                 effects.extend(self._ask_for_gap(seat))
         for seat, update in alone:
@@ -356,9 +352,12 @@ class Room(Audience):
         self, effects: list[Effect], applied: Applied, edits: Sequence[tuple[Seat, bytes]]
     ) -> None:
         """Number what was applied as one: an update for each user."""
-        users = {seat.author for seat, _ in edits}
-        if len(users) <= 1:
-            self._number(effects, applied.journal, users.pop() if users else None, Origin.UPDATE)
+        author = edits[0][0].author if edits else None
+        for seat, _ in edits:
+            if seat.author is not author and seat.author != author:
+                break
+        else:
+            self._number(effects, applied.journal, author, Origin.UPDATE)
             return
         for seat, update in by_author(edits, lambda seat: seat.author):
             self._number(effects, update, seat.author, Origin.UPDATE)
@@ -544,3 +543,12 @@ class Room(Audience):
         self._become(happening)
         if not self.unsaved:
             self._become(Happening.SAVED)
+
+
+def _sole_source(edits: Sequence[tuple[Seat, bytes]]) -> SessionNumber | None:
+    """Whose all these edits are, if they are of one session."""
+    first = edits[0][0] if edits else None
+    for seat, _ in edits:
+        if seat is not first:
+            return None
+    return None if first is None else first.number

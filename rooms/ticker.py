@@ -21,7 +21,10 @@ class Ticker:
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
+        self.now: Callable[[], float] = loop.time
+        """The rooms' clock: the loop's, in seconds."""
         self._soon: list[Callable[[], None]] = []
+        self._afterwards: list[Callable[[], None]] = []
         self._later: list[tuple[float, int, Callable[[], None]]] = []
         self._order = 0
         self._timer: asyncio.Handle | None = None
@@ -30,10 +33,6 @@ class Ticker:
         """What waits for its turn, by for whom: they take turns."""
         self._turn: asyncio.Handle | None = None
         self._is_turning = False
-
-    def now(self) -> float:
-        """The rooms' clock: the loop's, in seconds."""
-        return self._loop.time()
 
     @property
     def is_ticking(self) -> bool:
@@ -51,6 +50,10 @@ class Ticker:
         heappush(self._later, (when, self._order, callback))
         if self._timer is None or when < self._timer_at:
             self._set_timer(when)
+
+    def afterwards(self, callback: Callable[[], None]) -> None:
+        """From what is called back here: call back when everything that is due now has been called."""
+        self._afterwards.append(callback)
 
     def paced(self, whose: Hashable, callback: Callable[[], int]) -> None:
         """Call back when it is their turn; `callback` returns how many bytes it has written.
@@ -94,7 +97,7 @@ class Ticker:
 
     def _run_soon(self) -> None:
         due, self._soon = self._soon, []
-        _run(due)
+        self._run(due)
 
     def _run_later(self) -> None:
         self._timer = None
@@ -105,7 +108,13 @@ class Ticker:
             due.append(heappop(self._later)[2])
         if self._later:
             self._set_timer(self._later[0][0])
-        _run(due)
+        self._run(due)
+
+    def _run(self, due: Iterable[Callable[[], None]]) -> None:
+        _call(due)
+        while self._afterwards:
+            last, self._afterwards = self._afterwards, []
+            _call(last)
 
     def close(self) -> None:
         """Forget everything that is not due yet."""
@@ -120,7 +129,7 @@ class Ticker:
         self._soon.clear()
 
 
-def _run(due: Iterable[Callable[[], None]]) -> None:
+def _call(due: Iterable[Callable[[], None]]) -> None:
     for callback in due:
         try:
             callback()

@@ -111,12 +111,13 @@ class SimulatedTicker(Ticker):
 
     def __init__(self, process: "Process") -> None:
         self._process = process
-
-    def now(self) -> float:
-        return self._process.cluster.clock.now
+        self.now = lambda: process.cluster.clock.now
 
     def at(self, when: float, callback: Call) -> None:
         self._process.at(when - self.now(), callback)
+
+    def afterwards(self, callback: Call) -> None:
+        self._process.at(0.0, callback)  # whatever else happens at this moment comes between
 
     def paced(self, whose: Hashable, callback: Callable[[], int]) -> None:
         callback()

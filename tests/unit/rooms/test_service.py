@@ -297,6 +297,54 @@ async def test_a_slow_reader_is_brought_up_to_date_when_it_reads_again(world: Wo
     await until(lambda: len(slow.cells.to_py() or {}) == 20)
 
 
+async def test_what_pauses_in_the_turn_of_a_flush_was_sent_what_was_flushed(world: World) -> None:
+    """Rooms write when all that are due are worked out. What one is asked for in between is not the first."""
+    one, two = await world.editor().join(), await world.editor(world.other).join()
+    assert one.session is not None
+    assert two.session is not None
+    one.edit("a")
+    two.session.pause()
+    await asyncio.sleep(0)
+    assert {"a": 1.0} == two.cells.to_py()
+    one.edit("b")
+    await asyncio.sleep(0.02)
+    assert {"a": 1.0} == two.cells.to_py()
+
+
+async def test_who_reads_again_in_the_turn_of_a_flush_is_sent_what_was_flushed_once(world: World) -> None:
+    one, two = await world.editor().join(), await world.editor(world.other).join()
+    assert two.session is not None
+    two.session.pause()
+    await asyncio.sleep(0.01)
+    sent = len(two.wires)
+    one.edit("a")
+    two.session.resume()
+    await asyncio.sleep(0.02)
+    assert {"a": 1.0} == two.cells.to_py()
+    assert len(two.wires) == sent + 1
+
+
+async def test_rooms_that_are_due_together_are_all_worked_out_before_one_writes(world: World) -> None:
+    one, two = await world.editor().join(), await world.editor(world.other).join()
+    there = world.editor()
+    there.session = await world.rooms.join(world.unopened, there.member, there)
+    there.session.receive(SyncStep1(there.doc.get_state()))
+    owned = world.rooms.owned(world.unopened)
+    assert owned is not None
+    seen = list[int]()
+    write = two.write
+
+    def look(wire: bytes) -> None:
+        seen.append(owned.room.seq)
+        write(wire)
+
+    two.write = look  # type: ignore[method-assign]
+    one.edit("a")
+    there.edit("b")
+    await asyncio.sleep(0)
+    assert [1] == seen
+
+
 async def test_newcomers_to_a_large_diagram_are_sent_the_same_bytes_and_all_of_it(world: World) -> None:
     editor = await world.editor().join()
     for n in range(6):

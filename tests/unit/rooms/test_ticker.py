@@ -5,6 +5,8 @@ import time
 from functools import partial
 from itertools import pairwise
 
+import pytest
+
 from rooms.ticker import Ticker
 
 MIB = 1 << 20
@@ -53,6 +55,25 @@ async def test_what_fails_keeps_nothing_else_from_being_called() -> None:
         ticker.at(when, lambda what=what: called.append(what))  # type: ignore[misc]
     await asyncio.sleep(0.05)
     assert ["at once", "later"] == called
+
+
+async def test_what_comes_afterwards_is_called_when_all_that_is_due_was_called(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    ticker, called = Ticker(asyncio.get_running_loop()), list[str]()
+
+    def due(name: str) -> None:
+        called.append(name)
+        ticker.afterwards(lambda: called.remove("never added"))
+        ticker.afterwards(lambda: called.append(f"after {name}"))
+
+    for when in (0.0, ticker.now() + 0.01):
+        for name in ("one", "two"):
+            ticker.at(when, partial(due, name))
+        await asyncio.sleep(0.03)
+        assert ["one", "two", "after one", "after two"] == called
+        called.clear()
+    assert len(caplog.records) == 4
 
 
 async def test_what_is_slow_goes_one_by_one_in_turns_of_the_loop_as_far_apart_as_it_takes() -> None:
