@@ -76,8 +76,8 @@ class Runner(Generic[RoomT]):
         self._wires = StateWires(ticker)
         self._flush_at: float | None = None
         self._put_off: list[Effect] = []
-        """What the last flush asks for. All rooms that are due work out theirs first: writes that follow each
-        other closely wake their readers once, and each time that took a third of a write.
+        """What the last flush asks for. Rooms that are due together work out theirs first: writes that follow
+        each other closely wake their readers once, and each time that took a third of a write.
         """
         self._gathering: Gathering | None = None
         """While the room is busy: who is read when its tick is due."""
@@ -300,14 +300,11 @@ class Runner(Generic[RoomT]):
     def perform(self, effects: Iterable[Effect]) -> None:
         """Do what the room asks for, in order."""
         if self._put_off:
-            effects = (*self._taken_off(), *effects)
+            put_off, self._put_off = self._put_off, []
+            effects = (*put_off, *effects)
         table = self.PERFORMERS
         for effect in effects:
             table[type(effect)](self, effect)
-
-    def _taken_off(self) -> Iterable[Effect]:
-        effects, self._put_off = self._put_off, []
-        return effects
 
     def _perform_put_off(self) -> None:
         self.perform(())

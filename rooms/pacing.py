@@ -27,12 +27,15 @@ class Fading:
 
     def count(self, now: float, events: int) -> None:
         """So many events came."""
-        self._level = self._level * exp((self._seen_at - now) / self._memory_s) + events
+        self._level = self._faded(now) + events
         self._seen_at = now
 
     def per_s(self, now: float) -> float:
         """Events a second."""
-        return self._level * exp((self._seen_at - now) / self._memory_s) / self._memory_s
+        return self._faded(now) / self._memory_s
+
+    def _faded(self, now: float) -> float:
+        return self._level * exp((self._seen_at - now) / self._memory_s)
 
 
 class Pacer:

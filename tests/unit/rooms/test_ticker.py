@@ -76,6 +76,21 @@ async def test_what_comes_afterwards_is_called_when_all_that_is_due_was_called(
     assert len(caplog.records) == 4
 
 
+async def test_the_first_of_many_does_not_wait_for_all() -> None:
+    ticker, called = Ticker(asyncio.get_running_loop()), list[str]()
+
+    def due(name: str) -> None:
+        called.append(name)
+        ticker.afterwards(lambda: called.append(f"after {name}"))
+
+    for n in range(100):
+        ticker.at(0.0, partial(due, str(n)))
+    await asyncio.sleep(0)
+    assert len(called) == 200
+    assert called.index("after 0") == 16
+    assert called.index("after 99") == 199
+
+
 async def test_what_is_slow_goes_one_by_one_in_turns_of_the_loop_as_far_apart_as_it_takes() -> None:
     ticker, spans = Ticker(asyncio.get_running_loop()), list[tuple[float, float]]()
 
