@@ -106,7 +106,9 @@ class Ticker:
         self._timer = None
         # The loop's clock has a resolution of a millisecond (uvloop): what is due within it runs now.
         horizon = self._loop.time() + 0.001
-        due: list[Callable[[], None]] = []
+        # What was to be called at once is called first, as a timer may come before it (uvloop): else a room
+        # would send to who has just been found to be slow, and is about to be paused.
+        due, self._soon = self._soon, []
         while self._later and self._later[0][0] <= horizon:
             due.append(heappop(self._later)[2])
         if self._later:

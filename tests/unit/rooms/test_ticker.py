@@ -6,6 +6,7 @@ from functools import partial
 from itertools import pairwise
 
 import pytest
+import uvloop
 
 from rooms.ticker import Ticker
 
@@ -21,6 +22,24 @@ async def test_what_is_due_is_called_once_and_in_order() -> None:
     assert ["at once"] == called
     await asyncio.sleep(0.05)
     assert ["at once", "sooner", "later"] == called
+
+
+def test_what_is_called_at_once_comes_before_what_a_timer_has_due() -> None:
+    """On uvloop, where timers come first."""
+
+    async def order() -> list[str]:
+        ticker, called = Ticker(asyncio.get_running_loop()), list[str]()
+
+        def take_long() -> None:
+            time.sleep(0.02)
+            ticker.at(0.0, lambda: called.append("at once"))
+
+        ticker.at(ticker.now() + 0.005, lambda: called.append("later"))
+        asyncio.get_running_loop().call_soon(take_long)
+        await asyncio.sleep(0.05)
+        return called
+
+    assert ["at once", "later"] == uvloop.run(order())
 
 
 async def test_large_states_go_out_one_after_the_other_and_let_others_in_between() -> None:
