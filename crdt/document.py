@@ -27,9 +27,10 @@ import pycrdt
 from crdt.integrated import Integrated, built_by_steps
 from crdt.merging import EMPTY_STATE_VECTOR, EMPTY_UPDATE, difference, merge, merge_two
 from crdt.pending import NOTHING_PENDING, Pending, is_ready, not_integrated
+from crdt.plain import begins_plainly, placeholder
 from crdt.ranges import Ranges, covers
 from crdt.structs import READ_FAST_BYTES, Sections, check_update, read_structs
-from crdt.updates import begins_plainly, placeholder, read_state_vector, read_update, split_at_gaps
+from crdt.updates import read_state_vector, read_update, split_at_gaps
 from tmi.domain.errors import BadUpdate, TooMuchPending
 
 MAX_PENDING_BYTES = 1024 * 1024
@@ -64,7 +65,9 @@ class Applied(NamedTuple):
     gap: bool
     """Something of it still waits for a predecessor."""
     journal: bytes
-    """What to keep in the log: the update as it came, or the part of it that pycrdt was able to take."""
+    """What to keep in the log: the update as it came, where it went in as it is. Or else what of it went in
+    or waits: what it says about clocks that are there already would be taken for true if the log is merged.
+    """
 
 
 class Document(Integrated):
@@ -326,7 +329,7 @@ class Document(Integrated):
         if adds:
             self._changed(gained)
         gap = waiting is not NOTHING_PENDING and self._pending is not NOTHING_PENDING
-        return Applied(adds, gained, gap, update)
+        return Applied(adds, gained, gap, merge_two(integrated, waiting.update))
 
     def _settle(self) -> bytes:
         """Integrate what waited for what has come now; returns what went in."""

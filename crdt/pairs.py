@@ -13,7 +13,7 @@ from collections.abc import Container, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 from crdt.lib0 import Decoder, var_string
-from crdt.updates import GC, SKIP, STRING, Id, read_content, read_count, read_delete_set
+from crdt.updates import GC, SKIP, STRING, Id, read_clocks, read_count, read_delete_set
 from tmi.domain.errors import BadFrame, BadUpdate
 
 may_hold_pairs = re.compile(rb"[\xf0-\xf4][\x80-\xbf]{3}").search
@@ -83,7 +83,7 @@ def read_texts(update: bytes) -> tuple[set[Id], list[Span]]:
         for _ in range(read_count(decoder, 4)):
             count, client, clock = read_count(decoder, 2), decoder.read_var_uint(), decoder.read_var_uint()
             for _ in range(count):
-                clock += _read_struct(update, decoder, client, clock, edges, spans)
+                clock = _read_struct(update, decoder, client, clock, edges, spans)
         for client, ranges in read_delete_set(decoder).items():
             edges.update((client, edge) for both in ranges for edge in both)
     except BadUpdate:
@@ -98,11 +98,11 @@ def read_texts(update: bytes) -> tuple[set[Id], list[Span]]:
 def _read_struct(
     update: bytes, decoder: Decoder, client: int, clock: int, edges: set[Id], spans: list[Span]
 ) -> int:
-    """Read a struct; how many clocks it takes."""
+    """Read a struct; the clock after it."""
     info = decoder.read_byte()
     kind = info & 0x1F
     if kind in (GC, SKIP):
-        return decoder.read_var_uint()
+        return read_clocks(decoder, kind, clock)
     if info & 0x80:
         edges.add((decoder.read_var_uint(), decoder.read_var_uint() + 1))
     if info & 0x40:
@@ -116,12 +116,12 @@ def _read_struct(
         if info & 0x20:
             decoder.read_var_bytes()
     begin = decoder.position
-    clocks = read_content(decoder, kind, len(update))  # however deep: it may be in a document already
+    after = read_clocks(decoder, kind, clock)
     if kind == STRING and may_hold_pairs(update, begin, decoder.position):
         end = decoder.position
         decoder.seek(begin)
         spans.append(Span(client, clock, begin, end, decoder.read_var_bytes().decode()))
-    return clocks
+    return after
 
 
 def tear(update: bytes, spans: Sequence[Span], torn: Container[Id]) -> bytes:

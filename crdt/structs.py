@@ -18,8 +18,9 @@ from crdt.updates import (
     SKIP,
     STRING,
     VALUE_BYTES,
+    checked_clock,
     is_suspect,
-    read_content,
+    read_clocks,
     read_count,
 )
 from tmi.domain.errors import BadFrame, BadUpdate
@@ -129,7 +130,8 @@ def read_by_steps(update: bytes, values_max: int = _ANY_NUMBER) -> Generator[Non
             if read > _READ_AT_ONCE:
                 read = 0
                 yield
-            yield from _read_section(update, decoder, section, decoder.read_var_uint(), count, values_max)
+            clock = checked_clock(decoder.read_var_uint())
+            yield from _read_section(update, decoder, section, clock, count, values_max)
         deletes_at = decoder.position
         deletes = yield from _read_deletes(decoder)
     except BadUpdate:
@@ -179,9 +181,8 @@ def _read_section(
         elif info & _HAS_PLACES:
             places = (info >> 7) + (info >> 6 & 1)
         else:
-            is_in_root = update[at] == 1
-            at = _pass_bytes(update, at + 1, decoder) if is_in_root else at + 1
-            places = 1 - is_in_root
+            places = 1 - _in_root(update[at])
+            at = at + 1 if places else _pass_bytes(update, at + 1, decoder)
             has_key = info & _HAS_KEY != 0
         for _ in range(places):
             if update.startswith(own, at):
@@ -204,7 +205,7 @@ def _read_section(
                 at = _pass_value(update, at, decoder, values_max)
         else:
             decoder.seek(at)
-            clock += _read_other(update, decoder, kind, section, values_max)
+            clock = _read_other(update, decoder, kind, section, clock, values_max)
             at = decoder.position
         if clock == clocks[-1]:
             section.has_nothing = True
@@ -213,20 +214,20 @@ def _read_section(
     decoder.seek(at)
 
 
-def _read_other(update: bytes, decoder: Decoder, kind: int, section: Section, values_max: int) -> int:
-    """Read the content of a struct of whatever kind; how many clocks it takes."""
-    if kind in _WITHOUT_PLACES:
-        section.has_skips |= kind == SKIP
-        return decoder.read_var_uint()
+def _read_other(
+    update: bytes, decoder: Decoder, kind: int, section: Section, clock: int, values_max: int
+) -> int:
+    """Read the content of a struct of whatever kind; the clock after it."""
+    section.has_skips |= kind == SKIP
     at = decoder.position
     if kind == ANY:
         if decoder.read_var_uint() > values_max:
             raise BadUpdate("too many values at once")
         decoder.seek(at)
-    clocks = read_content(decoder, kind)
+    clock = read_clocks(decoder, kind, clock)
     if kind == STRING:
         section.has_pairs |= _OF_TWO_UNITS(update, at, decoder.position) is not None
-    return clocks
+    return clock
 
 
 def _pass_value(update: bytes, at: int, decoder: Decoder, values_max: int) -> int:
@@ -263,6 +264,13 @@ def _pass_value(update: bytes, at: int, decoder: Decoder, values_max: int) -> in
         else:
             raise BadUpdate(f"there is no value of type {tag}")
     return at
+
+
+def _in_root(byte: int) -> int:
+    """Whether the name of a root type follows, and not the id of a parent; in one byte, as everybody does."""
+    if byte > 1:
+        raise BadUpdate("neither the name nor the id of a parent")
+    return byte
 
 
 def _pass_bytes(update: bytes, at: int, decoder: Decoder) -> int:

@@ -4,11 +4,20 @@ Layout (Yjs `encodeStateAsUpdate`, v1): varUint clients; per client varUint stru
 clock of the first struct, and the structs; then the delete set: varUint clients, per client varUint client,
 varUint ranges, and per range varUint clock and varUint length.
 
-What can go wrong: a count that is believed allocates memory (hash maps are cleared when they are made;
-vectors are not touched, so those are harmless), and values nested deeply enough overflow the stack of
-pycrdt's recursive decoder, which ends the process. Reading every struct in Python costs more than applying
-it, so `is_suspect` looks only at what is cheap, and says where an update could hold either: a map claiming
-128 keys or more, or more opening brackets than may be nested.
+What can go wrong (yrs 0.28, in pycrdt 0.14.13)
+- A count that is believed allocates memory: hash maps are cleared when they are made; vectors are not
+  touched, so those are harmless.
+- Values nested deeply enough overflow the stack of its recursive decoder, which ends the process.
+- Clocks are added up in 32 bits. A struct that claims clocks without holding anything (GC, Deleted, Skip)
+  can go past the end, and a GC of no clock at all at 0 does, too: then pycrdt panics, finds another struct
+  than was meant, or reads memory that is none of its own, and what it encodes lacks that client's structs.
+- It reads what no Yjs client of today writes otherwise than Yjs: one string too many in ContentJSON, no name
+  for Y.XmlHook, and a kind without its fifth bit. What follows would be taken for something else here.
+
+Reading every struct in Python costs more than applying it. So `is_suspect` looks only at what is cheap, and
+says where an update could hold one of the first two: a map claiming 128 keys or more, or more opening
+brackets than may be nested. For the others, everyday edits are known at a glance (`crdt/plain.py`), and the
+rest is read.
 """
 
 import re
@@ -19,20 +28,18 @@ from crdt.lib0 import Decoder, write_var_uint
 from crdt.ranges import Ranges
 from tmi.domain.errors import BadFrame, BadUpdate
 
-MAX_NESTING = 128
-"""Levels of lists and objects inside one JSON value. pycrdt's decoder overflows 8 MiB of stack at about
-30,000.
+MAX_NESTING = 1024
+"""Levels of lists and objects inside one JSON value. pycrdt takes half a kilobyte of stack for each, and some
+threads have a megabyte. Who reads an update later may refuse none that was let in unread: there is one limit.
 """
 
-_UNCHECKED_NESTING = 4096
-"""Up to here nesting is not counted: the stack holds several times as much."""
+MAX_CLOCK = 2**31
+"""No client ever gets there: with 100 edits a second it would take eight months without a pause."""
 
 _SMALLEST_SECTION_BYTES = 4
 _SMALLEST_RANGE_BYTES = 2
 
 _MAP_OF_128_KEYS = re.compile(rb"v[\x80-\xff]").search
-
-_SKIP_BYTE = b"\n"
 
 Id = tuple[int, int]
 """A client and a clock: the name of one struct's first element."""
@@ -65,7 +72,7 @@ def is_suspect(update: bytes) -> bool:
     if clients * _SMALLEST_SECTION_BYTES >= size:
         raise BadUpdate("more clients claimed than sent")
     return _MAP_OF_128_KEYS(update) is not None or (
-        size > 2 * _UNCHECKED_NESTING and update.count(b"u") + update.count(b"v") > _UNCHECKED_NESTING
+        size > 2 * MAX_NESTING and update.count(b"u") + update.count(b"v") > MAX_NESTING
     )
 
 
@@ -100,38 +107,6 @@ def read_update(update: bytes) -> Shape:
     except BadFrame as error:
         raise BadUpdate(error.detail) from None
     return Shape(structs, heads, deletes_at, deletes)
-
-
-def begins_plainly(update: bytes) -> tuple[bytes, int, int, int] | None:
-    """The encoded client, first clock and number of structs of an update with one client's structs.
-
-    The last is where the first clock is, in bytes. None for any other update, and where a Skip could be among
-    the structs. A hot path: written out, 1 us.
-    """
-    end = len(update) - 1
-    if update[0] != 1 or update[1] > 0x7F or (update[1] > 1 and _SKIP_BYTE in update):
-        return None
-    at = 2
-    while at < end and update[at] > 0x7F:
-        at += 1
-    clock_at = at = at + 1
-    clock = shift = 0
-    while at < end and shift < 49:
-        byte = update[at]
-        clock |= (byte & 0x7F) << shift
-        if byte < 0x80:
-            return update[2:clock_at], clock, update[1], clock_at
-        shift += 7
-        at += 1
-    return None
-
-
-def placeholder(update: bytes, clock_at: int) -> bytes:
-    """For an update of one client: one struct that claims all clocks before it. Never to be applied."""
-    clock_end = clock_at
-    while update[clock_end] > 0x7F:
-        clock_end += 1
-    return b"\x01\x01" + update[2:clock_at] + b"\x00\x00" + update[clock_at : clock_end + 1] + b"\x00"
 
 
 def split_at_gaps(update: bytes, clocks: Mapping[int, int]) -> tuple[bytes, bytes]:
@@ -171,10 +146,10 @@ def _split_section(
         kind = decoder.read_byte() & 0x1F
         if kind == SKIP and not is_behind:
             _add_section(following, taken, client, first, update[begin:position])
-            clock += decoder.read_var_uint()
-            begin, first, taken, is_behind = decoder.position, clock, 0, True
+            clock = first = read_clocks(decoder, kind, clock)
+            begin, taken, is_behind = decoder.position, 0, True
             continue
-        clock += _read_struct(decoder, update[position], kind)
+        clock = _pass_struct(decoder, update[position], kind, clock)
         taken += 1
     _add_section(behind if is_behind else following, taken, client, first, update[begin : decoder.position])
 
@@ -185,12 +160,11 @@ def _add_section(sections: list[bytes], structs: int, client: int, clock: int, e
         sections.append(head + encoded)
 
 
-def _read_struct(decoder: Decoder, info: int, kind: int) -> int:
-    """Pass over a struct behind its first byte; how many clocks it takes."""
-    if kind in (GC, SKIP):
-        return decoder.read_var_uint()
-    _read_places(decoder, info)
-    return read_content(decoder, kind)
+def _pass_struct(decoder: Decoder, info: int, kind: int, clock: int) -> int:
+    """Pass over a struct behind its first byte; the clock after it."""
+    if kind not in (GC, SKIP):
+        _read_places(decoder, info)
+    return read_clocks(decoder, kind, clock)
 
 
 def encode_delete_set(deletes: Ranges) -> bytes:
@@ -230,15 +204,13 @@ def _read_section(decoder: Decoder, structs: Ranges, heads: dict[int, tuple[int,
     for _ in range(count):
         info = decoder.read_byte()
         kind = info & 0x1F
-        if kind == SKIP:
-            clock += decoder.read_var_uint()
-            continue
         places: Sequence[Id] = ()
-        if kind == GC:
-            end = clock + decoder.read_var_uint()
-        else:
+        if kind not in (GC, SKIP):
             places = _read_places(decoder, info)
-            end = clock + read_content(decoder, kind)
+        end = read_clocks(decoder, kind, clock)
+        if kind == SKIP:
+            clock = end
+            continue
         if end == clock:
             continue  # nothing: pycrdt drops it too
         if not ranges:
@@ -269,41 +241,59 @@ def _read_places(decoder: Decoder, info: int) -> Sequence[Id]:
     return places
 
 
-GC, _DELETED, _JSON, _BINARY, STRING, _EMBED, _FORMAT, _TYPE, ANY, _DOC, SKIP = range(11)
-_TYPE_WITH_NAME = frozenset((3, 5))
-"""Y.XmlElement and Y.XmlHook carry a name."""
+GC, DELETED, _JSON, BINARY, STRING, EMBED, FORMAT, TYPE, ANY, _DOC, SKIP = range(11)
+XML_ELEMENT, _XML_HOOK = 3, 5
+"""Kinds of types."""
 
 
-def read_content(decoder: Decoder, kind: int, nesting_max: int = MAX_NESTING) -> int:
-    """Read an item's content; how many clocks it takes. Raises BadUpdate where a value is nested deeper."""
+def read_clocks(decoder: Decoder, kind: int, clock: int) -> int:
+    """Read a struct behind its places; the clock after it. Raises BadUpdate where that is past all bounds."""
+    if kind in (GC, SKIP):
+        clocks = decoder.read_var_uint()
+        if kind == GC and not clocks:
+            raise BadUpdate("a struct of no clock at all")
+    else:
+        clocks = read_content(decoder, kind)
+    return checked_clock(clock + clocks)
+
+
+def checked_clock(clock: int) -> int:
+    """The clock itself. Raises BadUpdate where no client can have got."""
+    if clock > MAX_CLOCK:
+        raise BadUpdate("a clock is larger than any client's")
+    return clock
+
+
+def read_content(decoder: Decoder, kind: int) -> int:
+    """Read an item's content; how many clocks it takes. Raises BadUpdate, also for what pycrdt misreads."""
     if kind == ANY:
         length = read_count(decoder, 1)
         for _ in range(length):
-            _read_any(decoder, nesting_max)
+            _read_any(decoder)
         return length
-    if kind == _DELETED:
+    if kind == DELETED:
         return decoder.read_var_uint()
     if kind == STRING:
         return _utf16_length(decoder.read_var_bytes())
-    if kind == _TYPE:
-        if decoder.read_var_uint() in _TYPE_WITH_NAME:
-            decoder.read_var_bytes()
+    if kind == TYPE:
+        of_type = decoder.read_var_uint()
+        if of_type == XML_ELEMENT:
+            decoder.read_var_bytes()  # its name
+        elif of_type == _XML_HOOK:
+            raise BadUpdate("Y.XmlHook cannot be kept")
         return 1
     if kind == _JSON:
-        length = read_count(decoder, 1)
-        for _ in range(length):
-            decoder.read_var_bytes()
-        return length
-    if kind in (_BINARY, _EMBED):
+        raise BadUpdate("ContentJSON of early versions of Yjs cannot be kept: write the values anew")
+    if kind in (BINARY, EMBED):
         decoder.read_var_bytes()
         return 1
-    if kind == _FORMAT:
+    if kind == FORMAT:
         decoder.read_var_bytes()
         decoder.read_var_bytes()
         return 1
     if kind == _DOC:
         decoder.read_var_bytes()
-        _read_any(decoder, nesting_max)
+        _read_any(decoder)
         return 1
     raise BadUpdate(f"there is no content of kind {kind}")
 
@@ -320,7 +310,7 @@ VALUE_BYTES = {0x7F: 0, 0x7E: 0, 0x79: 0, 0x78: 0, 0x7C: 4, 0x7B: 8, 0x7A: 8}
 """lib0 `writeAny`: undefined, null, false, true, float32, float64, bigint64."""
 
 
-def _read_any(decoder: Decoder, nesting_max: int) -> None:
+def _read_any(decoder: Decoder) -> None:
     """Read one value, without recursion: `open_lists` holds how many values each open list or object
     lacks.
     """
@@ -334,8 +324,8 @@ def _read_any(decoder: Decoder, nesting_max: int) -> None:
             decoder.read_var_bytes()
         tag = decoder.read_byte()
         if tag in (0x75, 0x76):
-            if len(open_lists) > nesting_max:
-                raise BadUpdate(f"a value is nested more than {nesting_max} levels deep")
+            if len(open_lists) > MAX_NESTING:
+                raise BadUpdate(f"a value is nested more than {MAX_NESTING} levels deep")
             open_lists.append((read_count(decoder, tag - 0x74), tag == 0x76))
         elif tag in (0x77, 0x74):
             decoder.read_var_bytes()

@@ -17,6 +17,7 @@ from crdt import awareness, hocuspocus, y_websocket
 from crdt.document import Document
 from crdt.lib0 import write_var_uint
 from crdt.messages import Awareness, Message, SyncStep1, SyncStep2, Update
+from crdt.updates import MAX_NESTING
 from tests.unit.crdt.peers import Editor, content, history
 from tmi.domain.errors import BadFrame
 
@@ -36,12 +37,16 @@ def _quiet_panics() -> Iterator[None]:
     os.environ.pop("RUST_BACKTRACE") if before is None else os.environ.update(RUST_BACKTRACE=before)
 
 
+EDGES = [write_var_uint(number) for number in (0, 2**31, 2**32 - 9, 2**32 - 2, 2**32 - 1, 2**32)]
+"""Where clocks of 32 bits end."""
+
+
 def mutated(frame: bytes, choice: random.Random) -> bytes:
-    """The frame with one to three bytes changed, lost, doubled or cut off."""
+    """The frame with one to three bytes changed, lost, doubled or cut off, or a number at its edges."""
     bad = bytearray(frame)
     for _ in range(choice.randrange(1, 4)):
         at = choice.randrange(len(bad) + 1)
-        match choice.randrange(6):
+        match choice.randrange(8):
             case 0 if at < len(bad):
                 bad[at] = choice.randrange(256)
             case 1 if at < len(bad):
@@ -52,6 +57,10 @@ def mutated(frame: bytes, choice: random.Random) -> bytes:
                 bad[at:at] = choice.choice((b"\0", b"\1", b"\x7f", b"\x80", b"\xff", b"\xff\xff\xff\x7f"))
             case 4:
                 del bad[at:]
+            case 5:
+                bad[at : at + 1] = choice.choice(EDGES)
+            case 6:
+                bad[at : at + 1] = choice.choice((b"\0", b"\1", b"\x81", b"\n")) + choice.choice(EDGES)
             case _:
                 bad[at:at] = bad[at : at + choice.randrange(8)]
     return bytes(bad)
@@ -92,6 +101,7 @@ class Target:
         copy = Document.load(self.document.encode(), [])
         assert 0 == copy.rejected
         assert not copy.would_add(self.document.encode())
+        assert content(copy.doc) == content(self.document.doc)
 
 
 def frames(target: Target) -> list[bytes]:
@@ -209,7 +219,7 @@ def test_a_bomb_in_a_state_vector_or_in_awareness_allocates_nothing() -> None:
 @pytest.mark.parametrize("opening", [b"\x75\1", b"\x76\1\1a", b"\x75\2\x7e", b"\x76\2\1a\x7e\1b"])
 def test_nesting_that_would_overflow_the_stack_is_refused(opening: bytes) -> None:
     document = Document()
-    for levels in (5_000, 50_000, 200_000):
+    for levels in (MAX_NESTING + 1, 50_000, 200_000):
         bomb = IN_ROOT + b"\1" + opening * levels + b"\x7e\0"
         with pytest.raises(BadFrame):
             document.apply(bomb)
@@ -219,7 +229,7 @@ def test_nesting_that_would_overflow_the_stack_is_refused(opening: bytes) -> Non
 
 def test_nesting_that_the_stack_holds_can_be_applied_encoded_and_dropped() -> None:
     document = Document()
-    assert document.apply(IN_ROOT + b"\1" + b"\x75\1" * 4_000 + b"\x7e\0").adds
+    assert document.apply(IN_ROOT + b"\1" + b"\x75\1" * MAX_NESTING + b"\x7e\0").adds
     copy = Document.load(document.encode(), [document.encode()])
     assert copy.encode() == document.encode()
     assert document.apply(bytes.fromhex("00010701" + "0001")).adds

@@ -444,7 +444,7 @@ def test_what_has_a_gap_before_it_does_not_follow() -> None:
 
 
 def test_a_refused_update_makes_all_of_them_go_one_by_one() -> None:
-    updates = [*editor().updates, bytes.fromhex("010163003f00")]
+    updates = [*editor().updates, bytes.fromhex("0101630028010163016b01" + "3f00")]
     document, reached = Document(), dict[bytes, int]()
     assert all(document.follows(update, reached) for update in updates)
     assert (None, updates) == document.apply_together(updates, reached)
