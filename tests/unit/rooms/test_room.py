@@ -298,7 +298,7 @@ def test_who_may_no_longer_read_is_closed_4403() -> None:
 
 
 MALFORMED = b"\x01\x02\x03"
-UNDECODABLE = b"\x01\x01\x63\x00\x3f\x00"
+UNDECODABLE = b"\x01\x01\x63\x00\x28\x01\x01m\x01k\x01\x3f\x00"
 """It begins as an update of client 99 does, and only pycrdt finds out."""
 
 
