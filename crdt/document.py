@@ -180,8 +180,10 @@ class Document(Integrated):
         A hot path: 6.5 us for an edit of 44 bytes, of which pycrdt takes 3.5.
         """
         sections = check_update(update)
-        if len(self._pending.update) + len(update) > MAX_PENDING_BYTES and self._must_wait(update, sections):
-            raise TooMuchPending("too much waits for updates that never came")
+        if len(self._pending.update) + len(update) > MAX_PENDING_BYTES:
+            sections = sections or read_structs(update)
+            if self._must_wait(update, sections):
+                raise TooMuchPending("too much waits for updates that never came")
         return self._apply(update, sections)
 
     def follows(self, update: bytes, reached: dict[bytes, int]) -> bool:
@@ -365,10 +367,10 @@ class Document(Integrated):
         """What of the update is not in the document."""
         return not_integrated(update, self._doc.get_state())
 
-    def _must_wait(self, update: bytes, sections: Sections | None) -> bool:
+    def _must_wait(self, update: bytes, sections: Sections) -> bool:
         """Whether the update begins with something that cannot be integrated now, for all of its clients."""
         clocks = read_state_vector(self.state_vector())
-        if sections is not None and sections.begin(clocks):
+        if sections.begin(clocks):
             return False
         waiting = difference(merge_two(self._pending.update, update), self.state_vector())
         heads = read_update(waiting).heads
@@ -390,12 +392,12 @@ class Document(Integrated):
 
     def would_grow(self, update: bytes) -> bool:
         """Whether `apply` would bring in more than deletes. Raises BadUpdate."""
-        check_update(update)
+        read_structs(update)
         return difference(update, self.state_vector())[0] != 0
 
     def would_add(self, update: bytes) -> bool:
         """Whether `apply` would change anything. Raises BadUpdate."""
-        check_update(update)
+        read_structs(update)
         if self._not_integrated(self._with_pending(update)).ids != self._pending.ids:
             return True
         clocks = self.state_vector()

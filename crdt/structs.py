@@ -20,6 +20,7 @@ from crdt.updates import (
     VALUE_BYTES,
     checked_clock,
     is_suspect,
+    read_client,
     read_clocks,
     read_count,
 )
@@ -62,7 +63,7 @@ class Section:
 
 @dataclass(frozen=True, slots=True)
 class Sections:
-    """All that an update holds. A client may have several sections in what no Yjs client writes."""
+    """All that an update holds."""
 
     sections: list[Section]
     deletes_at: int
@@ -76,8 +77,7 @@ class Sections:
 
     def follow(self, clocks: Mapping[int, int]) -> bool:
         """Whether every client's structs follow without a gap on what `clocks` says is there."""
-        clients = {section.client for section in self.sections}
-        return len(clients) == len(self.sections) and not any(
+        return not any(
             section.has_skips or section.clocks[0] > clocks.get(section.client, 0)
             for section in self.sections
         )
@@ -121,10 +121,11 @@ def read_by_steps(update: bytes, values_max: int = _ANY_NUMBER) -> Generator[Non
     try:
         decoder = Decoder(update)
         sections: list[Section] = []
+        clients: set[int] = set()
         read = 0
         for _ in range(read_count(decoder, 4)):
             count = read_count(decoder, 2)
-            section = Section(decoder.read_var_uint())
+            section = Section(read_client(decoder, clients))
             sections.append(section)
             read += count + 1
             if read > _READ_AT_ONCE:

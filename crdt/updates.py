@@ -11,6 +11,7 @@ What can go wrong (yrs 0.28, in pycrdt 0.14.13)
 - Clocks are added up in 32 bits. A struct that claims clocks without holding anything (GC, Deleted, Skip)
   can go past the end, and a GC of no clock at all at 0 does, too: then pycrdt panics, finds another struct
   than was meant, or reads memory that is none of its own, and what it encodes lacks that client's structs.
+- Two sections of one client in an update make it read memory that is none of its own, or run for ever.
 - It reads what no Yjs client of today writes otherwise than Yjs: one string too many in ContentJSON, no name
   for Y.XmlHook, and a kind without its fifth bit. What follows would be taken for something else here.
 
@@ -98,8 +99,9 @@ def read_update(update: bytes) -> Shape:
     try:
         structs: Ranges = {}
         heads: dict[int, tuple[int, Sequence[Id]]] = {}
+        clients: set[int] = set()
         for _ in range(read_count(decoder, _SMALLEST_SECTION_BYTES)):
-            _read_section(decoder, structs, heads)
+            _read_section(decoder, clients, structs, heads)
         deletes_at = decoder.position
         deletes = read_delete_set(decoder)
     except BadUpdate:
@@ -117,9 +119,10 @@ def split_at_gaps(update: bytes, clocks: Mapping[int, int]) -> tuple[bytes, byte
     decoder = Decoder(update)
     following: list[bytes] = []
     behind: list[bytes] = []
+    clients: set[int] = set()
     try:
         for _ in range(read_count(decoder, _SMALLEST_SECTION_BYTES)):
-            _split_section(update, decoder, clocks, following, behind)
+            _split_section(update, decoder, clients, clocks, following, behind)
         deletes = update[decoder.position :]
         read_delete_set(decoder)
     except BadUpdate:
@@ -133,11 +136,16 @@ def split_at_gaps(update: bytes, clocks: Mapping[int, int]) -> tuple[bytes, byte
 
 
 def _split_section(
-    update: bytes, decoder: Decoder, clocks: Mapping[int, int], following: list[bytes], behind: list[bytes]
+    update: bytes,
+    decoder: Decoder,
+    clients: set[int],
+    clocks: Mapping[int, int],
+    following: list[bytes],
+    behind: list[bytes],
 ) -> None:
     """Cut one client's structs at the first gap; Skips inside the rear part stay what they are."""
     count = read_count(decoder, 2)
-    client = decoder.read_var_uint()
+    client = read_client(decoder, clients)
     clock = first = decoder.read_var_uint()
     begin = decoder.position
     taken, is_behind = 0, first > clocks.get(client, 0)
@@ -195,12 +203,23 @@ def read_delete_set(decoder: Decoder) -> Ranges:
     return deletes
 
 
-def _read_section(decoder: Decoder, structs: Ranges, heads: dict[int, tuple[int, Sequence[Id]]]) -> None:
+def read_client(decoder: Decoder, clients: set[int]) -> int:
+    """The client of a section, which is added to those before. Raises BadUpdate where it is among them."""
+    client = decoder.read_var_uint()
+    if client in clients:
+        raise BadUpdate("two sections of one client")
+    clients.add(client)
+    return client
+
+
+def _read_section(
+    decoder: Decoder, clients: set[int], structs: Ranges, heads: dict[int, tuple[int, Sequence[Id]]]
+) -> None:
     """Read the structs of one client."""
     count = read_count(decoder, 2)
-    client = decoder.read_var_uint()
+    client = read_client(decoder, clients)
     clock = decoder.read_var_uint()
-    ranges = structs.setdefault(client, [])
+    ranges = structs[client] = []
     for _ in range(count):
         info = decoder.read_byte()
         kind = info & 0x1F
@@ -214,7 +233,7 @@ def _read_section(decoder: Decoder, structs: Ranges, heads: dict[int, tuple[int,
         if end == clock:
             continue  # nothing: pycrdt drops it too
         if not ranges:
-            heads.setdefault(client, (clock, places))
+            heads[client] = (clock, places)
         if ranges and ranges[-1][1] == clock:
             ranges[-1] = (ranges[-1][0], end)
         else:

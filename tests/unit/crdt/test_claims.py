@@ -72,7 +72,8 @@ HARMFUL = {
     "Y.XmlHook": update_of(b"\x07" + IN_A_TEXT + b"\x05", b"\0\1"),
     "ContentJSON": update_of(b"\x02" + IN_A_TEXT + b"\x01\x011"),
     "a fifth bit": update_of(b"\x18" + IN_A_TEXT + b"\x01\x7d\x01"),
-    "two sections": bytes.fromhex("02 01 08 00 28010563656c6c730171017d01 01 07 00 0000 00"),
+    "two clients": bytes.fromhex("02 01 08 00 28010563656c6c730171017d01 01 07 00 0000 00"),
+    "two sections of a client": bytes.fromhex("02 01 07 07 8407060161 01 07 07 8407060162 00"),
     **{
         f"{kind.hex()} of {claimed} {where}": update_of(*before, kind + write_var_uint(claimed), *after)
         for kind in (GC, SKIP, *DELETED)
@@ -101,6 +102,15 @@ def test_every_reader_has_the_same_bound(read: Callable[[bytes], object], kind: 
     read(update_of(kind + write_var_uint(MAX_CLOCK - 7)))
     with pytest.raises(BadUpdate, match="clock"):
         read(update_of(kind + write_var_uint(MAX_CLOCK - 6)))
+
+
+@pytest.mark.parametrize("read", READERS[:2])
+def test_what_is_only_asked_about_is_read_as_closely(read: Callable[[bytes], object]) -> None:
+    document = Document.load(None, edited())
+    for harmful in (HARMFUL["two sections of a client"], HARMFUL["nothing at the beginning"]):
+        for ask in (read, document.would_add, document.would_grow):
+            with pytest.raises(BadUpdate):
+                ask(harmful)
 
 
 @pytest.mark.parametrize("level", [3, 200, MAX_NESTING])
