@@ -18,9 +18,14 @@ class Pending(NamedTuple):
     """Each client's first struct, and what it is placed by."""
 
     def is_ready(self, clocks: Mapping[int, int]) -> bool:
-        """Whether any of it waits no longer."""
+        """Whether any of it waits no longer, or something else came for its clocks, as no Yjs client has it:
+        encoded with the document, what waits could win.
+        """
         _, deletes = self.ids
-        return any(is_ready(client, head, clocks) for client, head in self.heads.items()) or any(
+        return any(
+            head[0] < clocks.get(client, 0) or is_ready(client, head, clocks)
+            for client, head in self.heads.items()
+        ) or any(
             start < clocks.get(client, 0) for client, ranges in deletes.items() for start, _ in ranges
         )
 

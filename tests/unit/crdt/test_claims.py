@@ -5,7 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from pycrdt import Doc, Map
+from pycrdt import Doc, Map, Text
 
 from crdt.document import Document
 from crdt.lib0 import write_var_uint
@@ -150,6 +150,34 @@ def test_the_log_says_nothing_about_clocks_that_were_there_already() -> None:
     assert {7: [(7, 8)]} == read_update(kept).structs
     for rows in ([*updates, kept], [kept, *updates], [merge([kept, *updates])]):
         assert content(document.doc) == content(Document.load(None, rows).doc)
+
+
+@pytest.mark.parametrize("before", [0, 1, 600])
+def test_what_waits_for_ever_hides_nothing_that_came_for_the_same_clocks(before: int) -> None:
+    """Nor what others built on it, however the log is read."""
+    forger = Editor(9)
+    forger.text.insert(0, "forged")
+    waits = update_of(b"\x84\xe7\x07\x00\x06never!", client=9, clock=0)
+    other = Editor(7)
+    for number in range(before):
+        other.cells["a"] = number
+    other.receive(*forger.updates)
+    other.text.insert(3, "built on it")
+    updates = [waits, *forger.updates, *other.updates]
+    live = Document()
+    kept = [live.apply(update).journal for update in updates]
+    assert "forbuilt on itged" == str(live.doc.get("text", type=Text))
+    assert not live.pending
+    stepped = Document.load_by_steps(None, kept)
+    while True:
+        try:
+            next(stepped)
+        except StopIteration as end:
+            by_steps = end.value
+            break
+    for loaded in (by_steps, Document.load(None, kept), Document.load(kept[0], kept[1:])):
+        assert (content(live.doc), False) == (content(loaded.doc), loaded.pending)
+        assert 0 == loaded.rejected
 
 
 def test_the_log_keeps_what_waits_and_what_went_in_of_one_update() -> None:
