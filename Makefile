@@ -127,7 +127,7 @@ api-differences: $(DEV)
 .PHONY: schemathesis interop-1000 kill-100 hands-500 pause-100 revoke-100 fuzz simulate-10000 soak failover chaos emptied-100
 
 fuzz: $(DEV)
-	TMI_FUZZ_FRAMES=1000000 $(BIN)/python -m pytest tests/security/test_frames_fuzz.py tests/security/test_live_fuzz.py $(ARGS)
+	TMI_FUZZ_FRAMES=1000000 $(BIN)/python -m pytest tests/security/test_frames_fuzz.py tests/security/test_forged_updates.py tests/security/test_live_fuzz.py $(ARGS)
 
 schemathesis: $(DEV)
 	TMI_SCHEMATHESIS_S=600 TMI_SCHEMATHESIS_PHASES=examples,coverage,fuzzing TMI_SCHEMATHESIS_EXAMPLES=200 \

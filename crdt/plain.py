@@ -54,7 +54,7 @@ def begins_plainly(update: bytes) -> tuple[bytes, int, int, int] | None:
         at += 1
         if byte < 0x80:
             structs = update[1]
-            if clock >= MAX_CLOCK or not (
+            if clock + end > MAX_CLOCK or not (
                 (structs == 1 and update[at] in _HOLDING) or _all_hold(update, at, structs)
             ):
                 return None

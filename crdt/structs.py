@@ -211,7 +211,7 @@ def _read_section(
         if clock == clocks[-1]:
             section.has_nothing = True
     begins.append(at)
-    clocks.append(clock)
+    clocks.append(checked_clock(clock))
     decoder.seek(at)
 
 

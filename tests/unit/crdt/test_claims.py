@@ -46,7 +46,7 @@ def edited() -> list[bytes]:
 
 
 def update_of(*structs: bytes, client: int = 7, clock: int = 7) -> bytes:
-    head = b"\1" + bytes([len(structs)]) + write_var_uint(client) + write_var_uint(clock)
+    head = b"\1" + write_var_uint(len(structs)) + write_var_uint(client) + write_var_uint(clock)
     return head + b"".join(structs) + b"\0"
 
 
@@ -68,6 +68,7 @@ HARMFUL = {
     "nothing, and then something": update_of(GC + b"\0", ITEM, clock=0),
     "nothing behind something": update_of(ITEM, GC + b"\0"),
     "late": update_of(ITEM, clock=MAX_CLOCK),
+    "late, two of them": update_of(ITEM, ITEM, clock=MAX_CLOCK - 1),
     "later than 32 bits": update_of(GC + b"\1", clock=2**32),
     "Y.XmlHook": update_of(b"\x07" + IN_A_TEXT + b"\x05", b"\0\1"),
     "ContentJSON": update_of(b"\x02" + IN_A_TEXT + b"\x01\x011"),
@@ -102,6 +103,19 @@ def test_every_reader_has_the_same_bound(read: Callable[[bytes], object], kind: 
     read(update_of(kind + write_var_uint(MAX_CLOCK - 7)))
     with pytest.raises(BadUpdate, match="clock"):
         read(update_of(kind + write_var_uint(MAX_CLOCK - 6)))
+
+
+@pytest.mark.parametrize("read", READERS)
+@pytest.mark.parametrize("structs", [1, 200])
+def test_what_holds_its_clocks_has_the_same_bound(read: Callable[[bytes], object], structs: int) -> None:
+    """200 take two bytes, and are read always."""
+    at_the_end = update_of(*[ITEM] * structs, clock=MAX_CLOCK - structs)
+    read(at_the_end)
+    assert begins_plainly(at_the_end) is None
+    past = update_of(*[ITEM] * structs, clock=MAX_CLOCK - structs + 1)
+    assert begins_plainly(past) is None
+    with pytest.raises(BadUpdate, match="clock"):
+        read(past)
 
 
 @pytest.mark.parametrize("read", READERS[:2])
