@@ -46,6 +46,7 @@ _LONE_MAX_BYTES = 64 * 1024
 
 _LOADED_TOGETHER = 512
 _LOADED_IN_ORDER = 64
+"""Updates in one step; they cost more one by one."""
 
 TAKEN_AT_ONCE_BYTES = 512 * 1024
 """A state up to this size is integrated in one go, in 10 ms."""
@@ -412,7 +413,10 @@ class Document(Integrated):
         return difference(update, self.state_vector())[0] != 0
 
     def would_add(self, update: bytes) -> bool:
-        """Whether `apply` would change anything. Raises BadUpdate."""
+        """Whether `apply` would change anything. Raises BadUpdate.
+
+        The update is read whole, so a large one costs about as much as to apply it.
+        """
         read_structs(update)
         if self._not_integrated(self._with_pending(update)).ids != self._pending.ids:
             return True

@@ -66,7 +66,7 @@ def begins_plainly(update: bytes) -> tuple[bytes, int, int, int] | None:
 def _all_hold(update: bytes, at: int, structs: int) -> bool:
     """Whether so many structs can be read, and none takes clocks without holding as much.
 
-    0.7 us a struct for what editors write all the time.
+    1 us a struct for what editors write all the time.
     """
     try:
         for _ in range(structs):

@@ -30,8 +30,9 @@ from crdt.ranges import Ranges
 from tmi.domain.errors import BadFrame, BadUpdate
 
 MAX_NESTING = 1024
-"""Levels of lists and objects inside one JSON value. pycrdt takes half a kilobyte of stack for each, and some
-threads have a megabyte. Who reads an update later may refuse none that was let in unread: there is one limit.
+"""Levels of lists and objects inside one JSON value. pycrdt takes half a kilobyte of stack for each: so many
+fit into 0.75 MiB, 4,090 do not into 2. Who reads an update later may refuse none that was let in unread:
+there is one limit.
 """
 
 MAX_CLOCK = 2**31
