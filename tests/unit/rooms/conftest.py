@@ -29,8 +29,9 @@ from tmi.domain.model import NewThreatModel, User
 from tmi.domain.ports import ThreatModelChange
 from tmi.domain.roles import Grant, Principal, Role
 
+# The bound of what is unsaved leaves room for one edit of 20,000 bytes: at the bound its writer is sent away.
 LIMITS = RoomsLimits(
-    journal=JournalLimits(max_bytes=20_000, retry_min_s=0.005, retry_max_s=0.01),
+    journal=JournalLimits(max_bytes=40_000, retry_min_s=0.005, retry_max_s=0.01),
     snapshots=SnapshotLimits(min_weight=5_000),
     idle_s=0.05,
     sweep_s=0.01,
