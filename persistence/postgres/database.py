@@ -51,6 +51,18 @@ MIGRATION_LOCK_TIMEOUT_S = 600
 
 HOT_CONNECTIONS = 2
 READING_CONNECTIONS = 4
+PLANNED_ONCE = {
+    "plan_cache_mode": "force_generic_plan",
+    "enable_seqscan": "off",
+    "jit": "off",  # which a plan without an index would else seem to be worth
+}
+"""For connections with a few statements, whose rows are found by indexes whatever the statistics say: each is
+planned once, and so.
+
+Left to itself PostgreSQL 18 plans anew for each append, which takes as long as to run it, or reads all fences
+through while there are less than some 5,000 diagrams; and it checks foreign keys by a plan that may be of the
+time when a table was empty.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -254,21 +266,16 @@ class PostgresDatabase:
         return HotConnections(self._connect_hot, limit, self._options.connect_timeout_s)
 
     async def _connect_hot(self) -> Connection:
-        return await asyncpg.connect(**self._options.arguments())
+        arguments = self._options.arguments()
+        arguments["server_settings"] |= PLANNED_ONCE
+        return await asyncpg.connect(**arguments)
 
     async def _connect_reading(self) -> Connection:
-        """A connection on which each statement is planned once, since to plan a list takes as long as to make
-        it, and by indexes: what is read here is found by them, whatever the statistics say of a table that
-        belongs to few. Times as text are in UTC.
+        """To plan a list takes as long as to make it, and statistics mislead where a table belongs to few.
+        Times as text are in UTC.
         """
         arguments = self._options.arguments()
-        arguments["server_settings"] |= {
-            "plan_cache_mode": "force_generic_plan",
-            "enable_seqscan": "off",
-            "jit": "off",  # which a plan without an index would else seem to be worth
-            "TimeZone": "UTC",
-            "DateStyle": "ISO",
-        }
+        arguments["server_settings"] |= PLANNED_ONCE | {"TimeZone": "UTC", "DateStyle": "ISO"}
         return await asyncpg.connect(**arguments)
 
 
