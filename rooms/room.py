@@ -19,13 +19,16 @@ to the next room).
 """
 
 from collections import Counter
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Generator, Sequence
 from dataclasses import dataclass
 
 from crdt import y_websocket
 from crdt.document import Applied, Document
 from crdt.merging import EMPTY_UPDATE
 from crdt.messages import Awareness, Message, QueryAwareness, SyncStep1, SyncStep2, Update
+from crdt.pieces import NotWhole
+from crdt.plain import begins_plainly
+from crdt.structs import Sections, read_by_steps
 from rooms import closing
 from rooms.audience import READ_ONLY, Audience, Seat
 from rooms.bequest import Bequest
@@ -248,7 +251,7 @@ class Room(Audience):
         held = self._held
         is_small = self._size.clearly_allows(held.size + len(update))
         try:
-            return seat.may_edit and is_small and held.take(seat, update)
+            return seat.may_edit and is_small and not seat.is_occupied and held.take(seat, update)
         except BadFrame:
             return False  # it will be told when what came before it is applied
 
@@ -270,15 +273,84 @@ class Room(Audience):
         if update == EMPTY_UPDATE:  # as nearly everybody answers who comes
             return self._acknowledge_later(seat, syncs, updates)
         if not seat.may_edit:
-            if self.document.would_add(update):
-                if not seat.is_elsewhere:
-                    seat.refused += syncs + updates
-                return (Refuse(seat.number, READ_ONLY),)
-            return self._acknowledge_later(seat, syncs, updates)
+            return self._watched(seat, self.document.would_add(update), (syncs, updates))
         if not self._size.allows(update, now):
             self.refusals["document_size"] += 1
             return self._end(seat.number, closing.DOCUMENT_TOO_LARGE, TOO_LARGE, now)
         return self._accept(seat, update, seat.author, origin, (syncs, updates), now)
+
+    def _watched(self, seat: Seat, adds: bool, worth: tuple[int, int]) -> Effects:
+        """Somebody who may not edit has sent something; `adds`: that is new."""
+        if not adds:
+            return self._acknowledge_later(seat, *worth)
+        if not seat.is_elsewhere:
+            seat.refused += sum(worth)
+        return (Refuse(seat.number, READ_ONLY),)
+
+    def edit_by_steps(
+        self, number: SessionNumber, message: SyncStep2 | Update
+    ) -> Generator[Effects, float, None] | None:
+        """As `receive`, for a large edit: each step wants to know the time, tells its effects and takes some
+        milliseconds. None: it is for `receive`. Until the last step no other edit of the session is.
+        """
+        seat, update = self._sessions.get(number), message.update
+        if seat is None or not self.is_open or self.document.tears(update):
+            return None
+        if begins_plainly(update) is not None:  # few structs, whatever is in them
+            return None
+        if seat.may_edit and not self._size.clearly_allows(self._held.size + len(update)):
+            return None
+        origin = Origin.SYNC if isinstance(message, SyncStep2) else Origin.UPDATE
+        return self._edit_by_steps(seat, update, origin)
+
+    def _edit_by_steps(self, seat: Seat, update: bytes, origin: Origin) -> Generator[Effects, float, None]:
+        seat.is_occupied = True
+        now = yield NOTHING
+        try:
+            # What came before it may be held.
+            now = yield self._settle(now)
+            reading = read_by_steps(update)
+            while True:
+                try:
+                    next(reading)
+                except StopIteration as end:
+                    read: Sections = end.value
+                    break
+                now = yield NOTHING
+            try:
+                is_taken = seat.may_edit and (yield from self._take_pieces(seat, update, read, origin))
+            except NotWhole:
+                yield [*self._settle(now), *self._edit(seat, update, origin, now)]
+            else:
+                worth = seat.worth(origin)
+                if is_taken:
+                    yield self._acknowledge_later(seat, *worth)
+                else:
+                    yield self._watched(seat, self.document.adds(update, read), worth)
+        except BadFrame as fault:
+            yield self._blame(seat.number, fault, now)
+        finally:
+            seat.is_occupied = False
+
+    def _take_pieces(
+        self, seat: Seat, update: bytes, read: Sections, origin: Origin
+    ) -> Generator[Effects, float, bool]:
+        """Whether all of it was taken: the role may be lost meanwhile."""
+        for piece in self.document.pieces_of(update, read):
+            now = yield NOTHING
+            if not seat.may_edit:
+                return False
+            if piece is None:
+                continue
+            effects = self._settle(now)
+            applied, is_whole = self.document.apply_piece(piece)
+            self._edits.count(now)
+            if applied.adds:
+                self._take_in(effects, applied, piece, seat, seat.author, origin, now)
+            yield effects
+            if not is_whole:
+                raise NotWhole("the rest of a piece was refused")
+        return True
 
     def _accept(
         self,
@@ -300,14 +372,21 @@ class Room(Audience):
         if not applied.adds:
             return self._acknowledge_later(seat, syncs, updates)
         effects: list[Effect] = []
-        self._number(effects, applied.journal, author, origin)
-        source = seat.number if applied.relay == update else None
-        effects.extend(self._relay_later(applied.relay, source, now))
+        self._take_in(effects, applied, update, seat, author, origin, now)
         if seat.wants_acknowledgements:
             self._unsaved.wait(effects, seat.number, syncs, updates)
         if applied.gap:
             effects.extend(self._ask_for_gap(seat))
         return effects
+
+    def _take_in(
+        self, effects: list[Effect], applied: Applied, update: bytes, seat: Seat, author: UserId | None,
+        origin: Origin, now: float,
+    ) -> None:  # fmt: skip
+        """Number what was applied, and have it sent to everybody else."""
+        self._number(effects, applied.journal, author, origin)
+        source = seat.number if applied.relay == update else None
+        effects.extend(self._relay_later(applied.relay, source, now))
 
     def bring(
         self, number: SessionNumber, update: bytes, author: UserId | None, origin: Origin, now: float
