@@ -3,9 +3,8 @@
 To read an edit of 3 MB and have it integrated takes 0.2 s. So it is read by steps, and what is in it goes in
 as many small edits would, by turns with whatever else is costly (`Ticker.paced`); what others write in
 between is in nobody's way. What its author sends meanwhile waits for its end, also that the author has left:
-all of it is acknowledged in the order sent. So it is with clients of this node; a large edit that another
-node passes on goes in at once. Where the edit cannot be parted (`crdt/pieces.py`), it goes in at
-once when it has been read.
+all of it is acknowledged in the order sent. Where the edit cannot be parted (`crdt/pieces.py`), it goes in at
+once when it has been read. So does a large edit that another node passes on.
 """
 
 import logging
@@ -14,8 +13,8 @@ from collections.abc import Generator, Mapping
 from time import perf_counter
 
 from crdt.messages import SyncStep2, Update
+from rooms.edits import EditedDocument
 from rooms.effects import NOTHING, Effects, SessionNumber
-from rooms.room import Room
 from rooms.session import Session
 from rooms.ticker import Ticker
 
@@ -49,7 +48,9 @@ class LargeEdits:
 
     __slots__ = ("_room", "_sessions", "_ticker", "_works")
 
-    def __init__(self, room: Room, sessions: Mapping[SessionNumber, Session], ticker: Ticker) -> None:
+    def __init__(
+        self, room: EditedDocument, sessions: Mapping[SessionNumber, Session], ticker: Ticker
+    ) -> None:
         self._room = room
         self._sessions = sessions
         self._ticker = ticker

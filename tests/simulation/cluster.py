@@ -23,13 +23,14 @@ from crdt.document import Document
 from crdt.messages import Awareness, SyncStep1, SyncStep2, Update
 from crdt.updates import read_state_vector
 from rooms import closing
+from rooms.edits import RoomLimits
 from rooms.nodes.ends import FollowersEnd, OwnersEnd
 from rooms.nodes.following import ReplicaRunner
 from rooms.nodes.messages import Answered, Channel, Hear, Message, Tell, decode, encode
 from rooms.nodes.mirror import Answer, Mirror
 from rooms.nodes.replica import Replica, ReplicaLimits
 from rooms.peer import Member
-from rooms.room import Room, RoomLimits
+from rooms.room import Room
 from rooms.runner import RoomRunner
 from rooms.session import Session
 from rooms.ticker import Ticker
