@@ -28,8 +28,9 @@ import pycrdt
 from crdt.integrated import Integrated, built_by_steps
 from crdt.merging import EMPTY_STATE_VECTOR, EMPTY_UPDATE, difference, merge, merge_two
 from crdt.pending import NOTHING_PENDING, Pending, is_ready, not_integrated
+from crdt.pieces import pieces_of
 from crdt.plain import begins_plainly, placeholder
-from crdt.ranges import Ranges, covers
+from crdt.ranges import Ranges, covers, from_clocks, until_clocks
 from crdt.structs import READ_FAST_BYTES, Sections, check_update, read_structs
 from crdt.updates import read_state_vector, read_update, split_at_gaps
 from tmi.domain.errors import BadUpdate, TooMuchPending
@@ -76,7 +77,7 @@ class Applied(NamedTuple):
 class Document(Integrated):
     """A Yjs document with what is pending in it. One thread at a time."""
 
-    __slots__ = ("_hopeless", "_pending", "_reached", "rejected")
+    __slots__ = ("_hopeless", "_parts", "_pending", "_reached", "rejected")
 
     def __init__(self) -> None:
         super().__init__()
@@ -86,6 +87,8 @@ class Document(Integrated):
         self._hopeless: tuple[Ranges, Ranges] | None = (
             None  # what healing did not help; it is not tried twice
         )
+        self._parts = 0
+        """How often pycrdt has taken an update in part and refused the rest."""
         self._reached: dict[bytes, int] = {}
         """Encoded client to a clock that it has reached, or passed."""
 
@@ -202,6 +205,23 @@ class Document(Integrated):
             if self._must_wait(update, sections):
                 raise TooMuchPending("too much waits for updates that never came")
         return self._apply(update, sections)
+
+    def pieces_of(self, update: bytes, read: Sections) -> Generator[bytes | None, None, None]:
+        """What a large update that was read brings, in pieces for `apply_piece`, in their order; None now and
+        then, as it takes milliseconds to find the next one. The document may change meanwhile.
+
+        Raises NotWhole before the first piece: it has to be applied in one go.
+        """
+        return pieces_of(update, read, read_state_vector(self.state_vector()))
+
+    def apply_piece(self, piece: bytes) -> tuple[Applied, bool]:
+        """Integrate a piece of an update, of `pieces_of`. Raises BadUpdate.
+
+        False: pycrdt has refused a part of it, so those after it may not follow any more.
+        """
+        parts = self._parts
+        applied = self._apply_following(piece)
+        return applied, parts == self._parts
 
     def follows(self, update: bytes, reached: dict[bytes, int]) -> bool:
         """Whether an update of one client has no gap before it, once all that `reached` tells of is there.
@@ -320,6 +340,7 @@ class Document(Integrated):
     def _keep_part(self) -> Applied:
         """pycrdt failed after it took a part of the update: that part is what was applied."""
         kept = self._told()
+        self._parts += 1
         self._start_anew()
         return self._keep(kept)
 
@@ -417,12 +438,19 @@ class Document(Integrated):
 
         The update is read whole, so a large one costs about as much as to apply it.
         """
-        read_structs(update)
-        if self._not_integrated(self._with_pending(update)).ids != self._pending.ids:
+        return self.adds(update, read_structs(update))
+
+    def adds(self, update: bytes, read: Sections) -> bool:
+        """As `would_add`, for an update that is read."""
+        clocks = read_state_vector(self.state_vector())
+        if self._pending is NOTHING_PENDING and not any(section.has_skips for section in read.sections):
+            is_news = any(section.clocks[-1] > clocks.get(section.client, 0) for section in read.sections)
+            if is_news or from_clocks(read.deletes, clocks):
+                return True
+        elif self._not_integrated(self._with_pending(update)).ids != self._pending.ids:
             return True
-        clocks = self.state_vector()
-        known = read_update(difference(update, clocks)).deletes
-        return bool(known) and not covers(self._deletes(), known, read_state_vector(clocks))
+        known = until_clocks(read.deletes, clocks)
+        return bool(known) and not covers(self._deletes(), known, clocks)
 
 
 def _says_the_same(integrated: bytes, update: bytes) -> bool:

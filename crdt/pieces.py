@@ -2,7 +2,8 @@
 
 pycrdt keeps the interpreter while it integrates: a state of 8 MiB would stop a process for 0.2 s. A piece
 holds some structs of each client, and none that is placed by a struct of a later piece: so a document that
-has taken the first pieces lacks what follows, and has nothing pending.
+has taken the first pieces lacks what follows, and has nothing pending. What others write between two pieces
+is in nobody's way.
 
 An update is read once (`crdt/structs.py`), which takes as long as integrating it. Then its structs are
 brought into an order: as far into one client's as they go, and where one is placed by another client's that
@@ -33,7 +34,7 @@ _NO_DELETES = b"\x00"
 
 
 class NotWhole(Exception):
-    """The update is malformed, or something of it builds on what is not in it."""
+    """The update is malformed, or something of it builds on what is neither in it nor in the document."""
 
 
 @dataclass(slots=True)
@@ -62,9 +63,20 @@ def pieces(update: bytes, max_bytes: int = PIECE_BYTES) -> Generator[bytes | Non
         read = yield from read_by_steps(update, _VALUES_MAX)
     except BadUpdate as error:
         raise NotWhole(error.detail) from None
-    lines = {section.client: _Line(section) for section in read.sections}
-    _check(read, lines)
-    runs = yield from _in_order(lines)
+    yield from pieces_of(update, read, {}, max_bytes)
+    return {section.client: section.clocks[-1] for section in read.sections if section.clocks[-1]}
+
+
+def pieces_of(
+    update: bytes, read: Sections, known: Mapping[int, int], max_bytes: int = PIECE_BYTES
+) -> Generator[bytes | None, None, None]:
+    """As `pieces`, for an update that is read, and a document that has all before these clocks.
+
+    Structs that are there already are left out. Raises NotWhole, before the first piece.
+    """
+    lines = {section.client: _line(section, known.get(section.client, 0)) for section in read.sections}
+    _check(read, lines, known)
+    runs = yield from _in_order(lines, known)
     taken: dict[int, Run] = {}
     size = 0
     for section, first, last in runs:
@@ -83,7 +95,11 @@ def pieces(update: bytes, max_bytes: int = PIECE_BYTES) -> Generator[bytes | Non
         yield _encode(update, taken.values())
     for deletes in _in_parts(read.deletes):
         yield b"\x00" + encode_delete_set(deletes)
-    return {section.client: section.clocks[-1] for section in read.sections if section.clocks[-1]}
+
+
+def _line(section: Section, clock: int) -> _Line:
+    """What is before this clock counts as taken."""
+    return _Line(section, max(bisect_right(section.clocks, clock) - 1, 0))
 
 
 def _in_parts(deletes: Ranges) -> Iterator[Ranges]:
@@ -101,8 +117,8 @@ def _in_parts(deletes: Ranges) -> Iterator[Ranges]:
         yield part
 
 
-def _check(read: Sections, lines: Mapping[int, _Line]) -> None:
-    if not read.follow({}):
+def _check(read: Sections, lines: Mapping[int, _Line], known: Mapping[int, int]) -> None:
+    if not read.follow(known):
         raise NotWhole("some structs are left out")
     if any(section.has_nothing for section in read.sections):
         raise NotWhole("a struct of nothing")
@@ -110,7 +126,8 @@ def _check(read: Sections, lines: Mapping[int, _Line]) -> None:
         raise NotWhole("a text whose characters may be torn apart")
     for client, ranges in read.deletes.items():
         line = lines.get(client)
-        if line is None or any(end > line.section.clocks[-1] for _, end in ranges):
+        there = max(known.get(client, 0), 0 if line is None else line.section.clocks[-1])
+        if any(end > there for _, end in ranges):
             raise NotWhole("something that is not there is deleted")
 
 
@@ -128,7 +145,7 @@ def _encode(update: bytes, runs: Iterable[Run]) -> bytes:
 # --- the order ------------------------------------------------------------------------------------
 
 
-def _in_order(lines: Mapping[int, _Line]) -> Generator[None, None, list[Run]]:
+def _in_order(lines: Mapping[int, _Line], known: Mapping[int, int]) -> Generator[None, None, list[Run]]:
     """All structs in runs."""
     runs: list[Run] = []
     tries = 0
@@ -140,7 +157,7 @@ def _in_order(lines: Mapping[int, _Line]) -> Generator[None, None, list[Run]]:
             if not tries % _ORDERED_AT_ONCE:
                 yield
             line.is_waiting = True
-            needed = _advance(line, upto, lines, runs)
+            needed = _advance(line, upto, lines, known, runs)
             if needed is None:
                 line.is_waiting = False
                 waiting.pop()
@@ -151,7 +168,9 @@ def _in_order(lines: Mapping[int, _Line]) -> Generator[None, None, list[Run]]:
     return runs
 
 
-def _advance(line: _Line, upto: int, lines: Mapping[int, _Line], runs: list[Run]) -> tuple[_Line, int] | None:
+def _advance(
+    line: _Line, upto: int, lines: Mapping[int, _Line], known: Mapping[int, int], runs: list[Run]
+) -> tuple[_Line, int] | None:
     """Take structs as far as possible; what is needed before the next, if it is placed by something that is
     not taken yet.
     """
@@ -161,13 +180,14 @@ def _advance(line: _Line, upto: int, lines: Mapping[int, _Line], runs: list[Run]
     needed = None
     while line.wait < len(waits) and (wait := waits[line.wait])[0] < upto:
         at, client, clock = wait
-        other = lines.get(client)
-        if other is None or clock >= other.section.clocks[-1]:
-            raise NotWhole("a struct is placed by one that is not there")
-        clocks = other.section.clocks
-        if clock >= clocks[other.taken]:
-            upto, needed = at, (other, bisect_right(clocks, clock))
-            break
+        if at >= first and clock >= known.get(client, 0):
+            other = lines.get(client)
+            if other is None or clock >= other.section.clocks[-1]:
+                raise NotWhole("a struct is placed by one that is not there")
+            clocks = other.section.clocks
+            if clock >= clocks[other.taken]:
+                upto, needed = at, (other, bisect_right(clocks, clock))
+                break
         line.wait += 1
     line.taken = upto
     if upto > first:

@@ -69,6 +69,8 @@ class Seat:
     """The document version at which it was last asked to fill a gap."""
     refused: int = 0
     """How many of its edits were refused."""
+    is_occupied: bool = False
+    """A large edit of it is on its way in, so what it sends meanwhile waits."""
     author: UserId | None = field(init=False)
     """Who may be said to have made its Updates."""
     answers: tuple[int, ...] = ()

@@ -43,8 +43,8 @@ from tmi.domain.roles import Role
 
 log = logging.getLogger(__name__)
 
-_LABORIOUS_BYTES = 64 * 1024
-"""Edits of this size may take more than moments to apply: 0.4 us a byte where all is keys."""
+_LABORIOUS_BYTES = 2 * 1024
+"""Edits of this size may take more than moments to apply: 0.25 us a byte where all is keys."""
 _WORK_BYTES_PER_S = 64 * 1024 * 1024
 """What that time counts for in its author's rate: eight times what a client may send by default."""
 _TEARING = 10
@@ -154,8 +154,16 @@ class Runner(Generic[RoomT]):
         began = perf_counter()
         self._receive(number, message)
         session = self._sessions.get(number)
-        if session is not None:
-            session.peer.answered(paid or int((perf_counter() - began) * _WORK_BYTES_PER_S))
+        if session is None:
+            return
+        if paid:
+            session.peer.answered(paid)
+        else:
+            self.worked(session, perf_counter() - began)
+
+    def worked(self, session: Session, took_s: float) -> None:
+        """A session pays for so many seconds of work."""
+        session.peer.answered(int(took_s * _WORK_BYTES_PER_S))
 
     def answer(self, session: Session, message: SyncStep1 | QueryAwareness) -> Effects:
         """Have the room answer a question; returns what was done for it."""
@@ -177,10 +185,14 @@ class Runner(Generic[RoomT]):
         try:
             return self.room.receive(number, message, self._ticker.now())
         except Exception:
-            self.faults += 1
             log.exception("room %s: a message could not be handled", self.room.diagram)
-            self.end_session(number, closing.INTERNAL_ERROR, "internal error")
+            self.failed(number)
             return NOTHING
+
+    def failed(self, number: SessionNumber) -> None:
+        """What a session sent could not be handled, and that is our fault: end it."""
+        self.faults += 1
+        self.end_session(number, closing.INTERNAL_ERROR, "internal error")
 
     def pause(self, number: SessionNumber) -> None:
         """Stop broadcasts to a slow reader."""

@@ -3,9 +3,9 @@
 from dataclasses import dataclass, field
 
 from rooms.database_watch import WatchLimits
+from rooms.edits import RoomLimits
 from rooms.handing_over import HandoverLimits
 from rooms.journal import JournalLimits
-from rooms.room import RoomLimits
 from rooms.snapshots import SnapshotLimits
 
 

@@ -66,6 +66,12 @@ class Peer(Protocol):
         a large edit of it took: it pays for them.
         """
 
+    def hold_back(self) -> None:
+        """Read no more of what it sends until `go_on`, where that is possible; what has arrived may come."""
+
+    def go_on(self) -> None:
+        """Read on, after `hold_back`."""
+
     def close(self, code: int, reason: str) -> None:
         """End the connection for this document (see WebSocket close codes in `rooms.closing`)."""
 

@@ -26,6 +26,15 @@ class Host(Protocol):
     def answer(self, session: "Session", message: SyncStep1 | QueryAwareness) -> Effects:
         """Have the room answer a question; returns what was done for it."""
 
+    def perform(self, effects: Effects) -> None:
+        """Do what the room asks for, in order."""
+
+    def failed(self, number: SessionNumber) -> None:
+        """What a session sent could not be handled, and that is our fault: end it."""
+
+    def worked(self, session: "Session", took_s: float) -> None:
+        """A session pays for so many seconds of work."""
+
     def take_turn(self, session: "Session") -> int:
         """Answer a session whose turn has come; how much that was, in bytes."""
 

@@ -100,7 +100,9 @@ class EndingSocket(ReadSocket):
         self.leave_gathering()
         self._release_held()
         self._closing = self._deaf = True
-        if self._rate is not None and self._rate.stop():
+        is_paused = self._rate is not None and self._rate.stop()
+        if is_paused or self._held_back:
+            self._held_back = 0
             self._read_on()  # the answer to our Close is behind what is unread
         self.write = discard
         self._fragments = None

@@ -174,6 +174,14 @@ class HocuspocusDocument(Informed):
         """It counts for the socket."""
         self.socket.charge(0, size)
 
+    def hold_back(self) -> None:
+        """The whole socket waits."""
+        self.socket.hold_back()
+
+    def go_on(self) -> None:
+        """See `hold_back`."""
+        self.socket.go_on()
+
     def close(self, code: int, reason: str) -> None:
         """End this document, or the whole socket where the client is to come back or is at fault."""
         if code in _ENDS_ALONE:

@@ -5,6 +5,7 @@
 - **Messages that are not whole** are bounded, for each client and for all of them together.
 - **Nobody is served for long at a stretch**: after many frames at once the others have their turn. One read
   brings little unless a large message is under way (`connection`).
+- **While a large edit goes in** that the client has sent, what it sends next waits with the client.
 - **By ticks**: who talks in a busy room is read when its tick is due (`rooms/gathering.py`).
 """
 
@@ -147,8 +148,23 @@ class ReadSocket(SocketState):
 
     @property
     def _is_unread(self) -> bool:
-        """For a while, since the client sends too much."""
-        return self._rate is not None and self._rate.is_pausing
+        """For a while, since the client sends too much, or something large that is worked on."""
+        return self._held_back > 0 or (self._rate is not None and self._rate.is_pausing)
+
+    def hold_back(self) -> None:
+        """Read no more until `go_on`; what has arrived is handled."""
+        tcp = self._tcp
+        if tcp is None or self._closing or tcp.is_closing():
+            return
+        self._held_back += 1
+        self.leave_gathering()
+        tcp.pause_reading()
+
+    def go_on(self) -> None:
+        """Read on, after as many calls as of `hold_back`."""
+        if self._held_back:
+            self._held_back -= 1
+            self._read_on()
 
     def _over_rate(self) -> None:
         """The allowance is used up: grant what time has brought since; is that too little, read no more for

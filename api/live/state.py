@@ -42,6 +42,7 @@ class SocketState(WSListener):
         "_heard",
         "_heard_at",
         "_held",
+        "_held_back",
         "_is_broken",
         "_kind",
         "_overdue",
@@ -84,6 +85,8 @@ class SocketState(WSListener):
         self._fragments: bytearray | None = None
         self._kind = _BINARY
         self._held: Held | None = None
+        self._held_back = 0
+        """So many large edits of it are on their way into rooms."""
         self._overdue = 0
         self._rate: Rate | None = None
         """Made when it is needed: most clients never come near their rate."""

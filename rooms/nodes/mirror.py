@@ -232,6 +232,12 @@ class _Seat:
     def answered(self, size: int) -> None:
         """Never: its replica answers it."""
 
+    def hold_back(self) -> None:
+        """Not possible: others come by the same link."""
+
+    def go_on(self) -> None:
+        """See `hold_back`."""
+
     def close(self, code: int, reason: str) -> None:
         self._mirror.sent_away(self._number, code, reason)
 
@@ -288,6 +294,12 @@ class _Follower:
 
     def answered(self, size: int) -> None:
         """A node has no rate."""
+
+    def hold_back(self) -> None:
+        """Not possible: its clients come by the same link."""
+
+    def go_on(self) -> None:
+        """See `hold_back`."""
 
     def close(self, code: int, reason: str) -> None:
         self._mirror.dismissed(code, reason)

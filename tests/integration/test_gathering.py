@@ -12,8 +12,8 @@ from api.live.socket import LiveSocket
 from crdt import awareness, y_websocket
 from crdt.awareness import Entry
 from crdt.messages import Awareness
+from rooms.edits import RoomLimits
 from rooms.limits import RoomsLimits
-from rooms.room import RoomLimits
 from tests.harness.certificates import Authority
 from tests.harness.live_service import LiveService, an_update, live_service
 from tests.harness.raw_websocket import (

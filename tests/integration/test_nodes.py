@@ -28,13 +28,13 @@ from rooms import closing
 from rooms.administration import Administration, Desk
 from rooms.coordination.memory import Leases, MemoryCoordinator
 from rooms.database_watch import WatchLimits
+from rooms.edits import RoomLimits
 from rooms.limits import RoomsLimits
 from rooms.memory import MEMORY_FACTOR
 from rooms.nodes.following import ReplicaRunner
 from rooms.nodes.links import LinkLimits, Links
 from rooms.nodes.replica import Replica, ReplicaLimits
 from rooms.nodes.witnesses import Witnesses
-from rooms.room import RoomLimits
 from rooms.service import Rooms
 from rooms.ticker import Ticker
 from tests.unit.rooms.conftest import LIMITS, Editor, World, until

@@ -9,8 +9,8 @@ from pycrdt import Doc, Map
 from crdt import y_websocket
 from crdt.lib0 import var_string
 from crdt.reading import CELLS
+from rooms.edits import RoomLimits
 from rooms.limits import RoomsLimits
-from rooms.room import RoomLimits
 from rooms.size import TOO_LARGE
 from tests.harness.live_service import LiveService, live_service
 from tests.harness.raw_websocket import RawWebSocket, upgraded

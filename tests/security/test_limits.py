@@ -7,9 +7,9 @@ import pytest
 
 from api.live.options import LiveOptions
 from crdt.lib0 import var_string
+from rooms.edits import RoomLimits
 from rooms.limits import RoomsLimits
 from rooms.memory import MEMORY_FACTOR
-from rooms.room import RoomLimits
 from tests.harness.live_service import LiveService, live_service
 from tests.harness.raw_websocket import RawWebSocket, connected, upgrade_head, upgraded
 from tests.security.test_rates import Author, arrived

@@ -22,9 +22,10 @@ from crdt.document import Document
 from crdt.lib0 import var_string
 from crdt.messages import Awareness, Message, QueryAwareness, SyncStep1, SyncStep2, Update
 from rooms import closing
+from rooms.edits import RoomLimits
 from rooms.effects import Acknowledge, Broadcast, Close, Refuse, Send
 from rooms.peer import Member
-from rooms.room import Room, RoomLimits
+from rooms.room import Room
 from tests.harness.live_service import LiveService, an_update, live_service
 from tests.harness.raw_websocket import (
     BINARY,

@@ -23,13 +23,14 @@ from crdt.document import Document
 from crdt.messages import Awareness, SyncStep1, SyncStep2, Update
 from crdt.updates import read_state_vector
 from rooms import closing
+from rooms.edits import RoomLimits
 from rooms.nodes.ends import FollowersEnd, OwnersEnd
 from rooms.nodes.following import ReplicaRunner
 from rooms.nodes.messages import Answered, Channel, Hear, Message, Tell, decode, encode
 from rooms.nodes.mirror import Answer, Mirror
 from rooms.nodes.replica import Replica, ReplicaLimits
 from rooms.peer import Member
-from rooms.room import Room, RoomLimits
+from rooms.room import Room
 from rooms.runner import RoomRunner
 from rooms.session import Session
 from rooms.ticker import Ticker
@@ -120,7 +121,13 @@ class SimulatedTicker(Ticker):
         self._process.at(0.0, callback)  # whatever else happens at this moment comes between
 
     def paced(self, whose: Hashable, callback: Callable[[], int]) -> None:
-        callback()
+        def take_turn() -> None:
+            callback()
+
+        if self._process.cluster.turn_s:
+            self._process.at(self._process.cluster.turn_s, take_turn)
+        else:
+            take_turn()
 
 
 class Noticed(asyncio.Event):
@@ -539,6 +546,10 @@ class Connection:
 
     def answered(self, size: int) -> None: ...
 
+    def hold_back(self) -> None: ...
+
+    def go_on(self) -> None: ...
+
     def close(self, code: int, reason: str) -> None:
         if code == closing.BAD_FRAME:
             assert self.has_sent_garbage, f"a client was closed for a frame that was none of its: {reason}"
@@ -552,8 +563,12 @@ class Connection:
 class Cluster:
     """One seeded run. `run()` raises AssertionError as soon as a promise is broken."""
 
-    def __init__(self, seed: int, *, nodes: int = 3, edits: int = 24, guests: int = 0) -> None:
+    def __init__(
+        self, seed: int, *, nodes: int = 3, edits: int = 24, guests: int = 0, turn_s: float = 0.0
+    ) -> None:
+        """`turn_s`: how far apart in time what is costly has its turns (`Ticker.paced`)."""
         self.rng = random.Random(seed)
+        self.turn_s = turn_s
         self.guests_rng = random.Random(f"guests {seed}")
         """Without guests, a seed means what it did before there were any."""
         self.clock = Clock()

@@ -1,9 +1,13 @@
 """Several nodes in simulation: seeded schedules of edits, mishaps and repairs (`TMI_SIMULATION_SEEDS`)."""
 
+import functools
 import os
 
 import pytest
 
+from crdt import document, pieces
+from rooms import edits, large_edits
+from rooms.held import Held
 from tests.simulation.cluster import Cluster
 
 SEEDS = int(os.environ.get("TMI_SIMULATION_SEEDS", "1000"))
@@ -27,6 +31,27 @@ def test_nodes_converge_and_lose_nothing_acknowledged_in_every_schedule() -> Non
     assert heard > 10 * SEEDS, "hardly anything went over links"
     assert takeovers > SEEDS // 10, "hardly any owner died"
     assert entrusted > SEEDS // 2, "hardly any guest left an edit"
+
+
+def test_every_schedule_holds_where_all_edits_go_in_by_small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Clients leave, roles are lost, owners die and rooms are handed over while an edit is half in."""
+    taken = 0
+
+    def small(*arguments: object, **named: object) -> object:
+        nonlocal taken
+        taken += 1
+        return functools.partial(pieces.pieces_of, max_bytes=5)(*arguments, **named)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(large_edits, "LARGE_BYTES", 0)
+    monkeypatch.setattr(edits, "begins_plainly", lambda _update: None)
+    monkeypatch.setattr(document, "pieces_of", small)
+    monkeypatch.setattr(Held, "take", lambda *_: False)
+    for seed in range(SEEDS // 4):
+        try:
+            Cluster(seed, guests=1, turn_s=(0.002, 0.02)[seed % 2]).run()
+        except AssertionError as failure:
+            raise AssertionError(f"seed {seed}: {failure}") from failure
+    assert taken > 10 * SEEDS // 4, "hardly anything went in by pieces"
 
 
 @pytest.mark.parametrize(

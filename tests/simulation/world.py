@@ -20,6 +20,7 @@ from crdt import y_websocket
 from crdt.document import Document
 from crdt.merging import EMPTY_UPDATE
 from crdt.messages import Awareness, SyncStep1, SyncStep2, Update
+from rooms.edits import RoomLimits
 from rooms.effects import (
     Acknowledge,
     Broadcast,
@@ -37,7 +38,7 @@ from rooms.effects import (
 )
 from rooms.lifecycle import Phase
 from rooms.peer import Member
-from rooms.room import Room, RoomLimits
+from rooms.room import Room
 from tmi.domain.errors import BadFrame
 from tmi.domain.ids import DiagramId, Fence, Seq, SignInId, UserId
 from tmi.domain.ports import LoggedUpdate, RoomBatch

@@ -7,9 +7,9 @@ from api.identity.provider import ProviderOptions
 from api.live.options import LiveOptions
 from api.origins import Origins
 from api.services import ApiOptions
+from rooms.edits import RoomLimits
 from rooms.journal import JournalLimits
 from rooms.limits import RoomsLimits
-from rooms.room import RoomLimits
 from tmi.provider_settings import ProviderSettings
 from tmi.settings import Settings
 from tmi.wiring.webhooks import webhook_limits, webhook_targets

@@ -48,6 +48,10 @@ class Listener:
 
     def answered(self, size: int) -> None: ...
 
+    def hold_back(self) -> None: ...
+
+    def go_on(self) -> None: ...
+
     def close(self, code: int, reason: str) -> None:
         self.closed.append(code)
 

@@ -13,8 +13,9 @@ from pycrdt import Array, Doc, Map, Text
 
 from crdt.document import Document
 from crdt.lib0 import write_var_uint
-from crdt.pieces import NotWhole, pieces
+from crdt.pieces import NotWhole, pieces, pieces_of
 from crdt.ranges import Ranges
+from crdt.structs import read_structs
 from crdt.updates import read_state_vector, read_update
 from tests.unit.crdt.peers import Editor, content, history
 from tests.unit.crdt.test_updates import everything
@@ -56,6 +57,49 @@ def test_pieces_make_the_same_document_and_none_waits_for_a_later_one(seed: int,
     assert content(doc) == content(whole)
     assert read_state_vector(doc.get_state()) == read_state_vector(whole.get_state()) == clocks
     assert ids(doc.get_update()) == ids(update)
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.integers(0, 10_000), st.integers(1, 400), st.integers(0, 60))
+def test_pieces_bring_a_document_as_far_as_all_of_it_at_once(seed: int, max_bytes: int, first: int) -> None:
+    """The document has some of the update, and others write between the pieces."""
+    before, whole = history(seed, first)[1].get_update(), history(seed, 60)[1]
+    some, other = Document(), Editor(77)
+    some.apply(before)
+    update = whole.get_update()
+    read = read_structs(update)
+    known = read_state_vector(some.state_vector())
+    news = set(ids(pycrdt.get_update(update, some.state_vector()))[0])
+    told = []
+    for piece in pieces_of(update, read, known, max_bytes):
+        if piece is None:
+            continue
+        told.append(piece)
+        applied, is_whole = some.apply_piece(piece)
+        assert (is_whole, applied.gap, some.pending) == (True, False, False)
+        other.cells[f"{len(told)}"] = seed
+        assert some.apply(other.updates[-1]).adds
+    assert news <= {client for piece in told for client in ids(piece)[0]}
+    at_once = Document()
+    for one in (before, update, *other.updates):
+        at_once.apply(one)
+    assert content(some.doc) == content(at_once.doc)
+    assert ids(some.encode()) == ids(at_once.encode())
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.integers(0, 10_000), st.integers(0, 60), st.integers(0, 60), st.booleans())
+def test_what_is_new_is_seen_without_applying_it(seed: int, first: int, until: int, waits: bool) -> None:
+    updates, _ = history(seed, 60)
+    document, asked = Document(), Document()
+    for update in updates[:first]:
+        document.apply(update)
+    if waits:
+        document.apply(updates[-1])
+    for update in updates[:until]:
+        asked.apply(update)
+    update = asked.encode()
+    assert document.would_add(update) == document.apply(update).adds
 
 
 def test_clients_that_edit_by_turns_are_brought_into_one_order() -> None:

@@ -29,9 +29,8 @@ from tmi.domain.model import NewThreatModel, User
 from tmi.domain.ports import ThreatModelChange
 from tmi.domain.roles import Grant, Principal, Role
 
-# The bound of what is unsaved leaves room for one edit of 20,000 bytes: at the bound its writer is sent away.
 LIMITS = RoomsLimits(
-    journal=JournalLimits(max_bytes=40_000, retry_min_s=0.005, retry_max_s=0.01),
+    journal=JournalLimits(max_bytes=2_000_000, retry_min_s=0.005, retry_max_s=0.01),
     snapshots=SnapshotLimits(min_weight=5_000),
     idle_s=0.05,
     sweep_s=0.01,
@@ -95,6 +94,10 @@ class Editor:
 
     def answered(self, size: int) -> None:
         self.charged.append(size)
+
+    def hold_back(self) -> None: ...
+
+    def go_on(self) -> None: ...
 
     def close(self, code: int, reason: str) -> None:
         self.closed = (code, reason)

@@ -10,6 +10,7 @@ from crdt import awareness, y_websocket
 from crdt.awareness import Entry
 from crdt.document import MAX_PENDING_BYTES, Document
 from crdt.messages import Awareness, Message, SyncStep1, SyncStep2, Update
+from rooms.edits import RoomLimits
 from rooms.effects import (
     Acknowledge,
     Broadcast,
@@ -25,7 +26,7 @@ from rooms.effects import (
     Unsubscribe,
 )
 from rooms.peer import Member
-from rooms.room import Room, RoomLimits
+from rooms.room import Room
 from tmi.domain.ids import DiagramId, Fence, Seq, SignInId, UserId
 from tmi.domain.ports import Origin
 from tmi.domain.roles import Role

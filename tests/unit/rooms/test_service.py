@@ -74,26 +74,31 @@ async def test_without_a_database_rooms_go_on_and_joins_are_refused(world: World
 
 
 async def test_at_the_bound_writers_are_sent_away_and_nothing_applied_is_lost(world: World) -> None:
-    writer = await world.editor().join()
-    reader = await world.editor(world.other, Role.READER).join()
-    world.store.unavailable = True
-    edits = 0
-    while writer.closed is None and edits < 100:
-        writer.edit(f"k{edits}", "x" * 1000)
-        edits += 1
-        await asyncio.sleep(0)
-    await until(lambda: writer.closed is not None)
-    assert writer.closed is not None
-    assert 1013 == writer.closed[0]
-    assert reader.closed is None
-    with pytest.raises(Unavailable):
-        await world.editor().join()
-    assert 1 == world.rooms.refusals["journal"]
-    world.store.unavailable = False
-    # Writers are let in again while the last of it may still be under way.
-    await until(lambda: not world.rooms.journal.shedding and not world.rooms.journal.unsaved())
-    kept = (await world.editor().join()).cells.to_py()
-    assert edits == len(kept) == world.stored
+    limits = replace(LIMITS, journal=replace(LIMITS.journal, max_bytes=20_000))
+    world.rooms = Rooms(
+        world.log, LocalCoordinator(world.log, "other"), MemoryAccessControl(world.store), limits
+    )
+    async with world.rooms.running():
+        writer = await world.editor().join()
+        reader = await world.editor(world.other, Role.READER).join()
+        world.store.unavailable = True
+        edits = 0
+        while writer.closed is None and edits < 100:
+            writer.edit(f"k{edits}", "x" * 1000)
+            edits += 1
+            await asyncio.sleep(0)
+        await until(lambda: writer.closed is not None)
+        assert writer.closed is not None
+        assert 1013 == writer.closed[0]
+        assert reader.closed is None
+        with pytest.raises(Unavailable):
+            await world.editor().join()
+        assert 1 == world.rooms.refusals["journal"]
+        world.store.unavailable = False
+        # Writers are let in again while the last of it may still be under way.
+        await until(lambda: not world.rooms.journal.shedding and not world.rooms.journal.unsaved())
+        kept = (await world.editor().join()).cells.to_py()
+        assert edits == len(kept) == world.stored
 
 
 @pytest.mark.parametrize("is_here", [False, True], ids=["newcomer", "who has spoken"])
@@ -484,6 +489,7 @@ async def test_what_one_session_may_have_asked_of_a_large_document_is_bounded(wo
     one.edit("text", "x" * 20_000)
     await until(lambda: one.acknowledged == 2)
     assert one.session is not None
+    one.charged.clear()  # for the edit
     for _ in range(17):
         one.session.receive(SyncStep1(b"\x01\x07\x01"))
     # One was answered at once, and 16 wait.
