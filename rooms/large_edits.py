@@ -4,7 +4,7 @@ To read an edit of 3 MB and have it integrated takes 0.2 s. So it is read by ste
 as many small edits would, by turns with whatever else is costly (`Ticker.paced`); what others write in
 between is in nobody's way. What its author sends meanwhile waits for its end, also that the author has left:
 all of it is acknowledged in the order sent. Where the edit cannot be parted (`crdt/pieces.py`), it goes in at
-once when it has been read. So does a large edit that another node passes on.
+once when it has been read. A replica passes the pieces on to the owner, one by one.
 """
 
 import logging
@@ -13,7 +13,7 @@ from collections.abc import Generator, Mapping
 from time import perf_counter
 
 from crdt.messages import SyncStep2, Update
-from rooms.edits import EditedDocument
+from rooms.audience import Audience
 from rooms.effects import NOTHING, Effects, SessionNumber
 from rooms.session import Session
 from rooms.ticker import Ticker
@@ -49,7 +49,7 @@ class LargeEdits:
     __slots__ = ("_room", "_sessions", "_ticker", "_works")
 
     def __init__(
-        self, room: EditedDocument, sessions: Mapping[SessionNumber, Session], ticker: Ticker
+        self, room: Audience, sessions: Mapping[SessionNumber, Session], ticker: Ticker
     ) -> None:
         self._room = room
         self._sessions = sessions
