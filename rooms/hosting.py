@@ -74,7 +74,7 @@ class Runner(Generic[RoomT]):
         self._sessions: dict[SessionNumber, Session] = {}
         self._subscribers = Subscribers()
         self._answering = Answering(room, self._sessions, ticker)
-        self._large_edits = LargeEdits(room, self._sessions, ticker)
+        self.large_edits = LargeEdits(room, self._sessions, ticker)
         self._wires = StateWires(ticker)
         self._flush_at: float | None = None
         self._put_off: list[Effect] = []
@@ -147,7 +147,7 @@ class Runner(Generic[RoomT]):
         """A large edit goes in by pieces. Any other is applied in one go, and nobody is served meanwhile: so
         its author pays for the time, and is read no more for a multiple of it.
         """
-        if self._large_edits.take(number, message):
+        if self.large_edits.take(number, message):
             return
         document = self.room.document
         # By estimate, since a replica leaves it to its owner, and then does it, too.
@@ -210,7 +210,7 @@ class Runner(Generic[RoomT]):
 
     def leave(self, number: SessionNumber) -> None:
         """A session's connection is gone; a large edit of it that is on its way goes in first."""
-        if self._large_edits.leave(number):
+        if self.large_edits.leave(number):
             return
         self.perform(self.room.leave(number, self._ticker.now()))
         self._forget(number)
@@ -311,7 +311,7 @@ class Runner(Generic[RoomT]):
 
     def end(self, how: Callable[[float], Effects]) -> None:
         """End the room by one of its own methods (`drain`, `fence_lost`, `log_refused`, `deleted`)."""
-        self._large_edits.finish()
+        self.large_edits.finish()
         self.perform(how(self._ticker.now()))
 
     # --- effects --------------------------------------------------------------------------------

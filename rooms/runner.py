@@ -62,7 +62,7 @@ class RoomRunner(Runner[Room]):
 
         Returns the nodes that followed, which wait for `Follower.let_go`.
         """
-        self._large_edits.finish()
+        self.large_edits.finish()
         self.perform(self.room.flush_all(self._ticker.now()))
         nodes, self._nodes = self._nodes, {}
         numbers = self.clients
