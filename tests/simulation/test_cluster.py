@@ -51,7 +51,7 @@ def test_every_schedule_holds_where_all_edits_go_in_by_small_pieces(monkeypatch:
             Cluster(seed, guests=1, turn_s=(0.002, 0.02)[seed % 2]).run()
         except AssertionError as failure:
             raise AssertionError(f"seed {seed}: {failure}") from failure
-    assert taken > 10 * SEEDS // 4, "hardly anything went in by pieces"
+    assert taken > 4 * SEEDS // 4, "hardly anything went in by pieces"
 
 
 @pytest.mark.parametrize(
