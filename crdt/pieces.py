@@ -122,6 +122,8 @@ def _check(read: Sections, lines: Mapping[int, _Line], known: Mapping[int, int])
         raise NotWhole("some structs are left out")
     if any(section.has_nothing for section in read.sections):
         raise NotWhole("a struct of nothing")
+    if any(section.names_later for section in read.sections):
+        raise NotWhole("a struct is placed by a later one")
     if read.has_pairs:
         raise NotWhole("a text whose characters may be torn apart")
     for client, ranges in read.deletes.items():

@@ -33,6 +33,7 @@ _READ_AT_ONCE = 2048
 """Structs. Takes 2 to 3 ms."""
 
 _ANY_NUMBER = 1 << 62
+_CLOCK_BITS = 49
 _OF_TWO_UNITS = re.compile(rb"[\xf0-\xff]").search
 _WITHOUT_PLACES = frozenset((GC, SKIP))
 _HAS_PLACES, _HAS_KEY = 0xC0, 0x20
@@ -56,6 +57,10 @@ class Section:
     has_pairs: bool = False
     """Some text holds characters of two UTF-16 units, which others may have torn apart: pycrdt counts such a
     text wrongly unless it gets all of it at once.
+    """
+    names_later: bool = False
+    """Some struct is placed by a later one of the same client, as no Yjs client writes it: without that one
+    pycrdt may end the process.
     """
     has_nothing: bool = False
     """Some struct takes no clock at all; pycrdt writes empty strings, and panics at a lone one."""
@@ -167,6 +172,7 @@ def _read_section(
     own = write_var_uint(section.client)
     own_size = len(own)
     begins, clocks = section.begins, section.clocks
+    names_later = False
     at = decoder.position
     for index in range(count):
         if not index % _READ_AT_ONCE and index:
@@ -188,9 +194,11 @@ def _read_section(
         for _ in range(places):
             if update.startswith(own, at):
                 at += own_size
-                while update[at] > 0x7F:
-                    at += 1
+                named = update[at]
                 at += 1
+                if named > 0x7F:
+                    named, at = _read_more(update, at, named & 0x7F)
+                names_later |= named >= clock
             else:
                 decoder.seek(at)
                 section.waits.append((index, decoder.read_var_uint(), decoder.read_var_uint()))
@@ -212,7 +220,21 @@ def _read_section(
             section.has_nothing = True
     begins.append(at)
     clocks.append(checked_clock(clock))
+    section.names_later = names_later
     decoder.seek(at)
+
+
+def _read_more(update: bytes, at: int, number: int) -> tuple[int, int]:
+    """The rest of a number whose first byte is read, and where it ends."""
+    shift = 7
+    while shift < _CLOCK_BITS:
+        byte = update[at]
+        at += 1
+        number |= (byte & 0x7F) << shift
+        if byte < 0x80:
+            return number, at
+        shift += 7
+    raise BadUpdate("a clock is larger than any client's")
 
 
 def _read_other(

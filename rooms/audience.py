@@ -7,14 +7,17 @@ reads too slowly, and which answers a session still owes. Where its edits go is 
 
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import count
 
 from crdt import y_websocket
 from crdt.document import Document
 from crdt.merging import EMPTY_STATE_VECTOR
-from crdt.messages import Message
+from crdt.messages import Message, SyncStep2, Update
+from crdt.pieces import NotWhole
+from crdt.plain import begins_plainly
+from crdt.structs import Sections, read_by_steps
 from rooms import closing
 from rooms.effects import (
     NOTHING,
@@ -295,6 +298,67 @@ class Audience(ABC):
     def settle(self, now: float) -> Effects:
         """Apply what is held: the document is as its editors see it."""
         return self._settle(now)
+
+    # --- large edits ----------------------------------------------------------------------------
+
+    def edit_by_steps(
+        self, number: SessionNumber, message: SyncStep2 | Update
+    ) -> Generator[Effects, float, None] | None:
+        """As `receive`, for a large edit: each step wants to know the time, tells its effects and takes some
+        milliseconds. None: it is for `receive`. Until the last step no other edit of the session is.
+        """
+        seat, update = self._sessions.get(number), message.update
+        if seat is None or not self.is_open or self.document.tears(update):
+            return None
+        is_short = begins_plainly(update) is not None  # a few structs, whatever is in them
+        if is_short or (seat.may_edit and not self._clearly_allows(len(update))):
+            return None
+        origin = Origin.SYNC if isinstance(message, SyncStep2) else Origin.UPDATE
+        return self._edit_by_steps(seat, update, origin)
+
+    def _edit_by_steps(self, seat: Seat, update: bytes, origin: Origin) -> Generator[Effects, float, None]:
+        seat.is_occupied = True
+        now = yield NOTHING
+        try:
+            # What came before it may be held.
+            now = yield self._settle(now)
+            reading = read_by_steps(update)
+            while True:
+                try:
+                    next(reading)
+                except StopIteration as end:
+                    read: Sections = end.value
+                    break
+                now = yield NOTHING
+            try:
+                is_taken = seat.may_edit and (yield from self._take_pieces(seat, update, read, origin))
+            except NotWhole:
+                yield [*self._settle(now), *self._edit(seat, update, origin, now)]
+            else:
+                if not is_taken:
+                    yield self._look_on(seat, self.document.adds(update, read), origin)
+        except BadFrame as fault:
+            yield self._blame(seat.number, fault, now)
+        finally:
+            seat.is_occupied = False
+
+    @abstractmethod
+    def _clearly_allows(self, size: int) -> bool:
+        """Whether an edit of that size is within all limits, as can be seen without a look at it."""
+
+    @abstractmethod
+    def _take_pieces(
+        self, seat: Seat, update: bytes, read: Sections, origin: Origin
+    ) -> Generator[Effects, float, bool]:
+        """Take all of it, and promise to acknowledge it. False: the role was lost meanwhile."""
+
+    @abstractmethod
+    def _edit(self, seat: Seat, update: bytes, origin: Origin, now: float) -> Effects:
+        """Take it in one go."""
+
+    @abstractmethod
+    def _look_on(self, seat: Seat, adds: bool, origin: Origin) -> Effects:
+        """Somebody who may not edit has sent something; `adds`: that is new."""
 
     # --- slow readers ---------------------------------------------------------------------------
 

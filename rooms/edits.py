@@ -9,10 +9,8 @@ from dataclasses import dataclass
 from crdt import y_websocket
 from crdt.document import Applied, Document
 from crdt.merging import EMPTY_UPDATE
-from crdt.messages import SyncStep2, Update
 from crdt.pieces import NotWhole
-from crdt.plain import begins_plainly
-from crdt.structs import Sections, read_by_steps
+from crdt.structs import Sections
 from rooms import closing
 from rooms.audience import READ_ONLY, Audience, Seat
 from rooms.effects import NOTHING, Broadcast, Effect, Effects, FlushAt, Refuse, SessionNumber
@@ -155,8 +153,10 @@ class EditedDocument(Audience):
             return self._end(seat.number, closing.DOCUMENT_TOO_LARGE, TOO_LARGE, now)
         return self._accept(seat, update, seat.author, origin, (syncs, updates), now)
 
+    def _look_on(self, seat: Seat, adds: bool, origin: Origin) -> Effects:
+        return self._watched(seat, adds, seat.worth(origin))
+
     def _watched(self, seat: Seat, adds: bool, worth: tuple[int, int]) -> Effects:
-        """Somebody who may not edit has sent something; `adds`: that is new."""
         if not adds:
             return self._acknowledge_later(seat, *worth)
         if not seat.is_elsewhere:
@@ -303,55 +303,12 @@ class EditedDocument(Audience):
 
     # --- large edits ----------------------------------------------------------------------------
 
-    def edit_by_steps(
-        self, number: SessionNumber, message: SyncStep2 | Update
-    ) -> Generator[Effects, float, None] | None:
-        """As `receive`, for a large edit: each step wants to know the time, tells its effects and takes some
-        milliseconds. None: it is for `receive`. Until the last step no other edit of the session is.
-        """
-        seat, update = self._sessions.get(number), message.update
-        if seat is None or not self.is_open or self.document.tears(update):
-            return None
-        if begins_plainly(update) is not None:  # few structs, whatever is in them
-            return None
-        if seat.may_edit and not self._size.clearly_allows(self._held.size + len(update)):
-            return None
-        origin = Origin.SYNC if isinstance(message, SyncStep2) else Origin.UPDATE
-        return self._edit_by_steps(seat, update, origin)
-
-    def _edit_by_steps(self, seat: Seat, update: bytes, origin: Origin) -> Generator[Effects, float, None]:
-        seat.is_occupied = True
-        now = yield NOTHING
-        try:
-            # What came before it may be held.
-            now = yield self._settle(now)
-            reading = read_by_steps(update)
-            while True:
-                try:
-                    next(reading)
-                except StopIteration as end:
-                    read: Sections = end.value
-                    break
-                now = yield NOTHING
-            try:
-                is_taken = seat.may_edit and (yield from self._take_pieces(seat, update, read, origin))
-            except NotWhole:
-                yield [*self._settle(now), *self._edit(seat, update, origin, now)]
-            else:
-                worth = seat.worth(origin)
-                if is_taken:
-                    yield self._acknowledge_later(seat, *worth)
-                else:
-                    yield self._watched(seat, self.document.adds(update, read), worth)
-        except BadFrame as fault:
-            yield self._blame(seat.number, fault, now)
-        finally:
-            seat.is_occupied = False
+    def _clearly_allows(self, size: int) -> bool:
+        return self._size.clearly_allows(self._held.size + size)
 
     def _take_pieces(
         self, seat: Seat, update: bytes, read: Sections, origin: Origin
     ) -> Generator[Effects, float, bool]:
-        """Whether all of it was taken: the role may be lost meanwhile."""
         for piece in self.document.pieces_of(update, read):
             now = yield NOTHING
             if not seat.may_edit:
@@ -366,6 +323,7 @@ class EditedDocument(Audience):
             yield effects
             if not is_whole:
                 raise NotWhole("the rest of a piece was refused")
+        yield self._acknowledge_later(seat, *seat.worth(origin))
         return True
 
     # --- what goes out --------------------------------------------------------------------------

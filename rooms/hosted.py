@@ -7,6 +7,7 @@ from itertools import chain
 from typing import Any
 
 from rooms.hosting import Runner
+from rooms.large_edits import Kept
 from rooms.nodes.following import ReplicaRunner
 from rooms.nodes.replica import Replica
 from rooms.room import Room
@@ -37,12 +38,15 @@ class Hosted:
     """What was refused, by limit."""
     closes: Counter[int] = field(default_factory=Counter)
     """Sessions that rooms and replicas have ended, by close code."""
+    kept: Kept = field(default_factory=Kept)
+    """What is kept of large edits, and behind them."""
 
     def add_room(self, room: Room, on_journal: Callable[[RoomRunner], None]) -> RoomRunner:
         """A room is open. `on_journal` is told when there is something to commit."""
         room.refusals = self.refusals
         runner = RoomRunner(room, self.ticker, on_journal)
         runner.closes = self.closes
+        runner.large_edits.kept = self.kept
         self.open[room.diagram] = runner
         return runner
 
@@ -51,6 +55,7 @@ class Hosted:
         replica.refusals = self.refusals
         runner = ReplicaRunner(replica, self.ticker, slices)
         runner.closes = self.closes
+        runner.large_edits.kept = self.kept
         self.following[replica.diagram] = runner
         return runner
 

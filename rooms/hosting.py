@@ -32,6 +32,7 @@ from rooms.effects import (
     Unsubscribe,
 )
 from rooms.gathering import Gathering, Source
+from rooms.large_edits import LargeEdits
 from rooms.lifecycle import Phase
 from rooms.peer import Member, Peer
 from rooms.session import Session
@@ -73,6 +74,7 @@ class Runner(Generic[RoomT]):
         self._sessions: dict[SessionNumber, Session] = {}
         self._subscribers = Subscribers()
         self._answering = Answering(room, self._sessions, ticker)
+        self.large_edits = LargeEdits(room, self._sessions, ticker)
         self._wires = StateWires(ticker)
         self._flush_at: float | None = None
         self._put_off: list[Effect] = []
@@ -142,9 +144,11 @@ class Runner(Generic[RoomT]):
             self._flush_by(due)
 
     def _receive_edit(self, number: SessionNumber, message: SyncStep2 | Update) -> None:
-        """An edit is applied in one go, and nobody is served meanwhile. So its author pays for the time, and
-        is read no more for a multiple of it.
+        """A large edit goes in by pieces. Any other is applied in one go, and nobody is served meanwhile: so
+        its author pays for the time, and is read no more for a multiple of it.
         """
+        if self.large_edits.take(number, message):
+            return
         document = self.room.document
         # By estimate, since a replica leaves it to its owner, and then does it, too.
         paid = _TEARING * document.bytes_estimate if document.tears(message.update) else 0
@@ -205,7 +209,9 @@ class Runner(Generic[RoomT]):
             self._perform_as_one(session, self.room.resume(number, self._ticker.now()))
 
     def leave(self, number: SessionNumber) -> None:
-        """A session's connection is gone."""
+        """A session's connection is gone; a large edit of it that is on its way goes in first."""
+        if self.large_edits.leave(number):
+            return
         self.perform(self.room.leave(number, self._ticker.now()))
         self._forget(number)
 
@@ -305,6 +311,7 @@ class Runner(Generic[RoomT]):
 
     def end(self, how: Callable[[float], Effects]) -> None:
         """End the room by one of its own methods (`drain`, `fence_lost`, `log_refused`, `deleted`)."""
+        self.large_edits.finish()
         self.perform(how(self._ticker.now()))
 
     # --- effects --------------------------------------------------------------------------------

@@ -4,7 +4,7 @@ To read an edit of 3 MB and have it integrated takes 0.2 s. So it is read by ste
 as many small edits would, by turns with whatever else is costly (`Ticker.paced`); what others write in
 between is in nobody's way. What its author sends meanwhile waits for its end, also that the author has left:
 all of it is acknowledged in the order sent. Where the edit cannot be parted (`crdt/pieces.py`), it goes in at
-once when it has been read. So does a large edit that another node passes on.
+once when it has been read. A replica passes the pieces on to the owner, one by one.
 """
 
 import logging
@@ -13,7 +13,7 @@ from collections.abc import Generator, Mapping
 from time import perf_counter
 
 from crdt.messages import SyncStep2, Update
-from rooms.edits import EditedDocument
+from rooms.audience import Audience
 from rooms.effects import NOTHING, Effects, SessionNumber
 from rooms.session import Session
 from rooms.ticker import Ticker
@@ -24,17 +24,29 @@ LARGE_BYTES = 32 * 1024
 """From this size on an edit goes in by pieces. In one go that takes up to 10 ms, and usually 2."""
 WAITING_MAX_BYTES = 8 * 1024 * 1024
 """Of one session. When more waits, the large edit is brought to its end at once."""
+KEPT_MAX_BYTES = 64 * 1024 * 1024
+"""Of all sessions of the process. Beyond, large edits go in at once."""
 
 Edit = SyncStep2 | Update
+
+
+class Kept:
+    """What is kept of edits until it is in, in bytes."""
+
+    __slots__ = ("size",)
+
+    def __init__(self) -> None:
+        self.size = 0
 
 
 class _Work:
     """One session's large edit, and what it sent after that."""
 
-    __slots__ = ("has_left", "session", "steps", "took_s", "waiting", "waiting_bytes")
+    __slots__ = ("has_left", "session", "size", "steps", "took_s", "waiting", "waiting_bytes")
 
-    def __init__(self, session: Session, steps: Generator[Effects, float, None]) -> None:
+    def __init__(self, session: Session, size: int, steps: Generator[Effects, float, None]) -> None:
         self.session = session
+        self.size = size
         self.steps = steps
         next(steps)  # to where it takes the time
         self.took_s = 0.0
@@ -46,33 +58,37 @@ class _Work:
 class LargeEdits:
     """Those of one room: at most one of each session at a time."""
 
-    __slots__ = ("_room", "_sessions", "_ticker", "_works")
+    __slots__ = ("_room", "_sessions", "_ticker", "_works", "kept")
 
     def __init__(
-        self, room: EditedDocument, sessions: Mapping[SessionNumber, Session], ticker: Ticker
+        self, room: Audience, sessions: Mapping[SessionNumber, Session], ticker: Ticker
     ) -> None:
         self._room = room
         self._sessions = sessions
         self._ticker = ticker
         self._works: dict[SessionNumber, _Work] = {}
+        self.kept = Kept()
+        """The service gives all its rooms the same one."""
 
     def take(self, number: SessionNumber, message: Edit) -> bool:
         """Take an edit that is large, or has to wait for one; False if it is for the room at once."""
-        work = self._works.get(number)
+        work, size = self._works.get(number), len(message.update)
         if work is not None:
             work.waiting.append(message)
-            work.waiting_bytes += len(message.update)
-            if work.waiting_bytes > WAITING_MAX_BYTES:
+            work.waiting_bytes += size
+            self.kept.size += size
+            if work.waiting_bytes > WAITING_MAX_BYTES or self.kept.size > KEPT_MAX_BYTES:
                 self._finish(work)
             return True
-        session = self._sessions.get(number) if len(message.update) > LARGE_BYTES else None
+        session = self._sessions.get(number) if size > LARGE_BYTES else None
         # What a node says for itself and for its clients is one sequence, acknowledged as such.
-        if session is None or session.peer.framing is None:
+        if session is None or session.peer.framing is None or self.kept.size + size > KEPT_MAX_BYTES:
             return False
         steps = self._room.edit_by_steps(number, message)
         if steps is None:
             return False
-        work = self._works[number] = _Work(session, steps)
+        work = self._works[number] = _Work(session, size, steps)
+        self.kept.size += size
         session.peer.hold_back()
         self._wait_for_turn(work)
         return True
@@ -103,9 +119,13 @@ class LargeEdits:
         if self._works.get(number) is not work:
             return False
         if number not in self._sessions:
-            del self._works[number]
+            self._forget(work)
             return False
         return True
+
+    def _forget(self, work: _Work) -> None:
+        del self._works[work.session.number]
+        self.kept.size -= work.size + work.waiting_bytes
 
     def _finish(self, work: _Work) -> None:
         while self._is_current(work) and not self._step(work):
@@ -132,7 +152,7 @@ class LargeEdits:
 
     def _end(self, work: _Work) -> None:
         session = work.session
-        del self._works[session.number]
+        self._forget(work)
         session.runner.worked(session, work.took_s)
         while work.waiting and session.number in self._sessions:
             # Should that be a large one, too, the others wait for it.

@@ -6,10 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import ClassVar
 
 from crdt.document import Document
-from crdt.messages import SyncStep2, Update
 from rooms.effects import Effect, Effects, Journal, SessionNumber
 from rooms.hosting import Runner
-from rooms.large_edits import LargeEdits
 from rooms.nodes.following import ReplicaRunner
 from rooms.pacing import Fading
 from rooms.peer import Follower, Peer
@@ -40,7 +38,6 @@ class RoomRunner(Runner[Room]):
         self.edits = Fading(_RATE_S)
         """Updates committed."""
         self._on_journal = on_journal
-        self._large_edits = LargeEdits(room, self._sessions, ticker)
         self._nodes: dict[SessionNumber, Follower] = {}
         self._saving: deque[tuple[Seq, asyncio.Future[bool]]] = deque()
         """Who waits for the commit of which update, in order."""
@@ -65,7 +62,7 @@ class RoomRunner(Runner[Room]):
 
         Returns the nodes that followed, which wait for `Follower.let_go`.
         """
-        self._large_edits.finish()
+        self.large_edits.finish()
         self.perform(self.room.flush_all(self._ticker.now()))
         nodes, self._nodes = self._nodes, {}
         numbers = self.clients
@@ -77,16 +74,6 @@ class RoomRunner(Runner[Room]):
         for follower in nodes.values():
             follower.freeze()
         return list(nodes.values())
-
-    def _receive_edit(self, number: SessionNumber, message: SyncStep2 | Update) -> None:
-        """See `Runner._receive_edit`; a large one goes in by pieces."""
-        if not self._large_edits.take(number, message):
-            super()._receive_edit(number, message)
-
-    def leave(self, number: SessionNumber) -> None:
-        """See `Runner.leave`; a large edit that is on its way goes in first."""
-        if not self._large_edits.leave(number):
-            super().leave(number)
 
     def _forget(self, number: SessionNumber) -> Peer | None:
         self._nodes.pop(number, None)
@@ -132,7 +119,6 @@ class RoomRunner(Runner[Room]):
 
     def end(self, how: Callable[[float], Effects]) -> None:
         """See `Runner.end`."""
-        self._large_edits.finish()
         super().end(how)
         self._tell_saved()
         self.hurry()

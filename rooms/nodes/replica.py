@@ -23,13 +23,14 @@ keeps its edits, as all Yjs clients do.
 
 import contextlib
 from collections import Counter, deque
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass, field, replace
 
 from crdt import y_websocket
 from crdt.document import TAKEN_AT_ONCE_BYTES, Document
 from crdt.merging import EMPTY_UPDATE, merge
 from crdt.messages import Awareness, Message, QueryAwareness, SyncStep1, SyncStep2, Update
+from crdt.structs import Sections
 from crdt.updates import read_update
 from rooms import closing
 from rooms.audience import FULL, READ_ONLY, Audience, Seat
@@ -101,6 +102,11 @@ class _Waiting:
     syncs: int
     updates: int
 
+    @property
+    def is_worth_nothing(self) -> bool:
+        """It is a piece of an edit, and not the last one, or the replica's own."""
+        return not self.syncs + self.updates
+
 
 @dataclass(slots=True)
 class _Unacknowledged:
@@ -123,6 +129,8 @@ class Replica(Audience):
             max_bytes=limits.presence_max_bytes,
         )
         self._waiting: dict[SessionNumber, _Unacknowledged] = {}
+        self._lacking: set[SessionNumber] = set()
+        """Of whose large edit, which is on its way, the owner has refused a piece."""
         self._give_up_at: float | None = None
         self._full_until: float | None = None
         """The owner's room is full; none of those who are here has left since."""
@@ -176,31 +184,63 @@ class Replica(Audience):
 
     def _answer(self, seat: Seat, message: Message, now: float) -> Effects:
         if isinstance(message, Update):
-            return self._pass_on(seat, message.update, Origin.UPDATE, now)
+            return self._edit(seat, message.update, Origin.UPDATE, now)
         if isinstance(message, Awareness):
             fresh = self._presence.say(seat.number, message.data)
             return NOTHING if fresh is None else self._forward(Say(seat.number, y_websocket.awareness(fresh)))
         if isinstance(message, SyncStep2):
-            return self._pass_on(seat, message.update, Origin.SYNC, now)
+            return self._edit(seat, message.update, Origin.SYNC, now)
         if isinstance(message, SyncStep1):
             return self._sync(seat, message.state_vector)
         if isinstance(message, QueryAwareness):
             return self._everybody(seat.number)
         raise BadFrame(f"a room takes no {type(message).__name__}")
 
-    def _pass_on(self, seat: Seat, update: bytes, origin: Origin, now: float) -> Effects:
-        syncs, updates = seat.worth(origin)
-        if not seat.may_edit and self.document.would_add(update):
-            seat.refused += syncs + updates
-            return (Refuse(seat.number, READ_ONLY),)
+    def _edit(self, seat: Seat, update: bytes, origin: Origin, now: float) -> Effects:
+        adds = seat.may_edit or self.document.would_add(update)
+        if not seat.may_edit and adds:
+            return self._look_on(seat, adds, origin)
+        return self._pass_on(seat, update, origin, seat.worth(origin), now)
+
+    def _pass_on(
+        self, seat: Seat, update: bytes, origin: Origin, worth: tuple[int, int], now: float
+    ) -> Effects:
         body = y_websocket.sync_step2(update) if origin is Origin.SYNC else y_websocket.update(update)
         if self.unsaved_bytes + len(body) > self._limits.pending_max_bytes:
             self.refusals["replica_pending"] += 1
             reason = "too many edits wait for the node that owns this diagram"
             return self._end(seat.number, closing.TRY_AGAIN_LATER, reason, now)
         edit = Say(seat.number, body)
-        self._wait(seat.number, seat.member, _Waiting(edit, syncs, updates))
+        self._wait(seat.number, seat.member, _Waiting(edit, *worth))
         return self._forward(edit) if self._has_offered else NOTHING
+
+    def _clearly_allows(self, size: int) -> bool:
+        return self.unsaved_bytes + size < self._limits.pending_max_bytes // 2
+
+    def _take_pieces(
+        self, seat: Seat, update: bytes, read: Sections, origin: Origin
+    ) -> Generator[Effects, float, bool]:
+        """The last piece is worth what all of it is."""
+        last = EMPTY_UPDATE
+        now = yield NOTHING
+        for piece in self.document.pieces_of(update, read):
+            if not seat.may_edit:
+                return False
+            effects = NOTHING
+            if piece is not None:
+                if last != EMPTY_UPDATE:
+                    effects = self._pass_on(seat, last, Origin.UPDATE, (0, 0), now)
+                last = piece
+            now = yield effects
+        yield self._pass_on(seat, last, origin, seat.worth(origin), now)
+        return True
+
+    def _look_on(self, seat: Seat, adds: bool, origin: Origin) -> Effects:
+        worth = seat.worth(origin)
+        if not adds:
+            return self._pass_on(seat, EMPTY_UPDATE, origin, worth, 0.0)
+        seat.refused += sum(worth)
+        return (Refuse(seat.number, READ_ONLY),)
 
     def _wait(self, number: SessionNumber, member: Member | None, edit: _Waiting) -> None:
         waiting = self._waiting.get(number)
@@ -221,6 +261,7 @@ class Replica(Audience):
 
     def _left(self, seat: Seat, now: float) -> Effects:  # noqa: ARG002
         self._full_until = None
+        self._lacking.discard(seat.number)
         self._presence.leave(seat.number)
         effects = list(self._forward(Leave(seat.number)))
         waiting = self._waiting.pop(seat.number, None)
@@ -373,27 +414,41 @@ class Replica(Audience):
         if waiting is None:
             return NOTHING
         syncs = updates = 0
+        effects: list[Effect] = []
         for _ in range(min(message.count, len(waiting.edits))):
             edit = self._drop_oldest(waiting)
-            syncs += edit.syncs
-            updates += edit.updates
+            if edit.is_worth_nothing or message.session not in self._lacking:
+                syncs += edit.syncs
+                updates += edit.updates
+            else:
+                effects.extend(self._not_taken(message.session, edit, READ_ONLY))
         if not waiting.edits:
             del self._waiting[message.session]
         seat = self._sessions.get(message.session)
         if seat is None or not seat.wants_acknowledgements or not syncs + updates:
-            return NOTHING
-        return (Acknowledge(message.session, syncs, updates),)
+            return effects
+        return [Acknowledge(message.session, syncs, updates), *effects]
 
     def _refused(self, message: Refused) -> Effects:
         """The owner knows of a demotion that had not arrived here yet."""
-        seat, waiting = self._sessions.get(message.session), self._waiting.get(message.session)
-        if seat is None or waiting is None:
+        waiting = self._waiting.get(message.session)
+        if message.session not in self._sessions or waiting is None:
             return NOTHING
         edit = self._drop_oldest(waiting)
         if not waiting.edits:
             del self._waiting[message.session]
+        if edit.is_worth_nothing:
+            self._lacking.add(message.session)
+            return NOTHING
+        return self._not_taken(message.session, edit, message.reason)
+
+    def _not_taken(self, number: SessionNumber, edit: _Waiting, reason: str) -> Effects:
+        self._lacking.discard(number)
+        seat = self._sessions.get(number)
+        if seat is None:
+            return NOTHING
         seat.refused += edit.syncs + edit.updates
-        return (Refuse(message.session, message.reason),)
+        return (Refuse(number, reason),)
 
     def _drop_oldest(self, waiting: _Unacknowledged) -> _Waiting:
         edit = waiting.edits.popleft()

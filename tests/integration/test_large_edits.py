@@ -118,7 +118,7 @@ async def flood(raw: RawWebSocket, author: Author) -> None:
 def waiting_bytes(service: LiveService, diagram: DiagramId) -> int:
     runner = service.rooms.owned(diagram)
     assert runner is not None
-    return sum(work.waiting_bytes for work in runner._large_edits._works.values())
+    return sum(work.waiting_bytes for work in runner.large_edits._works.values())
 
 
 async def test_a_client_is_not_read_while_its_large_edit_goes_in(
@@ -148,7 +148,7 @@ async def test_a_service_that_drains_closes_who_is_not_read_and_keeps_what_it_ha
         await synced(raw)
         raw.send_binary(y_websocket.update(author.draw()))
         async with asyncio.timeout(5):
-            while not (runner := service.rooms.owned(diagram)) or not runner._large_edits._works:
+            while not (runner := service.rooms.owned(diagram)) or not runner.large_edits._works:
                 await asyncio.sleep(0.01)
         draining = asyncio.create_task(service.rooms.drain(5.0))
         assert 1012 == (await raw.receive_close()).close_code

@@ -5,11 +5,14 @@
 
 import random
 import time
+from collections.abc import Callable
 
 import pytest
 
 from crdt.document import Document
 from crdt.lib0 import write_var_uint
+from crdt.pieces import NotWhole, pieces_of
+from crdt.structs import read_structs
 from crdt.updates import read_state_vector
 from tests.security.test_frames_fuzz import FRAMES, SEED
 from tests.unit.crdt.peers import history
@@ -18,6 +21,7 @@ from tmi.domain.errors import BadUpdate, TooMuchPending
 PER_DOCUMENT = 60
 WORST_STALL_S = 0.25
 FORGER = 50
+Take = Callable[[Document, bytes, list[bytes]], None]
 EDGES = (0, 1, 2**31 - 1, 2**31, 2**32 - 1)
 
 ROOTS = (b"\1\5cells", b"\1\4text", b"\1\4list")
@@ -83,8 +87,31 @@ class Forger:
         return b"\1" + write_var_uint(client) + b"\1" + write_var_uint(first) + write_var_uint(size)
 
 
+def at_once(document: Document, update: bytes, journal: list[bytes]) -> None:
+    """As a room takes an edit."""
+    applied = document.apply(update)
+    if applied.adds:
+        journal.append(applied.journal)
+
+
+def by_pieces(document: Document, update: bytes, journal: list[bytes]) -> None:
+    """As it takes a large one, though every struct is a piece."""
+    try:
+        known = read_state_vector(document.state_vector())
+        for piece in pieces_of(update, read_structs(update), known, 1):
+            if piece is not None:
+                applied, is_whole = document.apply_piece(piece)
+                if applied.adds:
+                    journal.append(applied.journal)
+                if not is_whole:
+                    raise NotWhole
+    except NotWhole:
+        at_once(document, update, journal)
+
+
+@pytest.mark.parametrize("take", [at_once, by_pieces])
 @pytest.mark.parametrize("part", range(2))
-def test_forged_updates_are_refused_or_taken_and_end_nothing(part: int) -> None:
+def test_forged_updates_are_refused_or_taken_and_end_nothing(part: int, take: Take) -> None:
     choice = random.Random(SEED + part)
     forger = Forger(choice)
     taken = refused = 0
@@ -97,15 +124,13 @@ def test_forged_updates_are_refused_or_taken_and_end_nothing(part: int) -> None:
             update = forger.update(read_state_vector(document.state_vector()))
             began = time.thread_time()
             try:
-                applied = document.apply(update)
+                take(document, update, kept)
             except (BadUpdate, TooMuchPending):
                 refused += 1
                 continue
             finally:
                 worst = max(worst, time.thread_time() - began)
             taken += 1
-            if applied.adds:
-                kept.append(applied.journal)
         for loaded in (Document.load(document.encode(), ()), Document.load(None, kept)):
             assert 0 == loaded.rejected
             loaded.encode()

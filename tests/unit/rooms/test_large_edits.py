@@ -253,6 +253,38 @@ async def test_what_waits_for_a_large_edit_is_bounded(
     await until(lambda: author.acknowledged == 3)
 
 
+async def test_what_is_kept_of_all_large_edits_is_bounded(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, other = await joined(world), await joined(world)
+    assert one.session is not None
+    assert other.session is not None
+    kept = world.rooms._hosted.kept
+    update = drawn()
+    monkeypatch.setattr(large_edits, "KEPT_MAX_BYTES", len(update) + 1000)
+    one.session.receive(Update(update))
+    assert len(update) == kept.size
+    other.session.receive(Update(drawn()))
+    assert [] == other.held_back, "it goes in at once"
+    one.edit("more", "x" * 500)
+    assert len(update) < kept.size < len(update) + 1000
+    one.edit("even more", "x" * 500)
+    assert ([True, False], 0) == (one.held_back, kept.size)
+    await until(lambda: (one.acknowledged, other.acknowledged) == (4, 2))
+
+
+async def test_nothing_is_kept_of_who_was_closed_meanwhile(world: World) -> None:
+    author = await joined(world)
+    assert author.session is not None
+    author.session.receive(Update(drawn()))
+    author.edit("more")
+    runner = world.rooms.owned(world.diagram)
+    assert runner is not None
+    runner.end_session(author.session.number, closing.NO_LONGER_ALLOWED, "gone")
+    await until(lambda: world.rooms._hosted.kept.size == 0)
+    assert not runner.large_edits._works
+
+
 async def test_a_room_handed_over_meanwhile_loses_nothing(world: World) -> None:
     author = await joined(world)
     assert author.session is not None
