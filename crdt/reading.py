@@ -272,9 +272,7 @@ def _read_root(doc: Doc[Any], root_name: str) -> dict[str, Json]:
 
 
 def _json(value: Any, transaction: Any) -> Json:
-    """A value of pycrdt as tidy JSON, or UNREADABLE: bytes, sub-documents, XML, and what is nested too
-    deeply.
-    """
+    """A value of pycrdt as tidy JSON, or UNREADABLE: bytes, XML, and what is nested too deeply."""
     try:
         if hasattr(value, "to_json"):
             return orjson.loads(value.to_json(transaction))

@@ -71,6 +71,7 @@ HARMFUL = {
     "late, two of them": update_of(ITEM, ITEM, clock=MAX_CLOCK - 1),
     "later than 32 bits": update_of(GC + b"\1", clock=2**32),
     "Y.XmlHook": update_of(b"\x07" + IN_A_TEXT + b"\x05", b"\0\1"),
+    "a sub-document": update_of(b"\x09" + IN_A_TEXT + b"\x01g\x76\x00"),
     "ContentJSON": update_of(b"\x02" + IN_A_TEXT + b"\x01\x011"),
     "a fifth bit": update_of(b"\x18" + IN_A_TEXT + b"\x01\x7d\x01"),
     "two clients": bytes.fromhex("02 01 08 00 28010563656c6c730171017d01 01 07 00 0000 00"),

@@ -135,7 +135,6 @@ def test_every_kind_of_content_is_passed_over() -> None:
     for part in parts:
         doc.apply_update(part)
     assert ids(doc.get_update()) == ids(update)
-    # Loading changes the options of a sub-document.
     assert sorted(doc.get_update()) == sorted(Document.load(update, (), is_whole=True).doc.get_update())
 
 

@@ -35,7 +35,7 @@ def everything() -> "Doc[Any]":
         "bytes": b"abc",
         "list": [{}],
     }
-    doc["map"] = Map({**values, "map": Map(values), "doc": Doc()})
+    doc["map"] = Map({**values, "map": Map(values)})
     doc["text"] = Text("žluť 🙂 abc")
     doc["text"].format(0, 3, {"bold": True})
     doc["text"].insert_embed(2, {"image": "x"})
