@@ -91,6 +91,7 @@ SECTIONS = (
             _part("stall", 180, "stall --servers tmi"),
             _part("stall-cold", 180, "stall-cold --servers tmi"),
             _part("stall-drawn", 240, "stall-cold --servers tmi --cells 30000"),
+            _part("stall-edit", 120, "stall-edit --servers tmi,y-websocket"),
             _part("cold-open", 240, "cold-open --servers tmi --opens 20"),
             _part("join-cold", 120, "join-cold --servers tmi"),
             _part("cursors-300", 180, "cursors --servers tmi --clients 300 --seconds 4"),

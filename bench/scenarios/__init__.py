@@ -10,6 +10,7 @@ from bench.scenarios.cursors import CursorsLoad
 from bench.scenarios.fanout import FanoutLoad
 from bench.scenarios.growth import GrowthLoad, OwnGrowthLoad
 from bench.scenarios.join import ColdJoinLoad, JoinLoad
+from bench.scenarios.large_edit import EditStallLoad
 from bench.scenarios.mixed import MixedLoad
 from bench.scenarios.neighbours import ColdStallLoad, NeighboursLoad, StallLoad
 from bench.scenarios.reconnect import ReconnectLoad
@@ -35,6 +36,7 @@ SCENARIOS: tuple[type[Load], ...] = (
     NeighboursLoad,
     StallLoad,
     ColdStallLoad,
+    EditStallLoad,
 )
 """Each becomes a command of the command line, with an option for every field."""
 
@@ -108,4 +110,5 @@ def full_set(seconds: float) -> list[Load]:
         NeighboursLoad(seconds=seconds),
         StallLoad(),
         ColdStallLoad(),
+        EditStallLoad(),
     ]

@@ -33,7 +33,7 @@ from bench.measuring import (
     probe_of,
     remarks_on,
 )
-from bench.model import Figure, Goal, Place, Run, option
+from bench.model import Figure, Goal, Load, Place, Run, option
 from bench.process import Moment, Probe
 from bench.scenarios.cold_open import Draughtsman, drawn, states_in
 from bench.scenarios.fanout import (
@@ -195,7 +195,7 @@ class Account:
         }
 
     def run(
-        self, load: "NeighboursLoad | StallLoad", server: str, parameters: dict[str, float],
+        self, load: Load, server: str, parameters: dict[str, float],
         figures: dict[str, float], slip: str,
     ) -> Run:  # fmt: skip
         """The run that this was. `slip` names the slip that would falsify it."""
@@ -274,7 +274,7 @@ def _latencies(ledgers: Sequence[Ledger], window: Window) -> "array[float]":
     return array("d", sorted(one for ledger in ledgers for one in ledger.delivery(window).latencies_s))
 
 
-_FIGURES = (
+QUIET_FIGURES = (
     Figure("p50_alone_ms", "alone, p50", "ms", "lower"),
     Figure("p99_alone_ms", "p99", "ms", "lower"),
     Figure("max_alone_ms", "max", "ms", "lower"),
@@ -296,7 +296,7 @@ class NeighboursLoad:
     cost: ClassVar[str] = "p99_beside_ms"
     needs: ClassVar[frozenset[str]] = frozenset()
     figures: ClassVar[tuple[Figure, ...]] = (
-        *_FIGURES,
+        *QUIET_FIGURES,
         Figure("p99_ratio", "p99", "x alone", "lower", ".2f"),
         Figure("copies_per_s", "busy room", "copies a second", form=",.0f"),
         *CONDITIONS,
@@ -316,7 +316,7 @@ class NeighboursLoad:
             raise ValueError("1 to 200 quiet rooms, two clients or more, and at most as many writers")
         if min(self.rate, self.busy_rate, self.seconds) <= 0 or min(self.warm_up_s, self.settle_s) < 0:
             raise ValueError("rates and seconds have to be positive")
-        _check_quiet(self.quiet_rooms, self.rate)
+        check_quiet(self.quiet_rooms, self.rate)
         copies = self.writers * self.busy_rate * (self.seconds + self.warm_up_s) * self.clients
         if copies * BYTES_A_COPY > MEMORY_LIMIT_BYTES:
             raise ValueError("the generator would keep over 4 GiB of frames: fewer seconds, clients or edits")
@@ -361,7 +361,7 @@ class StallLoad:
     cost: ClassVar[str] = "max_beside_ms"
     needs: ClassVar[frozenset[str]] = frozenset()
     figures: ClassVar[tuple[Figure, ...]] = (
-        *_FIGURES,
+        *QUIET_FIGURES,
         Figure("storm_s", "all joined", "after s", "lower", ".2f"),
         Figure("joined_p99_ms", "joined, p99", "ms", "lower", in_table=False),
         *CONDITIONS,
@@ -379,7 +379,7 @@ class StallLoad:
             raise ValueError("1 to 5,000 joiners of a diagram of 1 KiB to 64 MiB")
         if min(self.rate, self.seconds) <= 0 or min(self.warm_up_s, self.settle_s) < 0:
             raise ValueError("rate and seconds have to be positive")
-        _check_quiet(1, self.rate)
+        check_quiet(1, self.rate)
         if self.joiners * self.kib * KIB > MEMORY_LIMIT_BYTES:
             raise ValueError("the generator would keep over 4 GiB: fewer joiners, or a smaller diagram")
 
@@ -451,7 +451,7 @@ class ColdStallLoad(StallLoad):
         return await quiet.measured_beside(storm, lambda: server.until_evicted(inhabited=len(quiet.rooms)))
 
 
-def _check_quiet(rooms: int, rate: float) -> None:
+def check_quiet(rooms: int, rate: float) -> None:
     """Their writers go on for as long as the other load may take. Raises `ValueError`."""
     copies = rooms * CLIENTS_IN_A_QUIET_ROOM * rate * LOAD_TIMEOUT_S
     if copies * BYTES_A_COPY > MEMORY_LIMIT_BYTES:

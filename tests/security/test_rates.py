@@ -156,8 +156,8 @@ async def test_who_asks_again_and_again_pays_for_the_answers(question: bytes, is
 
 
 async def test_an_edit_that_takes_long_to_apply_is_paid_for() -> None:
-    """Nobody is served meanwhile, so its author is not read for a while, and loses nothing."""
-    async with live_service(LiveOptions(bytes_burst=1024 * KIB)) as service:
+    """Its author is not read for a while, and loses nothing."""
+    async with live_service(LiveOptions(bytes_burst=1024 * KIB, bytes_per_s=1024 * KIB)) as service:
         diagram, author = await service.diagram(), Author()
         async with upgraded(service.port, f"/collab/{diagram}?token={await service.token('alice')}") as raw:
             raw.send_binary(author.edit("one", "x" * 600 * KIB))
