@@ -303,9 +303,10 @@ class Audience(ABC):
 
     def edit_by_steps(
         self, number: SessionNumber, message: SyncStep2 | Update
-    ) -> Generator[Effects, float, None] | None:
-        """As `receive`, for a large edit: each step wants to know the time, tells its effects and takes some
-        milliseconds. None: it is for `receive`. Until the last step no other edit of the session is.
+    ) -> Generator[Effects | None, float, None] | None:
+        """As `receive`, for a large edit: each step wants to know the time, tells its effects, if any, and
+        takes some milliseconds. None: it is for `receive`. Until the last step no other edit of the session
+        is.
         """
         seat, update = self._sessions.get(number), message.update
         if seat is None or not self.is_open or self.document.tears(update):
@@ -316,27 +317,26 @@ class Audience(ABC):
         origin = Origin.SYNC if isinstance(message, SyncStep2) else Origin.UPDATE
         return self._edit_by_steps(seat, update, origin)
 
-    def _edit_by_steps(self, seat: Seat, update: bytes, origin: Origin) -> Generator[Effects, float, None]:
+    def _edit_by_steps(
+        self, seat: Seat, update: bytes, origin: Origin
+    ) -> Generator[Effects | None, float, None]:
         seat.is_occupied = True
-        now = yield NOTHING
+        now = yield None
         try:
-            # What came before it may be held.
-            now = yield self._settle(now)
-            reading = read_by_steps(update)
-            while True:
-                try:
-                    next(reading)
-                except StopIteration as end:
-                    read: Sections = end.value
-                    break
-                now = yield NOTHING
+            yield self._settle(now)  # what came before it may be held
+            read = yield from read_by_steps(update)
+            now = yield None
             try:
                 is_taken = seat.may_edit and (yield from self._take_pieces(seat, update, read, origin))
             except NotWhole:
+                is_taken = False
+            if is_taken:
+                return
+            if seat.may_edit:  # it has no pieces, or the role was lost and is back
                 yield [*self._settle(now), *self._edit(seat, update, origin, now)]
             else:
-                if not is_taken:
-                    yield self._look_on(seat, self.document.adds(update, read), origin)
+                adds, worth = self.document.adds(update, read), seat.worth(origin)
+                yield self._look_on(seat, adds, origin, worth, now)
         except BadFrame as fault:
             yield self._blame(seat.number, fault, now)
         finally:
@@ -349,7 +349,7 @@ class Audience(ABC):
     @abstractmethod
     def _take_pieces(
         self, seat: Seat, update: bytes, read: Sections, origin: Origin
-    ) -> Generator[Effects, float, bool]:
+    ) -> Generator[Effects | None, float, bool]:
         """Take all of it, and promise to acknowledge it. False: the role was lost meanwhile."""
 
     @abstractmethod
@@ -357,7 +357,9 @@ class Audience(ABC):
         """Take it in one go."""
 
     @abstractmethod
-    def _look_on(self, seat: Seat, adds: bool, origin: Origin) -> Effects:
+    def _look_on(
+        self, seat: Seat, adds: bool, origin: Origin, worth: tuple[int, int], now: float
+    ) -> Effects:
         """Somebody who may not edit has sent something; `adds`: that is new."""
 
     # --- slow readers ---------------------------------------------------------------------------

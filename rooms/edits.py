@@ -147,16 +147,16 @@ class EditedDocument(Audience):
         if update == EMPTY_UPDATE:  # as nearly everybody answers who comes
             return self._acknowledge_later(seat, syncs, updates)
         if not seat.may_edit:
-            return self._watched(seat, self.document.would_add(update), (syncs, updates))
+            adds = self.document.would_add(update)
+            return self._look_on(seat, adds, origin, (syncs, updates), now)
         if not self._size.allows(update, now):
             self.refusals["document_size"] += 1
             return self._end(seat.number, closing.DOCUMENT_TOO_LARGE, TOO_LARGE, now)
         return self._accept(seat, update, seat.author, origin, (syncs, updates), now)
 
-    def _look_on(self, seat: Seat, adds: bool, origin: Origin) -> Effects:
-        return self._watched(seat, adds, seat.worth(origin))
-
-    def _watched(self, seat: Seat, adds: bool, worth: tuple[int, int]) -> Effects:
+    def _look_on(
+        self, seat: Seat, adds: bool, origin: Origin, worth: tuple[int, int], now: float  # noqa: ARG002
+    ) -> Effects:
         if not adds:
             return self._acknowledge_later(seat, *worth)
         if not seat.is_elsewhere:
@@ -308,9 +308,9 @@ class EditedDocument(Audience):
 
     def _take_pieces(
         self, seat: Seat, update: bytes, read: Sections, origin: Origin
-    ) -> Generator[Effects, float, bool]:
+    ) -> Generator[Effects | None, float, bool]:
         for piece in self.document.pieces_of(update, read):
-            now = yield NOTHING
+            now = yield None
             if not seat.may_edit:
                 return False
             if piece is None:

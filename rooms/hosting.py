@@ -45,7 +45,7 @@ from tmi.domain.roles import Role
 log = logging.getLogger(__name__)
 
 _LABORIOUS_BYTES = 2 * 1024
-"""Edits of this size may take more than moments to apply: 0.25 us a byte where all is keys."""
+"""Edits of this size may take more than moments to apply: 0.4 us a byte where all is keys."""
 _WORK_BYTES_PER_S = 64 * 1024 * 1024
 """What that time counts for in its author's rate: eight times what a client may send by default."""
 _TEARING = 10

@@ -59,9 +59,8 @@ PLANNED_ONCE = {
 """For connections with a few statements, whose rows are found by indexes whatever the statistics say: each is
 planned once, and so.
 
-Left to itself PostgreSQL 18 plans anew for each append, which takes as long as to run it, or reads all fences
-through while there are less than some 5,000 diagrams; and it checks foreign keys by a plan that may be of the
-time when a table was empty.
+Left to itself PostgreSQL 18 plans anew for each append, which takes as long as to run it, or reads the fences
+of all diagrams through, also when there have come to be thousands.
 """
 
 

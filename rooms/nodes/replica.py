@@ -94,6 +94,14 @@ _NOTHING_NEW = Say(REPLICA, y_websocket.sync_step2(EMPTY_UPDATE))
 _OF_ANOTHER_DOCUMENT = -1
 
 
+@dataclass(slots=True)
+class _Whole:
+    """A large edit that crosses in pieces."""
+
+    is_lacking: bool = False
+    """The owner has refused one of them."""
+
+
 @dataclass(frozen=True, slots=True)
 class _Waiting:
     """An edit that the owner has not acknowledged."""
@@ -101,11 +109,8 @@ class _Waiting:
     message: Say | Bring
     syncs: int
     updates: int
-
-    @property
-    def is_worth_nothing(self) -> bool:
-        """It is a piece of an edit, and not the last one, or the replica's own."""
-        return not self.syncs + self.updates
+    whole: _Whole | None = None
+    """Of which large edit it is a piece. The last one is worth what all of it is, all others nothing."""
 
 
 @dataclass(slots=True)
@@ -129,8 +134,6 @@ class Replica(Audience):
             max_bytes=limits.presence_max_bytes,
         )
         self._waiting: dict[SessionNumber, _Unacknowledged] = {}
-        self._lacking: set[SessionNumber] = set()
-        """Of whose large edit, which is on its way, the owner has refused a piece."""
         self._give_up_at: float | None = None
         self._full_until: float | None = None
         """The owner's room is full; none of those who are here has left since."""
@@ -197,13 +200,19 @@ class Replica(Audience):
         raise BadFrame(f"a room takes no {type(message).__name__}")
 
     def _edit(self, seat: Seat, update: bytes, origin: Origin, now: float) -> Effects:
-        adds = seat.may_edit or self.document.would_add(update)
-        if not seat.may_edit and adds:
-            return self._look_on(seat, adds, origin)
-        return self._pass_on(seat, update, origin, seat.worth(origin), now)
+        worth = seat.worth(origin)
+        if not seat.may_edit:
+            return self._look_on(seat, self.document.would_add(update), origin, worth, now)
+        return self._pass_on(seat, update, origin, worth, now)
 
     def _pass_on(
-        self, seat: Seat, update: bytes, origin: Origin, worth: tuple[int, int], now: float
+        self,
+        seat: Seat,
+        update: bytes,
+        origin: Origin,
+        worth: tuple[int, int],
+        now: float,
+        whole: _Whole | None = None,
     ) -> Effects:
         body = y_websocket.sync_step2(update) if origin is Origin.SYNC else y_websocket.update(update)
         if self.unsaved_bytes + len(body) > self._limits.pending_max_bytes:
@@ -211,7 +220,7 @@ class Replica(Audience):
             reason = "too many edits wait for the node that owns this diagram"
             return self._end(seat.number, closing.TRY_AGAIN_LATER, reason, now)
         edit = Say(seat.number, body)
-        self._wait(seat.number, seat.member, _Waiting(edit, *worth))
+        self._wait(seat.number, seat.member, _Waiting(edit, *worth, whole))
         return self._forward(edit) if self._has_offered else NOTHING
 
     def _clearly_allows(self, size: int) -> bool:
@@ -219,26 +228,26 @@ class Replica(Audience):
 
     def _take_pieces(
         self, seat: Seat, update: bytes, read: Sections, origin: Origin
-    ) -> Generator[Effects, float, bool]:
-        """The last piece is worth what all of it is."""
-        last = EMPTY_UPDATE
-        now = yield NOTHING
+    ) -> Generator[Effects | None, float, bool]:
+        whole, last = _Whole(), EMPTY_UPDATE
+        now = yield None
         for piece in self.document.pieces_of(update, read):
             if not seat.may_edit:
                 return False
-            effects = NOTHING
+            effects = None
             if piece is not None:
                 if last != EMPTY_UPDATE:
-                    effects = self._pass_on(seat, last, Origin.UPDATE, (0, 0), now)
+                    effects = self._pass_on(seat, last, Origin.UPDATE, (0, 0), now, whole)
                 last = piece
             now = yield effects
-        yield self._pass_on(seat, last, origin, seat.worth(origin), now)
+        yield self._pass_on(seat, last, origin, seat.worth(origin), now, whole)
         return True
 
-    def _look_on(self, seat: Seat, adds: bool, origin: Origin) -> Effects:
-        worth = seat.worth(origin)
+    def _look_on(
+        self, seat: Seat, adds: bool, origin: Origin, worth: tuple[int, int], now: float
+    ) -> Effects:
         if not adds:
-            return self._pass_on(seat, EMPTY_UPDATE, origin, worth, 0.0)
+            return self._pass_on(seat, EMPTY_UPDATE, origin, worth, now)
         seat.refused += sum(worth)
         return (Refuse(seat.number, READ_ONLY),)
 
@@ -261,7 +270,6 @@ class Replica(Audience):
 
     def _left(self, seat: Seat, now: float) -> Effects:  # noqa: ARG002
         self._full_until = None
-        self._lacking.discard(seat.number)
         self._presence.leave(seat.number)
         effects = list(self._forward(Leave(seat.number)))
         waiting = self._waiting.pop(seat.number, None)
@@ -417,11 +425,14 @@ class Replica(Audience):
         effects: list[Effect] = []
         for _ in range(min(message.count, len(waiting.edits))):
             edit = self._drop_oldest(waiting)
-            if edit.is_worth_nothing or message.session not in self._lacking:
+            if edit.whole is None or not edit.whole.is_lacking:
                 syncs += edit.syncs
                 updates += edit.updates
             else:
                 effects.extend(self._not_taken(message.session, edit, READ_ONLY))
+                # The role was lost and is back: nobody else will ask for what was refused.
+                if edit.syncs + edit.updates and message.session in self._sessions:
+                    effects.extend(self._ask(self._sessions[message.session]))
         if not waiting.edits:
             del self._waiting[message.session]
         seat = self._sessions.get(message.session)
@@ -437,15 +448,13 @@ class Replica(Audience):
         edit = self._drop_oldest(waiting)
         if not waiting.edits:
             del self._waiting[message.session]
-        if edit.is_worth_nothing:
-            self._lacking.add(message.session)
-            return NOTHING
         return self._not_taken(message.session, edit, message.reason)
 
     def _not_taken(self, number: SessionNumber, edit: _Waiting, reason: str) -> Effects:
-        self._lacking.discard(number)
         seat = self._sessions.get(number)
-        if seat is None:
+        if edit.whole is not None:
+            edit.whole.is_lacking = True
+        if seat is None or not edit.syncs + edit.updates:
             return NOTHING
         seat.refused += edit.syncs + edit.updates
         return (Refuse(number, reason),)

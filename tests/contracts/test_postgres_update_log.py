@@ -244,8 +244,6 @@ async def test_a_diagram_cannot_go_before_its_fence(
 async def test_an_append_is_planned_once_and_reads_no_table_through(
     database: PostgresDatabase, ports: Ports, rooms: list[DiagramId]
 ) -> None:
-    """Nor do the checks of foreign keys, whose plans are of a time when next to nothing was there."""
-
     async def looked_through() -> int:
         # A session counts for itself, and tells now and then: here, when asked.
         await database.fetch_hot("SELECT pg_stat_force_next_flush()")

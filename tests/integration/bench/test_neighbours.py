@@ -34,6 +34,7 @@ BUSY = NeighboursLoad(
 )
 STORM = StallLoad(joiners=40, kib=100, rate=50, seconds=0.3, warm_up_s=0.1, settle_s=30)
 BUSY_EDITS = round(BUSY.writers * BUSY.busy_rate * (BUSY.warm_up_s + BUSY.seconds))
+BUSY_COPIES_PER_S = BUSY.writers * BUSY.busy_rate * (BUSY.clients - 1)
 ALONE_EDITS = round(2 * BUSY.rate * (BUSY.warm_up_s + BUSY.seconds))
 """Of the quiet room, before the busy one begins."""
 
@@ -212,7 +213,9 @@ async def test_an_honest_server_is_found_without_fault_beside_a_busy_room(
     assert all_remarks - {"generator late"} <= set(run.remarks)
     assert any(remark.startswith("the generator itself woke") for remark in run.remarks)
     figures = run.figures
-    assert 5 <= figures["copies"] <= 24  # of 20, as those below
+    # Of 20, as those below; where the busy room takes longer for its edits, so many more.
+    longer = max(1.0, BUSY_COPIES_PER_S / figures["copies_per_s"])
+    assert 5 <= figures["copies"] <= 24 * longer
     assert 0 < figures["p50_alone_ms"] <= figures["p99_alone_ms"] <= figures["max_alone_ms"]
     assert 0 < figures["p50_beside_ms"] <= figures["p99_beside_ms"] <= figures["max_beside_ms"]
     assert 100 <= figures["copies_per_s"] <= 330  # of 300; on a slow machine some come after the window

@@ -1,6 +1,7 @@
 """Large edits go in by pieces: what others see and write meanwhile, and what their author is told."""
 
 import asyncio
+from collections.abc import Generator
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ from crdt.document import Document
 from crdt.messages import SyncStep2, Update
 from crdt.structs import read_structs
 from rooms import closing, large_edits
+from rooms.effects import Effects
 from tests.unit.crdt.test_document import TAKES_A_PART
 from tests.unit.rooms.conftest import Editor, World, until
 from tmi.domain.roles import Role
@@ -151,6 +153,28 @@ async def test_who_loses_the_right_to_edit_meanwhile_is_refused_the_rest(world: 
     assert 1 == author.acknowledged
 
 
+async def test_who_has_the_right_to_edit_back_before_the_end_has_all_of_it_taken(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    author, other = await joined(world), await joined(world)
+    assert author.session is not None
+    author.session.receive(Update(drawn()))
+    runner = world.rooms.owned(world.diagram)
+    assert runner is not None
+    (seat,) = [seat for number, seat in runner.room._sessions.items() if number == author.session.number]
+    take_pieces = runner.room._take_pieces
+
+    def without_it(*given: Any) -> Generator[Effects | None, float, bool]:
+        runner.change_roles({author.member.user: Role.READER})
+        is_taken = yield from take_pieces(*given)
+        runner.change_roles({author.member.user: Role.WRITER})
+        return is_taken
+
+    monkeypatch.setattr(runner.room, "_take_pieces", without_it)
+    await until(lambda: len(other.cells) == CELLS)
+    await until(lambda: (author.refused, author.acknowledged, seat.is_occupied) == (0, 2, False))
+
+
 @pytest.mark.parametrize("is_known", [False, True])
 async def test_a_large_edit_of_who_may_only_read_is_refused_unless_it_says_nothing_new(
     world: World, is_known: bool
@@ -261,13 +285,14 @@ async def test_what_is_kept_of_all_large_edits_is_bounded(
     assert other.session is not None
     kept = world.rooms._hosted.kept
     update = drawn()
-    monkeypatch.setattr(large_edits, "KEPT_MAX_BYTES", len(update) + 1000)
+    monkeypatch.setattr(large_edits, "KEPT_MAX_BYTES", len(update) + 1200)
     one.session.receive(Update(update))
-    assert len(update) == kept.size
+    size = kept.size
+    assert len(update) < size < len(update) + 200
     other.session.receive(Update(drawn()))
     assert [] == other.held_back, "it goes in at once"
     one.edit("more", "x" * 500)
-    assert len(update) < kept.size < len(update) + 1000
+    assert size + 500 < kept.size < len(update) + 1200
     one.edit("even more", "x" * 500)
     assert ([True, False], 0) == (one.held_back, kept.size)
     await until(lambda: (one.acknowledged, other.acknowledged) == (4, 2))
@@ -297,22 +322,43 @@ async def test_a_room_handed_over_meanwhile_loses_nothing(world: World) -> None:
     assert CELLS + 1 == len(runner.room.document.doc.get("cells", type=Map))
 
 
+@pytest.mark.parametrize("where", ["while it is parted", "while it is sent out"])
 async def test_a_fault_of_ours_ends_the_session_and_nothing_else(
-    world: World, monkeypatch: pytest.MonkeyPatch
+    world: World, monkeypatch: pytest.MonkeyPatch, where: str
 ) -> None:
     author, other = await joined(world), await joined(world)
     assert author.session is not None
+    runner = world.rooms.owned(world.diagram)
+    assert runner is not None
 
     def fail(*_: object) -> object:
+        monkeypatch.undo()
         raise RuntimeError("ours")
 
-    monkeypatch.setattr(Document, "pieces_of", fail)
+    if where == "while it is parted":
+        monkeypatch.setattr(Document, "pieces_of", fail)
     author.session.receive(Update(drawn()))
+    if where == "while it is sent out":
+        monkeypatch.setattr(runner, "perform", fail)
     await until(lambda: author.closed is not None)
     assert author.closed is not None
     assert (closing.INTERNAL_ERROR, None) == (author.closed[0], other.closed)
+    assert (1, 0) == (runner.faults, world.rooms._hosted.kept.size)
     other.edit("more")
     await until(lambda: other.acknowledged == 2)
+
+
+async def test_small_edits_that_wait_count_with_what_they_take_here(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(large_edits, "WAITING_MAX_BYTES", 1000)
+    author = await joined(world)
+    assert author.session is not None
+    author.session.receive(Update(drawn()))
+    for _ in range(10):
+        author.session.receive(Update(b"\0\0"))
+    assert [True, False] == author.held_back
+    await until(lambda: author.acknowledged == 12)
 
 
 async def test_few_structs_go_in_at_once_however_large_they_are(world: World) -> None:

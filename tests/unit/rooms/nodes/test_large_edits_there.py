@@ -3,6 +3,7 @@
 import pytest
 
 from crdt.messages import Update
+from rooms.nodes.replica import _Whole
 from tests.unit.rooms.conftest import Editor, World, until
 from tests.unit.rooms.nodes.test_following import Outpost, cells
 from tests.unit.rooms.test_large_edits import CELLS, drawn, stored, turns
@@ -17,6 +18,12 @@ async def met(world: World) -> tuple[Editor, Outpost, Editor]:
     there = outpost.join(world.editor(world.other))
     await until(lambda: there.acknowledged == 1)
     return here, outpost, there
+
+
+def wholes(outpost: Outpost) -> "list[_Whole]":
+    """The large edits of which pieces are not acknowledged."""
+    waiting = outpost.runner.room._waiting.values()
+    return [edit.whole for session in waiting for edit in session.edits if edit.whole is not None]
 
 
 def draw(editor: Editor) -> None:
@@ -77,7 +84,7 @@ async def test_an_owner_that_refuses_a_piece_has_refused_all_of_it_once(world: W
     draw(there)
     await until(lambda: len(here.cells))
     seat.may_edit = False  # before the follower has heard of it
-    await until(lambda: outpost.runner.room._lacking)
+    await until(lambda: any(whole.is_lacking for whole in wholes(outpost)))
     assert 0 == there.refused
     if regains != "never":
         seat.may_edit = True
@@ -90,8 +97,23 @@ async def test_an_owner_that_refuses_a_piece_has_refused_all_of_it_once(world: W
         # What came after the refused piece waits for it, so the owner asks; the answer makes good.
         await until(lambda: len(here.cells) == CELLS)
         await until(lambda: (there.refused, there.acknowledged) == (1, 2))
-    assert not outpost.runner.room._lacking
     assert None is there.closed is here.closed
+
+
+async def test_after_a_demotion_meanwhile_an_edit_counts_again_once_the_role_is_back(world: World) -> None:
+    here, outpost, there = await met(world)
+    owner = next(world.rooms.runners)
+    draw(there)
+    await until(lambda: len(here.cells))
+    owner.change_roles({world.other.id: Role.READER})
+    await until(lambda: there.refused == 1 and not outpost.runner.room.unsaved)
+    assert ([Role.READER], 1) == (there.roles, there.acknowledged)
+    owner.change_roles({world.other.id: Role.WRITER})
+    # It is asked for what was refused, and its answer makes that good.
+    await until(lambda: len(here.cells) == CELLS and there.acknowledged == 2)
+    there.edit("later", 1)
+    await until(lambda: there.acknowledged == 3)
+    assert (1, CELLS + 1) == (there.refused, len(here.cells))
 
 
 async def test_what_a_reader_there_says_is_refused_unless_it_is_nothing_new(world: World) -> None:
