@@ -44,8 +44,10 @@ log = logging.getLogger(__name__)
 
 _SHARE_EVERY_S = 0.5
 _PREFIX = "/collab"
-_READ_WAIT_MAX_S = 0.006
-"""How long a busy process may wait for more messages before it reads."""
+_READ_WAIT_MAX_S = 0.010
+"""How long a busy process may wait for more messages before it reads: no longer than a busy room's tick,
+which nobody notices either.
+"""
 _ADDRESS = re.compile(r"/collab(/[0-9a-fA-F-]{36})?")
 
 

@@ -4,6 +4,10 @@ Each time it wakes up costs the same, for one message or for ten: two switches o
 caches. At thousands of messages a second it would wake up for each. So it sleeps until some more have
 come, as network cards moderate their interrupts; at most `wait_max_s`, and not at all while messages are few
 or while it finds that many waiting anyhow, as a saturated process does.
+
+How long pays: an edit in one of 200 small rooms, 2,000 a second in all, took 8 % less CPU time with 8 ms
+and 24 messages than with 6 ms and 16, 12 % less with 10 ms and 32, 16 % with 10 ms and 64, 24 % with 16 ms
+and 48; each beside 6 ms in one process, by turns of 0.3 s.
 """
 
 import asyncio
@@ -11,7 +15,8 @@ import time
 from collections.abc import Callable
 from math import exp
 
-_TOGETHER = 16
+_TOGETHER = 64
+"""So many are worth no more waiting."""
 _BUSY_READS_PER_S = 800.0
 _MEMORY_S = 0.25
 

@@ -16,7 +16,7 @@ from persistence.postgres.events import write as write_to_postgres
 from tests.contracts.conftest import Ports, memory_ports, postgres_ports
 from tmi.domain.errors import NotFound
 from tmi.domain.events import Actor, ChangeType, Deed, Event, ObjectType, Recorded
-from tmi.domain.ids import DiagramId, Fence, Seq, UserId
+from tmi.domain.ids import DiagramId, Fence, Seq, ThreatModelId, UserId
 from tmi.domain.model import Diagram
 from tmi.domain.ports import LoggedUpdate, Origin, Page, RoomBatch
 
@@ -250,3 +250,80 @@ async def test_a_long_log_is_told_of_in_whole_minutes(
         assert [3, 7, 12, 13] == [r.event.seq for r in await house.told(diagram)]
     finally:
         await database.close()
+
+
+async def test_diagrams_are_told_of_together_and_of_one_that_goes_meanwhile_nothing(
+    database_url: str,
+) -> None:
+    database = await PostgresDatabase.connect(database_url)
+    try:
+        house = House(postgres_ports(database), None, database)
+        alice = await house.ports.user("alice")
+        model = await house.ports.model(alice)
+        names = "abcd"
+        diagrams = [
+            await house.ports.diagrams.create(model.id, name, "DFD-1.0.0", None) for name in names
+        ]
+        for diagram in diagrams:
+            await house.edit(diagram.id, (1, alice.id, Origin.UPDATE))
+        async with database.transaction() as connection:
+            for table in ("diagram_updates", "diagram_fences"):
+                await connection.execute(f"DELETE FROM {table} WHERE diagram_id = $1", diagrams[1].id)
+            await connection.execute("DELETE FROM diagrams WHERE id = $1", diagrams[1].id)
+            telling = asyncio.create_task(house.ports.cell_edits.tell_of(model.id, minute(1)))
+            # It waits for what is being deleted.
+            await wait_until_blocked(database)
+        assert 3 == await telling
+        assert [1, 0, 1, 1] == [len(await house.told(diagram)) for diagram in diagrams]
+        # Those that are left were told of in one transaction each, as one of them could not be.
+        assert 3 == len(await transactions_of_events(database, model.id))
+
+        for diagram in (diagrams[0], diagrams[2], diagrams[3]):
+            await house.edit(diagram.id, (61, alice.id, Origin.UPDATE))
+        assert 3 == await house.ports.cell_edits.tell_of(model.id, minute(2))
+        assert 4 == len(await transactions_of_events(database, model.id))
+    finally:
+        await database.close()
+
+
+async def test_few_enough_updates_are_read_at_a_time(
+    database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cell_edits, "UPDATES_MAX", 5)
+    monkeypatch.setattr(cell_edits, "TOGETHER_MAX", 3)
+    database = await PostgresDatabase.connect(database_url)
+    try:
+        house = House(postgres_ports(database), None, database)
+        alice = await house.ports.user("alice")
+        model = await house.ports.model(alice)
+        made = [await house.ports.diagrams.create(model.id, name, "DFD-1.0.0", None) for name in "abcdefg"]
+        diagrams = sorted(made, key=lambda diagram: diagram.id)
+        counts = (3, 2, 4, 1, 1, 1, 1)
+        for diagram, edits in zip(diagrams, counts, strict=True):
+            await house.edit(diagram.id, *[(n, alice.id, Origin.UPDATE) for n in range(edits)])
+        assert 7 == await house.ports.cell_edits.tell_of(model.id, minute(1))
+        # 3 + 2 and 4 + 1 updates, then three diagrams.
+        assert [2, 2, 3] == await transactions_of_events(database, model.id)
+        assert list(counts) == [(await house.told(one))[-1].event.seq for one in diagrams]
+    finally:
+        await database.close()
+
+
+async def wait_until_blocked(database: PostgresDatabase) -> None:
+    """Somebody waits for a lock."""
+    waiting = "SELECT count(*) AS n FROM pg_locks WHERE NOT granted"
+    async with asyncio.timeout(10):
+        while not (await database.fetch(waiting))[0]["n"]:
+            await asyncio.sleep(0.01)
+
+
+async def transactions_of_events(database: PostgresDatabase, model: ThreatModelId) -> list[int]:
+    """How many events of cells each transaction wrote, in their order."""
+    rows = await database.fetch(
+        """
+        SELECT count(*) AS events FROM events WHERE threat_model_id = $1 AND change_type = 'patched'
+        GROUP BY xmin::text ORDER BY min(number)
+        """,
+        model,
+    )
+    return [row["events"] for row in rows]

@@ -5,7 +5,7 @@ import time
 
 from api.live.moderation import ReadModeration
 
-WAIT_MAX_S = 0.002
+WAIT_MAX_S = 0.010
 
 
 def waits(per_turn: int, gap_s: float, seconds: float = 1.0) -> list[float]:
@@ -26,7 +26,7 @@ def test_many_messages_are_waited_for_within_the_bound() -> None:
 
 
 def test_whoever_is_behind_does_not_wait() -> None:
-    assert not any(waits(20, 0.002))
+    assert not any(waits(70, 0.007))
 
 
 def test_it_is_quiet_again_soon_after_a_burst() -> None:
@@ -62,7 +62,7 @@ def test_reads_of_one_turn_are_one_wait() -> None:
         return time.perf_counter() - start
 
     assert asyncio.run(read(1)) > 0.0003
-    assert asyncio.run(read(20)) < 0.005
+    assert asyncio.run(read(70)) < 0.005
 
 
 def test_nobody_is_made_to_wait_who_waits_for_the_process_already() -> None:
