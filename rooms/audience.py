@@ -60,6 +60,8 @@ class Seat:
     wants_acknowledgements: bool
     is_elsewhere: bool = False
     """It is a client of a node that follows, where its refused edits are counted."""
+    given: bytes | None = None
+    """The state that it was given before the room was open, until it is greeted."""
     greeted: bool = False
     """Its first SyncStep1 was answered."""
     behind: bytes | None = None
@@ -197,14 +199,20 @@ class Audience(ABC):
         return not self._sessions
 
     def join(
-        self, member: Member, wants_acknowledgements: bool = True, is_elsewhere: bool = False
+        self,
+        member: Member,
+        wants_acknowledgements: bool = True,
+        is_elsewhere: bool = False,
+        given: bytes | None = None,
     ) -> SessionNumber:
         """Let somebody in who may watch this diagram. Only while the phase is OPEN.
 
         Without `wants_acknowledgements` no commit is told to this session, which saves the counting.
-        `is_elsewhere`: it is a client of a node that follows.
+        `is_elsewhere`: it is a client of a node that follows. `given`: a state that it has been sent already.
         """
-        return self._seat(member, may(member.role, Action.EDIT), wants_acknowledgements, is_elsewhere)
+        number = self._seat(member, may(member.role, Action.EDIT), wants_acknowledgements, is_elsewhere)
+        self._sessions[number].given = given
+        return number
 
     def _seat(
         self,
@@ -267,7 +275,7 @@ class Audience(ABC):
 
     def _sync(self, seat: Seat, state_vector: bytes) -> Effects:
         number = seat.number
-        effects: list[Effect] = [self._difference(number, state_vector)]
+        effects: list[Effect] = [self._difference(seat, state_vector)]
         if seat.greeted:
             # Hocuspocus' `forceSync` counts on being asked in return.
             effects.extend(self._ask(seat))
@@ -278,10 +286,15 @@ class Audience(ABC):
         effects.extend(self._everybody(number))
         return effects
 
-    def _difference(self, number: SessionNumber, state_vector: bytes) -> Effect:
-        if state_vector == EMPTY_STATE_VECTOR:
-            return SendState(number, *self.document.parts())
-        return Send(number, y_websocket.sync_step2(self.document.difference(state_vector)))
+    def _difference(self, seat: Seat, state_vector: bytes) -> Effect:
+        number, given = seat.number, seat.given
+        seat.given = None
+        if state_vector != EMPTY_STATE_VECTOR:
+            return Send(number, y_websocket.sync_step2(self.document.difference(state_vector)))
+        base, later = self.document.parts()
+        if base is given:
+            return Send(number, y_websocket.sync_step2(later))
+        return SendState(number, base, later)
 
     def _ask(self, seat: Seat) -> Effects:
         """Ask for what the session has and the room has not."""
