@@ -1,17 +1,22 @@
 """Those who come while a large diagram is still being read from the log.
 
 What is stored is here long before pycrdt has taken it in: 30 ms for 1 MB, half a second for 8 MiB. So whoever
-comes is let in at once, and who has nothing yet is given the snapshot as it lies in the log; what else they
-send waits. When the room is open they go on there, and what has come after the snapshot follows. If it is
-not opened after all, they are sent away.
+comes by a socket that is for this diagram alone is let in at once, and who has nothing yet is given the
+snapshot as it lies in the log; what else they send waits. When the room is open they go on there, and what
+has come after the snapshot follows. If it is not opened after all, they are sent away.
+
+The snapshot comes as an Update unless it is all there is, since a client that is given a SyncStep2 takes
+itself for synchronised, and may miss what is yet to come, or make it anew.
 
 A snapshot is what a room of ours encoded, and what it would encode for a newcomer: pycrdt takes it as it is,
 or the room has another state, which then follows as a whole.
 """
 
 import asyncio
-from collections.abc import Callable, Iterable, Iterator
+import logging
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from crdt.merging import EMPTY_STATE_VECTOR, EMPTY_UPDATE
 from crdt.messages import Message, QueryAwareness, SyncStep1, SyncStep2, Update
@@ -26,6 +31,8 @@ from rooms.ticker import Ticker
 from rooms.wires import StateWires
 from tmi.domain.errors import Draining, TmiError
 from tmi.domain.ids import DiagramId
+
+log = logging.getLogger(__name__)
 
 ASKED_WITHIN_S = 0.005
 """For so long the room waits for the first question: what takes it in stops the loop, or slows it down."""
@@ -66,23 +73,40 @@ class _NoRoom:
 
 
 _NO_ROOM = _NoRoom()
-LetIn = Callable[[RoomRunner, Member, Session, bytes | None], None]
+
+
+class LetsIn(Protocol):
+    """Who decides (`rooms/service.py`)."""
+
+    def check(self, diagram: DiagramId, member: Member) -> None:
+        """Raises what a member is to be sent away for who may have had a role, or a sign-in, until lately."""
+
+    def let_in(self, runner: RoomRunner, member: Member, session: Session, given: bytes | None) -> None:
+        """Have a session go on in the open room, or raise what `Rooms.join` raises. `given`: the state it has
+        been sent.
+        """
 
 
 class Arrivals:
     """The sessions of one room that is being opened: their host (`rooms.session.Host`) until it is."""
 
     def __init__(
-        self, diagram: DiagramId, snapshot: bytes, ticker: Ticker, kept: Kept, let_in: LetIn
+        self,
+        diagram: DiagramId,
+        snapshot: bytes,
+        ticker: Ticker,
+        kept: Kept,
+        lets: LetsIn,
+        *,
+        is_all: bool,
     ) -> None:
-        """`let_in` has a session go on in the open room, or raises what `Rooms.join` raises; it is told what
-        the session was given.
-        """
+        """`is_all`: nothing is stored that came after the snapshot."""
         self._diagram = diagram
         self._state = snapshot
+        self._is_all = is_all
         self._ticker = ticker
         self._kept = kept
-        self._let_in = let_in
+        self._lets = lets
         self._wires = StateWires(ticker)
         self._arrived: dict[SessionNumber, _Arrival] = {}
         self._numbers = 0
@@ -98,8 +122,11 @@ class Arrivals:
             return
         await asyncio.sleep(GIVEN_WITHIN_S)
 
+    def __len__(self) -> int:
+        return len(self._arrived)
+
     def join(self, member: Member, peer: Peer) -> Session:
-        """Let a peer in; only while this is open."""
+        """Let a peer in; only while this is open. Its socket is closed when the session is."""
         # Numbers of rooms are positive, and each gives it another one.
         self._numbers -= 1
         number = SessionNumber(self._numbers)
@@ -118,25 +145,35 @@ class Arrivals:
 
     def enter(self, runner: RoomRunner) -> None:
         """The room is open: everybody goes on there, in the order in which they came."""
-        for arrival in self._all():
+        for arrival in self._each():
             try:
+                self._lets.check(self._diagram, arrival.member)
                 given = self._state if arrival.is_given else None
-                self._let_in(runner, arrival.member, arrival.session, given)
+                self._lets.let_in(runner, arrival.member, arrival.session, given)
+                _go_on(arrival)
             except TmiError as error:
                 _send_away(arrival, error)
-            else:
-                _go_on(arrival)
+            except Exception as error:
+                log.exception("room %s: somebody who waited for it could not go on", self._diagram)
+                _send_away(arrival, error)
 
     def fail(self, error: BaseException) -> None:
         """The room cannot be opened: send everybody away."""
-        for arrival in self._all():
+        if not isinstance(error, TmiError | asyncio.CancelledError):
+            log.error("room %s: it could not be opened", self._diagram, exc_info=error)
+        for arrival in self._each():
             _send_away(arrival, error)
 
-    def _all(self) -> Iterable[_Arrival]:
+    def _each(self) -> Iterator[_Arrival]:
+        """One after the other, as what happens to one may make others leave."""
         self.is_open = False
-        arrived, self._arrived = self._arrived, {}
-        self._kept.size -= sum(arrival.waiting_bytes for arrival in arrived.values())
-        return arrived.values()
+        while self._arrived:
+            yield self._forget(next(iter(self._arrived)))
+
+    def _forget(self, number: SessionNumber) -> _Arrival:
+        arrival = self._arrived.pop(number)
+        self._kept.size -= arrival.waiting_bytes
+        return arrival
 
     # --- the host -------------------------------------------------------------------------------
 
@@ -174,9 +211,17 @@ class Arrivals:
         number, peer = arrival.session.number, arrival.session.peer
         if self._arrived.get(number) is not arrival or arrival.has_left:
             return 0
+        try:
+            self._lets.check(self._diagram, arrival.member)
+        except TmiError as error:
+            _send_away(self._forget(number), error)
+            return 0
         arrival.is_given = True
         self._first_given.set()
-        peer.write_state(*self._wires.of(peer, SendState(number, self._state, EMPTY_UPDATE)))
+        if self._is_all:
+            peer.write_state(*self._wires.of(peer, SendState(number, self._state, EMPTY_UPDATE)))
+        else:
+            peer.write_state(self._wires.of_base(peer, self._state))
         return len(self._state)
 
     def gather(self, source: Source) -> None:
@@ -196,20 +241,19 @@ class Arrivals:
             arrival.is_paused = is_paused
 
     def leave(self, number: SessionNumber) -> None:
-        """Its connection is gone. What it has sent goes in when the room is open."""
+        """Its connection is gone. The edits that it has sent go in when the room is open."""
         arrival = self._arrived.get(number)
         if arrival is None:
             return
         arrival.has_left = True
+        arrival.messages = [one for one in arrival.messages if isinstance(one, SyncStep2 | Update)]
         if not arrival.messages:
-            del self._arrived[number]
+            self._forget(number)
 
     def end_session(self, number: SessionNumber, code: int, reason: str) -> None:
         """Close one session."""
-        arrival = self._arrived.pop(number, None)
-        if arrival is not None:
-            self._kept.size -= arrival.waiting_bytes
-            arrival.session.peer.close(code, reason)
+        if number in self._arrived:
+            self._forget(number).session.peer.close(code, reason)
 
     def failed(self, number: SessionNumber) -> None:
         """What a session sent could not be handled, and that is our fault: end it."""
@@ -232,20 +276,22 @@ class Arrivals:
         return 0
 
     def later(self, callback: Callable[[], None]) -> None:
-        """Call back at the end of this turn of the loop."""
-        self._ticker.at(0.0, callback)
+        """Call back at once: nothing is broadcast here that it could come in between of, and by the end of
+        this turn of the loop the room may be open.
+        """
+        callback()
 
 
 def _go_on(arrival: _Arrival) -> None:
     """In the room, with what has waited."""
     session = arrival.session
-    if arrival.has_asked:
+    if arrival.is_paused:
+        session.runner.pause(session.number)
+    if arrival.has_asked and not arrival.has_left:
         # Who was given the snapshot is told what came after it.
         session.receive(SyncStep1(EMPTY_STATE_VECTOR))
     for message in arrival.messages:
         session.receive(message)
-    if arrival.is_paused:
-        session.pause()
     if arrival.is_held_back:
         session.peer.go_on()
     if arrival.has_left:
@@ -254,13 +300,12 @@ def _go_on(arrival: _Arrival) -> None:
 
 def _send_away(arrival: _Arrival, error: BaseException) -> None:
     peer = arrival.session.peer
-    if arrival.has_left:
-        return
     if isinstance(error, Draining):
         peer.close(closing.SERVICE_RESTART, "this node is being stopped")
+    elif isinstance(error, TmiError):
+        peer.close(closing.TRY_AGAIN_LATER, f"{error}; try again shortly"[:120])
     else:
-        why = error.detail if isinstance(error, TmiError) else "the diagram could not be opened"
-        peer.close(closing.TRY_AGAIN_LATER, f"{why}; try again shortly"[:120])
+        peer.close(closing.INTERNAL_ERROR, "internal error")
 
 
 def _size(message: Message) -> int:

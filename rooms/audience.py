@@ -64,6 +64,8 @@ class Seat:
     """The state that it was given before the room was open, until it is greeted."""
     greeted: bool = False
     """Its first SyncStep1 was answered."""
+    is_slow: bool = False
+    """It stopped reading before it was greeted: of what it was given then."""
     behind: bytes | None = None
     """The state vector it had when it stopped reading."""
     behind_version: int = -1
@@ -281,9 +283,13 @@ class Audience(ABC):
             effects.extend(self._ask(seat))
             return effects
         seat.greeted = True
-        effects.append(Subscribe(number))
+        if not seat.is_slow:
+            effects.append(Subscribe(number))
         effects.extend(self._ask(seat))
         effects.extend(self._everybody(number))
+        if seat.is_slow:
+            seat.is_slow = False
+            self._note_behind(seat)
         return effects
 
     def _difference(self, seat: Seat, state_vector: bytes) -> Effect:
@@ -380,19 +386,27 @@ class Audience(ABC):
     def pause(self, number: SessionNumber, now: float) -> Effects:
         """The session reads too slowly: send it no more until `resume`."""
         seat = self._sessions.get(number)
-        if seat is None or seat.behind is not None or not seat.greeted:
+        if seat is None or seat.behind is not None:
+            return NOTHING
+        if not seat.greeted:
+            seat.is_slow = True
             return NOTHING
         effects: list[Effect] = []
         # What is applied and not flushed would be in the state vector, and yet never sent: flush it first.
         self._flush_edits(effects, now)
-        seat.behind, seat.behind_version = self.document.state_vector(), self.document.version
-        seat.has_heard = self._presence_told()
+        self._note_behind(seat)
         effects.append(Unsubscribe(number))
         return effects
+
+    def _note_behind(self, seat: Seat) -> None:
+        seat.behind, seat.behind_version = self.document.state_vector(), self.document.version
+        seat.has_heard = self._presence_told()
 
     def resume(self, number: SessionNumber, now: float) -> Effects:
         """The session reads again: one difference brings it up to date."""
         seat = self._sessions.get(number)
+        if seat is not None:
+            seat.is_slow = False
         if seat is None or seat.behind is None:
             return NOTHING
         effects = self._settle(now)

@@ -367,7 +367,9 @@ class Runner(Generic[RoomT]):
         self._subscribers.send(effect)
 
     def _subscribe(self, effect: Subscribe) -> None:
-        self._subscribers.add(effect.session, self._sessions[effect.session].peer)
+        session = self._sessions.get(effect.session)
+        if session is not None:
+            self._subscribers.add(effect.session, session.peer)
 
     def _unsubscribe(self, effect: Unsubscribe) -> None:
         session = self._sessions.get(effect.session)

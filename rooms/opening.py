@@ -9,7 +9,7 @@ import logging
 from collections.abc import Callable, Collection, Iterator
 
 from crdt.document import Document
-from rooms.arriving import Arrivals, LetIn
+from rooms.arriving import Arrivals, LetsIn
 from rooms.background import Background
 from rooms.budget import Budget
 from rooms.database_watch import DatabaseWatch
@@ -45,9 +45,20 @@ class _UnderWay:
         """Somebody is about to join it."""
         task.add_done_callback(self._done)
 
-    def _done(self, _: asyncio.Task[RoomRunner]) -> None:
+    def let_come(self, arrivals: Arrivals) -> None:
+        """From now on whoever comes is let in."""
+        self.arrivals.set_result(arrivals)
+
+    @property
+    def arrived(self) -> Arrivals | None:
+        """Those who have come already, if anybody may."""
+        return self.arrivals.result() if self.arrivals.done() else None
+
+    def _done(self, task: asyncio.Task[RoomRunner]) -> None:
         if not self.arrivals.done():
             self.arrivals.set_result(None)
+        elif not task.cancelled():
+            task.exception()  # whoever had come was told, and perhaps nobody else waits to be
 
 
 class Opening:
@@ -82,7 +93,7 @@ class Opening:
         """Knows whether this node is cut off from the database; None: nobody looks."""
         self.on_fence_lost: Callable[[RoomRunner], None] | None = None
         """See `RoomRunner`; for the rooms to come."""
-        self.let_in: LetIn | None = None
+        self.lets: LetsIn | None = None
         """See `Arrivals`; None: nobody comes before a room is open."""
 
     @property
@@ -97,7 +108,7 @@ class Opening:
     def arrived(self, diagram: DiagramId) -> Iterator[tuple[Member, Peer]]:
         """Who has come to a room that is being opened."""
         opening = self._under_way.get(diagram)
-        arrivals = opening.arrivals.result() if opening is not None and opening.arrivals.done() else None
+        arrivals = None if opening is None else opening.arrived
         return iter(()) if arrivals is None else arrivals.here
 
     def opened(self, diagram: DiagramId) -> RoomRunner | None:
@@ -166,9 +177,20 @@ class Opening:
         return await self.own(diagram, disowned)
 
     async def _load(self, diagram: DiagramId, disowned: NodeId | None) -> RoomRunner:
+        opening = self._under_way[diagram]
+        try:
+            runner = await self._read(diagram, disowned, opening)
+        except BaseException as error:
+            if opening.arrived is not None:
+                opening.arrived.fail(error)
+            raise
+        if opening.arrived is not None:
+            opening.arrived.enter(runner)
+        return runner
+
+    async def _read(self, diagram: DiagramId, disowned: NodeId | None, opening: _UnderWay) -> RoomRunner:
         if self.watch is not None and self.watch.is_cut_off:
             raise DatabaseUnavailable("this node is cut off from the database")
-        arrivals: Arrivals | None = None
         try:
             async with asyncio.timeout(self._limits.load_timeout_s), self._load_slots:
                 self._budget.refuse_when_full()  # others may have filled it since this one came
@@ -176,7 +198,7 @@ class Opening:
                 fence = await self._coordinator.claim(diagram, disowned)
                 try:
                     stored = await self._store.load(diagram)
-                    arrivals = await self._let_come(diagram, stored)
+                    await self._let_come(diagram, stored, opening)
                     document = await self._loaded(stored)
                     if self.is_draining:
                         raise Draining
@@ -184,14 +206,7 @@ class Opening:
                     self._background.spawn(self._coordinator.release(diagram, fence))
                     raise
         except TimeoutError:
-            away = DatabaseUnavailable("opening the diagram took too long")
-            if arrivals is not None:
-                arrivals.fail(away)
-            raise away from None
-        except BaseException as error:
-            if arrivals is not None:
-                arrivals.fail(error)
-            raise
+            raise DatabaseUnavailable("opening the diagram took too long") from None
         # From here to where it is counted again nothing is awaited.
         if document.rejected:
             log.error("room %s: %d updates of its log cannot be applied", diagram, document.rejected)
@@ -202,21 +217,21 @@ class Opening:
         runner.tail_weight = _weight(stored)
         self._budget.count(runner)
         self._snapshotter.on_committed(runner)
-        if arrivals is not None:
-            arrivals.enter(runner)
         return runner
 
-    async def _let_come(self, diagram: DiagramId, stored: StoredDocument) -> Arrivals | None:
+    async def _let_come(self, diagram: DiagramId, stored: StoredDocument, opening: _UnderWay) -> None:
         """Let those who come to join in now, if taking in what is stored takes long."""
-        opening, snapshot = self._under_way[diagram], stored.snapshot
+        snapshot = stored.snapshot
         is_worth_it = snapshot is not None and stored.is_whole and len(snapshot) >= self._limits.early_bytes
-        if snapshot is None or self.let_in is None or self.is_draining or not is_worth_it:
-            return None
-        arrivals = Arrivals(diagram, snapshot, self._hosted.ticker, self._hosted.kept, self.let_in)
-        opening.arrivals.set_result(arrivals)
+        if snapshot is None or self.lets is None or self.is_draining or not is_worth_it:
+            return
+        hosted = self._hosted
+        arrivals = Arrivals(
+            diagram, snapshot, hosted.ticker, hosted.kept, self.lets, is_all=not stored.tail
+        )
+        opening.let_come(arrivals)
         if opening.has_visitors:
             await arrivals.first_given()
-        return arrivals
 
     async def _loaded(self, stored: StoredDocument) -> Document:
         """The document of a room to be. Raises Unavailable, since others were opened while this one was read,

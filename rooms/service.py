@@ -90,7 +90,7 @@ class Rooms:
             store, coordinator, hosted, budget, self.journal, snapshotter, self.slices, background, limits
         )
         self._replicas = Replicas(hosted, budget, coordinator, self.slices, background, limits)
-        self._opening.let_in = self._let_in
+        self._opening.lets = self
         self.rights = Rights(
             hosted,
             access,
@@ -186,25 +186,37 @@ class Rooms:
 
     # --- joining --------------------------------------------------------------------------------
 
-    async def join(self, diagram: DiagramId, member: Member, peer: Peer) -> Session:
+    async def join(
+        self, diagram: DiagramId, member: Member, peer: Peer, *, may_come_early: bool = False
+    ) -> Session:
         """Let a member into a diagram's room, opening it if need be.
 
         Nothing is sent by itself: the first SyncStep1 is answered with a SyncStep2, then the room's own
-        SyncStep1 and everybody's awareness. While a large diagram is still being read its first SyncStep2
-        comes before the rest; if it is not opened after all, the peer is closed.
+        SyncStep1 and everybody's awareness. `may_come_early`: while a large diagram is still being read, what
+        is stored may be sent before the room is open, and if it is not opened after all, the peer is closed.
+        For peers that end with their session (`rooms/arriving.py`).
 
         Raises NotFound, Unavailable (also while writers are being refused because too much is unsaved),
         TooManyRequests, DatabaseUnavailable and Draining.
         """
-        host = await self._room(diagram)
+        host = await self._room(diagram, may_come_early)
         if isinstance(host, Arrivals):
+            if len(host) >= self._limits.room.sessions_max:
+                self.refusals["sessions_per_room"] += 1
+                raise TooManyRequests(FULL)
             return host.join(member, peer)
         self._refuse_where_full(host, member)
         session = host.join(member, peer)
         self.rights.look_again(diagram, member)
         return session
 
-    def _let_in(self, runner: RoomRunner, member: Member, session: Session, given: bytes | None) -> None:
+    def check(self, diagram: DiagramId, member: Member) -> None:
+        """See `rooms.arriving.LetsIn`."""
+        if self.rights.is_outdated(diagram, member):
+            raise Unavailable("what you may do here may have changed")
+
+    def let_in(self, runner: RoomRunner, member: Member, session: Session, given: bytes | None) -> None:
+        """See `rooms.arriving.LetsIn`."""
         self._refuse_where_full(runner, member)
         runner.let_in(member, session, given)
         self.rights.look_again(runner.room.diagram, member)
@@ -247,7 +259,7 @@ class Rooms:
         homes = hosted.open, hosted.ending, hosted.moving
         return self._opening.is_opening(diagram) or any(diagram in home for home in homes)
 
-    async def _room(self, diagram: DiagramId) -> Runner[Any] | Arrivals:
+    async def _room(self, diagram: DiagramId, may_come_early: bool) -> Runner[Any] | Arrivals:
         """The room, opened here if need be, or who lets people in until it is; or else its replica."""
         for _ in range(OPENING_TRIES):
             owned = self._opening.opened(diagram)
@@ -256,7 +268,8 @@ class Rooms:
             replica = self._hosted.following.get(diagram)
             if replica is None or not replica.room.is_open:
                 try:
-                    return await self._opening.entrance(diagram)
+                    way_in = self._opening.entrance if may_come_early else self._opening.own
+                    return await way_in(diagram)
                 except OwnedElsewhere as elsewhere:
                     replica = self._replicas.follow(diagram, elsewhere)
             await self._replicas.ready(replica)
