@@ -276,9 +276,7 @@ class Arrivals:
         return 0
 
     def later(self, callback: Callable[[], None]) -> None:
-        """Call back at once: nothing is broadcast here that it could come in between of, and by the end of
-        this turn of the loop the room may be open.
-        """
+        """Call back at once: nothing is being broadcast here."""
         callback()
 
 
