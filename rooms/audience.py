@@ -60,8 +60,12 @@ class Seat:
     wants_acknowledgements: bool
     is_elsewhere: bool = False
     """It is a client of a node that follows, where its refused edits are counted."""
+    given: bytes | None = None
+    """The state that it was given before the room was open, until it is greeted."""
     greeted: bool = False
     """Its first SyncStep1 was answered."""
+    is_slow: bool = False
+    """It stopped reading before it was greeted: of what it was given then."""
     behind: bytes | None = None
     """The state vector it had when it stopped reading."""
     behind_version: int = -1
@@ -197,14 +201,20 @@ class Audience(ABC):
         return not self._sessions
 
     def join(
-        self, member: Member, wants_acknowledgements: bool = True, is_elsewhere: bool = False
+        self,
+        member: Member,
+        wants_acknowledgements: bool = True,
+        is_elsewhere: bool = False,
+        given: bytes | None = None,
     ) -> SessionNumber:
         """Let somebody in who may watch this diagram. Only while the phase is OPEN.
 
         Without `wants_acknowledgements` no commit is told to this session, which saves the counting.
-        `is_elsewhere`: it is a client of a node that follows.
+        `is_elsewhere`: it is a client of a node that follows. `given`: a state that it has been sent already.
         """
-        return self._seat(member, may(member.role, Action.EDIT), wants_acknowledgements, is_elsewhere)
+        number = self._seat(member, may(member.role, Action.EDIT), wants_acknowledgements, is_elsewhere)
+        self._sessions[number].given = given
+        return number
 
     def _seat(
         self,
@@ -267,21 +277,30 @@ class Audience(ABC):
 
     def _sync(self, seat: Seat, state_vector: bytes) -> Effects:
         number = seat.number
-        effects: list[Effect] = [self._difference(number, state_vector)]
+        effects: list[Effect] = [self._difference(seat, state_vector)]
         if seat.greeted:
             # Hocuspocus' `forceSync` counts on being asked in return.
             effects.extend(self._ask(seat))
             return effects
         seat.greeted = True
-        effects.append(Subscribe(number))
+        if not seat.is_slow:
+            effects.append(Subscribe(number))
         effects.extend(self._ask(seat))
         effects.extend(self._everybody(number))
+        if seat.is_slow:
+            seat.is_slow = False
+            self._note_behind(seat)
         return effects
 
-    def _difference(self, number: SessionNumber, state_vector: bytes) -> Effect:
-        if state_vector == EMPTY_STATE_VECTOR:
-            return SendState(number, *self.document.parts())
-        return Send(number, y_websocket.sync_step2(self.document.difference(state_vector)))
+    def _difference(self, seat: Seat, state_vector: bytes) -> Effect:
+        number, given = seat.number, seat.given
+        seat.given = None
+        if state_vector != EMPTY_STATE_VECTOR:
+            return Send(number, y_websocket.sync_step2(self.document.difference(state_vector)))
+        base, later = self.document.parts()
+        if base is given:
+            return Send(number, y_websocket.sync_step2(later))
+        return SendState(number, base, later)
 
     def _ask(self, seat: Seat) -> Effects:
         """Ask for what the session has and the room has not."""
@@ -367,19 +386,27 @@ class Audience(ABC):
     def pause(self, number: SessionNumber, now: float) -> Effects:
         """The session reads too slowly: send it no more until `resume`."""
         seat = self._sessions.get(number)
-        if seat is None or seat.behind is not None or not seat.greeted:
+        if seat is None or seat.behind is not None:
+            return NOTHING
+        if not seat.greeted:
+            seat.is_slow = True
             return NOTHING
         effects: list[Effect] = []
         # What is applied and not flushed would be in the state vector, and yet never sent: flush it first.
         self._flush_edits(effects, now)
-        seat.behind, seat.behind_version = self.document.state_vector(), self.document.version
-        seat.has_heard = self._presence_told()
+        self._note_behind(seat)
         effects.append(Unsubscribe(number))
         return effects
+
+    def _note_behind(self, seat: Seat) -> None:
+        seat.behind, seat.behind_version = self.document.state_vector(), self.document.version
+        seat.has_heard = self._presence_told()
 
     def resume(self, number: SessionNumber, now: float) -> Effects:
         """The session reads again: one difference brings it up to date."""
         seat = self._sessions.get(number)
+        if seat is not None:
+            seat.is_slow = False
         if seat is None or seat.behind is None:
             return NOTHING
         effects = self._settle(now)

@@ -124,6 +124,15 @@ class Runner(Generic[RoomT]):
         session = self._sessions[number] = Session(self, number, peer)
         return session
 
+    def let_in(self, member: Member, session: Session, given: bytes | None) -> None:
+        """Go on with a session that came before the room was open, and was given this state meanwhile
+        (`rooms/arriving.py`); the room's phase must be OPEN.
+        """
+        wants_acknowledgements = session.peer.wants_acknowledgements
+        session.number = self.room.join(member, wants_acknowledgements, given=given)
+        session.runner = self
+        self._sessions[session.number] = session
+
     def receive(self, number: SessionNumber, message: Message) -> None:
         """Hand a message of a session to the room."""
         if isinstance(message, SyncStep1):
@@ -358,7 +367,9 @@ class Runner(Generic[RoomT]):
         self._subscribers.send(effect)
 
     def _subscribe(self, effect: Subscribe) -> None:
-        self._subscribers.add(effect.session, self._sessions[effect.session].peer)
+        session = self._sessions.get(effect.session)
+        if session is not None:
+            self._subscribers.add(effect.session, session.peer)
 
     def _unsubscribe(self, effect: Unsubscribe) -> None:
         session = self._sessions.get(effect.session)

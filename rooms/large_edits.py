@@ -26,7 +26,7 @@ WAITING_MAX_BYTES = 8 * 1024 * 1024
 """Of one session. When more waits, the large edit is brought to its end at once."""
 KEPT_MAX_BYTES = 64 * 1024 * 1024
 """Of all sessions of the process. Beyond, large edits go in at once."""
-_MESSAGE_BYTES = 128
+MESSAGE_BYTES = 128
 """What it takes to keep a message besides its bytes, about."""
 
 Edit = SyncStep2 | Update
@@ -74,7 +74,7 @@ class LargeEdits:
 
     def take(self, number: SessionNumber, message: Edit) -> bool:
         """Take an edit that is large, or has to wait for one; False if it is for the room at once."""
-        work, size = self._works.get(number), len(message.update) + _MESSAGE_BYTES
+        work, size = self._works.get(number), len(message.update) + MESSAGE_BYTES
         if work is not None:
             work.waiting.append(message)
             work.waiting_bytes += size

@@ -33,6 +33,10 @@ class RoomsLimits:
     """While documents wait to be freed, or the journal fills: what it holds is bounded by the sweep."""
     loads_at_once: int = 4
     load_timeout_s: float = 30.0
+    early_bytes: int = 128 * 1024
+    """Of what is stored: from here on whoever comes is let in before it is taken in (`rooms/arriving.py`). A
+    smaller one is taken in within 4 ms.
+    """
     read_timeout_s: float = 5.0
     """For reading a document from the node that owns it."""
     loads_waiting_max: int = 1000

@@ -6,15 +6,17 @@ is in what is read, and whatever it tries later is refused.
 
 import asyncio
 import logging
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
 
 from crdt.document import Document
+from rooms.arriving import Arrivals, LetsIn
 from rooms.background import Background
 from rooms.budget import Budget
 from rooms.database_watch import DatabaseWatch
 from rooms.hosted import Hosted
 from rooms.journal import Journal
 from rooms.limits import RoomsLimits
+from rooms.peer import Member, Peer
 from rooms.room import Room
 from rooms.runner import UPDATE_WEIGHT, RoomRunner
 from rooms.slices import Slices
@@ -25,8 +27,38 @@ from tmi.domain.ports import Coordinator, StoredDocument, UpdateLog
 
 log = logging.getLogger(__name__)
 
+_CLOSED_AGAIN = "the diagram's room does not stay open; try again shortly"
 OPENING_TRIES = 5
 """A room that was opened may be gone before whoever wanted it has their turn."""
+
+
+class _UnderWay:
+    """A room that is being opened."""
+
+    __slots__ = ("arrivals", "has_visitors", "task")
+
+    def __init__(self, task: asyncio.Task[RoomRunner]) -> None:
+        self.task = task
+        self.arrivals: asyncio.Future[Arrivals | None] = task.get_loop().create_future()
+        """Those who come before it is open; None if that is not worth the while."""
+        self.has_visitors = False
+        """Somebody is about to join it."""
+        task.add_done_callback(self._done)
+
+    def let_come(self, arrivals: Arrivals) -> None:
+        """From now on whoever comes is let in."""
+        self.arrivals.set_result(arrivals)
+
+    @property
+    def arrived(self) -> Arrivals | None:
+        """Those who have come already, if anybody may."""
+        return self.arrivals.result() if self.arrivals.done() else None
+
+    def _done(self, task: asyncio.Task[RoomRunner]) -> None:
+        if not self.arrivals.done():
+            self.arrivals.set_result(None)
+        elif not task.cancelled():
+            task.exception()  # whoever had come was told, and perhaps nobody else waits to be
 
 
 class Opening:
@@ -53,7 +85,7 @@ class Opening:
         self._slices = slices
         self._background = background
         self._limits = limits
-        self._under_way: dict[DiagramId, asyncio.Task[RoomRunner]] = {}
+        self._under_way: dict[DiagramId, _UnderWay] = {}
         self._load_slots = asyncio.Semaphore(limits.loads_at_once)
         self.is_draining = False
         """Nobody is taken in any more."""
@@ -61,15 +93,23 @@ class Opening:
         """Knows whether this node is cut off from the database; None: nobody looks."""
         self.on_fence_lost: Callable[[RoomRunner], None] | None = None
         """See `RoomRunner`; for the rooms to come."""
+        self.lets: LetsIn | None = None
+        """See `Arrivals`; None: nobody comes before a room is open."""
 
     @property
     def under_way(self) -> Collection[asyncio.Task[RoomRunner]]:
         """Rooms that are being opened."""
-        return self._under_way.values()
+        return [opening.task for opening in self._under_way.values()]
 
     def is_opening(self, diagram: DiagramId) -> bool:
         """Whether its room is being opened."""
         return diagram in self._under_way
+
+    def arrived(self, diagram: DiagramId) -> Iterator[tuple[Member, Peer]]:
+        """Who has come to a room that is being opened."""
+        opening = self._under_way.get(diagram)
+        arrivals = None if opening is None else opening.arrived
+        return iter(()) if arrivals is None else arrivals.here
 
     def opened(self, diagram: DiagramId) -> RoomRunner | None:
         """The room if it is open here. Raises Draining."""
@@ -90,18 +130,36 @@ class Opening:
             runner = self.opened(diagram)
             if runner is not None:
                 return runner
-            opening = self._under_way.get(diagram)
-            if opening is None:
-                self._budget.refuse_when_full()
-                if len(self._under_way) >= self._limits.loads_waiting_max:
-                    self._hosted.refusals["loads_waiting"] += 1
-                    raise Unavailable("too many diagrams are being opened; try again shortly")
-                opening = asyncio.create_task(self._load(diagram, disowned), name=f"open-{diagram}")
-                self._under_way[diagram] = opening
-                opening.add_done_callback(lambda _: self._under_way.pop(diagram, None))
             # Who gives up waiting does not end the load that others wait for.
-            await asyncio.shield(opening)
-        raise Unavailable("the diagram's room does not stay open; try again shortly")
+            await asyncio.shield(self._open(diagram, disowned).task)
+        raise Unavailable(_CLOSED_AGAIN)
+
+    async def entrance(self, diagram: DiagramId) -> RoomRunner | Arrivals:
+        """As `own`, for whoever comes to join: while a large one is still being read they are let in already.
+        """
+        for _ in range(OPENING_TRIES):
+            runner = self.opened(diagram)
+            if runner is not None:
+                return runner
+            opening = self._open(diagram, None)
+            opening.has_visitors = True
+            arrivals = await asyncio.shield(opening.arrivals)
+            if arrivals is not None and arrivals.is_open:
+                return arrivals
+            await asyncio.shield(opening.task)
+        raise Unavailable(_CLOSED_AGAIN)
+
+    def _open(self, diagram: DiagramId, disowned: NodeId | None) -> _UnderWay:
+        opening = self._under_way.get(diagram)
+        if opening is None:
+            self._budget.refuse_when_full()
+            if len(self._under_way) >= self._limits.loads_waiting_max:
+                self._hosted.refusals["loads_waiting"] += 1
+                raise Unavailable("too many diagrams are being opened; try again shortly")
+            task = asyncio.create_task(self._load(diagram, disowned), name=f"open-{diagram}")
+            opening = self._under_way[diagram] = _UnderWay(task)
+            task.add_done_callback(lambda _: self._under_way.pop(diagram, None))
+        return opening
 
     async def found(self, diagram: DiagramId, disowned: NodeId | None) -> RoomRunner:
         """For those who look for an owner: as `own`, except that a draining node claims nothing, and that
@@ -119,6 +177,18 @@ class Opening:
         return await self.own(diagram, disowned)
 
     async def _load(self, diagram: DiagramId, disowned: NodeId | None) -> RoomRunner:
+        opening = self._under_way[diagram]
+        try:
+            runner = await self._read(diagram, disowned, opening)
+        except BaseException as error:
+            if opening.arrived is not None:
+                opening.arrived.fail(error)
+            raise
+        if opening.arrived is not None:
+            opening.arrived.enter(runner)
+        return runner
+
+    async def _read(self, diagram: DiagramId, disowned: NodeId | None, opening: _UnderWay) -> RoomRunner:
         if self.watch is not None and self.watch.is_cut_off:
             raise DatabaseUnavailable("this node is cut off from the database")
         try:
@@ -128,6 +198,7 @@ class Opening:
                 fence = await self._coordinator.claim(diagram, disowned)
                 try:
                     stored = await self._store.load(diagram)
+                    await self._let_come(diagram, stored, opening)
                     document = await self._loaded(stored)
                     if self.is_draining:
                         raise Draining
@@ -147,6 +218,20 @@ class Opening:
         self._budget.count(runner)
         self._snapshotter.on_committed(runner)
         return runner
+
+    async def _let_come(self, diagram: DiagramId, stored: StoredDocument, opening: _UnderWay) -> None:
+        """Let those who come to join in now, if taking in what is stored takes long."""
+        snapshot = stored.snapshot
+        is_worth_it = snapshot is not None and stored.is_whole and len(snapshot) >= self._limits.early_bytes
+        if snapshot is None or self.lets is None or self.is_draining or not is_worth_it:
+            return
+        hosted = self._hosted
+        arrivals = Arrivals(
+            diagram, snapshot, hosted.ticker, hosted.kept, self.lets, is_all=not stored.tail
+        )
+        opening.let_come(arrivals)
+        if opening.has_visitors:
+            await arrivals.first_given()
 
     async def _loaded(self, stored: StoredDocument) -> Document:
         """The document of a room to be. Raises Unavailable, since others were opened while this one was read,

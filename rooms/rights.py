@@ -64,13 +64,21 @@ class Rights:
 
     def look_again(self, diagram: DiagramId, member: Member) -> None:
         """A newcomer's role was looked up before it was let in, perhaps before a change."""
-        if self._changed_at or self._people_changed_at:
-            changes = self._changed_at.get(diagram), self._people_changed_at.get(member.user)
-            if any(at is not None and _may_not_know(member, at) for at in changes):
-                self._background.spawn(self._reread(diagram))
+        if self._may_have_changed(diagram, member):
+            self._background.spawn(self._reread(diagram))
         self.on_newcomer(member.sign_in)
         if member.sign_in in self._ended_at:
             self._background.spawn(self._end_again(member.sign_in))
+
+    def is_outdated(self, diagram: DiagramId, member: Member) -> bool:
+        """Whether something of late may have changed what somebody may do, or has ended the sign-in."""
+        return self._may_have_changed(diagram, member) or member.sign_in in self._ended_at
+
+    def _may_have_changed(self, diagram: DiagramId, member: Member) -> bool:
+        if not self._changed_at and not self._people_changed_at:
+            return False
+        changes = self._changed_at.get(diagram), self._people_changed_at.get(member.user)
+        return any(at is not None and _may_not_know(member, at) for at in changes)
 
     async def _end_again(self, sign_in: SignInId) -> None:
         """It ended between the newcomer's check and the newcomer's arrival."""

@@ -14,6 +14,7 @@ from datetime import timedelta
 from typing import Any
 
 from crdt.document import Document
+from rooms.arriving import Arrivals
 from rooms.audience import FULL
 from rooms.background import Background
 from rooms.budget import Budget
@@ -89,6 +90,7 @@ class Rooms:
             store, coordinator, hosted, budget, self.journal, snapshotter, self.slices, background, limits
         )
         self._replicas = Replicas(hosted, budget, coordinator, self.slices, background, limits)
+        self._opening.lets = self
         self.rights = Rights(
             hosted,
             access,
@@ -184,14 +186,42 @@ class Rooms:
 
     # --- joining --------------------------------------------------------------------------------
 
-    async def join(self, diagram: DiagramId, member: Member, peer: Peer) -> Session:
+    async def join(
+        self, diagram: DiagramId, member: Member, peer: Peer, *, may_come_early: bool = False
+    ) -> Session:
         """Let a member into a diagram's room, opening it if need be.
 
         Nothing is sent by itself: the first SyncStep1 is answered with a SyncStep2, then the room's own
-        SyncStep1 and everybody's awareness. Raises NotFound, Unavailable (also while writers are being
-        refused because too much is unsaved), TooManyRequests, DatabaseUnavailable and Draining.
+        SyncStep1 and everybody's awareness. `may_come_early`: while a large diagram is still being read, what
+        is stored may be sent before the room is open, and if it is not opened after all, the peer is closed.
+        For peers that end with their session (`rooms/arriving.py`).
+
+        Raises NotFound, Unavailable (also while writers are being refused because too much is unsaved),
+        TooManyRequests, DatabaseUnavailable and Draining.
         """
-        runner = await self._room(diagram)
+        host = await self._room(diagram, may_come_early)
+        if isinstance(host, Arrivals):
+            if len(host) >= self._limits.room.sessions_max:
+                self.refusals["sessions_per_room"] += 1
+                raise TooManyRequests(FULL)
+            return host.join(member, peer)
+        self._refuse_where_full(host, member)
+        session = host.join(member, peer)
+        self.rights.look_again(diagram, member)
+        return session
+
+    def check(self, diagram: DiagramId, member: Member) -> None:
+        """See `rooms.arriving.LetsIn`."""
+        if self.rights.is_outdated(diagram, member):
+            raise Unavailable("what you may do here may have changed")
+
+    def let_in(self, runner: RoomRunner, member: Member, session: Session, given: bytes | None) -> None:
+        """See `rooms.arriving.LetsIn`."""
+        self._refuse_where_full(runner, member)
+        runner.let_in(member, session, given)
+        self.rights.look_again(runner.room.diagram, member)
+
+    def _refuse_where_full(self, runner: Runner[Any], member: Member) -> None:
         if runner.room.is_full:
             self.refusals["sessions_per_room"] += 1
             raise TooManyRequests(FULL)
@@ -201,9 +231,6 @@ class Rooms:
         if self.journal.shedding and may(member.role, Action.EDIT):
             self.refusals["journal"] += 1
             raise Unavailable(SHEDDING)
-        session = runner.join(member, peer)
-        self.rights.look_again(diagram, member)
-        return session
 
     def mirror(
         self, diagram: DiagramId, state_vector: bytes, answer: Answer, node: NodeId | None
@@ -232,8 +259,8 @@ class Rooms:
         homes = hosted.open, hosted.ending, hosted.moving
         return self._opening.is_opening(diagram) or any(diagram in home for home in homes)
 
-    async def _room(self, diagram: DiagramId) -> Runner[Any]:
-        """The room, opened here if need be, or else its replica."""
+    async def _room(self, diagram: DiagramId, may_come_early: bool) -> Runner[Any] | Arrivals:
+        """The room, opened here if need be, or who lets people in until it is; or else its replica."""
         for _ in range(OPENING_TRIES):
             owned = self._opening.opened(diagram)
             if owned is not None:
@@ -241,7 +268,8 @@ class Rooms:
             replica = self._hosted.following.get(diagram)
             if replica is None or not replica.room.is_open:
                 try:
-                    return await self._opening.own(diagram)
+                    way_in = self._opening.entrance if may_come_early else self._opening.own
+                    return await way_in(diagram)
                 except OwnedElsewhere as elsewhere:
                     replica = self._replicas.follow(diagram, elsewhere)
             await self._replicas.ready(replica)
@@ -345,10 +373,12 @@ class Rooms:
             raise Unavailable("the node that owns this diagram does not answer") from None
 
     def here(self, diagram: DiagramId) -> Iterator[tuple[Member, Peer]]:
-        """Who is in a diagram's room by way of this node, whoever owns it. Nobody may come or go meanwhile.
+        """Who is in a diagram's room by way of this node, whoever owns it, or waits for it to open. Nobody
+        may come or go meanwhile.
         """
         for runner in self._hosted.of(diagram):
             yield from runner.here
+        yield from self._opening.arrived(diagram)
 
     # --- closing --------------------------------------------------------------------------------
 

@@ -4,17 +4,28 @@ from collections.abc import Callable
 from typing import Protocol
 
 from crdt.messages import Awareness, Message, QueryAwareness, SyncStep1, Update
-from rooms.audience import Audience
 from rooms.effects import Effects, SessionNumber
 from rooms.gathering import Source
 from rooms.peer import Peer
 
 
+class Holding(Protocol):
+    """What may hold edits and presence until its next tick (`rooms/audience.py`)."""
+
+    def hold(self, number: SessionNumber, update: bytes) -> bool:
+        """Whether the edit is held; else it is to be received at once."""
+
+    def hold_awareness(self, number: SessionNumber, data: bytes) -> bool:
+        """The same for presence."""
+
+
 class Host(Protocol):
-    """Who has the room's sessions and does what the room asks for (`rooms/hosting.py`)."""
+    """Who has the room's sessions and does what the room asks for (`rooms/hosting.py`), or has them while the
+    room is being opened (`rooms/arriving.py`).
+    """
 
     @property
-    def room(self) -> Audience:
+    def room(self) -> Holding:
         """The room, or a replica of one."""
 
     def receive(self, number: SessionNumber, message: Message) -> None:
@@ -52,9 +63,6 @@ class Host(Protocol):
 
     def leave(self, number: SessionNumber) -> None:
         """A session's connection is gone."""
-
-    def settle(self) -> None:
-        """Bring the document up to what has arrived."""
 
     def later(self, callback: Callable[[], None]) -> None:
         """Call back at the end of this turn of the loop."""

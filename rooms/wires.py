@@ -28,9 +28,13 @@ class StateWires:
         if effect.later == EMPTY_UPDATE:
             return (self._shared(peer, effect.base, y_websocket.sync_step2),)
         return (
-            self._shared(peer, effect.base, y_websocket.update),
+            self.of_base(peer, effect.base),
             peer.frame(y_websocket.sync_step2(effect.later)),
         )
+
+    def of_base(self, peer: Peer, state: bytes) -> bytes:
+        """The frame that brings a state of which a SyncStep2 is to follow."""
+        return self._shared(peer, state, y_websocket.update)
 
     def _shared(self, peer: Peer, state: bytes, message: Callable[[bytes], bytes]) -> bytes:
         if len(state) < LARGE_BYTES:

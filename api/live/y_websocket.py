@@ -46,7 +46,7 @@ class YWebsocketSocket(LiveSocket):
 
     async def join(self, rooms: Rooms, diagram: DiagramId, member: Member) -> None:
         """Take a seat in the room, before the upgrade. Raises what `Rooms.join` raises."""
-        self._session = await rooms.join(diagram, member, self)
+        self._session = await rooms.join(diagram, member, self, may_come_early=True)
         self._session.source = self
 
     # --- the socket -----------------------------------------------------------------------------

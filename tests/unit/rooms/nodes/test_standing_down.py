@@ -48,6 +48,7 @@ class Move:
         there = self.world.editor()
         there.session = await self.successor.join(self.world.diagram, there.member, there)
         there.session.receive(SyncStep1(there.doc.get_state()))
+        await until(lambda: self.successor.open_rooms)
         self.follow()
         return there
 
