@@ -177,18 +177,23 @@ class Opening:
         return await self.own(diagram, disowned)
 
     async def _load(self, diagram: DiagramId, disowned: NodeId | None) -> RoomRunner:
-        opening = self._under_way[diagram]
+        # No frame may know the task: with what it raises that would be a circle that keeps what was read.
         try:
-            runner = await self._read(diagram, disowned, opening)
+            runner = await self._read(diagram, disowned)
         except BaseException as error:
-            if opening.arrived is not None:
-                opening.arrived.fail(error)
+            self._fail(diagram, error)
             raise
-        if opening.arrived is not None:
-            opening.arrived.enter(runner)
+        arrived = self._under_way[diagram].arrived
+        if arrived is not None:
+            arrived.enter(runner)
         return runner
 
-    async def _read(self, diagram: DiagramId, disowned: NodeId | None, opening: _UnderWay) -> RoomRunner:
+    def _fail(self, diagram: DiagramId, error: BaseException) -> None:
+        arrived = self._under_way[diagram].arrived
+        if arrived is not None:
+            arrived.fail(error)
+
+    async def _read(self, diagram: DiagramId, disowned: NodeId | None) -> RoomRunner:
         if self.watch is not None and self.watch.is_cut_off:
             raise DatabaseUnavailable("this node is cut off from the database")
         try:
@@ -198,7 +203,7 @@ class Opening:
                 fence = await self._coordinator.claim(diagram, disowned)
                 try:
                     stored = await self._store.load(diagram)
-                    await self._let_come(diagram, stored, opening)
+                    await self._let_come(diagram, stored)
                     document = await self._loaded(stored)
                     if self.is_draining:
                         raise Draining
@@ -219,7 +224,7 @@ class Opening:
         self._snapshotter.on_committed(runner)
         return runner
 
-    async def _let_come(self, diagram: DiagramId, stored: StoredDocument, opening: _UnderWay) -> None:
+    async def _let_come(self, diagram: DiagramId, stored: StoredDocument) -> None:
         """Let those who come to join in now, if taking in what is stored takes long."""
         snapshot = stored.snapshot
         is_worth_it = snapshot is not None and stored.is_whole and len(snapshot) >= self._limits.early_bytes
@@ -229,8 +234,8 @@ class Opening:
         arrivals = Arrivals(
             diagram, snapshot, hosted.ticker, hosted.kept, self.lets, is_all=not stored.tail
         )
-        opening.let_come(arrivals)
-        if opening.has_visitors:
+        self._under_way[diagram].let_come(arrivals)
+        if self._under_way[diagram].has_visitors:
             await arrivals.first_given()
 
     async def _loaded(self, stored: StoredDocument) -> Document:

@@ -18,6 +18,7 @@ from persistence.memory.update_log import MemoryUpdateLog
 from persistence.memory.users import MemoryUsers
 from rooms.coordination.local import LocalCoordinator
 from rooms.handing_over import HandoverLimits
+from rooms.hosting import Runner
 from rooms.journal import JournalLimits
 from rooms.limits import RoomsLimits
 from rooms.peer import Member
@@ -44,6 +45,13 @@ async def until(condition: Callable[[], object]) -> None:
     async with asyncio.timeout(5):
         while not condition():
             await asyncio.sleep(0.002)
+
+
+def runner_of(session: Session | None) -> Runner[Any]:
+    """Who hosts a session that is in a room, or in a replica."""
+    assert session is not None
+    assert isinstance(session.runner, Runner)
+    return session.runner
 
 
 class Editor:

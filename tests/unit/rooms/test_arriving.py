@@ -1,6 +1,8 @@
 """Whoever comes while a diagram is being read: given what is stored at once, in the room when it is open."""
 
 import asyncio
+import gc
+import weakref
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -150,6 +152,28 @@ async def test_what_is_stored_is_an_answer_where_nothing_came_after_it(
         # Nothing is left to say, and the room asks as always.
         assert [SyncStep2, SyncStep2, SyncStep1] == [type(message) for message in said(editor)]
         assert EMPTY_UPDATE == said(editor)[1].update
+
+
+@pytest.mark.parametrize("is_opened", [True, False])
+async def test_who_came_early_keeps_nothing_of_that(drawn: World, is_opened: bool) -> None:
+    gc.disable()
+    try:
+        async with rooms(drawn, replace(EARLY, load_timeout_s=0.3)):
+            freed: list[bool] = []
+            editor = reader(drawn)
+            async with being_opened(drawn):
+                await come(editor)
+                arrivals = drawn.rooms._opening._under_way[drawn.diagram].arrived
+                assert arrivals is not None
+                weakref.finalize(arrivals, freed.append, True)
+                del arrivals
+                editor.edit("meanwhile")
+                if not is_opened:
+                    await until(lambda: editor.closed)
+                    editor.session = None
+            await until(lambda: freed)
+    finally:
+        gc.enable()
 
 
 async def test_who_has_something_already_waits_for_what_it_lacks(drawn: World) -> None:

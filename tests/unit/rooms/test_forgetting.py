@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.unit.rooms.conftest import World, until
+from tests.unit.rooms.conftest import World, runner_of, until
 
 
 @pytest.fixture
@@ -23,7 +23,7 @@ async def test_a_room_that_is_over_is_freed_without_the_collector(world: World) 
     editor.edit("a", 1)
     await until(lambda: editor.acknowledged == 2)
     assert editor.session is not None
-    runner = editor.session.runner
+    runner = runner_of(editor.session)
     freed: list[str] = []
     weakref.finalize(runner, freed.append, "runner")
     weakref.finalize(runner.room.document._doc, freed.append, "document")
@@ -52,7 +52,7 @@ async def test_large_documents_are_freed_one_by_one(world: World) -> None:
         editor = await world.editor().join()
         editors.append(editor)
         assert editor.session is not None
-        document = editor.session.runner.room.document
+        document = runner_of(editor.session).room.document
         document.bytes_estimate = 600 * 1024
         weakref.finalize(document._doc, lambda: freed_in.append(turns))
         del document

@@ -23,7 +23,7 @@ from rooms.growth import HELD_BACK
 from rooms.memory import ROOM_BYTES, memory_of
 from rooms.service import Rooms
 from rooms.trimming import TRIM_BYTES, Trimming, trim_of_libc
-from tests.unit.rooms.conftest import LIMITS, Editor, World, until
+from tests.unit.rooms.conftest import LIMITS, Editor, World, runner_of, until
 from tmi.domain.errors import TooManyRequests, Unavailable
 from tmi.domain.ids import DiagramId, Fence, NodeId
 from tmi.domain.ports import StoredDocument
@@ -324,7 +324,8 @@ async def test_rooms_that_wait_to_be_opened_are_bounded(crowd: Crowd) -> None:
         )
         assert [False, False, True, True, True] == [isinstance(answer, Unavailable) for answer in answers]
         assert 3 == rooms.refusals["loads_waiting"]
-        assert (await rooms.join(diagrams[-1], world.editor().member, world.editor())).runner.room.is_open
+        session = await rooms.join(diagrams[-1], world.editor().member, world.editor())
+        assert runner_of(session).room.is_open
 
 
 async def test_documents_that_are_read_at_once_are_bounded(crowd: Crowd) -> None:

@@ -13,7 +13,7 @@ from persistence.memory.access import MemoryAccessControl
 from rooms import closing
 from rooms.coordination.local import LocalCoordinator
 from rooms.service import Rooms
-from tests.unit.rooms.conftest import LIMITS, Editor, World, until
+from tests.unit.rooms.conftest import LIMITS, Editor, World, runner_of, until
 from tests.unit.rooms.test_room import UNDECODABLE
 from tmi.domain.errors import DatabaseUnavailable, Draining, NotFound, Unavailable
 from tmi.domain.ids import DiagramId
@@ -118,7 +118,7 @@ async def test_a_state_of_presence_over_the_limit_ends_its_session(world: World,
             if is_here:
                 editor.session.receive(Awareness(awareness.encode([Entry(size, 1, b"{}")])))
             editor.session.receive(Awareness(awareness.encode([Entry(size, 2, state(size))])))
-            editor.session.runner.settle()
+            runner_of(editor.session).settle()
             assert code == (None if editor.closed is None else editor.closed[0])
         assert {"presence_state": 1} == world.rooms.refusals
 
@@ -478,7 +478,7 @@ async def test_a_slow_reader_that_is_ended_for_what_it_sent_is_not_brought_up_to
     await until(lambda: author.acknowledged == 2)
     slow.states.clear()
     session.receive_update(UNDECODABLE)
-    assert session.number in session.runner.room.members, "it waits for the end of its tick"
+    assert session.number in runner_of(session).room.members, "it waits for the end of its tick"
     session.runner.resume(session.number)
     assert slow.closed is not None
     assert (closing.BAD_FRAME, []) == (slow.closed[0], slow.states)
