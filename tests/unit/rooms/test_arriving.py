@@ -176,6 +176,21 @@ async def test_who_came_early_keeps_nothing_of_that(drawn: World, is_opened: boo
         gc.enable()
 
 
+async def test_of_a_crowd_the_first_are_given_what_is_stored(drawn: World) -> None:
+    async with rooms(drawn):
+        editors = [reader(drawn) for _ in range(arriving.GIVEN_MAX + 2)]
+        first, others = editors[: arriving.GIVEN_MAX], editors[arriving.GIVEN_MAX :]
+        async with being_opened(drawn):
+            for one in editors:
+                await come(one)
+            await until(lambda: all("large" in one.cells for one in first))
+            await asyncio.sleep(0.02)
+            assert not any(one.wires for one in others)
+        await until(lambda: all({"large", "after"} == set(one.cells.keys()) for one in editors))
+        others[0].edit("new")
+        await until(lambda: all("new" in one.cells for one in editors))
+
+
 async def test_who_has_something_already_waits_for_what_it_lacks(drawn: World) -> None:
     async with rooms(drawn):
         editor = reader(drawn)
@@ -310,7 +325,7 @@ async def test_so_is_one_of_a_document_so_large_that_it_is_greeted_in_its_turn(d
                 await come(one)
                 assert one.session is not None
                 one.session.pause()
-            await until(lambda: all("text 0" in one.cells for one in editors))
+            await until(lambda: all("text 0" in one.cells for one in editors[: arriving.GIVEN_MAX]))
         await until(lambda: all("text 7" in one.cells for one in editors))
         other = await reader(drawn).join()
         await until(lambda: other.acknowledged == 1)
