@@ -69,10 +69,10 @@ class _Arrival:
 class _NoRoom:
     """Where nothing is held for the next tick."""
 
-    def hold(self, number: SessionNumber, update: bytes) -> bool:  # noqa: ARG002
+    def hold(self, *_: object) -> bool:
         return False
 
-    def hold_awareness(self, number: SessionNumber, data: bytes) -> bool:  # noqa: ARG002
+    def hold_awareness(self, *_: object) -> bool:
         return False
 
 
@@ -268,7 +268,7 @@ class Arrivals:
 
     # What only a room is asked for.
 
-    def answer(self, session: Session, message: SyncStep1 | QueryAwareness) -> Effects:  # noqa: ARG002
+    def answer(self, *_: object) -> Effects:
         """Nothing is known here."""
         return NOTHING
 
@@ -278,7 +278,7 @@ class Arrivals:
     def worked(self, session: Session, took_s: float) -> None:
         """Nothing is worked on."""
 
-    def take_turn(self, session: Session) -> int:  # noqa: ARG002
+    def take_turn(self, *_: object) -> int:
         """No turn is waited for that a room gives."""
         return 0
 
@@ -308,7 +308,7 @@ def _send_away(arrival: _Arrival, error: BaseException) -> None:
     if isinstance(error, Draining):
         peer.close(closing.SERVICE_RESTART, "this node is being stopped")
     elif isinstance(error, TmiError):
-        peer.close(closing.TRY_AGAIN_LATER, f"{error}; try again shortly"[:120])
+        peer.close(closing.TRY_AGAIN_LATER, f"{str(error).rstrip('.')}; try again shortly"[:120])
     else:
         peer.close(closing.INTERNAL_ERROR, "internal error")
 

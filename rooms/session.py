@@ -12,10 +12,10 @@ from rooms.peer import Peer
 class Holding(Protocol):
     """What may hold edits and presence until its next tick (`rooms/audience.py`)."""
 
-    def hold(self, number: SessionNumber, update: bytes) -> bool:
+    def hold(self, number: SessionNumber, update: bytes, /) -> bool:
         """Whether the edit is held; else it is to be received at once."""
 
-    def hold_awareness(self, number: SessionNumber, data: bytes) -> bool:
+    def hold_awareness(self, number: SessionNumber, data: bytes, /) -> bool:
         """The same for presence."""
 
 
@@ -34,7 +34,7 @@ class Host(Protocol):
     def receive_update(self, number: SessionNumber, update: bytes) -> None:
         """As `receive`, for what an Update message carries."""
 
-    def answer(self, session: "Session", message: SyncStep1 | QueryAwareness) -> Effects:
+    def answer(self, session: "Session", message: SyncStep1 | QueryAwareness, /) -> Effects:
         """Have the room answer a question; returns what was done for it."""
 
     def perform(self, effects: Effects) -> None:
@@ -46,7 +46,7 @@ class Host(Protocol):
     def worked(self, session: "Session", took_s: float) -> None:
         """A session pays for so many seconds of work."""
 
-    def take_turn(self, session: "Session") -> int:
+    def take_turn(self, session: "Session", /) -> int:
         """Answer a session whose turn has come; how much that was, in bytes."""
 
     def gather(self, source: Source) -> None:
