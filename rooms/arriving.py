@@ -14,11 +14,12 @@ or the room has another state, which then follows as a whole.
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from crdt.merging import EMPTY_STATE_VECTOR, EMPTY_UPDATE
+from crdt.merging import EMPTY_STATE_VECTOR, merge
 from crdt.messages import Message, QueryAwareness, SyncStep1, SyncStep2, Update
 from rooms import closing
 from rooms.effects import NOTHING, Effects, SendState, SessionNumber
@@ -29,7 +30,7 @@ from rooms.runner import RoomRunner
 from rooms.session import Session
 from rooms.ticker import Ticker
 from rooms.wires import StateWires
-from tmi.domain.errors import Draining, TmiError
+from tmi.domain.errors import BadUpdate, Draining, TmiError
 from tmi.domain.ids import DiagramId
 
 log = logging.getLogger(__name__)
@@ -46,6 +47,11 @@ WAITING_MAX_BYTES = 4 * 1024
 """Of messages that wait: who has sent more is read no more until the room is open. What is read already, as a
 large message, waits as well, within what the process keeps of edits (`rooms/large_edits.py`).
 """
+
+TAIL_MAX_UPDATES = 2000
+"""So many updates after a snapshot are merged in 5 ms; more are not given before the room is open."""
+TAIL_MAX_BYTES = 1024 * 1024
+"""The same for all of them together, however large each is: they are sent again when the room is open."""
 
 _TOO_MUCH = "too much waits for diagrams to be opened; come back"
 
@@ -98,16 +104,17 @@ class Arrivals:
         self,
         diagram: DiagramId,
         snapshot: bytes,
+        tail: Sequence[bytes],
         ticker: Ticker,
         kept: Kept,
         lets: LetsIn,
-        *,
-        is_all: bool,
     ) -> None:
-        """`is_all`: nothing is stored that came after the snapshot."""
+        """`tail`: the updates after the snapshot."""
         self._diagram = diagram
         self._state = snapshot
-        self._is_all = is_all
+        self._tail = tail
+        self._later: bytes | None = None
+        """The tail in one update."""
         self._ticker = ticker
         self._kept = kept
         self._lets = lets
@@ -225,11 +232,20 @@ class Arrivals:
             return 0
         arrival.is_given = True
         self._first_given.set()
-        if self._is_all:
-            peer.write_state(*self._wires.of(peer, SendState(number, self._state, EMPTY_UPDATE)))
-        else:
+        later = self._merged()
+        if later is None:
             peer.write_state(self._wires.of_base(peer, self._state))
-        return len(self._state)
+            return len(self._state)
+        peer.write_state(*self._wires.of(peer, SendState(number, self._state, later)))
+        return len(self._state) + len(later)
+
+    def _merged(self) -> bytes | None:
+        """What came after the snapshot, in one update; None if it has to wait for the room."""
+        tail = self._tail
+        if self._later is None and len(tail) <= TAIL_MAX_UPDATES and sum(map(len, tail)) <= TAIL_MAX_BYTES:
+            with suppress(BadUpdate):  # the room takes what it can of it
+                self._later = merge(tail)
+        return self._later
 
     def gather(self, source: Source) -> None:
         """Nothing is held for a tick here."""

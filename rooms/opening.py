@@ -231,9 +231,7 @@ class Opening:
         if snapshot is None or self.lets is None or self.is_draining or not is_worth_it:
             return
         hosted = self._hosted
-        arrivals = Arrivals(
-            diagram, snapshot, hosted.ticker, hosted.kept, self.lets, is_all=not stored.tail
-        )
+        arrivals = Arrivals(diagram, snapshot, stored.tail, hosted.ticker, hosted.kept, self.lets)
         self._under_way[diagram].let_come(arrivals)
         if self._under_way[diagram].has_visitors:
             await arrivals.first_given()

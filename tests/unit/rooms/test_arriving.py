@@ -23,6 +23,7 @@ from rooms.service import Rooms
 from rooms.session import Session
 from tests.unit.rooms.conftest import LIMITS, Editor, World, until
 from tmi.domain.errors import TooManyRequests
+from tmi.domain.ids import Seq
 from tmi.domain.model import User
 from tmi.domain.roles import Role
 
@@ -103,22 +104,24 @@ async def come(editor: Editor) -> Editor:
     return editor
 
 
+async def opened(world: World) -> None:
+    """Everybody who came early is in the room."""
+    await until(lambda: world.rooms.open_rooms == 1)
+
+
 def said(editor: Editor) -> list[Any]:
     """What it was told."""
     return [message for wire in editor.wires for message in y_websocket.decode(wire)]
 
 
-async def test_a_newcomer_is_given_what_is_stored_and_what_came_after_it_when_the_room_is_open(
-    drawn: World,
-) -> None:
+async def test_a_newcomer_is_given_all_that_is_stored(drawn: World) -> None:
     async with rooms(drawn):
         one, two = reader(drawn), reader(drawn)
         async with being_opened(drawn):
             await asyncio.gather(come(one), come(two))
-            await until(lambda: {"large"} == set(one.cells.keys()) == set(two.cells.keys()))
+            await until(lambda: {"large", "after"} == set(one.cells.keys()) == set(two.cells.keys()))
             assert 0 == drawn.rooms.open_rooms
-            # Not a SyncStep2: it would take itself for synchronised without the edit after the snapshot.
-            assert [Update] == [type(message) for message in said(one)]
+            assert [Update, SyncStep2] == [type(message) for message in said(one)]
             assert {one, two} == {peer for _, peer in drawn.rooms.here(drawn.diagram)}
             one.edit("meanwhile")
             assert "meanwhile" not in two.cells
@@ -127,12 +130,38 @@ async def test_a_newcomer_is_given_what_is_stored_and_what_came_after_it_when_th
         # What the room had was sent once: the second answer has the edit after the snapshot, and no more.
         given = [wire for wire in one.wires if b"x" * 6_000 in wire]
         assert 1 == len(given)
-        assert [Update, SyncStep2, SyncStep1] == [type(message) for message in said(one)][:3]
+        assert [Update, SyncStep2, SyncStep2, SyncStep1] == [type(message) for message in said(one)][:4]
         # Its answer to the room's question, and its edit.
         await until(lambda: one.acknowledged == 2)
         assert {one, two} == {peer for _, peer in drawn.rooms.here(drawn.diagram)}
         two.edit("later")
         await until(lambda: "later" in one.cells)
+
+
+@pytest.mark.parametrize(
+    ("limits", "is_damaged"),
+    [({"TAIL_MAX_UPDATES": 0}, False), ({"TAIL_MAX_BYTES": 8}, False), ({}, True)],
+    ids=["too many", "too large", "damaged"],
+)
+async def test_what_cannot_be_merged_in_passing_follows_when_the_room_is_open(
+    drawn: World, monkeypatch: pytest.MonkeyPatch, limits: dict[str, int], is_damaged: bool
+) -> None:
+    for name, value in limits.items():
+        monkeypatch.setattr(arriving, name, value)
+    if is_damaged:
+        rows = drawn.store.logs[drawn.diagram].rows
+        fence, last = rows[-1]
+        rows.append((fence, replace(last, seq=Seq(last.seq + 1), data=b"\x01\x01\x07\x00\xff")))
+    async with rooms(drawn):
+        editor = reader(drawn)
+        async with being_opened(drawn):
+            await come(editor)
+            await until(lambda: "large" in editor.cells)
+            # Not a SyncStep2: it would take itself for synchronised without the edit after the snapshot.
+            assert [Update] == [type(message) for message in said(editor)]
+            assert "after" not in editor.cells
+        await until(lambda: "after" in editor.cells)
+        assert [Update, SyncStep2, SyncStep1] == [type(message) for message in said(editor)][:3]
 
 
 async def test_what_is_stored_is_an_answer_where_nothing_came_after_it(
@@ -255,7 +284,7 @@ async def test_whoever_leaves_before_it_is_open_is_not_in_it(drawn: World) -> No
             gone.session.leave()
             gone.edit("after it left")
             gone.session.leave()
-        await until(lambda: "after" in editor.cells)
+        await opened(drawn)
         assert {editor} == {peer for _, peer in drawn.rooms.here(drawn.diagram)}
         assert "after it left" not in editor.cells
 
@@ -301,7 +330,7 @@ async def test_a_slow_reader_is_one_in_the_room_as_well(drawn: World) -> None:
             assert slow.session is not None
             slow.session.pause()
             await until(lambda: "large" in slow.cells)
-        await until(lambda: "after" in slow.cells)
+        await opened(drawn)
         editor.edit("new")
         await until(lambda: editor.acknowledged == 2)
         assert "new" not in slow.cells
@@ -359,7 +388,7 @@ async def test_who_reads_again_just_when_the_room_opens_is_no_slow_reader(
                 enter(runner)
 
             monkeypatch.setattr(opening, "enter", resumed)
-        await until(lambda: "after" in editor.cells and "after" in other.cells)
+        await opened(drawn)
         other.edit("new")
         await until(lambda: "new" in editor.cells)
 
@@ -400,7 +429,7 @@ async def test_the_limits_of_the_room_are_kept(drawn: World) -> None:
             await come(first)
             with pytest.raises(TooManyRequests):
                 await come(second)
-        await until(lambda: "after" in first.cells)
+        await opened(drawn)
         assert 1 == drawn.rooms.refusals["sessions_per_room"]
 
 
@@ -467,7 +496,7 @@ async def test_one_who_cannot_go_on_keeps_nobody_else(
         async with being_opened(drawn):
             for one in (broken, leaving, editor):
                 await come(one)
-        await until(lambda: "after" in editor.cells)
+        await opened(drawn)
         assert (1011, "internal error") == broken.closed
         assert [editor] == [peer for _, peer in drawn.rooms.here(drawn.diagram)]
         assert "could not go on" in caplog.text
