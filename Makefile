@@ -32,8 +32,8 @@ LONG_C := $(addprefix tests/faults/test_,kill.py postgres_away.py snapshot_kill.
 	tests/deploy tests/browser tests/interop
 IN_LANES := $(LANE_A) $(LANE_B) $(LONG_A) $(LONG_B) $(LONG_C)
 PYTEST := $(BIN)/python -m pytest
-# As long as all other unit tests.
-MOST_OF_API := $(wildcard tests/unit/api/test_[a-q]*.py)
+# Those that wait now and then, and as much again that works.
+WAITING_UNIT := tests/unit/rooms tests/unit/tmi
 # $(call lanes,A,B,C): A is shown as it runs, B and C when all are done. There may be no C.
 lanes = mkdir -p build; failed=0; \
 	$(PYTEST) $(2) >build/lane-b.txt 2>&1 & lane_b=$$!; \
@@ -60,7 +60,7 @@ check: $(DEV)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 ifeq ($(strip $(ARGS)),)
-	$(call lanes,tests/unit $(addprefix --ignore=,$(MOST_OF_API)),$(MOST_OF_API))
+	$(call lanes,tests/unit $(addprefix --ignore=,tests/unit/api $(WAITING_UNIT)),tests/unit/api,$(WAITING_UNIT))
 else
 	$(BIN)/python -m pytest tests/unit $(ARGS)
 endif

@@ -260,7 +260,7 @@ class Document(Integrated):
         if not whole:
             return self._keep_part(), [update]
         events = self._events
-        if len(events) == 1 and (events[0] == update or _says_the_same(events[0], update)):
+        if len(events) == 1 and (events[0] == update or self._says_the_same(events[0], update)):
             self._reached.update(reached)
             self._changed(update)
             return None
@@ -284,7 +284,7 @@ class Document(Integrated):
             return None, updates
         if not whole:
             return self._keep_part(), updates
-        is_same = _says_the_same if len(updates) == 1 else eq
+        is_same = self._says_the_same if len(updates) == 1 else eq
         if len(self._events) == 1 and is_same(self._events[0], merged) and self._pending is NOTHING_PENDING:
             self._reached.update(reached)
             self._changed(merged)
@@ -308,11 +308,25 @@ class Document(Integrated):
             return self._keep_part()
         return self._look(update, following)
 
+    def _says_the_same(self, integrated: bytes, update: bytes) -> bool:
+        """Whether all of the update went in, as far as that can be seen at a glance.
+
+        The keys of an object inside a value come back in any order. So for an update of one client it is
+        enough that its length came back, its head (number of structs, client, first clock) and its end, what
+        it deletes: of that, other things may have been deleted than it says, which are yet to come.
+        """
+        return integrated == update or (
+            len(integrated) == len(update)
+            and integrated[0] == 1
+            and integrated[:_HEAD] == update[:_HEAD]
+            and update.endswith(self._deleted[0])
+        )
+
     def _apply_following(self, update: bytes, start: tuple[bytes, int, int, int] | None = None) -> Applied:
         """Integrate an update that has no gap in it or before it. `start`: see `begins_plainly`."""
         if not self._integrate(update):
             return self._keep_part()
-        if len(self._events) == 1 and _says_the_same(self._events[0], update):
+        if len(self._events) == 1 and self._says_the_same(self._events[0], update):
             if start is not None:
                 client, clock, structs, _ = start
                 self._reached[client] = clock + structs
@@ -451,14 +465,3 @@ class Document(Integrated):
             return True
         known = until_clocks(read.deletes, clocks)
         return bool(known) and not covers(self._deletes(), known, clocks)
-
-
-def _says_the_same(integrated: bytes, update: bytes) -> bool:
-    """Whether all of the update went in, as far as that can be seen at a glance.
-
-    The keys of an object inside a value come back in any order. So for an update of one client it is enough
-    that its head (number of structs, client, first clock) and its length came back.
-    """
-    return integrated == update or (
-        len(integrated) == len(update) and integrated[0] == 1 and integrated[:_HEAD] == update[:_HEAD]
-    )

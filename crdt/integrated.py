@@ -18,7 +18,7 @@ import secrets
 from collections.abc import Callable, Generator
 from typing import Any
 
-from pycrdt import Doc, TransactionEvent
+from pycrdt import Doc
 
 from crdt.merging import EMPTY_STATE_VECTOR, EMPTY_UPDATE, merge, merge_two
 from crdt.pairs import Pairs, may_hold_pairs, read_texts, tear
@@ -41,6 +41,7 @@ class Integrated:
 
     __slots__ = (
         "_base",
+        "_deleted",
         "_doc",
         "_events",
         "_later",
@@ -64,9 +65,11 @@ class Integrated:
 
     def _attach(self, doc: Doc[Any]) -> None:
         events: list[bytes] = []
+        deleted = [b"\x00"]
 
-        def changed(event: TransactionEvent) -> None:
+        def changed(event: Any) -> None:  # a TransactionEvent, of which the stub leaves out `delete_set`
             events.append(event.update)
+            deleted[0] = event.delete_set
 
         # Neither the callback nor what is around it may know the document, or Rust keeps the circle alive for
         # ever: the public `observe` does know it.
@@ -74,6 +77,8 @@ class Integrated:
         self._subscription = self._raw.observe(changed)
         self._doc = doc
         self._events = events
+        self._deleted = deleted
+        """What the last transaction deleted, as its update ends. 0.15 us an edit."""
         self._forget()
 
         self._base: bytes | None = None

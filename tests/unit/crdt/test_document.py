@@ -7,7 +7,7 @@ from typing import Any
 
 import pycrdt
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from pycrdt import Doc, Map
 
@@ -135,6 +135,22 @@ def test_a_delete_of_what_is_not_there_waits() -> None:
     for update in edited.updates:
         document.apply(update)
     assert {"k0", "k1", "k2"} == set(content(document.doc)[0])  # type: ignore[call-overload]
+    assert not document.pending
+
+
+def test_a_delete_of_what_is_not_there_waits_though_as_much_else_was_deleted() -> None:
+    first, second = Editor(10), Editor(11)
+    first.cells["k0"], first.cells["k1"] = 1, 1
+    second.cells["k0"] = 2
+    second.receive(*first.updates)
+    del second.cells["k1"]
+    document = Document.load(None, first.updates[:1])
+    # It replaces (10, 0), and says that (10, 1) is deleted: what goes in is as long as what came.
+    applied = document.apply(merge(second.updates))
+    assert applied.gap
+    assert document.pending
+    document.apply(first.updates[1])
+    assert {"k0": 2} == content(document.doc)[0]
     assert not document.pending
 
 
@@ -378,6 +394,8 @@ def in_groups(updates: list[bytes], choice: random.Random) -> list[bytes]:
 
 @settings(max_examples=300, deadline=None)
 @given(st.integers(0, 2**32))
+@example(46296)
+@example(42338)
 def test_updates_in_any_order_end_where_their_authors_are(seed: int) -> None:
     choice = random.Random(seed)
     updates, truth = history(seed, choice.randrange(5, 40))

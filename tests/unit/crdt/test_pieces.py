@@ -208,17 +208,19 @@ def test_clocks_that_no_client_reaches_have_no_pieces() -> None:
 
 def test_many_deletes_come_in_parts() -> None:
     doc: Doc[Any] = Doc(client_id=1)
-    items = doc.get("list", type=Array)
-    items.extend(list(range(12_000)))
+    cells = doc.get("cells", type=Map)
     with doc.transaction():
-        for at in range(6000):
-            del items[at]
+        for n in range(12_000):
+            cells[f"c{n}"] = n
+    with doc.transaction():
+        for n in range(0, 12_000, 2):  # no two of them neighbours
+            del cells[f"c{n}"]
     parts, _ = taken(doc.get_update(), 100_000)
     assert 3 == sum(part[0] == 0 for part in parts)
     other: Doc[Any] = Doc(client_id=2)
     for part in parts:
         other.apply_update(part)
-    assert items.to_py() == other.get("list", type=Array).to_py()
+    assert cells.to_py() == other.get("cells", type=Map).to_py()
 
 
 def test_a_piece_is_as_large_as_asked_or_one_struct() -> None:
