@@ -1,7 +1,8 @@
 """Opening a diagram that nobody has open: from the connection to the first sync, all out of the database.
 
 Each diagram is written by a client as an editor writes it: a map of cells, each a map of its properties.
-Everybody leaves, the rooms are evicted, and then one client at a time opens one diagram after the other.
+Everybody leaves, the rooms are evicted, and a few cells more are drawn, less than the server takes a new
+snapshot for. Then one client at a time opens one diagram after the other.
 Every state read is checked for every property of every cell.
 """
 
@@ -34,6 +35,7 @@ from bench.statistics import percentile
 from bench.yjs import KeyedStruct, any_int, keyed_structs, var_bytes, var_uint
 
 CELLS_A_FRAME = 250
+CELLS_LATER = 10
 PAUSE_S = 0.1
 SEED_TIMEOUT_S = 60.0
 
@@ -143,6 +145,10 @@ class ColdOpenLoad:
         rooms = [await server.room() for _ in range(self.opens)]
         authors = [await drawn(room, self.cells) for room in rooms]
         await server.until_evicted()
+        later = range(self.cells, self.cells + CELLS_LATER)
+        for room, author in zip(rooms, authors, strict=True):
+            await draw(room, author, later)
+        await server.until_evicted()
         clients = [new_client(number, room) for number, room in enumerate(rooms)]
         probe, took_s = probe_of(server, place), array("d")
         try:
@@ -181,16 +187,21 @@ class ColdOpenLoad:
 
 async def drawn(room: Room, cells: int) -> Draughtsman:
     """Draws so many cells and leaves when a newcomer has been given all of them. Raises `ServerError`."""
-    author = Pen(room)
-    drawing = Draughtsman(author.writer.client)
+    drawing = Draughtsman(client_number())
+    await draw(room, drawing, range(cells))
+    return drawing
+
+
+async def draw(room: Room, drawing: Draughtsman, cells: range) -> None:
+    """As `drawn`, of a drawing that is there already."""
+    pen = Pen(room)
     try:
-        await author.join(room.url)
-        for first in range(0, cells, CELLS_A_FRAME):
-            author.send(drawing.draw(range(first, min(cells, first + CELLS_A_FRAME))))
+        await pen.join(room.url)
+        for first in range(cells.start, cells.stop, CELLS_A_FRAME):
+            pen.send(drawing.draw(range(first, min(cells.stop, first + CELLS_A_FRAME))))
         await _until_there(room, drawing)
     finally:
-        await leave_all([author])
-    return drawing
+        await leave_all([pen])
 
 
 class Pen(Client):
