@@ -87,15 +87,17 @@ class Draughtsman:
         self.written.append((key.encode(), contents))
         return (_KEYED_ANY if values else _KEYED_TYPE) + parent + var_bytes(key.encode()) + contents[0]
 
-    def lacking(self, updates: Iterable[bytes]) -> int:
-        """How many of the properties written are not in these updates, or altered. Raises `ValueError`."""
+    def lacking(self, updates: Iterable[bytes], since: int = 0) -> int:
+        """How many of the properties written from that clock on are not in these updates, or altered. Raises
+        `ValueError`.
+        """
         found = {
             struct.clock
             for update in updates
             for struct in keyed_structs(update)
-            if struct.client == self.client and self._is_as_written(struct)
+            if struct.client == self.client and struct.clock >= since and self._is_as_written(struct)
         }
-        return len(self.written) - len(found)
+        return len(self.written) - since - len(found)
 
     def _is_as_written(self, struct: KeyedStruct) -> bool:
         if struct.clock >= len(self.written):
@@ -193,13 +195,13 @@ async def drawn(room: Room, cells: int) -> Draughtsman:
 
 
 async def draw(room: Room, drawing: Draughtsman, cells: range) -> None:
-    """As `drawn`, of a drawing that is there already."""
-    pen = Pen(room)
+    """Draws more, and leaves when a newcomer has been given that. Raises `ServerError`."""
+    pen, since = Pen(room), len(drawing.written)
     try:
         await pen.join(room.url)
         for first in range(cells.start, cells.stop, CELLS_A_FRAME):
             pen.send(drawing.draw(range(first, min(cells.stop, first + CELLS_A_FRAME))))
-        await _until_there(room, drawing)
+        await _until_there(room, drawing, since)
     finally:
         await leave_all([pen])
 
@@ -215,13 +217,13 @@ class Pen(Client):
         self._transport.send(WSMsgType.BINARY, self.dialect.tell(update))
 
 
-async def _until_there(room: Room, drawing: Draughtsman) -> None:
+async def _until_there(room: Room, drawing: Draughtsman, since: int) -> None:
     deadline = asyncio.get_running_loop().time() + SEED_TIMEOUT_S
     while True:
         witness = new_client(1, room)
         try:
             await witness.join(room.url)
-            missing = drawing.lacking(states_in(witness))
+            missing = drawing.lacking(states_in(witness), since)
         finally:
             await leave_all([witness])
         if not missing:
