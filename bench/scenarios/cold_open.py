@@ -1,7 +1,8 @@
 """Opening a diagram that nobody has open: from the connection to the first sync, all out of the database.
 
 Each diagram is written by a client as an editor writes it: a map of cells, each a map of its properties.
-Everybody leaves, the rooms are evicted, and then one client at a time opens one diagram after the other.
+Everybody leaves, the rooms are evicted, and a few cells more are drawn, less than the server takes a new
+snapshot for. Then one client at a time opens one diagram after the other.
 Every state read is checked for every property of every cell.
 """
 
@@ -34,6 +35,7 @@ from bench.statistics import percentile
 from bench.yjs import KeyedStruct, any_int, keyed_structs, var_bytes, var_uint
 
 CELLS_A_FRAME = 250
+CELLS_LATER = 10
 PAUSE_S = 0.1
 SEED_TIMEOUT_S = 60.0
 
@@ -85,15 +87,17 @@ class Draughtsman:
         self.written.append((key.encode(), contents))
         return (_KEYED_ANY if values else _KEYED_TYPE) + parent + var_bytes(key.encode()) + contents[0]
 
-    def lacking(self, updates: Iterable[bytes]) -> int:
-        """How many of the properties written are not in these updates, or altered. Raises `ValueError`."""
+    def lacking(self, updates: Iterable[bytes], since: int = 0) -> int:
+        """How many of the properties written from that clock on are not in these updates, or altered. Raises
+        `ValueError`.
+        """
         found = {
             struct.clock
             for update in updates
             for struct in keyed_structs(update)
-            if struct.client == self.client and self._is_as_written(struct)
+            if struct.client == self.client and struct.clock >= since and self._is_as_written(struct)
         }
-        return len(self.written) - len(found)
+        return len(self.written) - since - len(found)
 
     def _is_as_written(self, struct: KeyedStruct) -> bool:
         if struct.clock >= len(self.written):
@@ -143,6 +147,10 @@ class ColdOpenLoad:
         rooms = [await server.room() for _ in range(self.opens)]
         authors = [await drawn(room, self.cells) for room in rooms]
         await server.until_evicted()
+        later = range(self.cells, self.cells + CELLS_LATER)
+        for room, author in zip(rooms, authors, strict=True):
+            await draw(room, author, later)
+        await server.until_evicted()
         clients = [new_client(number, room) for number, room in enumerate(rooms)]
         probe, took_s = probe_of(server, place), array("d")
         try:
@@ -181,16 +189,21 @@ class ColdOpenLoad:
 
 async def drawn(room: Room, cells: int) -> Draughtsman:
     """Draws so many cells and leaves when a newcomer has been given all of them. Raises `ServerError`."""
-    author = Pen(room)
-    drawing = Draughtsman(author.writer.client)
-    try:
-        await author.join(room.url)
-        for first in range(0, cells, CELLS_A_FRAME):
-            author.send(drawing.draw(range(first, min(cells, first + CELLS_A_FRAME))))
-        await _until_there(room, drawing)
-    finally:
-        await leave_all([author])
+    drawing = Draughtsman(client_number())
+    await draw(room, drawing, range(cells))
     return drawing
+
+
+async def draw(room: Room, drawing: Draughtsman, cells: range) -> None:
+    """Draws more, and leaves when a newcomer has been given that. Raises `ServerError`."""
+    pen, since = Pen(room), len(drawing.written)
+    try:
+        await pen.join(room.url)
+        for first in range(cells.start, cells.stop, CELLS_A_FRAME):
+            pen.send(drawing.draw(range(first, min(cells.stop, first + CELLS_A_FRAME))))
+        await _until_there(room, drawing, since)
+    finally:
+        await leave_all([pen])
 
 
 class Pen(Client):
@@ -204,13 +217,13 @@ class Pen(Client):
         self._transport.send(WSMsgType.BINARY, self.dialect.tell(update))
 
 
-async def _until_there(room: Room, drawing: Draughtsman) -> None:
+async def _until_there(room: Room, drawing: Draughtsman, since: int) -> None:
     deadline = asyncio.get_running_loop().time() + SEED_TIMEOUT_S
     while True:
         witness = new_client(1, room)
         try:
             await witness.join(room.url)
-            missing = drawing.lacking(states_in(witness))
+            missing = drawing.lacking(states_in(witness), since)
         finally:
             await leave_all([witness])
         if not missing:
