@@ -2,14 +2,17 @@
 
 What is stored is here long before pycrdt has taken it in: 30 ms for 1 MB, half a second for 8 MiB. So whoever
 comes by a socket that is for this diagram alone is let in at once, and who has nothing yet is given the
-snapshot as it lies in the log; what else they send waits. When the room is open they go on there, and what
-has come after the snapshot follows. If it is not opened after all, they are sent away.
+snapshot as it lies in the log, and the updates after it in one; what else they send waits. When the room is
+open they go on there. If it is not opened after all, they are sent away.
 
-The snapshot comes as an Update unless it is all there is, since a client that is given a SyncStep2 takes
-itself for synchronised, and may miss what is yet to come, or make it anew.
+Where so much came after the snapshot that to merge it would stop the loop, it follows when the room is open,
+and the SyncStep2 with it: a client that is given one takes itself for synchronised, and may miss what is yet
+to come, or make it anew.
 
 A snapshot is what a room of ours encoded, and what it would encode for a newcomer: pycrdt takes it as it is,
-or the room has another state, which then follows as a whole.
+or the room has another state, which then follows as a whole. Of the updates after it, what waits for
+something that is missing is given, too. Those in a room are not told of that; Yjs keeps it back until what is
+missing comes (13.6). To leave it out would mean to read the snapshot: 20 ms for 1 MB.
 """
 
 import asyncio

@@ -420,7 +420,7 @@ def test_new_places_count_for_the_size_of_an_edit() -> None:
     assert len(carry_out(document, plan) or b"") <= plan.at_most_bytes
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(diagrams, diagrams, diagrams, st.booleans())
 def test_what_was_planned_by_steps_serves_a_new_plan_when_others_have_changed_the_document_meanwhile(
     first: list[dict[str, Any]], meanwhile: list[dict[str, Any]], second: list[dict[str, Any]], is_first: bool

@@ -21,6 +21,7 @@ from rooms.peer import Member
 from rooms.runner import RoomRunner
 from rooms.service import Rooms
 from rooms.session import Session
+from tests.unit.crdt.peers import Editor as Author
 from tests.unit.rooms.conftest import LIMITS, Editor, World, until
 from tmi.domain.errors import TooManyRequests
 from tmi.domain.ids import Seq
@@ -109,6 +110,13 @@ async def opened(world: World) -> None:
     await until(lambda: world.rooms.open_rooms == 1)
 
 
+def append(world: World, update: bytes) -> None:
+    """As a row of the log."""
+    rows = world.store.logs[world.diagram].rows
+    fence, last = rows[-1]
+    rows.append((fence, replace(last, seq=Seq(last.seq + 1), data=update)))
+
+
 def said(editor: Editor) -> list[Any]:
     """What it was told."""
     return [message for wire in editor.wires for message in y_websocket.decode(wire)]
@@ -149,9 +157,7 @@ async def test_what_cannot_be_merged_in_passing_follows_when_the_room_is_open(
     for name, value in limits.items():
         monkeypatch.setattr(arriving, name, value)
     if is_damaged:
-        rows = drawn.store.logs[drawn.diagram].rows
-        fence, last = rows[-1]
-        rows.append((fence, replace(last, seq=Seq(last.seq + 1), data=b"\x01\x01\x07\x00\xff")))
+        append(drawn, b"\x01\x01\x07\x00\xff")
     async with rooms(drawn):
         editor = reader(drawn)
         async with being_opened(drawn):
@@ -162,6 +168,26 @@ async def test_what_cannot_be_merged_in_passing_follows_when_the_room_is_open(
             assert "after" not in editor.cells
         await until(lambda: "after" in editor.cells)
         assert [Update, SyncStep2, SyncStep1] == [type(message) for message in said(editor)][:3]
+
+
+async def test_what_waits_for_something_is_given_and_all_is_there_when_that_comes(drawn: World) -> None:
+    author = Author(7)
+    author.cells["first"], author.cells["second"] = 1, 2
+    append(drawn, author.updates[1])
+    async with rooms(drawn):
+        one, two = reader(drawn), reader(drawn)
+        async with being_opened(drawn):
+            await asyncio.gather(come(one), come(two))
+            await until(lambda: "after" in one.cells and "after" in two.cells)
+            assert any(b"second" in wire for wire in one.wires)
+        await opened(drawn)
+        one.doc.apply_update(author.updates[0])
+        assert one.session is not None
+        one.session.receive(Update(author.updates[0]))
+        keys = {"large", "after", "first", "second"}
+        await until(lambda: keys == set(one.cells.keys()) == set(two.cells.keys()))
+        other = await reader(drawn).join()
+        await until(lambda: keys == set(other.cells.keys()))
 
 
 async def test_what_is_stored_is_an_answer_where_nothing_came_after_it(
